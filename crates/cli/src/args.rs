@@ -1,0 +1,287 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use qstore::VariantName;
+
+use crate::values::{NamedFolder, named_folder, size};
+
+/// Keep one model in every precision that you use, in little more space than the largest takes alone.
+///
+/// A store holds several variants of one model, such as BF16 and INT8, each as a Hugging Face folder. The lowest precision is stored by itself,
+/// each higher one as what it adds to that. Every variant can be loaded from the store, and every file comes back byte for byte.
+#[derive(Debug, Parser)]
+#[command(name = "qstore", version, arg_required_else_help = true, propagate_version = true, after_help = EXAMPLES)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  qstore demo                                          see what it does, with a small made-up model
+  qstore quantize ./Llama --to int8 -o ./Llama-int8    make the INT8 variant, if you have none
+  qstore pack bf16=./Llama int8=./Llama-int8 -o ./Llama-store
+  qstore inspect ./Llama-store
+  qstore unpack ./Llama-store bf16 -o ./Llama-again
+
+Exit status: 0 done, 1 a check failed or something is damaged or cannot be read, 2 wrong use.";
+
+/// Options that every command takes.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Options of every command")]
+pub(crate) struct Common {
+    /// Worker threads; all cores by default. Results never depend on it
+    #[arg(long, value_name = "N", global = true, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) threads: Option<u16>,
+    /// Memory to work in, such as 512MiB or 2GB; 1GiB by default
+    #[arg(long, value_name = "SIZE", global = true, value_parser = size)]
+    pub(crate) memory: Option<u64>,
+    /// No progress, no summaries: print only results that were asked for, warnings and errors
+    #[arg(short, long, global = true)]
+    pub(crate) quiet: bool,
+}
+
+/// For commands that write safetensors files.
+#[derive(Debug, Args)]
+pub(crate) struct ShardSize {
+    /// Largest size of one written file, such as 5GB (the default); more is split, as checkpoints are
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub(crate) shard_size: Option<u64>,
+}
+
+/// For commands whose result programs read.
+#[derive(Debug, Args)]
+pub(crate) struct Json {
+    /// Print JSON, with sizes in bytes, and nothing else to standard output
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Pack(Pack),
+    Add(Add),
+    Remove(Remove),
+    Unpack(Unpack),
+    Inspect(Inspect),
+    Verify(Verify),
+    Load(Load),
+    Quantize(Quantize),
+    Demo(Demo),
+}
+
+/// Make a store of one or more variants of a model.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  qstore pack bf16=./Llama int8=./Llama-int8 -o ./store
+  qstore pack bf16=./Llama int8=./Llama-int8 --verbatim int8 -o ./store    any tool loads ./store/int8 as it is
+
+The store appears when it is complete; an interrupted pack leaves none. The model folders are only read.")]
+pub(crate) struct Pack {
+    /// A name that you choose and the folder of that variant, once for each; their order does not matter
+    #[arg(value_name = "NAME=DIR", required = true, value_parser = named_folder)]
+    pub(crate) variants: Vec<NamedFolder>,
+    /// The folder to make the store in; must not exist
+    #[arg(short, long, value_name = "STORE")]
+    pub(crate) output: PathBuf,
+    #[command(flatten)]
+    pub(crate) verbatim: Verbatim,
+    #[command(flatten)]
+    pub(crate) shard_size: ShardSize,
+}
+
+/// Variants to keep as they are.
+#[derive(Debug, Args)]
+pub(crate) struct Verbatim {
+    /// Keep this variant's files as they are, so that any tool loads them from the store; takes more space. Can be repeated
+    #[arg(long, value_name = "NAME")]
+    pub(crate) verbatim: Vec<VariantName>,
+}
+
+/// Add a variant to a store.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  qstore add ./store int8=./Llama-int8")]
+pub(crate) struct Add {
+    /// The store
+    pub(crate) store: PathBuf,
+    /// A name that you choose and the folder of the variant
+    #[arg(value_name = "NAME=DIR", value_parser = named_folder)]
+    pub(crate) variant: NamedFolder,
+    #[command(flatten)]
+    pub(crate) verbatim: Verbatim,
+    #[command(flatten)]
+    pub(crate) shard_size: ShardSize,
+}
+
+/// Remove a variant from a store; those that were stored given it are stored anew first.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  qstore remove ./store int8")]
+pub(crate) struct Remove {
+    /// The store
+    pub(crate) store: PathBuf,
+    /// The variant
+    pub(crate) name: VariantName,
+    #[command(flatten)]
+    pub(crate) shard_size: ShardSize,
+}
+
+/// Restore a variant's folder, every file byte for byte.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  qstore unpack ./store bf16 -o ./Llama
+
+Every file's SHA-256 is checked against that of the packed one before the folder appears.")]
+pub(crate) struct Unpack {
+    /// The store
+    pub(crate) store: PathBuf,
+    /// The variant
+    pub(crate) name: VariantName,
+    /// The folder to make
+    #[arg(short, long, value_name = "DIR")]
+    pub(crate) output: PathBuf,
+}
+
+/// Show what a store holds and what it takes.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  qstore inspect ./store\n  qstore inspect ./store --tensors | less\n  qstore inspect ./store --json")]
+pub(crate) struct Inspect {
+    /// The store
+    pub(crate) store: PathBuf,
+    /// Show every tensor too: how it is stored and in how many bits a weight
+    #[arg(long)]
+    pub(crate) tensors: bool,
+    #[command(flatten)]
+    pub(crate) json: Json,
+}
+
+/// Check that every file of a store's variants comes back as it was packed; exit with 1 if not.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  qstore verify ./store\n  qstore verify ./store int8 --quick")]
+pub(crate) struct Verify {
+    /// The store
+    pub(crate) store: PathBuf,
+    /// Only this variant
+    pub(crate) name: Option<VariantName>,
+    /// Check only that the stored bytes are those that were written, without decoding them
+    #[arg(long)]
+    pub(crate) quick: bool,
+    #[command(flatten)]
+    pub(crate) json: Json,
+}
+
+/// Decode every tensor of a variant into memory; report time, bytes read, rate and peak memory.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  qstore load ./store int8\n  qstore load ./store bf16 --threads 4 --json")]
+pub(crate) struct Load {
+    /// The store
+    pub(crate) store: PathBuf,
+    /// The variant
+    pub(crate) name: VariantName,
+    #[command(flatten)]
+    pub(crate) json: Json,
+}
+
+/// Make a model's low-precision variant, as bitsandbytes and transformers would save it.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  qstore quantize ./Llama --to int8 -o ./Llama-int8
+
+Needs no GPU and no Python. transformers loads the folder as any other.")]
+pub(crate) struct Quantize {
+    /// The model's folder: BF16, FP16 or FP32 weights in safetensors files
+    #[arg(value_name = "DIR")]
+    pub(crate) source: PathBuf,
+    /// The precision to make
+    #[arg(long, value_name = "PRECISION")]
+    pub(crate) to: Precision,
+    /// The folder to make
+    #[arg(short, long, value_name = "DIR")]
+    pub(crate) output: PathBuf,
+    #[command(flatten)]
+    pub(crate) shard_size: ShardSize,
+}
+
+/// A precision that `quantize` makes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Precision {
+    /// LLM.int8(): 8-bit codes and a scale for each output feature
+    Int8,
+}
+
+/// See what a store does: make a small model and its INT8 variant, pack both, restore and compare both, load both.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  qstore demo                                      half a minute, 0.5 GB of temporary files
+  qstore demo --model ./Llama                      on your own model
+  qstore demo --keep ./demo                        look at the folders afterwards
+  qstore demo --hidden 2048 --intermediate 8192 --layers 3 --vocab 32000 --keep ./demo
+
+Without --keep everything is made below the system's temporary folder and removed at the end (an interrupted demo leaves its folder
+qstore-demo-* there). Restored files are compared with the originals by the demo itself, byte by byte.")]
+pub(crate) struct Demo {
+    /// Use the model in this folder (BF16, FP16 or FP32 in safetensors files) instead of a made-up one
+    #[arg(long, value_name = "DIR", conflicts_with = "MadeUp")]
+    pub(crate) model: Option<PathBuf>,
+    /// Work in this new or empty folder and keep everything there
+    #[arg(long, value_name = "DIR")]
+    pub(crate) keep: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) made_up: MadeUp,
+    #[command(flatten)]
+    pub(crate) shard_size: ShardSize,
+}
+
+/// The made-up model.
+#[derive(Debug, Args)]
+#[group(id = "MadeUp", multiple = true)]
+#[command(next_help_heading = "The made-up model")]
+pub(crate) struct MadeUp {
+    /// Width of the model (hidden_size)
+    #[arg(long, value_name = "N")]
+    pub(crate) hidden: Option<u32>,
+    /// Width of its feed-forward blocks (intermediate_size)
+    #[arg(long, value_name = "N")]
+    pub(crate) intermediate: Option<u32>,
+    /// Decoder layers (num_hidden_layers)
+    #[arg(long, value_name = "N")]
+    pub(crate) layers: Option<u32>,
+    /// Tokens (vocab_size)
+    #[arg(long, value_name = "N")]
+    pub(crate) vocab: Option<u32>,
+    /// Use the token embedding as the output head (tie_word_embeddings)
+    #[arg(long)]
+    pub(crate) tied: bool,
+    /// Type of the weights
+    #[arg(long, value_name = "TYPE")]
+    pub(crate) dtype: Option<FloatType>,
+    /// Another seed makes other weights
+    #[arg(long, value_name = "N")]
+    pub(crate) seed: Option<u64>,
+}
+
+/// Types that weights come in before they are quantized.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum FloatType {
+    Bf16,
+    Fp16,
+    Fp32,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+}

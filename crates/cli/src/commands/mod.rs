@@ -1,0 +1,47 @@
+//! What each command does.
+
+mod demo;
+mod inspect;
+mod load;
+mod pack;
+mod quantize;
+mod unpack;
+mod verify;
+
+use qstore::Options;
+
+use crate::args::{Arguments, Command, ShardSize};
+use crate::failure::Failure;
+use crate::output::Console;
+
+/// Runs the command.
+pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
+    let Arguments { common, command } = arguments;
+    let mut options = Options::default();
+    // The library takes 0 for all cores.
+    options.threads = common.threads.map_or(0, usize::from);
+    options.memory = common.memory.unwrap_or(options.memory);
+    let shard_size = match &command {
+        Command::Pack(pack) => Some(&pack.shard_size),
+        Command::Add(add) => Some(&add.shard_size),
+        Command::Remove(remove) => Some(&remove.shard_size),
+        Command::Quantize(quantize) => Some(&quantize.shard_size),
+        Command::Demo(demo) => Some(&demo.shard_size),
+        Command::Unpack(_) | Command::Inspect(_) | Command::Verify(_) | Command::Load(_) => None,
+    };
+    if let Some(ShardSize { shard_size: Some(size) }) = shard_size {
+        options.shard_size = *size;
+    }
+    let console = Console::new(options, common.quiet);
+    match command {
+        Command::Pack(arguments) => pack::pack(arguments, &console),
+        Command::Add(arguments) => pack::add(arguments, &console),
+        Command::Remove(arguments) => pack::remove(&arguments, &console),
+        Command::Unpack(arguments) => unpack::run(&arguments, &console),
+        Command::Inspect(arguments) => inspect::run(&arguments, &console),
+        Command::Verify(arguments) => verify::run(&arguments, &console),
+        Command::Load(arguments) => load::run(&arguments, &console),
+        Command::Quantize(arguments) => quantize::run(&arguments, &console),
+        Command::Demo(arguments) => demo::run(&arguments, &console),
+    }
+}

@@ -1,0 +1,24 @@
+//! The `qstore` command: one lossless store for one model in every precision that it ships in.
+
+mod args;
+mod commands;
+mod failure;
+mod memory;
+mod output;
+mod progress;
+mod values;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+fn main() -> ExitCode {
+    let arguments = args::Arguments::parse();
+    match commands::run(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            output::complain(&failure);
+            failure.exit_status()
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! What people and programs read: results on standard output, everything else on standard error.
+
+use std::cell::Cell;
+use std::fmt::Display;
+use std::io::{self, ErrorKind, Write as _};
+use std::time::{Duration, Instant};
+
+use comfy_table::{CellAlignment, Table, presets};
+use humansize::{DECIMAL, format_size};
+use qstore::{Inspection, Options, Store};
+use serde::Serialize;
+
+use crate::failure::Failure;
+use crate::progress::Bars;
+
+/// What every command has at hand: the options for the library, and where to speak.
+pub(crate) struct Console {
+    pub(crate) options: Options,
+    /// Receives the library's progress.
+    pub(crate) bars: Bars,
+    quiet: bool,
+    /// Whether the reader of standard output has gone away, as `head` does. What is left to say is dropped then, and the exit status remains
+    /// the truth about the work.
+    unread: Cell<bool>,
+}
+
+impl Console {
+    pub(crate) fn new(options: Options, quiet: bool) -> Self {
+        Self { options, bars: Bars::new(quiet), quiet, unread: Cell::new(false) }
+    }
+
+    /// Prints what was asked for.
+    pub(crate) fn result(&self, text: impl Display) -> Result<(), Failure> {
+        self.bars.clear();
+        if self.unread.get() {
+            return Ok(());
+        }
+        // One write, as standard output would flush every line by itself.
+        let text = format!("{text}\n");
+        let mut stdout = io::stdout().lock();
+        match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => self.unread.set(true),
+            other => other?,
+        }
+        Ok(())
+    }
+
+    /// Prints something worth knowing about work that is done, unless the user wants quiet.
+    pub(crate) fn note(&self, text: impl Display) -> Result<(), Failure> {
+        if self.quiet { Ok(()) } else { self.result(text) }
+    }
+
+    /// Prints JSON for programs.
+    pub(crate) fn json(&self, value: &impl Serialize) -> Result<(), Failure> {
+        self.result(serde_json::to_string_pretty(value).map_err(io::Error::from)?)
+    }
+
+    /// Prints what a store holds, after `done` to it.
+    pub(crate) fn summary(&self, done: &str, store: &std::path::Path, began: Instant) -> Result<(), Failure> {
+        let seconds = time(began.elapsed());
+        if self.quiet {
+            return Ok(());
+        }
+        let inspection = qstore::inspect(&Store::open(store)?, false)?;
+        self.note(format_args!("{done} in {seconds}\n\n{}", variants_table(&inspection)))
+    }
+}
+
+/// Says on standard error why a command failed.
+pub(crate) fn complain(failure: &Failure) {
+    // There is nobody left to tell if this fails.
+    drop(writeln!(io::stderr(), "error: {failure}"));
+}
+
+/// A table without lines; the columns from `numbers` on are aligned to the right.
+pub(crate) fn table(header: &[&str], numbers: usize) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_header(header);
+    for (index, column) in table.column_iter_mut().enumerate() {
+        column.set_padding((0, 2));
+        if index >= numbers {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table
+}
+
+/// Each variant's size as files and in the store, and both in all.
+pub(crate) fn variants_table(inspection: &Inspection) -> String {
+    let mut table = table(&["variant", "files", "in the store", "share"], 1);
+    let row = |name: &dyn Display, raw, stored| [name.to_string(), bytes(raw), bytes(stored), percent(stored, raw)];
+    for variant in &inspection.variants {
+        table.add_row(row(&variant.name, variant.raw_bytes, variant.stored_bytes));
+    }
+    table.add_row(row(&"total", inspection.raw_bytes, inspection.stored_bytes));
+    table.trim_fmt()
+}
+
+/// A size for people.
+pub(crate) fn bytes(bytes: u64) -> String {
+    format_size(bytes, DECIMAL)
+}
+
+/// `part` of `whole` in percent.
+pub(crate) fn percent(part: u64, whole: u64) -> String {
+    if whole == 0 { "-".to_owned() } else { format!("{:.1} %", 100.0 * real(part) / real(whole)) }
+}
+
+/// A duration for people.
+pub(crate) fn time(duration: Duration) -> String {
+    let seconds = duration.as_secs_f64();
+    match duration.as_secs() {
+        0 if seconds < 0.1 => format!("{:.1} ms", seconds * 1e3),
+        0..10 => format!("{seconds:.2} s"),
+        10..60 => format!("{seconds:.1} s"),
+        whole => format!("{} min {:02} s", whole / 60, whole % 60),
+    }
+}
+
+/// A size and how fast it was worked on: `98 MB in 0.50 s (196 MB/s)`.
+pub(crate) fn bytes_in_time(size: u64, duration: Duration) -> String {
+    let rate = real(size) / duration.as_secs_f64().max(1e-9);
+    format!("{} in {} ({}/s)", bytes(size), time(duration), humansize::format_size_i(rate, DECIMAL))
+}
+
+/// `1 file`, `2 files`.
+pub(crate) fn count(number: u64, one: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {one}{plural}")
+}
+
+#[expect(clippy::cast_precision_loss, reason = "shown with few digits")]
+fn real(number: u64) -> f64 {
+    number as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_for_people() {
+        assert_eq!(bytes(98_100_000), "98.10 MB");
+        assert_eq!(percent(1, 3), "33.3 %");
+        assert_eq!(percent(0, 0), "-");
+        assert_eq!(count(1, "file"), "1 file");
+        assert_eq!(count(0, "file"), "0 files");
+        assert_eq!(time(Duration::from_micros(1500)), "1.5 ms");
+        assert_eq!(time(Duration::from_millis(1500)), "1.50 s");
+        assert_eq!(time(Duration::from_secs(125)), "2 min 05 s");
+        assert_eq!(bytes_in_time(3_000_000, Duration::from_secs(2)), "3 MB in 2.00 s (1.50 MB/s)");
+    }
+}

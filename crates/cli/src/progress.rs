@@ -1,0 +1,62 @@
+//! Progress bars on a terminal, and warnings everywhere.
+
+use std::collections::HashSet;
+use std::io::Write as _;
+use std::sync::{Mutex, PoisonError};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use qstore::Progress;
+
+/// One bar on standard error, for the stage that is under way; no bar at all where standard error is no terminal.
+pub(crate) struct Bars {
+    quiet: bool,
+    bar: Mutex<ProgressBar>,
+    /// What was warned of; many tensors or threads can have the same complaint.
+    warned: Mutex<HashSet<String>>,
+}
+
+impl Bars {
+    pub(crate) fn new(quiet: bool) -> Self {
+        Self { quiet, bar: Mutex::new(ProgressBar::hidden()), warned: Mutex::default() }
+    }
+
+    /// Takes the bar off the screen, as before printing something else.
+    pub(crate) fn clear(&self) {
+        self.current().finish_and_clear();
+    }
+
+    /// A handle to the current bar, which threads share.
+    fn current(&self) -> ProgressBar {
+        self.bar.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Progress for Bars {
+    fn begin(&self, stage: &str, total: u64) {
+        let target = if self.quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
+        let template = "{msg:24} {wide_bar:.cyan/blue} {decimal_bytes:>10} of {decimal_total_bytes:10} {decimal_bytes_per_sec:>12} {eta:>4}";
+        let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+        let bar = ProgressBar::with_draw_target(Some(total), target).with_style(style).with_message(stage.to_owned());
+        let mut current = self.bar.lock().unwrap_or_else(PoisonError::into_inner);
+        current.finish_and_clear();
+        *current = bar;
+    }
+
+    fn advance(&self, bytes: u64) {
+        self.current().inc(bytes);
+    }
+
+    fn warn(&self, text: &str) {
+        let new = self.warned.lock().unwrap_or_else(PoisonError::into_inner).insert(text.to_owned());
+        if new {
+            // A standard error that nobody reads any more is no reason to stop.
+            self.current().suspend(|| drop(writeln!(std::io::stderr(), "warning: {text}")));
+        }
+    }
+}
+
+impl Drop for Bars {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}

@@ -1,0 +1,182 @@
+//! Headers of safetensors files: those of checkpoints and our own.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::ops::Range;
+
+use safetensors::tensor::Metadata;
+use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
+
+use crate::limits::MAX_HEADER_BYTES;
+use crate::{Dtype, FormatError};
+
+/// The length of the JSON header of a safetensors file of `file_bytes` bytes that begins with `prefix`.
+///
+/// # Errors
+/// The header is longer than the file or than [`MAX_HEADER_BYTES`].
+pub fn header_length(prefix: [u8; 8], file_bytes: u64) -> Result<u64, FormatError> {
+    let length = u64::from_le_bytes(prefix);
+    if length > MAX_HEADER_BYTES {
+        return Err(FormatError::new(format!(
+            "its header claims {length} bytes, more than any safetensors file has; is it a safetensors file?"
+        )));
+    }
+    if length.saturating_add(8) > file_bytes {
+        return Err(FormatError::new(format!(
+            "its header claims {length} bytes, but the file has {file_bytes}; it is cut short or not a safetensors file"
+        )));
+    }
+    Ok(length)
+}
+
+/// One tensor in a safetensors file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TensorSpan {
+    /// Its name.
+    pub name: String,
+    /// Its element type.
+    pub dtype: Dtype,
+    /// Its shape; empty for a scalar.
+    pub shape: Vec<u64>,
+    /// Its bytes, as offsets in the file.
+    pub bytes: Range<u64>,
+}
+
+/// A safetensors header that has been checked: the tensors lie one after another and fill the file.
+#[derive(Debug, Clone)]
+pub struct SafetensorsHeader {
+    /// The header's JSON text exactly as stored, padding included.
+    pub text: String,
+    /// The tensors in the order of their bytes.
+    pub tensors: Vec<TensorSpan>,
+    /// The string pairs under `__metadata__`.
+    pub metadata: std::collections::HashMap<String, String>,
+}
+
+impl SafetensorsHeader {
+    /// Parses the `header` of a file of `file_bytes` bytes; `header` is what follows the first 8 bytes.
+    ///
+    /// # Errors
+    /// Not a valid safetensors header, a name that occurs twice, or tensors that do not exactly fill the file.
+    pub fn parse(header: Vec<u8>, file_bytes: u64) -> Result<Self, FormatError> {
+        let start = 8 + header.len() as u64;
+        let text = String::from_utf8(header).map_err(|_| FormatError::new("its header is not UTF-8"))?;
+        let DistinctKeys = serde_json::from_str(&text).map_err(|e| bad_json(&e))?;
+        let parsed: Metadata = serde_json::from_str(&text).map_err(|e| bad_json(&e))?;
+        let end = start.saturating_add(parsed.data_len() as u64);
+        if end != file_bytes {
+            return Err(FormatError::new(format!(
+                "its tensors end at byte {end}, but the file has {file_bytes} bytes: it is {}",
+                if end > file_bytes { "cut short" } else { "followed by bytes that belong to no tensor" }
+            )));
+        }
+        let mut tensors: Vec<TensorSpan> = parsed
+            .tensors()
+            .into_iter()
+            .map(|(name, info)| TensorSpan {
+                name,
+                dtype: info.dtype,
+                shape: info.shape.iter().map(|&d| d as u64).collect(),
+                bytes: start + info.data_offsets.0 as u64..start + info.data_offsets.1 as u64,
+            })
+            .collect();
+        tensors.sort_by(|a, b| {
+            (a.bytes.start, a.bytes.end, &a.name).cmp(&(b.bytes.start, b.bytes.end, &b.name))
+        });
+        let metadata = parsed.metadata().clone().unwrap_or_default();
+        Ok(Self { text, tensors, metadata })
+    }
+}
+
+fn bad_json(error: &serde_json::Error) -> FormatError {
+    FormatError::new(format!("its header is not a safetensors header: {error}"))
+}
+
+/// A JSON object none of whose keys occurs twice; JSON parsers would keep one of the values in silence.
+struct DistinctKeys;
+
+impl<'de> Deserialize<'de> for DistinctKeys {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(KeyVisitor)
+    }
+}
+
+struct KeyVisitor;
+
+impl<'de> Visitor<'de> for KeyVisitor {
+    type Value = DistinctKeys;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<DistinctKeys, A::Error> {
+        let mut seen = HashSet::new();
+        while let Some((key, IgnoredAny)) = map.next_entry::<String, _>()? {
+            if let Some(twice) = seen.replace(key) {
+                return Err(serde::de::Error::custom(format!("the name {twice:?} occurs twice")));
+            }
+        }
+        Ok(DistinctKeys)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str, data: u64) -> Result<SafetensorsHeader, FormatError> {
+        SafetensorsHeader::parse(text.as_bytes().to_vec(), 8 + text.len() as u64 + data)
+    }
+
+    #[test]
+    fn reads_tensors_in_file_order() {
+        let header = parse(
+            r#"{"b":{"dtype":"BF16","shape":[2,3],"data_offsets":[4,16]},"a":{"dtype":"F32","shape":[],"data_offsets":[0,4]},"z":{"dtype":"I8","shape":[0],"data_offsets":[4,4]}} "#,
+            16,
+        )
+        .unwrap();
+        let names: Vec<_> = header.tensors.iter().map(|t| t.name.as_str()).collect();
+        assert_eq!(names, ["a", "z", "b"]);
+        assert_eq!(header.tensors[2].shape, [2, 3]);
+        assert!(header.text.ends_with(' '));
+    }
+
+    #[test]
+    fn refuses_what_cannot_be_restored_or_trusted() {
+        let one = r#"{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]}}"#;
+        assert!(parse(one, 4).is_ok());
+        let cases = [
+            (one, 5, "followed by bytes"),
+            (one, 3, "cut short"),
+            (r#"{"a":{"dtype":"U8","shape":[4],"data_offsets":[1,5]}}"#, 5, "offset"),
+            (r#"{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,3]}}"#, 3, "shape"),
+            (r#"{"a":{"dtype":"U8","shape":[-4],"data_offsets":[0,4]}}"#, 4, "header"),
+            (r#"{"a":{"dtype":"U8","shape":[4611686018427387904,8],"data_offsets":[0,4]}}"#, 4, "overflow"),
+            (r#"{"a":{"dtype":"Q7","shape":[4],"data_offsets":[0,4]}}"#, 4, "Q7"),
+            (
+                r#"{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},"a":{"dtype":"I8","shape":[4],"data_offsets":[0,4]}}"#,
+                4,
+                "twice",
+            ),
+            (
+                r#"{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},"b":{"dtype":"U8","shape":[4],"data_offsets":[2,6]}}"#,
+                6,
+                "offset",
+            ),
+            ("[]", 0, "header"),
+            ("", 0, "header"),
+        ];
+        for (text, data, word) in cases {
+            let error = parse(text, data).unwrap_err().to_string();
+            assert!(error.contains(word), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn lengths_are_checked_before_use() {
+        assert!(header_length(u64::MAX.to_le_bytes(), 100).is_err());
+        assert!(header_length(100u64.to_le_bytes(), 107).is_err());
+        assert_eq!(header_length(99u64.to_le_bytes(), 107), Ok(99));
+    }
+}

@@ -1,0 +1,29 @@
+//! The typed headers of a QStore store: bytes in, checked values out, and back. No file is opened here.
+//!
+//! A store is a folder with a [`Manifest`] (`qstore.json`) and layer shards, each a safetensors file ([`ShardHeader`]) whose streams are
+//! described by a [`ShardPlan`] and located by [`ChunkRecord`]s. `docs/format.md` is the normative text.
+//!
+//! Everything read here may be hostile: each parser checks lengths against [`limits`] and the real size of the file before it allocates,
+//! and what it returns is consistent in itself.
+
+mod chunks;
+mod error;
+mod hash;
+mod header;
+pub mod limits;
+mod manifest;
+mod names;
+mod plan;
+mod shard;
+
+pub use chunks::{ChunkForm, ChunkRecord, parse_chunks, write_chunks};
+pub use error::FormatError;
+pub use hash::{Hash128, Sha256Hex};
+pub use header::{SafetensorsHeader, TensorSpan, header_length};
+pub use manifest::{FORMAT_VERSION, LayerFile, Manifest, VariantEntry};
+pub use names::{ArrayKey, RelativePath, VariantName};
+pub use plan::{
+    ArrayRef, Encoding, FileContent, Given, Grid, OriginalFile, QuantScheme, Rounding, ShardPlan, StoredArray,
+};
+pub use safetensors::Dtype;
+pub use shard::{ShardHeader, ShardLayout};

@@ -1,0 +1,22 @@
+//! What a reader accepts at most. A file that asks for more is refused before anything is allocated.
+
+/// Bytes of a safetensors header, ours or a checkpoint's (the limit of the safetensors library).
+pub const MAX_HEADER_BYTES: u64 = 100_000_000;
+/// Bytes of `qstore.json`.
+pub const MAX_MANIFEST_BYTES: u64 = 16 << 20;
+/// Bytes of a shard's plan, decompressed.
+pub const MAX_PLAN_BYTES: u64 = 512 << 20;
+/// A plan may expand by at most this factor, beside [`PLAN_SLACK_BYTES`].
+pub const MAX_PLAN_EXPANSION: u64 = 200;
+/// What even the smallest plan may take decompressed.
+pub const PLAN_SLACK_BYTES: u64 = 1 << 20;
+/// Bytes of one decoded chunk.
+pub const MAX_CHUNK_BYTES: u64 = 64 << 20;
+/// Characters of a variant's name.
+pub const MAX_VARIANT_NAME: usize = 64;
+/// Characters of an original file's path.
+pub const MAX_PATH: usize = 4096;
+/// Variants in one store.
+pub const MAX_VARIANTS: usize = 256;
+/// Files of one kind (layer shards of a variant, original files) that a list may name.
+pub const MAX_FILES: usize = 1_000_000;

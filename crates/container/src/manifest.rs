@@ -1,0 +1,222 @@
+//! `qstore.json`: which variants a store has and which files hold them.
+
+use serde::{Deserialize, Serialize};
+
+use crate::limits::{MAX_FILES, MAX_MANIFEST_BYTES, MAX_VARIANTS};
+use crate::plan::all_distinct;
+use crate::{FormatError, Given, Hash128, RelativePath, VariantName};
+
+/// The version of the format that this crate reads and writes.
+pub const FORMAT_VERSION: u32 = 1;
+
+/// One shard of a layer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LayerFile {
+    /// Name in the store's folder.
+    pub name: RelativePath,
+    /// Size.
+    pub bytes: u64,
+    /// XXH3-128 of its header.
+    pub id: Hash128,
+}
+
+/// One variant.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VariantEntry {
+    /// Name.
+    pub name: VariantName,
+    /// How its weights are quantised, or `none`.
+    pub scheme: String,
+    /// The element type that most of its weights have.
+    pub dtype: String,
+    /// The variants that its layer needs, with what they held.
+    pub given: Vec<Given>,
+    /// XXH3-128 over its original files' paths, sizes and SHA-256: what the variant is, however it is stored.
+    pub content: Hash128,
+    /// Number of tensors.
+    pub tensors: u64,
+    /// Bytes of all tensors.
+    pub tensor_bytes: u64,
+    /// Number of original files.
+    pub files: u64,
+    /// Bytes of all original files.
+    pub raw_bytes: u64,
+    /// Its layer.
+    pub layer: Vec<LayerFile>,
+    /// Whether the original files are kept as they are in a folder of the variant's name.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub verbatim: bool,
+}
+
+/// The manifest of a store: its variants, lower precision before higher.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    format: String,
+    format_version: u32,
+    /// The variants; each is given only ones before it.
+    pub variants: Vec<VariantEntry>,
+    checksum: Option<Hash128>,
+}
+
+impl Manifest {
+    /// Name of the manifest in the store's folder.
+    pub const FILE_NAME: &'static str = "qstore.json";
+
+    /// A manifest of `variants`.
+    #[must_use]
+    pub fn new(variants: Vec<VariantEntry>) -> Self {
+        Self { format: "qstore".to_owned(), format_version: FORMAT_VERSION, variants, checksum: None }
+    }
+
+    /// The entry of a variant.
+    #[must_use]
+    pub fn variant(&self, name: &VariantName) -> Option<&VariantEntry> {
+        self.variants.iter().find(|v| v.name == *name)
+    }
+
+    /// The stored form: indented JSON with a checksum over the same without one.
+    ///
+    /// # Errors
+    /// JSON failed, or the variants contradict each other.
+    pub fn write(&self) -> Result<Vec<u8>, FormatError> {
+        self.check()?;
+        let failed = |e| FormatError::new(format!("the manifest cannot be written: {e}"));
+        let bare = Self { checksum: None, ..self.clone() };
+        let checksum = Hash128::of(&serde_json::to_vec(&bare).map_err(failed)?);
+        let mut text =
+            serde_json::to_vec_pretty(&Self { checksum: Some(checksum), ..bare }).map_err(failed)?;
+        text.push(b'\n');
+        Ok(text)
+    }
+
+    /// Reads what [`write`](Self::write) wrote.
+    ///
+    /// # Errors
+    /// Not a manifest, one of another version, one that was changed, or one that contradicts itself.
+    pub fn parse(bytes: &[u8]) -> Result<Self, FormatError> {
+        #[derive(Deserialize)]
+        struct Version {
+            format: String,
+            format_version: u32,
+        }
+        if bytes.len() as u64 > MAX_MANIFEST_BYTES {
+            return Err(FormatError::new("it is larger than any manifest"));
+        }
+        let bad = |e| FormatError::new(format!("it is not a QStore manifest: {e}"));
+        let version: Version = serde_json::from_slice(bytes).map_err(bad)?;
+        if version.format != "qstore" {
+            return Err(FormatError::new("it is not a QStore manifest"));
+        }
+        if version.format_version != FORMAT_VERSION {
+            return Err(FormatError::new(format!(
+                "it has format version {}; this qstore reads version {FORMAT_VERSION}: use a newer one",
+                version.format_version
+            )));
+        }
+        let manifest: Self = serde_json::from_slice(bytes).map_err(bad)?;
+        let bare = Self { checksum: None, ..manifest.clone() };
+        if Some(Hash128::of(&serde_json::to_vec(&bare).map_err(bad)?)) != manifest.checksum {
+            return Err(FormatError::new("it is damaged or was edited: its checksum does not fit"));
+        }
+        bare.check()?;
+        Ok(bare)
+    }
+
+    fn check(&self) -> Result<(), FormatError> {
+        if self.variants.len() > MAX_VARIANTS {
+            return Err(FormatError::new("it has more variants than a reader accepts"));
+        }
+        for (index, variant) in self.variants.iter().enumerate() {
+            let bad = |what: &str| Err(FormatError::new(format!("variant {}: {what}", variant.name)));
+            if variant.layer.is_empty() || variant.layer.len() > MAX_FILES {
+                return bad("it has no layer file");
+            }
+            if !variant.layer.iter().all(|file| file.name.is_file_name()) {
+                return bad("a layer file is not directly in the store's folder");
+            }
+            for given in &variant.given {
+                let lower = self.variants[..index].iter().find(|v| v.name == given.variant);
+                match lower {
+                    None => {
+                        return bad(&format!("it needs variant {}, which is not below it", given.variant));
+                    }
+                    Some(lower) if lower.content != given.content => {
+                        return bad(&format!("it was stored given another {} than this one", given.variant));
+                    }
+                    Some(_) => {}
+                }
+            }
+        }
+        all_distinct(self.variants.iter().map(|v| &v.name), "variant")?;
+        all_distinct(self.variants.iter().flat_map(|v| &v.layer).map(|f| &f.name), "file")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(name: &str, given: &[(&str, u128)]) -> VariantEntry {
+        let given = given.iter().map(|(n, c)| Given { variant: n.parse().unwrap(), content: Hash128(*c) });
+        VariantEntry {
+            name: name.parse().unwrap(),
+            scheme: "none".to_owned(),
+            dtype: "BF16".to_owned(),
+            given: given.collect(),
+            content: Hash128(name.len() as u128),
+            tensors: 3,
+            tensor_bytes: 100,
+            files: 1,
+            raw_bytes: 120,
+            layer: vec![LayerFile {
+                name: format!("{name}-1.safetensors").parse().unwrap(),
+                bytes: 9,
+                id: Hash128(7),
+            }],
+            verbatim: false,
+        }
+    }
+
+    #[test]
+    fn every_changed_character_is_noticed_or_means_nothing() {
+        let manifest = Manifest::new(vec![entry("int8", &[]), entry("bf16", &[("int8", 4)])]);
+        let text = manifest.write().unwrap();
+        assert_eq!(Manifest::parse(&text).unwrap(), manifest);
+        for bit in 0..text.len() * 8 {
+            let mut bad = text.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            if let Ok(read) = Manifest::parse(&bad) {
+                assert_eq!(read, manifest, "bit {bit}");
+            }
+        }
+        for cut in 0..text.len() - 1 {
+            assert!(Manifest::parse(&text[..cut]).is_err());
+        }
+    }
+
+    #[test]
+    fn refuses_contradictions() {
+        let outside = |name: &str| format!(r#"{{"name":"{name}","bytes":1,"id":"{}"}}"#, Hash128(0));
+        for name in ["../x", "/x", "a/b", "..", ""] {
+            let file: Result<LayerFile, _> = serde_json::from_str(&outside(name));
+            let refused = file.map_or(true, |file| {
+                let mut entry = entry("a", &[]);
+                entry.layer = vec![file];
+                Manifest::new(vec![entry]).write().is_err()
+            });
+            assert!(refused, "{name}");
+        }
+        let cases = [
+            vec![entry("a", &[]), entry("a", &[])],
+            vec![entry("b", &[("a", 1)]), entry("a", &[])],
+            vec![entry("a", &[]), entry("bb", &[("a", 99)])],
+            vec![entry("a", &[("a", 1)])],
+        ];
+        for variants in cases {
+            assert!(Manifest::new(variants).write().is_err());
+        }
+    }
+}

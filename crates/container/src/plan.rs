@@ -1,0 +1,368 @@
+//! What a shard holds and how: the plan, written as JSON and stored zstd-compressed in the shard.
+
+use serde::{Deserialize, Serialize};
+
+use crate::limits::{MAX_CHUNK_BYTES, MAX_FILES, MAX_PLAN_BYTES, MAX_PLAN_EXPANSION, PLAN_SLACK_BYTES};
+use crate::{ArrayKey, Dtype, FormatError, Hash128, RelativePath, Sha256Hex, VariantName};
+
+/// An array of a variant, seen from another array.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ArrayRef {
+    /// The variant: the one that the referring array is in, or one that its layer is given.
+    pub variant: VariantName,
+    /// The array.
+    pub array: ArrayKey,
+}
+
+/// A family of quantisers whose codes a residual can be given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum QuantScheme {
+    /// bitsandbytes LLM.int8(): one F32 absolute maximum a row (`SCB`), codes from -127 to 127.
+    #[serde(rename = "llm.int8")]
+    LlmInt8,
+}
+
+impl QuantScheme {
+    /// The name that plans and the command line use.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::LlmInt8 => "llm.int8",
+        }
+    }
+}
+
+/// How a quantiser rounds; `docs/format.md` gives each one's arithmetic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Rounding {
+    /// `rint(fl(w * fl(r * 127)))` with `r = fl(1 / s)`: bitsandbytes on CPU.
+    ReciprocalTimes127,
+    /// The same with the F32 just above `r`: a GPU's approximate reciprocal may be off by one.
+    ReciprocalUpTimes127,
+    /// The same with the F32 just below `r`.
+    ReciprocalDownTimes127,
+    /// `rint(fl(w * fl(127 / s)))`.
+    Quotient127,
+}
+
+impl Rounding {
+    /// Every rule, the likeliest first.
+    pub const ALL: [Self; 4] = [
+        Self::ReciprocalTimes127,
+        Self::ReciprocalUpTimes127,
+        Self::ReciprocalDownTimes127,
+        Self::Quotient127,
+    ];
+}
+
+/// How the bytes of an array are stored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Encoding {
+    /// Not at all: they equal those of another array.
+    Reference {
+        /// The other array, which is itself no reference.
+        to: ArrayRef,
+    },
+    /// In the original file, which the store keeps as it is under the variant's name.
+    Verbatim {
+        /// Path of the file in the variant.
+        file: RelativePath,
+        /// First byte in the file.
+        offset: u64,
+    },
+    /// As what the floats add to their quantisation codes.
+    Residual {
+        /// The codes, I8 of the same shape.
+        codes: ArrayRef,
+        /// One F32 scale a row.
+        scale: ArrayRef,
+        /// What the codes mean.
+        scheme: QuantScheme,
+        /// How the quantiser rounded, as far as known.
+        rounding: Rounding,
+    },
+    /// High bits of floats coded, sign and low bits raw.
+    FloatSplit,
+    /// One-byte codes with order-0 tables.
+    Codes,
+    /// Zstandard, over the bytes regrouped by their place in an element.
+    Zstd,
+    /// As they are.
+    Raw,
+}
+
+impl Encoding {
+    /// The name that the plan and the command line use.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Reference { .. } => "reference",
+            Self::Verbatim { .. } => "verbatim",
+            Self::Residual { .. } => "residual",
+            Self::FloatSplit => "float-split",
+            Self::Codes => "codes",
+            Self::Zstd => "zstd",
+            Self::Raw => "raw",
+        }
+    }
+
+    /// The arrays that decoding needs.
+    pub fn needs(&self) -> impl Iterator<Item = &ArrayRef> {
+        let needs = match self {
+            Self::Reference { to } => [Some(to), None],
+            Self::Residual { codes, scale, .. } => [Some(codes), Some(scale)],
+            _ => [None, None],
+        };
+        needs.into_iter().flatten()
+    }
+
+    fn has_head(&self) -> bool {
+        matches!(self, Self::Residual { .. } | Self::FloatSplit | Self::Codes)
+    }
+
+    /// Whether the shard has a stream for the array.
+    #[must_use]
+    pub fn has_stream(&self) -> bool {
+        !matches!(self, Self::Reference { .. } | Self::Verbatim { .. })
+    }
+}
+
+/// How an array is cut into chunks: rows of `cols` elements, `rows_per_chunk` rows to a chunk; the last row and the last chunk may be short.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Grid {
+    /// Elements a row.
+    pub cols: u64,
+    /// Rows a chunk.
+    pub rows_per_chunk: u64,
+}
+
+/// One array of a variant: a tensor, or a file that is not safetensors (as U8).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StoredArray {
+    /// Which.
+    pub key: ArrayKey,
+    /// Element type.
+    pub dtype: Dtype,
+    /// Shape.
+    pub shape: Vec<u64>,
+    /// XXH3-128 of its bytes.
+    pub hash: Hash128,
+    /// Chunks. One element of a type smaller than a byte counts as packed: the grid then counts bytes.
+    pub grid: Grid,
+    /// Encoding.
+    pub encoding: Encoding,
+}
+
+impl StoredArray {
+    /// Bytes of the array decoded.
+    ///
+    /// # Errors
+    /// A shape that overflows, or a number of bits that fills no whole bytes.
+    pub fn bytes(&self) -> Result<u64, FormatError> {
+        array_bytes(self.dtype, &self.shape)
+            .ok_or_else(|| FormatError::new(format!("{}: its shape is absurd", self.key)))
+    }
+
+    /// Bytes of an element; 1 for the types that are smaller.
+    #[must_use]
+    pub fn width(&self) -> u64 {
+        (self.dtype.bitsize() as u64 / 8).max(1)
+    }
+
+    /// Bytes of a full chunk, decoded.
+    #[must_use]
+    pub fn chunk_bytes(&self) -> u64 {
+        self.grid.cols.saturating_mul(self.grid.rows_per_chunk).saturating_mul(self.width())
+    }
+
+    /// Number of data chunks.
+    ///
+    /// # Errors
+    /// As [`bytes`](Self::bytes).
+    pub fn chunk_count(&self) -> Result<u64, FormatError> {
+        Ok(self.bytes()?.div_ceil(self.chunk_bytes()))
+    }
+
+    /// Number of records in the list of chunks: those of the data and, for some encodings, a head.
+    ///
+    /// # Errors
+    /// As [`bytes`](Self::bytes).
+    pub fn record_count(&self) -> Result<u64, FormatError> {
+        match self.encoding {
+            Encoding::Reference { .. } => Ok(0),
+            _ => Ok(self.chunk_count()?.saturating_add(u64::from(self.encoding.has_head()))),
+        }
+    }
+
+    /// Whether the first record is a head.
+    #[must_use]
+    pub fn has_head(&self) -> bool {
+        self.encoding.has_head()
+    }
+
+    fn check(&self) -> Result<(), FormatError> {
+        let bad = |what: &str| Err(FormatError::new(format!("{}: {what}", self.key)));
+        self.bytes()?;
+        if self.grid.cols == 0 || self.grid.rows_per_chunk == 0 || self.chunk_bytes() > MAX_CHUNK_BYTES {
+            return bad("its chunks are empty or larger than a reader accepts");
+        }
+        let float = matches!(self.dtype, Dtype::BF16 | Dtype::F16 | Dtype::F32);
+        match &self.encoding {
+            Encoding::FloatSplit if !float => bad("a float split of elements that are no BF16, F16 or F32"),
+            Encoding::Codes if self.width() != 1 => bad("codes of more than a byte"),
+            Encoding::Residual { .. }
+                if !float || self.shape.len() != 2 || self.shape[1] != self.grid.cols =>
+            {
+                bad("a residual of something that is no float matrix in its own rows")
+            }
+            Encoding::Verbatim { offset, .. } if offset.checked_add(self.bytes()?).is_none() => {
+                bad("an offset out of range")
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Bytes of an array, `None` where that overflows or is not whole.
+pub(crate) fn array_bytes(dtype: Dtype, shape: &[u64]) -> Option<u64> {
+    let elements = shape.iter().try_fold(1u64, |product, &d| product.checked_mul(d))?;
+    let bits = elements.checked_mul(dtype.bitsize() as u64)?;
+    bits.is_multiple_of(8).then_some(bits / 8)
+}
+
+/// What restores the bytes of an original file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "kind", deny_unknown_fields)]
+pub enum FileContent {
+    /// A safetensors file: 8 bytes of header length, the header's text, then the arrays in this order.
+    Safetensors {
+        /// The header exactly as it was.
+        header: String,
+        /// The tensors in the order of their bytes.
+        tensors: Vec<String>,
+    },
+    /// Any other file: the array `file:PATH`.
+    Opaque,
+}
+
+/// A file of the variant as its producer wrote it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OriginalFile {
+    /// Path in the variant's folder.
+    pub path: RelativePath,
+    /// Size.
+    pub bytes: u64,
+    /// SHA-256 of its bytes, which a model hub shows as well.
+    pub sha256: Sha256Hex,
+    /// What restores it.
+    pub content: FileContent,
+}
+
+/// A variant that a layer depends on, pinned to what it held.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Given {
+    /// The variant.
+    pub variant: VariantName,
+    /// Its content, see [`crate::VariantEntry::content`].
+    pub content: Hash128,
+}
+
+/// The plan of one shard.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ShardPlan {
+    /// The variant that the shard belongs to.
+    pub variant: VariantName,
+    /// The variants that its arrays need.
+    pub given: Vec<Given>,
+    /// The arrays in this shard, in the order of their chunks.
+    pub arrays: Vec<StoredArray>,
+    /// In the last shard: every original file of the variant.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub files: Vec<OriginalFile>,
+    /// In the last shard: folders that are empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub empty_folders: Vec<RelativePath>,
+}
+
+impl ShardPlan {
+    /// The stored form.
+    ///
+    /// # Errors
+    /// JSON or zstd failed, or the plan is larger than a reader accepts.
+    pub fn write(&self) -> Result<Vec<u8>, FormatError> {
+        let failed = |e: &dyn std::fmt::Display| FormatError::new(format!("the plan cannot be written: {e}"));
+        let json = serde_json::to_vec(self).map_err(|e| failed(&e))?;
+        if json.len() as u64 > MAX_PLAN_BYTES {
+            return Err(FormatError::new("its plan is larger than a reader accepts; use smaller shards"));
+        }
+        zstd::bulk::compress(&json, 12).map_err(|e| failed(&e))
+    }
+
+    /// Reads what [`write`](Self::write) wrote, and checks all that can be checked without other files.
+    ///
+    /// # Errors
+    /// Not a plan, or one that contradicts itself.
+    pub fn parse(bytes: &[u8]) -> Result<Self, FormatError> {
+        use std::io::Read as _;
+        let bad = |e: &dyn std::fmt::Display| FormatError::new(format!("its plan cannot be read: {e}"));
+        let limit = (bytes.len() as u64)
+            .saturating_mul(MAX_PLAN_EXPANSION)
+            .saturating_add(PLAN_SLACK_BYTES)
+            .min(MAX_PLAN_BYTES);
+        let mut json = Vec::new();
+        let decoder = zstd::Decoder::new(bytes).map_err(|e| bad(&e))?;
+        decoder.take(limit + 1).read_to_end(&mut json).map_err(|e| bad(&e))?;
+        if json.len() as u64 > limit {
+            return Err(FormatError::new("its plan is larger than a reader accepts"));
+        }
+        let plan: Self = serde_json::from_slice(&json).map_err(|e| bad(&e))?;
+        plan.check()?;
+        Ok(plan)
+    }
+
+    fn check(&self) -> Result<(), FormatError> {
+        if self.files.len() > MAX_FILES || self.empty_folders.len() > MAX_FILES {
+            return Err(FormatError::new("it lists more files than a reader accepts"));
+        }
+        for array in &self.arrays {
+            array.check()?;
+            for need in array.encoding.needs() {
+                let known =
+                    need.variant == self.variant || self.given.iter().any(|g| g.variant == need.variant);
+                if !known {
+                    let text = format!(
+                        "{}: it needs variant {}, which its layer is not given",
+                        array.key, need.variant
+                    );
+                    return Err(FormatError::new(text));
+                }
+            }
+        }
+        let names = self.given.iter().map(|g| &g.variant).chain([&self.variant]);
+        all_distinct(names, "variant")?;
+        all_distinct(self.arrays.iter().map(|a| &a.key), "array")?;
+        all_distinct(self.files.iter().map(|f| &f.path).chain(&self.empty_folders), "file")
+    }
+}
+
+/// Fails if an item occurs twice.
+pub(crate) fn all_distinct<T: std::hash::Hash + Eq + std::fmt::Display>(
+    items: impl Iterator<Item = T>,
+    what: &str,
+) -> Result<(), FormatError> {
+    let mut seen = std::collections::HashSet::new();
+    for item in items {
+        if let Some(twice) = seen.replace(item) {
+            return Err(FormatError::new(format!("it lists the {what} {twice} twice")));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,39 @@
+//! The entropy coders of QStore: symbols (quantisation codes, float exponents), floats without a twin, and the residual that
+//! turns quantisation codes back into the floats they came from.
+//!
+//! Everything here is a pure function of byte and integer slices. The layouts are normative and written down in
+//! `docs/format.md`; the scalar code in this crate is their definition, which faster backends must equal bit for bit.
+//!
+//! A *chunk* is a run of whole rows of one tensor, coded on its own. Each coder has an `encode` that returns a chunk's bytes and a
+//! `decode` that fills a slice whose length the caller knows.
+
+#![cfg_attr(
+    test,
+    allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_precision_loss,
+        clippy::cast_sign_loss,
+        reason = "test data is made with casts"
+    )
+)]
+
+mod bits;
+mod classes;
+mod codes;
+mod cost;
+mod error;
+mod rans;
+mod residual;
+mod rows;
+mod split;
+mod table;
+
+pub use bits::{pack_plane, plane_bytes, unpack_plane};
+pub use classes::{BUCKETS, ClassFit, Classifier, Histograms};
+pub use codes::{CodesCoder, code_bucket};
+pub use cost::log2_q16;
+pub use error::{DecodeError, EncodeError};
+pub use residual::{BinTable, ResidualCoder, RowBins, zero_symbols};
+pub use rows::Rows;
+pub use split::{SplitCoder, SplitWindow, split_bucket, split_histogram};
+pub use table::{SymbolTable, TABLE_BITS};

@@ -1,0 +1,95 @@
+//! One codec for each way in which a chunk can be coded: bytes of whole rows to stored bytes, and back.
+
+mod float;
+mod head;
+mod planes;
+mod residual;
+
+use qstore_container::{Encoding, StoredArray};
+use qstore_kernels::{Classifier, CodesCoder, DecodeError};
+
+pub(crate) use float::{FloatSplit, high_halves, low_width};
+pub(crate) use planes::Planes;
+pub(crate) use residual::{GivenRows, Residual};
+
+use crate::scheme::FloatKind;
+
+/// How the chunks of one array are coded, tables included.
+#[derive(Debug, Clone)]
+pub(crate) enum Codec {
+    Raw,
+    Zstd(Planes),
+    Codes(CodesCoder),
+    FloatSplit(FloatSplit),
+    Residual(Residual),
+}
+
+impl Codec {
+    /// The stored bytes of a chunk, or `None` if they would not be fewer. `given` is there for a residual alone.
+    pub(crate) fn encode(
+        &self,
+        raw: &[u8],
+        cols: usize,
+        classifier: &Classifier,
+        given: Option<&GivenRows>,
+    ) -> Option<Vec<u8>> {
+        let coded = match (self, given) {
+            (Self::Raw, _) => None,
+            (Self::Zstd(planes), _) => planes.encode(raw),
+            (Self::Codes(coder), _) => coder.encode(raw, cols, classifier).ok(),
+            (Self::FloatSplit(split), _) => split.encode(raw, cols, classifier),
+            (Self::Residual(residual), Some(given)) => residual.encode(raw, cols, given),
+            (Self::Residual(_), None) => None,
+        };
+        coded.filter(|coded| coded.len() < raw.len())
+    }
+
+    /// Decodes a coded chunk into `out`.
+    pub(crate) fn decode(
+        &self,
+        stored: &[u8],
+        cols: usize,
+        given: Option<&GivenRows>,
+        out: &mut [u8],
+    ) -> Result<(), DecodeError> {
+        match (self, given) {
+            (Self::Raw, _) => Err(DecodeError::Corrupt("a coded chunk in a raw array")),
+            (Self::Zstd(planes), _) => planes.decode(stored, out),
+            (Self::Codes(coder), _) => coder.decode(stored, cols, out),
+            (Self::FloatSplit(split), _) => split.decode(stored, cols, out),
+            (Self::Residual(residual), Some(given)) => residual.decode(stored, cols, given, out),
+            (Self::Residual(_), None) => Err(DecodeError::Corrupt("a residual without codes")),
+        }
+    }
+
+    /// The stored form of the tables, for the encodings that have any.
+    pub(crate) fn head(&self) -> Option<Vec<u8>> {
+        match self {
+            Self::Raw | Self::Zstd(_) => None,
+            Self::Codes(coder) => Some(head::write_tables(coder.tables())),
+            Self::FloatSplit(split) => Some(split.head()),
+            Self::Residual(residual) => Some(residual.head()),
+        }
+    }
+
+    /// The codec of a stored array with this `head` (empty for encodings that have none).
+    pub(crate) fn open(array: &StoredArray, head: &[u8]) -> Result<Self, DecodeError> {
+        let float =
+            || FloatKind::of(array.dtype).ok_or(DecodeError::Corrupt("a float coder for other elements"));
+        let mut head = head;
+        let codec = match &array.encoding {
+            Encoding::Raw | Encoding::Verbatim { .. } => Self::Raw,
+            Encoding::Zstd => Self::Zstd(Planes::reader(array.width())),
+            Encoding::Codes => Self::Codes(CodesCoder::new(head::read_tables(&mut head)?)?),
+            Encoding::FloatSplit => Self::FloatSplit(FloatSplit::open(float()?, &mut head)?),
+            Encoding::Residual { scheme, rounding, .. } => {
+                Self::Residual(Residual::open(float()?, *scheme, *rounding, &mut head)?)
+            }
+            Encoding::Reference { .. } => return Err(DecodeError::Corrupt("a reference to a reference")),
+        };
+        if !head.is_empty() {
+            return Err(DecodeError::Corrupt("a head that is too long"));
+        }
+        Ok(codec)
+    }
+}

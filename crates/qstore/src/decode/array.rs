@@ -1,0 +1,211 @@
+//! Reading one array, chunk by chunk or by a range of bytes.
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use qstore_container::{ArrayKey, ChunkForm, ChunkRecord, Encoding, StoredArray};
+
+use super::variant::{Variant, is_hub_blob_link};
+use crate::codec::{Codec, GivenRows};
+use crate::error::{Error, IoContext as _, Result};
+use crate::file::{read_range, zeroed};
+
+/// A reader of one array: its tables are decoded, its chunks are not.
+#[derive(Debug)]
+pub(crate) struct ArrayReader {
+    variant: Arc<Variant>,
+    shard: usize,
+    index: usize,
+    codec: Codec,
+    /// For each data chunk its first byte in the file.
+    offsets: Vec<u64>,
+    /// The kept original file, for a verbatim array.
+    verbatim: Option<(PathBuf, File)>,
+    given: Option<GivenArrays>,
+}
+
+/// What a residual is given.
+#[derive(Debug)]
+struct GivenArrays {
+    codes: Box<ArrayReader>,
+    /// One a row.
+    scales: Vec<f32>,
+}
+
+impl ArrayReader {
+    /// A reader of array `index` of the variant's shard `shard`, which is no reference.
+    pub(crate) fn open(variant: Arc<Variant>, shard: usize, index: usize) -> Result<Self> {
+        let file = variant.shard(shard);
+        let array = &file.plan.arrays[index];
+        let damaged =
+            |what: &dyn ToString| Error::damaged(&file.path, format!("{}: {}", array.key, what.to_string()));
+        let mut records = file.records(index);
+        let (mut next, verbatim) = match &array.encoding {
+            Encoding::Verbatim { file: kept, offset } => {
+                let path = variant.folder().join(variant.name().as_str()).join(kept.as_str());
+                let plain = path.symlink_metadata().at(&path, "cannot open")?.is_file();
+                if !plain && !is_hub_blob_link(variant.folder(), &path) {
+                    return Err(Error::damaged(&path, "it is no regular file"));
+                }
+                let handle = File::open(&path).at(&path, "cannot open")?;
+                (*offset, Some((path, handle)))
+            }
+            _ => (file.stream_start(&array.key).ok_or_else(|| damaged(&"it has no stream"))?, None),
+        };
+        let mut head = Vec::new();
+        if array.has_head() {
+            let (record, rest) = records.split_first().ok_or_else(|| damaged(&"it has no head"))?;
+            records = rest;
+            head = read_range(&file.file, &file.path, next, u64::from(record.length))?;
+            variant.count_read(u64::from(record.length));
+            if !record.matches(&head) {
+                return Err(damaged(&"its tables are damaged"));
+            }
+            next += u64::from(record.length);
+        }
+        let codec = Codec::open(array, &head).map_err(|e| damaged(&e))?;
+        let offsets = records
+            .iter()
+            .scan(next, |next, record| {
+                let at = *next;
+                *next += u64::from(record.length);
+                Some(at)
+            })
+            .collect();
+        let given = match &array.encoding {
+            Encoding::Residual { codes, scale, .. } => {
+                let scale = variant.referred_array(scale)?;
+                let mut bytes = zeroed(scale.bytes()?).at(&file.path, "cannot hold the scales")?;
+                scale.read(0, &mut bytes)?;
+                let scales = bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+                Some(GivenArrays { codes: Box::new(variant.referred_array(codes)?), scales })
+            }
+            _ => None,
+        };
+        Ok(Self { variant: variant.clone(), shard, index, codec, offsets, verbatim, given })
+    }
+
+    /// The plan's entry of the array whose bytes are read (for a reference the one referred to).
+    pub(crate) fn stored(&self) -> &StoredArray {
+        &self.variant.shard(self.shard).plan.arrays[self.index]
+    }
+
+    /// The array whose bytes are read.
+    pub(crate) fn key(&self) -> &ArrayKey {
+        &self.stored().key
+    }
+
+    /// Bytes of the array decoded.
+    pub(crate) fn bytes(&self) -> Result<u64> {
+        self.stored().bytes().map_err(|e| self.damaged(&e))
+    }
+
+    /// Bytes of a full chunk decoded.
+    pub(crate) fn chunk_bytes(&self) -> u64 {
+        self.stored().chunk_bytes()
+    }
+
+    fn records(&self) -> &[ChunkRecord] {
+        let records = self.variant.shard(self.shard).records(self.index);
+        &records[usize::from(self.stored().has_head())..]
+    }
+
+    fn damaged(&self, what: &dyn ToString) -> Error {
+        let path = self.verbatim.as_ref().map_or(&self.variant.shard(self.shard).path, |(path, _)| path);
+        Error::damaged(path, format!("{}: {}", self.stored().key, what.to_string()))
+    }
+
+    /// Decodes chunk `index` into `out`, which must have its length.
+    pub(crate) fn read_chunk(&self, index: u64, out: &mut [u8]) -> Result<()> {
+        let at = usize::try_from(index).unwrap_or(usize::MAX);
+        let (Some(record), Some(&offset)) = (self.records().get(at), self.offsets.get(at)) else {
+            return Err(self.damaged(&"a chunk is missing"));
+        };
+        if record.form == ChunkForm::Raw && u64::from(record.length) != out.len() as u64 {
+            return Err(self.damaged(&format!("chunk {index} has another length than its rows")));
+        }
+        let stored = self.read_stored(record, offset)?;
+        if !record.matches(&stored) {
+            return Err(self.damaged(&format!("chunk {index} is damaged: its checksum does not fit")));
+        }
+        if record.form == ChunkForm::Raw {
+            out.copy_from_slice(&stored);
+            return Ok(());
+        }
+        let grid = self.stored().grid;
+        let given = self.given.as_ref().map(|given| {
+            let start = index * grid.cols * grid.rows_per_chunk;
+            let mut codes = vec![0; out.len() / usize::try_from(self.stored().width()).unwrap_or(1)];
+            given.codes.read(start, &mut codes)?;
+            let first = usize::try_from(index * grid.rows_per_chunk).unwrap_or(usize::MAX);
+            let rows = codes.len().div_ceil(usize::try_from(grid.cols).unwrap_or(usize::MAX).max(1));
+            let scales = first.checked_add(rows).and_then(|end| given.scales.get(first..end));
+            let scales = scales.ok_or_else(|| self.damaged(&"it has fewer scales than rows"))?.to_vec();
+            Ok::<_, Error>(GivenRows { codes, scales })
+        });
+        let cols = usize::try_from(grid.cols).unwrap_or(usize::MAX);
+        self.codec
+            .decode(&stored, cols, given.transpose()?.as_ref(), out)
+            .map_err(|e| self.damaged(&format!("chunk {index}: {e}")))
+    }
+
+    fn read_stored(&self, record: &ChunkRecord, offset: u64) -> Result<Vec<u8>> {
+        let length = u64::from(record.length);
+        self.variant.count_read(length);
+        match &self.verbatim {
+            None => {
+                let shard = self.variant.shard(self.shard);
+                read_range(&shard.file, &shard.path, offset, length)
+            }
+            Some((path, file)) => match read_range(file, path, offset, length) {
+                Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::UnexpectedEof => {
+                    Err(self.damaged(&"the kept file is cut short"))
+                }
+                result => result,
+            },
+        }
+    }
+
+    /// Checks the checksum of every stored chunk without decoding any.
+    pub(crate) fn check_stored(&self) -> Result<()> {
+        for (index, (record, &offset)) in self.records().iter().zip(&self.offsets).enumerate() {
+            if !record.matches(&self.read_stored(record, offset)?) {
+                return Err(self.damaged(&format!("chunk {index} is damaged: its checksum does not fit")));
+            }
+        }
+        Ok(())
+    }
+
+    /// Fills `out` with the array's bytes from byte `offset` on, decoding only the chunks that hold them.
+    pub(crate) fn read(&self, offset: u64, out: &mut [u8]) -> Result<()> {
+        let total = self.bytes()?;
+        if offset.checked_add(out.len() as u64).is_none_or(|end| end > total) {
+            return Err(self.damaged(&"more is asked of it than it has"));
+        }
+        let chunk_bytes = self.chunk_bytes();
+        let mut rest = out;
+        let mut offset = offset;
+        while !rest.is_empty() {
+            let index = offset / chunk_bytes;
+            let start = index * chunk_bytes;
+            let length = chunk_bytes.min(total - start);
+            let skip = offset - start;
+            let take = (length - skip).min(rest.len() as u64);
+            // `take` is at most the length of `rest`.
+            let (head, tail) = rest.split_at_mut(usize::try_from(take).unwrap_or(0));
+            if skip == 0 && take == length {
+                self.read_chunk(index, head)?;
+            } else {
+                let mut chunk = zeroed(length).at(self.variant.folder(), "cannot hold a chunk")?;
+                self.read_chunk(index, &mut chunk)?;
+                // Both are within the chunk.
+                let skip = usize::try_from(skip).unwrap_or(0);
+                head.copy_from_slice(&chunk[skip..skip + head.len()]);
+            }
+            rest = tail;
+            offset += take;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,9 @@
+//! From the files of a store back to the bytes of a variant's arrays.
+
+mod array;
+mod shard;
+mod variant;
+
+pub(crate) use array::ArrayReader;
+pub(crate) use variant::content_hash;
+pub use variant::{TensorInfo, Variant};

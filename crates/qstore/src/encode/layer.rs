@@ -1,0 +1,307 @@
+//! Writing a layer: its shards, and the kept files of a verbatim variant.
+
+use std::fs::{self, File};
+use std::io::{BufWriter, Write as _};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use qstore_container::{
+    ArrayKey, ChunkForm, ChunkRecord, Encoding, FileContent, Given, Hash128, LayerFile, OriginalFile,
+    Sha256Hex, StoredArray, VariantEntry, VariantName,
+};
+use sha2::{Digest as _, Sha256};
+use xxhash_rust::xxh3::Xxh3;
+
+use super::shard_writer::ShardWriter;
+use super::{Done, Target};
+use crate::decode::content_hash;
+use crate::error::{Error, IoContext as _, Result};
+use crate::ingest::{Source, SourceContent};
+use crate::plan::{Action, PlannedArray};
+use crate::scheme::{ArrayInfo, find_groups};
+
+/// Takes the results of all steps in order.
+pub(super) struct LayerWriter<'a> {
+    source: &'a Source,
+    name: &'a VariantName,
+    target: &'a Target<'a>,
+    contents: Vec<Given>,
+    given: Vec<Given>,
+    shards: Vec<LayerFile>,
+    shard: ShardWriter,
+    /// Bytes, as they are, of the arrays in the current shard.
+    shard_bytes: u64,
+    file: Option<OpenFile>,
+    array: Option<OpenArray>,
+    files: Vec<OriginalFile>,
+}
+
+/// The original file whose bytes are passing by.
+struct OpenFile {
+    index: usize,
+    hasher: Sha256,
+    bytes: u64,
+    kept: Option<(PathBuf, BufWriter<File>)>,
+}
+
+/// The array whose chunks are passing by.
+struct OpenArray {
+    plan: Arc<PlannedArray>,
+    hasher: Xxh3,
+    records: Vec<ChunkRecord>,
+    stream_bytes: u64,
+}
+
+impl<'a> LayerWriter<'a> {
+    pub(super) fn new(source: &'a Source, name: &'a VariantName, target: &'a Target<'a>) -> Result<Self> {
+        let contents = target
+            .lower
+            .iter()
+            .map(|lower| Given { variant: lower.name().clone(), content: lower.entry().content });
+        Ok(Self {
+            source,
+            name,
+            target,
+            contents: contents.collect(),
+            given: Vec::new(),
+            shards: Vec::new(),
+            shard: next_shard(source, target, 0)?,
+            shard_bytes: 0,
+            file: None,
+            array: None,
+            files: Vec::new(),
+        })
+    }
+
+    pub(super) fn take(&mut self, done: Done) -> Result<()> {
+        match done {
+            Done::File(index) => {
+                self.end_file()?;
+                self.begin_file(index)
+            }
+            Done::Array(plan) => {
+                self.end_array()?;
+                self.begin_array(plan)
+            }
+            Done::Chunk { raw, coded } => {
+                self.pass(&raw)?;
+                self.store(&raw, coded.as_ref())
+            }
+        }
+    }
+
+    fn begin_file(&mut self, index: usize) -> Result<()> {
+        let file = &self.source.files[index];
+        let kept = if self.target.verbatim {
+            let path = self.target.folder.join(self.name.as_str()).join(file.path.as_str());
+            let parent = path.parent().unwrap_or(self.target.folder);
+            fs::create_dir_all(parent).at(parent, "cannot create")?;
+            let handle = File::create(&path).at(&path, "cannot create")?;
+            Some((path, BufWriter::with_capacity(1 << 20, handle)))
+        } else {
+            None
+        };
+        self.file = Some(OpenFile { index, hasher: Sha256::new(), bytes: 0, kept });
+        if let SourceContent::Safetensors { header, .. } = &file.content {
+            self.pass(&(header.len() as u64).to_le_bytes())?;
+            self.pass(header.as_bytes())?;
+        }
+        Ok(())
+    }
+
+    /// The next bytes of the original file.
+    fn pass(&mut self, bytes: &[u8]) -> Result<()> {
+        let Some(file) = &mut self.file else { return Ok(()) };
+        file.hasher.update(bytes);
+        file.bytes += bytes.len() as u64;
+        match &mut file.kept {
+            Some((path, kept)) => kept.write_all(bytes).at(path, "cannot write"),
+            None => Ok(()),
+        }
+    }
+
+    fn end_file(&mut self) -> Result<()> {
+        self.end_array()?;
+        let Some(file) = self.file.take() else { return Ok(()) };
+        let source = &self.source.files[file.index];
+        if file.bytes != source.bytes {
+            let what = format!("{}: it changed while it was being stored", source.path);
+            return Err(Error::input(self.source.path(), what));
+        }
+        if let Some((path, mut kept)) = file.kept {
+            kept.flush().and_then(|()| kept.get_ref().sync_all()).at(&path, "cannot write")?;
+        }
+        let content = match &source.content {
+            SourceContent::Opaque(_) => FileContent::Opaque,
+            SourceContent::Safetensors { header, arrays } => FileContent::Safetensors {
+                header: header.clone(),
+                tensors: arrays
+                    .iter()
+                    .filter_map(|&a| self.source.arrays[a].key.tensor())
+                    .map(str::to_owned)
+                    .collect(),
+            },
+        };
+        self.files.push(OriginalFile {
+            path: source.path.clone(),
+            bytes: source.bytes,
+            sha256: Sha256Hex(file.hasher.finalize().into()),
+            content,
+        });
+        Ok(())
+    }
+
+    fn begin_array(&mut self, plan: Arc<PlannedArray>) -> Result<()> {
+        let bytes = self.source.arrays[plan.index].bytes;
+        if self.shard_bytes > 0 && self.shard_bytes.saturating_add(bytes) > self.target.shard_size {
+            let next = next_shard(self.source, self.target, plan.index)?;
+            self.end_shard(Some(next), Vec::new())?;
+            self.shard_bytes = 0;
+        }
+        self.shard_bytes += bytes;
+        let mut array = OpenArray { plan, hasher: Xxh3::new(), records: Vec::new(), stream_bytes: 0 };
+        let head = match &array.plan.action {
+            Action::Code(coding) => coding.codec.head(),
+            _ => None,
+        };
+        if let Some(head) = head {
+            array.records.push(self.record(ChunkForm::Head, &head)?);
+            array.stream_bytes += head.len() as u64;
+            self.shard.write(&head)?;
+        }
+        self.array = Some(array);
+        Ok(())
+    }
+
+    fn record(&self, form: ChunkForm, bytes: &[u8]) -> Result<ChunkRecord> {
+        ChunkRecord::of(form, bytes).map_err(|e| Error::input(self.source.path(), e))
+    }
+
+    fn store(&mut self, raw: &[u8], coded: Option<&Vec<u8>>) -> Result<()> {
+        let (form, stored) = Done::stored(raw, coded);
+        let record = self.record(form, stored)?;
+        let Some(array) = &mut self.array else { return Ok(()) };
+        array.hasher.update(raw);
+        match array.plan.action {
+            Action::Refer { .. } => {}
+            Action::Keep => array.records.push(record),
+            Action::Code(_) => {
+                array.records.push(record);
+                array.stream_bytes += stored.len() as u64;
+                self.shard.write(stored)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn end_array(&mut self) -> Result<()> {
+        let Some(array) = self.array.take() else { return Ok(()) };
+        let source = &self.source.arrays[array.plan.index];
+        let encoding = match &array.plan.action {
+            Action::Refer { to, .. } => Encoding::Reference { to: to.clone() },
+            Action::Keep => Encoding::Verbatim {
+                file: self.source.files[source.file].path.clone(),
+                offset: source.offset,
+            },
+            Action::Code(coding) => coding.encoding.clone(),
+        };
+        let stored = StoredArray {
+            key: source.key.clone(),
+            dtype: source.dtype,
+            shape: source.shape.clone(),
+            hash: Hash128(array.hasher.digest128()),
+            grid: array.plan.grid,
+            encoding,
+        };
+        self.shard.end_array(stored, array.records, array.stream_bytes);
+        Ok(())
+    }
+
+    /// Ends the current shard and goes on with `next`.
+    fn end_shard(&mut self, next: Option<ShardWriter>, files: Vec<OriginalFile>) -> Result<()> {
+        let folders = if files.is_empty() { Vec::new() } else { self.source.empty_folders.clone() };
+        let (file, given) = self.shard.finish(self.name, &self.contents, files, folders)?;
+        self.shards.push(file);
+        for given in given {
+            if !self.given.contains(&given) {
+                self.given.push(given);
+            }
+        }
+        if let Some(next) = next {
+            self.shard = next;
+        }
+        Ok(())
+    }
+
+    /// Ends the last shard.
+    pub(super) fn finish(mut self) -> Result<VariantEntry> {
+        self.end_file()?;
+        if self.target.verbatim {
+            for folder in &self.source.empty_folders {
+                let path = self.target.folder.join(self.name.as_str()).join(folder.as_str());
+                fs::create_dir_all(&path).at(&path, "cannot create")?;
+            }
+        }
+        let files = std::mem::take(&mut self.files);
+        let content = content_hash(&files, &self.source.empty_folders);
+        self.end_shard(None, files)?;
+        let source = self.source;
+        Ok(VariantEntry {
+            name: self.name.clone(),
+            scheme: scheme_of(source)?,
+            dtype: main_dtype(source),
+            given: self.given,
+            content,
+            tensors: source.arrays.iter().filter(|a| a.key.tensor().is_some()).count() as u64,
+            tensor_bytes: source.tensor_bytes(),
+            files: source.files.len() as u64,
+            raw_bytes: source.raw_bytes(),
+            layer: self.shards,
+            verbatim: self.target.verbatim,
+        })
+    }
+}
+
+/// A shard for the arrays from `first` on, as many as fit.
+fn next_shard(source: &Source, target: &Target, first: usize) -> Result<ShardWriter> {
+    let mut bytes = 0u64;
+    let fitting = source.arrays.iter().skip(first).enumerate().take_while(|(i, array)| {
+        bytes = bytes.saturating_add(array.bytes);
+        *i == 0 || bytes <= target.shard_size
+    });
+    let keys: Vec<&ArrayKey> = fitting.map(|(_, array)| &array.key).collect();
+    ShardWriter::create(target.folder, first, keys.into_iter(), source.raw_bytes())
+}
+
+/// The element type that has most bytes.
+fn main_dtype(source: &Source) -> String {
+    let mut bytes: Vec<(String, u64)> = Vec::new();
+    for array in source.arrays.iter().filter(|a| a.key.tensor().is_some()) {
+        let dtype = array.dtype.to_string();
+        match bytes.iter_mut().find(|(known, _)| *known == dtype) {
+            Some((_, sum)) => *sum += array.bytes,
+            None => bytes.push((dtype, array.bytes)),
+        }
+    }
+    bytes.into_iter().rev().max_by_key(|(_, sum)| *sum).map_or_else(|| "none".to_owned(), |(dtype, _)| dtype)
+}
+
+/// How the variant is quantised: a scheme of ours, else what its `config.json` says, else `none`.
+fn scheme_of(source: &Source) -> Result<String> {
+    let infos: Vec<ArrayInfo> = source
+        .arrays
+        .iter()
+        .map(|a| ArrayInfo { key: a.key.clone(), dtype: a.dtype, shape: a.shape.clone() })
+        .collect();
+    if let Some(group) = find_groups(&infos).first() {
+        return Ok(group.scheme.name().to_owned());
+    }
+    let config = source.arrays.iter().find(|a| a.key.to_string() == "file:config.json" && a.bytes <= 1 << 24);
+    let Some(config) = config else { return Ok("none".to_owned()) };
+    let mut text = vec![0; usize::try_from(config.bytes).unwrap_or(0)];
+    source.read(config, 0, &mut text)?;
+    // A config that is no JSON is some other file of that name, and stored like any.
+    let config: serde_json::Value = serde_json::from_slice(&text).unwrap_or_default();
+    let method = config.pointer("/quantization_config/quant_method").and_then(serde_json::Value::as_str);
+    Ok(method.unwrap_or("none").to_owned())
+}

@@ -1,0 +1,69 @@
+//! The library's errors: few kinds, named for what the caller does next.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// What went wrong.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The request makes no sense here: an unknown variant, a target that exists, a folder that is no store. Nothing was changed.
+    #[error("{0}")]
+    Usage(String),
+    /// A checkpoint that cannot be stored as it is. Nothing was stored.
+    #[error("{}: {what}", path.display())]
+    Input {
+        /// The file or folder.
+        path: PathBuf,
+        /// What is wrong with it, and what to do.
+        what: String,
+    },
+    /// A store, or a file restored from it, that is not what was written.
+    #[error("{}: {what}", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// Another process is changing the store. Try again later.
+    #[error("{}: another qstore is writing to this store; try again when it is done", .0.display())]
+    Busy(PathBuf),
+    /// The operating system refused something.
+    #[error("{}: {what}: {source}", path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// What was tried.
+        what: &'static str,
+        /// Why it failed.
+        source: io::Error,
+    },
+}
+
+/// A result with this library's [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    pub(crate) fn usage(text: impl Into<String>) -> Self {
+        Self::Usage(text.into())
+    }
+
+    pub(crate) fn input(path: impl Into<PathBuf>, what: impl ToString) -> Self {
+        Self::Input { path: path.into(), what: what.to_string() }
+    }
+
+    pub(crate) fn damaged(path: impl Into<PathBuf>, what: impl ToString) -> Self {
+        Self::Damaged { path: path.into(), what: what.to_string() }
+    }
+}
+
+/// Names the file and the deed of an I/O error.
+pub(crate) trait IoContext<T> {
+    fn at(self, path: &Path, what: &'static str) -> Result<T>;
+}
+
+impl<T> IoContext<T> for io::Result<T> {
+    fn at(self, path: &Path, what: &'static str) -> Result<T> {
+        self.map_err(|source| Error::Io { path: path.to_owned(), what, source })
+    }
+}

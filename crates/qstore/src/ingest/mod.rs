@@ -1,0 +1,7 @@
+//! A variant's folder, as its producer wrote it, seen as files and arrays.
+
+mod folder;
+mod source;
+
+pub(crate) use folder::scan_folder;
+pub(crate) use source::{Source, SourceArray, SourceContent};

@@ -1,0 +1,185 @@
+//! Where the bytes of a variant come from when it is stored.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, OnceLock};
+
+use qstore_container::{ArrayKey, Dtype, FileContent, RelativePath};
+
+use crate::decode::{ArrayReader, Variant};
+use crate::error::{Error, IoContext as _, Result};
+use crate::file::read_exact_at;
+
+/// All of a variant: its files, and the arrays that they are made of, read by range.
+#[derive(Debug)]
+pub(crate) struct Source {
+    pub(crate) files: Vec<SourceFile>,
+    pub(crate) empty_folders: Vec<RelativePath>,
+    pub(crate) arrays: Vec<SourceArray>,
+    pub(crate) origin: Origin,
+}
+
+/// One file.
+#[derive(Debug)]
+pub(crate) struct SourceFile {
+    /// Path in the variant's folder.
+    pub(crate) path: RelativePath,
+    /// Size.
+    pub(crate) bytes: u64,
+    /// What it is made of.
+    pub(crate) content: SourceContent,
+}
+
+/// What a file is made of.
+#[derive(Debug)]
+pub(crate) enum SourceContent {
+    /// A safetensors file: its header's text and the arrays behind it, by their index in the source.
+    Safetensors {
+        /// The header as stored, padding included.
+        header: String,
+        /// Indices of its tensors in the order of their bytes.
+        arrays: Vec<usize>,
+    },
+    /// Any other file, by the index of its array.
+    Opaque(usize),
+}
+
+/// A tensor, or a file that is not safetensors.
+#[derive(Debug, Clone)]
+pub(crate) struct SourceArray {
+    /// Which.
+    pub(crate) key: ArrayKey,
+    /// Element type; U8 for a file.
+    pub(crate) dtype: Dtype,
+    /// Shape; the size for a file.
+    pub(crate) shape: Vec<u64>,
+    /// Bytes in all.
+    pub(crate) bytes: u64,
+    /// Index of its file in the source.
+    pub(crate) file: usize,
+    /// First byte in that file.
+    pub(crate) offset: u64,
+}
+
+/// Where a source's bytes lie.
+#[derive(Debug)]
+pub(crate) enum Origin {
+    /// In files below this folder; handles of safetensors files stay open.
+    Folder { root: PathBuf, handles: Vec<OnceLock<File>> },
+    /// In a store. Chunks of one array are mostly asked for one after another, so its reader is kept.
+    Stored { variant: Arc<Variant>, last: Mutex<Option<Arc<ArrayReader>>> },
+}
+
+impl Source {
+    /// A stored variant, to be stored anew.
+    ///
+    /// # Errors
+    /// Its plan lacks an array that a file is made of.
+    pub(crate) fn of_variant(variant: &Arc<Variant>) -> Result<Self> {
+        let mut source = Self {
+            files: Vec::new(),
+            empty_folders: variant.empty_folders().to_vec(),
+            arrays: Vec::new(),
+            origin: Origin::Stored { variant: variant.clone(), last: Mutex::new(None) },
+        };
+        for (file, original) in variant.files().iter().enumerate() {
+            let (mut offset, keys) = match &original.content {
+                FileContent::Opaque => (0, vec![ArrayKey::File(original.path.clone())]),
+                FileContent::Safetensors { header, tensors } => {
+                    (8 + header.len() as u64, tensors.iter().cloned().map(ArrayKey::Tensor).collect())
+                }
+            };
+            let first = source.arrays.len();
+            for key in keys {
+                let stored = variant.stored_array(&key)?;
+                let bytes = stored.bytes().map_err(|e| Error::damaged(variant.folder(), e))?;
+                let (dtype, shape) = (stored.dtype, stored.shape.clone());
+                source.arrays.push(SourceArray { key, dtype, shape, bytes, file, offset });
+                offset += bytes;
+            }
+            let content = match &original.content {
+                FileContent::Opaque => SourceContent::Opaque(first),
+                FileContent::Safetensors { header, .. } => SourceContent::Safetensors {
+                    header: header.clone(),
+                    arrays: (first..source.arrays.len()).collect(),
+                },
+            };
+            source.files.push(SourceFile { path: original.path.clone(), bytes: original.bytes, content });
+        }
+        Ok(source)
+    }
+
+    /// The path that errors about the whole variant name.
+    pub(crate) fn path(&self) -> &Path {
+        match &self.origin {
+            Origin::Folder { root, .. } => root,
+            Origin::Stored { variant, .. } => variant.folder(),
+        }
+    }
+
+    /// The path that errors about an array name.
+    pub(crate) fn path_of(&self, array: &SourceArray) -> PathBuf {
+        match &self.origin {
+            Origin::Folder { root, .. } => root.join(self.files[array.file].path.as_str()),
+            Origin::Stored { variant, .. } => variant.folder().to_owned(),
+        }
+    }
+
+    /// Bytes of all files.
+    pub(crate) fn raw_bytes(&self) -> u64 {
+        self.files.iter().map(|f| f.bytes).sum()
+    }
+
+    /// Bytes of all tensors.
+    pub(crate) fn tensor_bytes(&self) -> u64 {
+        self.arrays.iter().filter(|a| a.key.tensor().is_some()).map(|a| a.bytes).sum()
+    }
+
+    /// Fills `out` with the bytes of `array` from its byte `offset` on.
+    ///
+    /// # Errors
+    /// The file cannot be read, or has become shorter.
+    pub(crate) fn read(&self, array: &SourceArray, offset: u64, out: &mut [u8]) -> Result<()> {
+        if out.is_empty() {
+            return Ok(());
+        }
+        match &self.origin {
+            Origin::Stored { variant, last } => {
+                let kept =
+                    last.lock().ok().and_then(|kept| kept.clone()).filter(|kept| *kept.key() == array.key);
+                let reader = match kept {
+                    Some(reader) => reader,
+                    None => Arc::new(variant.array(&array.key)?),
+                };
+                if let Ok(mut kept) = last.lock() {
+                    *kept = Some(reader.clone());
+                }
+                reader.read(offset, out)
+            }
+            Origin::Folder { root, handles } => {
+                let file = &self.files[array.file];
+                let path = root.join(file.path.as_str());
+                let mut read = |handle: &File| {
+                    read_exact_at(handle, out, array.offset + offset).map_err(|source| match source.kind() {
+                        std::io::ErrorKind::UnexpectedEof => {
+                            Error::input(&path, "it became shorter while it was being stored")
+                        }
+                        _ => Error::Io { path: path.clone(), what: "cannot read", source },
+                    })
+                };
+                let open = || File::open(&path).at(&path, "cannot open");
+                match (&file.content, &handles[array.file]) {
+                    // A folder may have any number of small files, but has few of these.
+                    (SourceContent::Safetensors { .. }, handle) => match handle.get() {
+                        Some(handle) => read(handle),
+                        None => {
+                            let opened = open()?;
+                            read(handle.get_or_init(|| opened))
+                        }
+                    },
+                    (SourceContent::Opaque(_), _) => read(&open()?),
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,40 @@
+//! One lossless store for one model in every precision that it ships in.
+//!
+//! A store keeps a model's variants (BF16, INT8, ...) so that each comes back byte for byte: the lowest precision by itself, each higher one
+//! as what it adds. [`pack`] makes a store of folders, [`unpack`] restores one, [`load`] decodes one into memory, [`verify`] checks all.
+
+#![cfg_attr(
+    test,
+    allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_possible_wrap,
+        clippy::cast_precision_loss,
+        clippy::cast_sign_loss,
+        reason = "test data is made with casts"
+    )
+)]
+
+mod codec;
+mod decode;
+mod encode;
+mod error;
+mod file;
+mod ingest;
+mod pipeline;
+mod plan;
+mod progress;
+// mod quantize;
+mod scheme;
+mod store;
+mod synthetic;
+
+pub use decode::{TensorInfo, Variant};
+pub use error::{Error, Result};
+pub use progress::{Progress, Silent};
+pub use qstore_container::{Dtype, Manifest, VariantEntry, VariantName};
+// pub use quantize::{Quantized, quantize};
+pub use store::{
+    FileInspection, Inspection, LoadedTensor, Options, Store, TensorInspection, VariantInspection,
+    VariantSpec, VariantVerification, Verification, add, inspect, load, pack, remove, unpack, verify,
+};
+pub use synthetic::{ModelSpec, synthesise};

@@ -1,0 +1,80 @@
+//! Work on many threads, results in order, a bounded amount of it in flight.
+
+use std::collections::VecDeque;
+use std::sync::mpsc::sync_channel;
+
+use rayon::ThreadPool;
+
+use crate::error::{Error, Result};
+
+/// Runs `work` on each of `jobs` in the pool and hands the results to `sink` in the order of the jobs, on the caller's thread. At most
+/// `window` jobs are begun and not yet handed over, which bounds memory.
+///
+/// # Errors
+/// The first error of a job, of the work on it or of `sink`, in that order; later jobs are not begun.
+pub(crate) fn ordered<J: Send, R: Send>(
+    pool: &ThreadPool,
+    window: usize,
+    jobs: impl Iterator<Item = Result<J>>,
+    work: impl Fn(J) -> Result<R> + Sync,
+    mut sink: impl FnMut(R) -> Result<()>,
+) -> Result<()> {
+    pool.in_place_scope(|scope| {
+        let work = &work;
+        let mut jobs = jobs.fuse();
+        let mut waiting = VecDeque::new();
+        loop {
+            while waiting.len() < window.max(1) {
+                let Some(job) = jobs.next() else { break };
+                let job = job?;
+                let (sender, receiver) = sync_channel(1);
+                // A send fails only if this function has returned early; the result is of no use then.
+                scope.spawn(move |_| drop(sender.send(work(job))));
+                waiting.push_back(receiver);
+            }
+            let Some(first) = waiting.pop_front() else { return Ok(()) };
+            // The sender is dropped unsent only by a panic, which the scope passes on.
+            sink(first.recv().map_err(|_| Error::usage("a worker thread failed"))??)?;
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pool() -> ThreadPool {
+        rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap()
+    }
+
+    #[test]
+    fn keeps_the_order() {
+        let mut seen = Vec::new();
+        let jobs = (0..500u64).map(Ok);
+        let work = |job: u64| {
+            if job.is_multiple_of(7) {
+                std::thread::sleep(std::time::Duration::from_micros(200));
+            }
+            Ok(job * 2)
+        };
+        ordered(&pool(), 8, jobs, work, |r| {
+            seen.push(r);
+            Ok(())
+        })
+        .unwrap();
+        assert!(seen.iter().copied().eq((0..500).map(|j| j * 2)));
+    }
+
+    #[test]
+    fn stops_at_the_first_error() {
+        let begun = std::sync::atomic::AtomicUsize::new(0);
+        let jobs = (0..1000usize).map(|j| if j == 40 { Err(Error::usage("job")) } else { Ok(j) });
+        let work = |job| {
+            begun.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            if job == 30 { Err(Error::usage("work")) } else { Ok(job) }
+        };
+        let error = ordered(&pool(), 4, jobs, work, |_| Ok(())).unwrap_err();
+        assert_eq!(error.to_string(), "work");
+        assert!(begun.into_inner() < 40);
+    }
+}

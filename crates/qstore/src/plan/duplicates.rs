@@ -1,0 +1,92 @@
+//! Arrays whose bytes are stored already.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use qstore_container::{ArrayKey, ArrayRef, Hash128, VariantName};
+use xxhash_rust::xxh3::Xxh3;
+
+use super::Original;
+use crate::decode::Variant;
+use crate::error::Result;
+use crate::ingest::{Source, SourceArray};
+
+/// Bytes at either end of an array that tell it from most others.
+const ENDS: u64 = 4 << 10;
+/// Bytes read at a time.
+const PIECE: u64 = 4 << 20;
+
+/// Finds equal arrays: by hash here; whoever stores a reference compares the bytes.
+#[derive(Debug)]
+pub(crate) struct Duplicates<'a> {
+    source: &'a Source,
+    name: &'a VariantName,
+    /// Arrays of the variants below, by size and hash.
+    stored: HashMap<u64, HashMap<Hash128, (Arc<Variant>, ArrayKey)>>,
+    /// Arrays of the source that were looked at and are not references, by size and hash of their ends.
+    own: HashMap<(u64, Hash128), Vec<usize>>,
+}
+
+impl<'a> Duplicates<'a> {
+    /// For the arrays of `source`, which will be variant `name`, above the variants `lower`.
+    pub(crate) fn new(source: &'a Source, name: &'a VariantName, lower: &[Arc<Variant>]) -> Result<Self> {
+        let mut stored: HashMap<u64, HashMap<Hash128, _>> = HashMap::new();
+        for variant in lower {
+            for (array, _) in variant.arrays() {
+                let bytes = array.bytes().unwrap_or(0);
+                let of_size = stored.entry(bytes).or_default();
+                of_size.entry(array.hash).or_insert_with(|| (variant.clone(), array.key.clone()));
+            }
+        }
+        Ok(Self { source, name, stored, own: HashMap::new() })
+    }
+
+    /// An array with the same bytes as array `index` of the source: in a variant below, or among those asked about before.
+    pub(crate) fn find(&mut self, index: usize) -> Result<Option<(ArrayRef, Original)>> {
+        let array = &self.source.arrays[index];
+        if array.bytes == 0 {
+            return Ok(None);
+        }
+        if let Some(of_size) = self.stored.get(&array.bytes) {
+            let hash = hash(self.source, array)?;
+            if let Some((variant, key)) = of_size.get(&hash) {
+                return Ok(Some((variant.origin(key), Original::Stored(variant.array(key)?))));
+            }
+        }
+        let ends = (array.bytes, self.hash_of_ends(array)?);
+        let alike = self.own.entry(ends).or_default();
+        for &other in alike.iter() {
+            let original = &self.source.arrays[other];
+            let short = array.bytes <= 2 * ENDS;
+            if short || hash(self.source, array)? == hash(self.source, original)? {
+                let to = ArrayRef { variant: self.name.clone(), array: original.key.clone() };
+                return Ok(Some((to, Original::Own(other))));
+            }
+        }
+        alike.push(index);
+        Ok(None)
+    }
+
+    fn hash_of_ends(&self, array: &SourceArray) -> Result<Hash128> {
+        let length = usize::try_from(array.bytes.min(ENDS)).unwrap_or(0);
+        let mut ends = vec![0; 2 * length];
+        let (head, tail) = ends.split_at_mut(length);
+        self.source.read(array, 0, head)?;
+        self.source.read(array, array.bytes - length as u64, tail)?;
+        Ok(Hash128::of(&ends))
+    }
+}
+
+/// XXH3-128 of an array's bytes.
+fn hash(source: &Source, array: &SourceArray) -> Result<Hash128> {
+    let mut hasher = Xxh3::new();
+    let mut piece = vec![0; usize::try_from(array.bytes.min(PIECE)).unwrap_or(0)];
+    let mut at = 0;
+    while at < array.bytes {
+        let length = usize::try_from((array.bytes - at).min(PIECE)).unwrap_or(0);
+        source.read(array, at, &mut piece[..length])?;
+        hasher.update(&piece[..length]);
+        at += length as u64;
+    }
+    Ok(Hash128(hasher.digest128()))
+}

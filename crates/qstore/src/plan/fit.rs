@@ -1,0 +1,138 @@
+//! Encodings that need no other array, fitted to a sample.
+
+use qstore_container::{Encoding, Grid};
+use qstore_kernels::{
+    ClassFit, Classifier, CodesCoder, Histograms, Rows, SplitWindow, code_bucket, log2_q16, split_bucket,
+    split_histogram,
+};
+
+use super::Coding;
+use super::sample::{Sample, element_bytes};
+use crate::codec::{Codec, FloatSplit, Planes};
+use crate::ingest::SourceArray;
+use crate::scheme::FloatKind;
+
+/// Bytes that zstd is tried on at most.
+const ZSTD_TRIAL: usize = 256 << 10;
+/// Bits of an exception, its index included, and what its placeholder costs.
+const EXCEPTION_BITS: u64 = 56;
+
+/// A way to code an array and what it makes of a part of it.
+#[derive(Debug)]
+pub(super) struct Fit {
+    pub(super) coding: Coding,
+    /// Bytes stored ...
+    pub(super) stored: u64,
+    /// ... of this many.
+    pub(super) of: u64,
+}
+
+impl Fit {
+    /// Bytes as they are.
+    pub(super) fn raw() -> Self {
+        Self::plain(Encoding::Raw, Codec::Raw, 1, 1)
+    }
+
+    fn plain(encoding: Encoding, codec: Codec, stored: u64, of: u64) -> Self {
+        let coding = Coding { encoding, codec, classifier: Classifier::single(), given: None };
+        Self { coding, stored, of }
+    }
+
+    pub(super) fn better_than(&self, other: &Self) -> bool {
+        u128::from(self.stored) * u128::from(other.of) < u128::from(other.stored) * u128::from(self.of)
+    }
+
+    /// Fewer bytes than any float split needs for weights.
+    pub(super) fn is_excellent(&self) -> bool {
+        self.stored * 20 < self.of * 9
+    }
+}
+
+/// Every encoding that suits the array's type, with what it would store of it in all.
+pub(super) fn candidates(array: &SourceArray, grid: Grid, sample: &Sample) -> Vec<Fit> {
+    let mut fits = Vec::new();
+    if sample.bytes.is_empty() {
+        return fits;
+    }
+    let cols = usize::try_from(grid.cols).unwrap_or(usize::MAX);
+    if let Some(float) = FloatKind::of(array.dtype) {
+        fits.extend(split(float, array, cols, sample));
+    } else if element_bytes(array) == 1 && array.key.tensor().is_some() {
+        fits.extend(codes(array, cols, sample));
+    }
+    fits.extend(zstd(array, sample));
+    if sample.stride > 1 {
+        return fits;
+    }
+    // A small array is coded in no time: let the real sizes decide.
+    fits.into_iter()
+        .map(|fit| {
+            let coded = fit.coding.codec.encode(&sample.bytes, cols, &fit.coding.classifier, None);
+            let head = fit.coding.codec.head().map_or(0, |head| head.len());
+            let stored = coded.map_or(array.bytes, |coded| (coded.len() + head) as u64);
+            Fit { stored, of: array.bytes, ..fit }
+        })
+        .collect()
+}
+
+fn zstd(array: &SourceArray, sample: &Sample) -> Option<Fit> {
+    let width = element_bytes(array);
+    let planes = Planes::writer(width, array.key.tensor().is_none());
+    let whole = usize::try_from(width).unwrap_or(1);
+    let trial = sample.bytes.len().min(ZSTD_TRIAL) / whole * whole;
+    let part = sample.bytes.get(..trial)?;
+    let stored = planes.estimate(part)?;
+    Some(Fit::plain(Encoding::Zstd, Codec::Zstd(planes), stored, trial as u64))
+}
+
+fn codes(array: &SourceArray, cols: usize, sample: &Sample) -> Option<Fit> {
+    let mut histograms = Histograms::default();
+    for row in Rows::new(sample.bytes.len(), cols).iter() {
+        let row = &sample.bytes[row];
+        histograms.add_row(code_bucket(row), row.iter().copied());
+    }
+    let fit = ClassFit::new(&histograms, sample.stride);
+    let stored = class_fit_bytes(&fit, sample.stride);
+    let codec = Codec::Codes(CodesCoder::new(fit.tables).ok()?);
+    let coding = Coding { encoding: Encoding::Codes, codec, classifier: fit.classifier, given: None };
+    Some(Fit { coding, stored, of: array.bytes })
+}
+
+fn split(float: FloatKind, array: &SourceArray, cols: usize, sample: &Sample) -> Option<Fit> {
+    let values = crate::codec::high_halves(float, &sample.bytes);
+    let count = values.len() as u64;
+    // How many leading mantissa bits to code along with the exponent.
+    let windows = (float.mantissa_bits() - 3..=float.mantissa_bits()).map(|shift| {
+        let histogram = split_histogram(values.iter().copied(), shift);
+        let window = SplitWindow::best(shift, &histogram);
+        let low = values[0] & ((1 << shift) - 1);
+        let mut bits = count * u64::from(shift + 1);
+        for (high, &seen) in (0u16..).zip(&histogram) {
+            let symbol = window.symbol((high << shift) | low);
+            let each = if symbol.is_some() { log2_q16(count) - log2_q16(seen) } else { EXCEPTION_BITS << 16 };
+            bits += (seen * each) >> 16;
+        }
+        (bits, window)
+    });
+    // Of equal ones the one with fewest symbols.
+    let (_, window) = windows.rev().min_by_key(|(bits, _)| *bits)?;
+    let mut histograms = Histograms::default();
+    let mut exceptions = 0;
+    for row in Rows::new(values.len(), cols).iter() {
+        let row = &values[row];
+        let bucket = split_bucket(window, float.mantissa_bits(), row.iter().copied());
+        histograms.add_row(bucket, row.iter().filter_map(|&v| window.symbol(v)));
+        exceptions += row.iter().filter(|&&v| window.symbol(v).is_none()).count() as u64;
+    }
+    let fit = ClassFit::new(&histograms, sample.stride);
+    let low_bits = crate::codec::low_width(float, &sample.bytes);
+    let raw_bits = count * u64::from(window.shift() + 1 + low_bits) + exceptions * EXCEPTION_BITS;
+    let stored = class_fit_bytes(&fit, sample.stride) + raw_bits * sample.stride / 8;
+    let codec = Codec::FloatSplit(FloatSplit::new(float, window, fit.tables).ok()?);
+    let coding = Coding { encoding: Encoding::FloatSplit, codec, classifier: fit.classifier, given: None };
+    Some(Fit { coding, stored, of: array.bytes })
+}
+
+fn class_fit_bytes(fit: &ClassFit, stride: u64) -> u64 {
+    fit.payload_bits / 8 * stride + fit.table_bytes as u64
+}

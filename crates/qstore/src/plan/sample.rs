@@ -1,0 +1,72 @@
+//! Parts of an array, spread over the whole of it.
+
+use qstore_container::Grid;
+
+use crate::error::Result;
+use crate::ingest::{Source, SourceArray};
+
+/// Elements that statistics are taken from at most. Tables from a million codes cost a thousandth of a bit more than exact ones.
+const SAMPLE_ELEMENTS: u64 = 1 << 20;
+/// Chunks that a residual is tried on at most.
+const TRIAL_CHUNKS: u64 = 4;
+
+/// Whole rows at even distances.
+#[derive(Debug)]
+pub(crate) struct Sample {
+    /// The rows one after another.
+    pub(crate) bytes: Vec<u8>,
+    /// One row in how many was taken.
+    pub(crate) stride: u64,
+}
+
+impl Sample {
+    /// Reads the sample of `array`; all of it if it is small.
+    pub(crate) fn take(source: &Source, array: &SourceArray, grid: Grid) -> Result<Self> {
+        let width = element_bytes(array);
+        let row_bytes = grid.cols * width;
+        let rows = array.bytes.div_ceil(row_bytes);
+        let stride = (array.bytes / width).div_ceil(SAMPLE_ELEMENTS).max(1);
+        if stride == 1 {
+            let mut bytes = vec![0; usize::try_from(array.bytes).unwrap_or(0)];
+            source.read(array, 0, &mut bytes)?;
+            return Ok(Self { bytes, stride });
+        }
+        let mut bytes = Vec::new();
+        for row in (0..rows).step_by(usize::try_from(stride).unwrap_or(usize::MAX)) {
+            let start = row * row_bytes;
+            let length = row_bytes.min(array.bytes - start);
+            let end = bytes.len() + usize::try_from(length).unwrap_or(0);
+            let begin = bytes.len();
+            bytes.resize(end, 0);
+            source.read(array, start, &mut bytes[begin..])?;
+        }
+        Ok(Self { bytes, stride })
+    }
+}
+
+/// Bytes of an element; 1 for the types that are smaller.
+pub(crate) fn element_bytes(array: &SourceArray) -> u64 {
+    (array.dtype.bitsize() as u64 / 8).max(1)
+}
+
+/// Bytes of a full chunk.
+pub(crate) fn chunk_bytes(array: &SourceArray, grid: Grid) -> u64 {
+    grid.cols * grid.rows_per_chunk * element_bytes(array)
+}
+
+/// A few chunks, evenly spread.
+pub(crate) fn spread_chunks(array: &SourceArray, grid: Grid) -> Vec<u64> {
+    let chunks = array.bytes.div_ceil(chunk_bytes(array, grid));
+    let taken = chunks.min(TRIAL_CHUNKS);
+    (0..taken).map(|i| i * chunks / taken).collect()
+}
+
+/// The bytes of one chunk.
+pub(crate) fn read_chunk(source: &Source, array: &SourceArray, grid: Grid, chunk: u64) -> Result<Vec<u8>> {
+    let full = chunk_bytes(array, grid);
+    let start = chunk * full;
+    let length = full.min(array.bytes - start);
+    let mut raw = vec![0; usize::try_from(length).unwrap_or(0)];
+    source.read(array, start, &mut raw)?;
+    Ok(raw)
+}

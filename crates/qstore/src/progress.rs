@@ -1,0 +1,21 @@
+//! Telling the caller how far a long operation has come.
+
+/// Receives progress; all methods may be called from several threads.
+pub trait Progress: Sync {
+    /// A stage begins that will advance by `total` bytes.
+    fn begin(&self, stage: &str, total: u64);
+    /// `bytes` more are done.
+    fn advance(&self, bytes: u64);
+    /// Something that the user should know and that is no error.
+    fn warn(&self, text: &str);
+}
+
+/// Ignores all progress; warnings included, so use it only where they are reported in another way or cannot occur.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Silent;
+
+impl Progress for Silent {
+    fn begin(&self, _: &str, _: u64) {}
+    fn advance(&self, _: u64) {}
+    fn warn(&self, _: &str) {}
+}

@@ -1,0 +1,86 @@
+//! The float types whose weights can be coded.
+
+use half::f16;
+use qstore_container::Dtype;
+
+/// A float type. The *magnitude* of a value is its bits without the sign; magnitudes order values of one sign.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum FloatKind {
+    Bf16,
+    F16,
+    /// Coded as its high 16 bits, which read as BF16, and its low 16 bits.
+    F32,
+}
+
+impl FloatKind {
+    pub(crate) fn of(dtype: Dtype) -> Option<Self> {
+        match dtype {
+            Dtype::BF16 => Some(Self::Bf16),
+            Dtype::F16 => Some(Self::F16),
+            Dtype::F32 => Some(Self::F32),
+            _ => None,
+        }
+    }
+
+    /// Bytes of a value.
+    pub(crate) fn width(self) -> usize {
+        match self {
+            Self::Bf16 | Self::F16 => 2,
+            Self::F32 => 4,
+        }
+    }
+
+    /// Stored mantissa bits among the high 16 bits.
+    pub(crate) fn mantissa_bits(self) -> u32 {
+        match self {
+            Self::Bf16 | Self::F32 => 7,
+            Self::F16 => 10,
+        }
+    }
+
+    /// Bits below the high 16.
+    pub(crate) fn low_bits(self) -> u32 {
+        match self {
+            Self::Bf16 | Self::F16 => 0,
+            Self::F32 => 16,
+        }
+    }
+
+    /// The value of a magnitude.
+    pub(crate) fn value(self, magnitude: u32) -> f32 {
+        match self {
+            Self::Bf16 => f32::from_bits(magnitude << 16),
+            Self::F16 => f16::from_bits(low_half(magnitude)).to_f32(),
+            Self::F32 => f32::from_bits(magnitude),
+        }
+    }
+
+    /// A magnitude whose value is close to `value`, which is taken as positive; infinity's for what is no number.
+    pub(crate) fn magnitude_near(self, value: f32) -> u32 {
+        let bits = if value.is_nan() { f32::INFINITY } else { value }.abs().to_bits();
+        match self {
+            Self::Bf16 => bits >> 16,
+            Self::F16 => u32::from(f16::from_f32(f32::from_bits(bits)).to_bits()),
+            Self::F32 => bits,
+        }
+    }
+
+    /// The magnitude of infinity: what lies above are NaNs.
+    pub(crate) fn infinity(self) -> u32 {
+        match self {
+            Self::Bf16 => 0x7f80,
+            Self::F16 => 0x7c00,
+            Self::F32 => 0x7f80_0000,
+        }
+    }
+
+    /// The high 16 bits of a magnitude.
+    pub(crate) fn high(self, magnitude: u32) -> u16 {
+        low_half(magnitude >> self.low_bits())
+    }
+}
+
+fn low_half(bits: u32) -> u16 {
+    let [low, high, ..] = bits.to_le_bytes();
+    u16::from_le_bytes([low, high])
+}

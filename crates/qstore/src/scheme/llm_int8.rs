@@ -1,0 +1,214 @@
+//! LLM.int8(), as bitsandbytes writes it and transformers saves it.
+//!
+//! `X.weight` holds I8 codes of shape [out, in] and `X.SCB` one F32 a row: the largest magnitude of the row. Weights are rounded to FP16 first.
+//! A code is `rint(fl(w * factor))`, half to even; builds differ in how they round the factor, 127 / SCB ([`Rounding`]).
+
+use half::f16;
+use qstore_container::{ArrayKey, Dtype, QuantScheme, Rounding};
+use qstore_kernels::BinTable;
+
+use super::{ArrayInfo, FloatKind, QuantGroup, Scheme};
+
+/// The scheme's entry in [`super::ALL`].
+pub(crate) struct LlmInt8;
+
+impl Scheme for LlmInt8 {
+    fn id(&self) -> QuantScheme {
+        QuantScheme::LlmInt8
+    }
+
+    fn find(&self, arrays: &[ArrayInfo]) -> Vec<QuantGroup> {
+        let by_key: std::collections::HashMap<_, _> = arrays.iter().map(|a| (&a.key, a)).collect();
+        let group = |scale: &ArrayInfo| {
+            let weight = format!("{}.weight", scale.key.tensor()?.strip_suffix(".SCB")?);
+            let codes = by_key.get(&ArrayKey::Tensor(weight.clone()))?;
+            let fits = codes.dtype == Dtype::I8 && scale.dtype == Dtype::F32;
+            match (&codes.shape[..], &scale.shape[..]) {
+                (&[rows, cols], &[scales]) if fits && rows == scales => Some(QuantGroup {
+                    scheme: self.id(),
+                    weight,
+                    shape: [rows, cols],
+                    codes: codes.key.clone(),
+                    scale: scale.key.clone(),
+                }),
+                _ => None,
+            }
+        };
+        arrays.iter().filter_map(group).collect()
+    }
+
+    fn bins(&self, rounding: Rounding, scale: f32, float: FloatKind) -> BinTable {
+        let quantiser = Quantiser::new(rounding, scale);
+        let end = float.infinity();
+        // first[k] is the least magnitude with a code of k or more; the last entry ends bin 127, as no weight exceeds the row's scale.
+        let mut first = [0u32; 129];
+        for (k, first) in (0u16..).zip(&mut first).skip(1).take(127) {
+            let k = f32::from(k);
+            let guess = float.magnitude_near((k - 0.5) * (scale / 127.0));
+            *first = first_where(end, guess, |m| quantiser.code(float.value(m)) >= k);
+        }
+        let beyond =
+            first_where(end, float.magnitude_near(scale), |m| rounded_to_f16(float.value(m)) > scale);
+        first[128] = beyond.max(first[127]);
+        let mut bins = [(0u16, 1u16); 128];
+        for (bin, edges) in bins.iter_mut().zip(first.windows(2)).skip(1) {
+            let lo = float.high(edges[0]);
+            let last = float.high(edges[1].saturating_sub(1)).max(lo);
+            *bin = (lo, last - lo + 1);
+        }
+        BinTable::new(&bins)
+    }
+}
+
+/// The quantiser of one row.
+struct Quantiser {
+    factor: f32,
+}
+
+impl Quantiser {
+    fn new(rounding: Rounding, scale: f32) -> Self {
+        let factor = match rounding {
+            Rounding::ReciprocalTimes127 => (1.0 / scale) * 127.0,
+            Rounding::ReciprocalUpTimes127 => (1.0 / scale).next_up() * 127.0,
+            Rounding::ReciprocalDownTimes127 => (1.0 / scale).next_down() * 127.0,
+            Rounding::Quotient127 => 127.0 / scale,
+        };
+        Self { factor }
+    }
+
+    /// The code of `weight` before it is cut to 8 bits.
+    fn code(&self, weight: f32) -> f32 {
+        (rounded_to_f16(weight) * self.factor).round_ties_even()
+    }
+}
+
+fn rounded_to_f16(value: f32) -> f32 {
+    f16::from_f32(value).to_f32()
+}
+
+/// Quantises a row as bitsandbytes does on a CPU: its scale, and a code for each weight.
+pub(crate) fn quantise_row(weights: &[f32], codes: &mut Vec<u8>) -> f32 {
+    let scale = weights.iter().map(|&w| rounded_to_f16(w).abs()).fold(0.0, f32::max);
+    let quantiser = Quantiser::new(Rounding::ReciprocalTimes127, scale);
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "saturates at the ends of i8 and maps NaN to 0, on every machine"
+    )]
+    codes.extend(weights.iter().map(|&w| (quantiser.code(w) as i8).cast_unsigned()));
+    scale
+}
+
+/// The least of `0..=last` for which `holds`, which is false below some point and true from there on; `last + 1` if it never holds. Searches
+/// outward from `guess`.
+fn first_where(last: u32, guess: u32, holds: impl Fn(u32) -> bool) -> u32 {
+    let guess = guess.min(last);
+    // `holds` is false below `low` and true from `high` on.
+    let (mut low, mut high) = (0, last + 1);
+    let mut step = 1;
+    if holds(guess) {
+        high = guess;
+        while low < high {
+            let probe = high.saturating_sub(step);
+            if !holds(probe) {
+                low = probe + 1;
+                break;
+            }
+            high = probe;
+            step = step.saturating_mul(2);
+        }
+    } else {
+        low = guess + 1;
+        while low < high {
+            let probe = low.saturating_add(step - 1).min(last);
+            if holds(probe) {
+                high = probe;
+                break;
+            }
+            low = probe + 1;
+            step = step.saturating_mul(2);
+        }
+    }
+    while low < high {
+        let middle = low + (high - low) / 2;
+        if holds(middle) {
+            high = middle;
+        } else {
+            low = middle + 1;
+        }
+    }
+    low
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use qstore_kernels::{ResidualCoder, RowBins, SymbolTable};
+
+    #[test]
+    fn searches_find_the_first() {
+        for last in [0, 1, 2, 7, 100] {
+            for guess in 0..=last + 1 {
+                for first in 0..=last + 1 {
+                    assert_eq!(first_where(last, guess, |x| x >= first), first, "{last} {guess}");
+                }
+            }
+        }
+    }
+
+    /// Every magnitude of a row with this scale, with the code that the quantiser gives it.
+    fn whole_row(rounding: Rounding, scale: f32, float: FloatKind) -> (Vec<u8>, Vec<u16>) {
+        let quantiser = Quantiser::new(rounding, scale);
+        (0..=float.infinity())
+            .filter(|&m| rounded_to_f16(float.value(m)) <= scale)
+            .map(|m| (quantiser.code(float.value(m)) as i8 as u8, m as u16))
+            .unzip()
+    }
+
+    #[test]
+    fn no_weight_of_a_16_bit_float_falls_outside_its_bin() {
+        let mut zero = [0u64; 256];
+        zero[..140].fill(1);
+        for float in [FloatKind::Bf16, FloatKind::F16] {
+            let coder =
+                ResidualCoder::new(float.mantissa_bits(), SymbolTable::from_histogram(&zero)).unwrap();
+            for rounding in Rounding::ALL {
+                for scale in [0.05, 0.1171875, 1.0, 0.001, 65504.0, 3.1e-5, 6e-8] {
+                    let scale = rounded_to_f16(scale);
+                    let (codes, values) = whole_row(rounding, scale, float);
+                    let mut bins = RowBins::default();
+                    let table = bins.add_table(LlmInt8.bins(rounding, scale, float));
+                    bins.add_row(table);
+                    let chunk = coder.encode(&codes, &values, values.len(), &bins).unwrap();
+                    let exceptions = u32::from_le_bytes(chunk[..4].try_into().unwrap());
+                    assert_eq!(exceptions, 0, "{float:?} {rounding:?} {scale}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn odd_scales_have_bins_too() {
+        for scale in
+            [0.0, -1.0, f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::MIN_POSITIVE, 1e-45, f32::MAX]
+        {
+            for float in [FloatKind::Bf16, FloatKind::F16, FloatKind::F32] {
+                for rounding in Rounding::ALL {
+                    let _ = LlmInt8.bins(rounding, scale, float);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn quantises_ties_zeros_and_specials() {
+        let mut codes = Vec::new();
+        let scale = quantise_row(&[127.0, 0.5, 1.5, 2.5, -2.5, -0.0, -127.0, 1e-9], &mut codes);
+        let codes: Vec<i8> = codes.iter().map(|c| c.cast_signed()).collect();
+        assert_eq!(scale, 127.0);
+        // 1 / 127 * 127 is 1 in F32, so ties are exact and go to even.
+        assert_eq!(codes, [127, 0, 2, 2, -2, 0, -127, 0]);
+        let mut codes = Vec::new();
+        assert_eq!(quantise_row(&[0.0, -0.0], &mut codes), 0.0);
+        assert_eq!(codes, [0, 0]);
+    }
+}

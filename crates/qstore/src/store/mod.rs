@@ -1,0 +1,143 @@
+//! The store on disk: a folder with `qstore.json` and layer files.
+
+mod inspect;
+mod load;
+mod staging;
+mod unpack;
+mod verify;
+mod write;
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use qstore_container::limits::MAX_MANIFEST_BYTES;
+use qstore_container::{Manifest, VariantName};
+use rayon::{ThreadPool, ThreadPoolBuilder};
+
+use crate::decode::Variant;
+use crate::error::{Error, IoContext as _, Result};
+
+pub use inspect::{FileInspection, Inspection, TensorInspection, VariantInspection, inspect};
+pub use load::{LoadedTensor, load};
+pub use unpack::unpack;
+pub use verify::{VariantVerification, Verification, verify};
+pub use write::{VariantSpec, add, pack, remove};
+
+/// Bytes that a chunk in flight may take, its working memory included.
+const CHUNK_MEMORY: u64 = 32 << 20;
+
+/// How an operation uses the machine.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Worker threads; 0 for one a core.
+    pub threads: usize,
+    /// Bytes of memory that packing and unpacking may use for chunks in flight, about.
+    pub memory: u64,
+    /// Most bytes of a layer file, except where a single tensor is larger.
+    pub shard_size: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { threads: 0, memory: 1 << 30, shard_size: 5_000_000_000 }
+    }
+}
+
+impl Options {
+    pub(crate) fn pool(&self) -> Result<ThreadPool> {
+        let built = ThreadPoolBuilder::new().num_threads(self.threads).build();
+        built.map_err(|e| Error::usage(format!("cannot start {} threads: {e}", self.threads)))
+    }
+
+    /// Chunks in flight: enough to keep every worker busy while results wait for their turn, within the memory allowed.
+    pub(crate) fn window(&self, pool: &ThreadPool) -> usize {
+        let most = usize::try_from(self.memory / CHUNK_MEMORY).unwrap_or(usize::MAX).max(2);
+        (pool.current_num_threads() * 4).min(most)
+    }
+}
+
+/// A store, its manifest read.
+#[derive(Debug)]
+pub struct Store {
+    path: PathBuf,
+    manifest: Manifest,
+}
+
+impl Store {
+    /// Reads the manifest of the store in folder `path`; no layer is opened.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if there is no store, [`Error::Damaged`] if its manifest is not whole.
+    pub fn open(path: &Path) -> Result<Self> {
+        let file = path.join(Manifest::FILE_NAME);
+        let size = match std::fs::metadata(&file) {
+            Ok(data) => data.len(),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                let left = if staging::has_leftovers(path) {
+                    "; a pack into it was interrupted: run it again, or delete the folder"
+                } else {
+                    ""
+                };
+                return Err(Error::usage(format!(
+                    "{}: no store here (no {}){left}",
+                    path.display(),
+                    Manifest::FILE_NAME
+                )));
+            }
+            Err(source) => return Err(Error::Io { path: file, what: "cannot read", source }),
+        };
+        if size > MAX_MANIFEST_BYTES {
+            return Err(Error::damaged(file, "it is larger than any manifest"));
+        }
+        let text = std::fs::read(&file).at(&file, "cannot read")?;
+        let manifest = Manifest::parse(&text).map_err(|e| Error::damaged(&file, e))?;
+        Ok(Self { path: path.to_owned(), manifest })
+    }
+
+    /// The store's folder.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The manifest.
+    #[must_use]
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// Opens a variant: its own layer and the ones that it is given.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for an unknown name, [`Error::Damaged`] for layer files that are not whole.
+    pub fn variant(&self, name: &VariantName) -> Result<Arc<Variant>> {
+        open_variant(&self.path, &self.manifest, name)
+    }
+}
+
+/// Opens variant `name` of the store in `folder`.
+pub(crate) fn open_variant(folder: &Path, manifest: &Manifest, name: &VariantName) -> Result<Arc<Variant>> {
+    let known = || manifest.variants.iter().map(|v| v.name.as_str()).collect::<Vec<_>>().join(", ");
+    if manifest.variant(name).is_none() {
+        let text = format!("{}: no variant {name}; it has {}", folder.display(), known());
+        return Err(Error::usage(text));
+    }
+    let counter = Arc::new(AtomicU64::new(0));
+    let mut open: HashMap<&VariantName, Arc<Variant>> = HashMap::new();
+    // The manifest lists a variant after all that it is given, so one pass over the needed ones suffices.
+    let mut needed = vec![name];
+    let mut next = 0;
+    while let Some(name) = needed.get(next) {
+        let given = manifest.variant(name).into_iter().flat_map(|entry| &entry.given);
+        let fresh: Vec<_> = given.map(|g| &g.variant).filter(|g| !needed.contains(g)).collect();
+        needed.extend(fresh);
+        next += 1;
+    }
+    for entry in manifest.variants.iter().filter(|entry| needed.contains(&&entry.name)) {
+        let given = entry.given.iter().filter_map(|g| open.get(&g.variant).cloned()).collect();
+        open.insert(&entry.name, Arc::new(Variant::open(folder, entry, given, &counter)?));
+    }
+    open.remove(name).ok_or_else(|| Error::usage(format!("{}: no variant {name}", folder.display())))
+}

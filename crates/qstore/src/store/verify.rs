@@ -1,0 +1,116 @@
+//! Checking a store.
+
+use std::sync::Arc;
+
+use qstore_container::{Encoding, VariantName};
+use rayon::prelude::*;
+use serde::Serialize;
+
+use super::unpack::restore;
+use super::{Options, Store};
+use crate::decode::Variant;
+use crate::error::{Error, Result};
+use crate::progress::Progress;
+
+/// What [`verify`] found.
+#[derive(Debug, Clone, Serialize)]
+pub struct Verification {
+    /// Each variant that was checked.
+    pub variants: Vec<VariantVerification>,
+}
+
+/// What [`verify`] found in one variant.
+#[derive(Debug, Clone, Serialize)]
+pub struct VariantVerification {
+    /// The variant.
+    pub name: String,
+    /// Original files checked.
+    pub files: u64,
+    /// Bytes checked: of the original files, or for a quick check of what is stored.
+    pub bytes: u64,
+    /// What is wrong; empty if nothing is.
+    pub problems: Vec<String>,
+}
+
+impl Verification {
+    /// Whether nothing is wrong.
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
+        self.variants.iter().all(|variant| variant.problems.is_empty())
+    }
+}
+
+/// Checks one variant or all: every checksum, and, unless `quick`, that decoding gives each original file its SHA-256. Goes on after damage, so that
+/// all of it is known.
+///
+/// # Errors
+/// An unknown variant. Damage is no error here but part of the result.
+pub fn verify(
+    store: &Store,
+    name: Option<&VariantName>,
+    quick: bool,
+    options: &Options,
+    progress: &dyn Progress,
+) -> Result<Verification> {
+    if let Some(name) = name.filter(|name| store.manifest().variant(name).is_none()) {
+        return Err(Error::usage(format!("{}: no variant {name}", store.path().display())));
+    }
+    let mut variants = Vec::new();
+    for entry in store.manifest().variants.iter().filter(|entry| name.is_none_or(|name| entry.name == *name))
+    {
+        let mut result =
+            VariantVerification { name: entry.name.to_string(), files: 0, bytes: 0, problems: Vec::new() };
+        match store.variant(&entry.name) {
+            Err(error) => result.problems.push(error.to_string()),
+            Ok(variant) if quick => check_stored(&variant, &mut result, options, progress)?,
+            Ok(variant) => check_files(&variant, &mut result, options, progress)?,
+        }
+        variants.push(result);
+    }
+    Ok(Verification { variants })
+}
+
+fn check_files(
+    variant: &Arc<Variant>,
+    result: &mut VariantVerification,
+    options: &Options,
+    progress: &dyn Progress,
+) -> Result<()> {
+    progress.begin(&format!("verifying {}", variant.name()), variant.entry().raw_bytes);
+    let pool = options.pool()?;
+    // Decoding reads all that is stored, except where a reference leads out of the layer and the table of a kept file.
+    for file in variant.files() {
+        let outcome = restore(variant, file, &pool, options.window(&pool), |bytes| {
+            progress.advance(bytes.len() as u64);
+            Ok(())
+        });
+        result.files += 1;
+        result.bytes += file.bytes;
+        result.problems.extend(outcome.err().map(|e| format!("{}: {e}", file.path)));
+    }
+    Ok(())
+}
+
+fn check_stored(
+    variant: &Arc<Variant>,
+    result: &mut VariantVerification,
+    options: &Options,
+    progress: &dyn Progress,
+) -> Result<()> {
+    let arrays: Vec<_> =
+        variant.arrays().filter(|(a, _)| !matches!(a.encoding, Encoding::Reference { .. })).collect();
+    let stored = |(array, stored): &(&qstore_container::StoredArray, u64)| match array.encoding {
+        Encoding::Verbatim { .. } => array.bytes().unwrap_or(0),
+        _ => *stored,
+    };
+    result.files = variant.files().len() as u64;
+    result.bytes = arrays.iter().map(stored).sum();
+    progress.begin(&format!("checking {}", variant.name()), result.bytes);
+    let check = |entry: &(&qstore_container::StoredArray, u64)| {
+        let outcome = variant.array(&entry.0.key).and_then(|reader| reader.check_stored());
+        progress.advance(stored(entry));
+        outcome.err().map(|e| e.to_string())
+    };
+    result.problems = options.pool()?.install(|| arrays.par_iter().filter_map(check).collect());
+    Ok(())
+}

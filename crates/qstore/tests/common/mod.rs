@@ -1,0 +1,178 @@
+//! Checkpoints for the tests, made without the library: safetensors files through the safetensors crate, LLM.int8() from its definition.
+#![allow(dead_code, unreachable_pub, missing_docs, reason = "each test file uses its part")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+#![allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "test data")]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use half::{bf16, f16};
+use qstore::{Dtype, Options, Progress, VariantSpec};
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
+use rand_distr::{Distribution as _, StandardNormal};
+use safetensors::tensor::TensorView;
+
+/// A tensor by value.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Tensor {
+    pub dtype: Dtype,
+    pub shape: Vec<usize>,
+    pub data: Vec<u8>,
+}
+
+impl Tensor {
+    pub fn new(dtype: Dtype, shape: &[usize], data: Vec<u8>) -> Self {
+        assert_eq!(shape.iter().product::<usize>() * dtype.bitsize() / 8, data.len());
+        Self { dtype, shape: shape.to_vec(), data }
+    }
+
+    /// `values` in a float type.
+    pub fn float(dtype: Dtype, shape: &[usize], values: &[f32]) -> Self {
+        let data = match dtype {
+            Dtype::BF16 => values.iter().flat_map(|v| bf16::from_f32(*v).to_le_bytes()).collect(),
+            Dtype::F16 => values.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes()).collect(),
+            Dtype::F32 => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+            _ => panic!("no float type"),
+        };
+        Self::new(dtype, shape, data)
+    }
+
+    /// The values of a float tensor.
+    pub fn values(&self) -> Vec<f32> {
+        match self.dtype {
+            Dtype::BF16 => self.data.as_chunks().0.iter().map(|b| bf16::from_le_bytes(*b).to_f32()).collect(),
+            Dtype::F16 => self.data.as_chunks().0.iter().map(|b| f16::from_le_bytes(*b).to_f32()).collect(),
+            Dtype::F32 => self.data.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
+            _ => panic!("no float type"),
+        }
+    }
+}
+
+pub type Tensors = BTreeMap<String, Tensor>;
+
+/// Writes `tensors` to one safetensors file.
+pub fn write_tensors(path: &Path, tensors: &Tensors) {
+    let views = tensors.iter().map(|(n, t)| (n, TensorView::new(t.dtype, t.shape.clone(), &t.data).unwrap()));
+    let metadata = std::collections::HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    fs::write(path, safetensors::serialize(views, Some(metadata)).unwrap()).unwrap();
+}
+
+/// A folder with one `model.safetensors`, a config and a tokenizer.
+pub fn write_checkpoint(folder: &Path, tensors: &Tensors) {
+    fs::create_dir_all(folder).unwrap();
+    write_tensors(&folder.join("model.safetensors"), tensors);
+    fs::write(folder.join("config.json"), r#"{"model_type": "llama"}"#).unwrap();
+    let tokens: String = (0..500).map(|i| format!("\"token{i}\": {i},\n")).collect();
+    fs::write(folder.join("tokenizer.json"), tokens).unwrap();
+}
+
+/// Normal weights, each row with a spread of its own.
+pub fn weights(rng: &mut StdRng, dtype: Dtype, rows: usize, cols: usize) -> Tensor {
+    let mut values = Vec::with_capacity(rows * cols);
+    for _ in 0..rows {
+        let sigma = 0.02 * f32::exp(rng.random_range(-0.3..0.3));
+        let normal = |rng: &mut StdRng| -> f32 { StandardNormal.sample(rng) };
+        values.extend((0..cols).map(|_| sigma * normal(rng)));
+    }
+    Tensor::float(dtype, &[rows, cols], &values)
+}
+
+/// A small model: matrices of `shapes`, an embedding, norms and a bias.
+pub fn model(seed: u64, dtype: Dtype, shapes: &[(usize, usize)]) -> Tensors {
+    let mut rng = StdRng::seed_from_u64(seed);
+    let mut tensors = Tensors::new();
+    for (i, &(rows, cols)) in shapes.iter().enumerate() {
+        tensors.insert(format!("model.layers.{i}.mlp.up_proj.weight"), weights(&mut rng, dtype, rows, cols));
+        let norm: Vec<f32> = (0..cols).map(|_| 1.0 + rng.random_range(-0.1..0.1)).collect();
+        tensors.insert(format!("model.layers.{i}.norm.weight"), Tensor::float(dtype, &[cols], &norm));
+    }
+    tensors.insert("model.embed_tokens.weight".to_owned(), weights(&mut rng, dtype, 300, 64));
+    tensors.insert("model.layers.0.mlp.up_proj.bias".to_owned(), weights(&mut rng, dtype, 1, 100));
+    tensors
+}
+
+/// The LLM.int8() twin: every `*_proj.weight` becomes codes and scales, from the definition.
+pub fn llm_int8(tensors: &Tensors) -> Tensors {
+    let mut twin = Tensors::new();
+    for (name, tensor) in tensors {
+        let Some(stem) = name.strip_suffix("_proj.weight") else {
+            twin.insert(name.clone(), tensor.clone());
+            continue;
+        };
+        let (mut codes, mut scales) = (Vec::new(), Vec::new());
+        for row in tensor.values().chunks(tensor.shape[1].max(1)).take(tensor.shape[0]) {
+            let row: Vec<f32> = row.iter().map(|v| f16::from_f32(*v).to_f32()).collect();
+            let scale = row.iter().fold(0f32, |m, v| m.max(v.abs()));
+            let factor = (1.0 / scale) * 127.0;
+            codes.extend(row.iter().map(|v| (v * factor).round_ties_even() as i8 as u8));
+            scales.push(scale);
+        }
+        scales.resize(tensor.shape[0], 0.0);
+        let scales: Vec<u8> = scales.iter().flat_map(|s| s.to_le_bytes()).collect();
+        twin.insert(name.clone(), Tensor::new(Dtype::I8, &tensor.shape, codes));
+        twin.insert(format!("{stem}_proj.SCB"), Tensor::new(Dtype::F32, &tensor.shape[..1], scales));
+        twin.insert(format!("{stem}_proj.weight_format"), Tensor::new(Dtype::U8, &[], vec![0]));
+    }
+    twin
+}
+
+/// Writes a model and its INT8 twin to `folder/bf16` and `folder/int8`.
+pub fn write_pair(folder: &Path, tensors: &Tensors) {
+    write_checkpoint(&folder.join("bf16"), tensors);
+    write_checkpoint(&folder.join("int8"), &llm_int8(tensors));
+    fs::write(folder.join("int8/config.json"), r#"{"quantization_config": {"quant_method": "bitsandbytes"}}"#).unwrap();
+}
+
+/// The variant of this name in a folder of the same name.
+pub fn spec(parent: &Path, name: &str) -> VariantSpec {
+    VariantSpec { name: name.parse().unwrap(), folder: parent.join(name), verbatim: false }
+}
+
+/// Two threads and small shards, so that tests meet both.
+pub fn options() -> Options {
+    Options { threads: 2, ..Options::default() }
+}
+
+/// Keeps warnings.
+#[derive(Debug, Default)]
+pub struct Warnings(pub std::sync::Mutex<Vec<String>>);
+
+impl Progress for Warnings {
+    fn begin(&self, _: &str, _: u64) {}
+    fn advance(&self, _: u64) {}
+    fn warn(&self, text: &str) {
+        self.0.lock().unwrap().push(text.to_owned());
+    }
+}
+
+impl Warnings {
+    pub fn take(&self) -> Vec<String> {
+        std::mem::take(&mut self.0.lock().unwrap())
+    }
+}
+
+/// Every file and empty folder below `root` with its bytes.
+pub fn tree(root: &Path) -> BTreeMap<String, Option<Vec<u8>>> {
+    let mut found = BTreeMap::new();
+    for entry in walkdir::WalkDir::new(root).min_depth(1).follow_links(true) {
+        let entry = entry.unwrap();
+        let name = entry.path().strip_prefix(root).unwrap().to_str().unwrap().to_owned();
+        if entry.file_type().is_file() {
+            found.insert(name, Some(fs::read(entry.path()).unwrap()));
+        } else if fs::read_dir(entry.path()).unwrap().next().is_none() {
+            found.insert(name, None);
+        }
+    }
+    found
+}
+
+/// Panics unless two folders hold the same.
+pub fn assert_same_tree(left: &Path, right: &Path) {
+    let (left, right) = (tree(left), tree(right));
+    assert_eq!(left.keys().collect::<Vec<_>>(), right.keys().collect::<Vec<_>>());
+    for (name, bytes) in &left {
+        assert!(right[name] == *bytes, "{name} differs");
+    }
+}

@@ -1,0 +1,260 @@
+//! Whatever is packed comes back byte for byte, and loads as what it was.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::cast_possible_truncation, reason = "tests")]
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+
+use common::{Tensor, Tensors, Warnings, assert_same_tree, llm_int8, model, options, spec, write_checkpoint, write_pair};
+use proptest::prelude::*;
+use qstore::{Dtype, Options, Silent, Store, VariantName, inspect, load, pack, unpack, verify};
+
+/// Packs the folders `names` of `root`, restores each, compares, verifies, and loads each.
+fn check(root: &Path, names: &[&str], options: &Options) -> Store {
+    let specs: Vec<_> = names.iter().map(|name| spec(root, name)).collect();
+    let target = root.join("store");
+    pack(&specs, &target, options, &Warnings::default()).unwrap();
+    let store = Store::open(&target).unwrap();
+    for name in names {
+        check_variant(&store, root, name, options);
+    }
+    assert!(verify(&store, None, false, options, &Silent).unwrap().is_sound());
+    assert!(verify(&store, None, true, options, &Silent).unwrap().is_sound());
+    store
+}
+
+fn check_variant(store: &Store, root: &Path, name: &str, options: &Options) {
+    let name: VariantName = name.parse().unwrap();
+    let out = root.join(format!("restored-{name}"));
+    unpack(store, &name, &out, options, &Silent).unwrap();
+    assert_same_tree(&root.join(name.as_str()), &out);
+    fs::remove_dir_all(&out).unwrap();
+
+    let variant = store.variant(&name).unwrap();
+    let loaded = load(&variant, options, &Silent).unwrap();
+    let original = fs::read(root.join(name.as_str()).join("model.safetensors")).unwrap();
+    let original = safetensors::SafeTensors::deserialize(&original).unwrap();
+    assert_eq!(loaded.len(), original.len());
+    for tensor in loaded {
+        let view = original.tensor(&tensor.name).unwrap();
+        assert_eq!(view.dtype(), tensor.dtype);
+        assert!(view.shape().iter().map(|&d| d as u64).eq(tensor.shape.iter().copied()));
+        assert!(view.data() == tensor.data, "{}", tensor.name);
+        let rows = tensor.shape.first().copied().unwrap_or(0);
+        if rows > 2 {
+            let row = tensor.data.len() / rows as usize;
+            let some = variant.read_rows(&tensor.name, 1..rows - 1).unwrap();
+            assert!(some == tensor.data[row..row * (rows as usize - 1)], "rows of {}", tensor.name);
+        }
+    }
+}
+
+#[test]
+fn a_pair_shrinks_and_comes_back() {
+    for dtype in [Dtype::BF16, Dtype::F16, Dtype::F32] {
+        let dir = tempfile::tempdir().unwrap();
+        write_pair(dir.path(), &model(1, dtype, &[(512, 768), (100, 4096), (3, 70), (2048, 512)]));
+        let store = check(dir.path(), &["bf16", "int8"], &options());
+        let inspection = inspect(&store, true).unwrap();
+        let high = &inspection.variants[1];
+        assert_eq!((high.name.as_str(), &high.given[..]), ("bf16", &["int8".to_owned()][..]));
+        for tensor in high.tensors.iter().flatten() {
+            let want = if tensor.name.ends_with("_proj.weight") { "residual" } else { "reference" };
+            assert_eq!(tensor.encoding, want, "{} {dtype}", tensor.name);
+        }
+        assert!(inspection.ratio < 0.75, "{dtype}: {}", inspection.ratio);
+    }
+}
+
+#[test]
+fn small_shards_hold_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    write_pair(dir.path(), &model(2, Dtype::BF16, &[(256, 256); 6]));
+    let store = check(dir.path(), &["int8", "bf16"], &Options { shard_size: 100_000, ..options() });
+    assert!(store.manifest().variants.iter().all(|v| v.layer.len() > 3));
+}
+
+#[test]
+fn output_does_not_depend_on_threads_or_memory() {
+    let dir = tempfile::tempdir().unwrap();
+    write_pair(dir.path(), &model(3, Dtype::BF16, &[(1500, 700), (64, 64)]));
+    let specs = [spec(dir.path(), "bf16"), spec(dir.path(), "int8")];
+    let mut trees = Vec::new();
+    for (threads, memory) in [(1, 1 << 20), (2, 1 << 30), (5, 1 << 28)] {
+        let target = dir.path().join(format!("store-{threads}"));
+        pack(&specs, &target, &Options { threads, memory, ..options() }, &Silent).unwrap();
+        trees.push(common::tree(&target));
+    }
+    assert!(trees.windows(2).all(|pair| pair[0] == pair[1]));
+}
+
+#[test]
+fn every_dtype_and_odd_shape() {
+    use safetensors::Dtype as D;
+    let dir = tempfile::tempdir().unwrap();
+    let mut tensors = Tensors::new();
+    let all = [
+        D::BOOL, D::U8, D::I8, D::F8_E5M2, D::F8_E4M3, D::F8_E8M0, D::I16, D::U16, D::F16, D::BF16, D::I32, D::U32,
+        D::F32, D::F64, D::I64, D::U64, D::C64, D::F4, D::F6_E2M3, D::F6_E3M2, D::F8_E4M3FNUZ, D::F8_E5M2FNUZ,
+    ];
+    let shapes: [&[usize]; 8] = [&[], &[0], &[8], &[5, 0], &[0, 5], &[4, 6], &[3, 8, 2], &[7000, 8]];
+    for dtype in all {
+        for (i, shape) in shapes.iter().enumerate() {
+            let bits = shape.iter().product::<usize>() * dtype.bitsize();
+            if bits % 8 != 0 {
+                continue;
+            }
+            // Patterned, random and constant bytes in turn.
+            let byte = |b: usize| match i % 3 {
+                0 => b.wrapping_mul(2_654_435_761) >> 13,
+                1 => b / 7 % 5,
+                _ => 0x3f,
+            };
+            let data = (0..bits / 8).map(|b| byte(b) as u8).collect();
+            tensors.insert(format!("t.{dtype}.{i}"), Tensor::new(dtype, shape, data));
+        }
+    }
+    write_checkpoint(&dir.path().join("odd"), &tensors);
+    check(dir.path(), &["odd"], &options());
+}
+
+#[test]
+fn special_values_survive_in_weights_codes_and_scales() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut high = model(4, Dtype::BF16, &[(300, 300), (64, 512)]);
+    let name = "model.layers.0.mlp.up_proj.weight";
+    let mut low = llm_int8(&high);
+    let weights = &mut high.get_mut(name).unwrap().data;
+    let specials = [0x7f80u16, 0xff80, 0x7fc1, 0xffff, 0x8000, 0x0000, 0x0001, 0x8001, 0x7f7f, 0x0080];
+    for (i, special) in specials.iter().enumerate() {
+        let at = 2 * (i * 301 + 17);
+        weights[at..at + 2].copy_from_slice(&special.to_le_bytes());
+    }
+    let codes = &mut low.get_mut(name).unwrap().data;
+    codes[5] = 0x80;
+    codes[700] = 0x80;
+    let scales = &mut low.get_mut("model.layers.0.mlp.up_proj.SCB").unwrap().data;
+    for (row, scale) in [0.0f32, f32::NAN, f32::INFINITY, -1.0, f32::MIN_POSITIVE, f32::MAX, -0.0].iter().enumerate() {
+        scales[4 * row..4 * row + 4].copy_from_slice(&scale.to_le_bytes());
+    }
+    write_checkpoint(&dir.path().join("bf16"), &high);
+    write_checkpoint(&dir.path().join("int8"), &low);
+    check(dir.path(), &["bf16", "int8"], &options());
+}
+
+#[test]
+fn an_unrelated_int8_is_lossless_and_the_user_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    write_checkpoint(&dir.path().join("bf16"), &model(5, Dtype::BF16, &[(256, 256)]));
+    write_checkpoint(&dir.path().join("int8"), &llm_int8(&model(6, Dtype::BF16, &[(256, 256)])));
+    let warnings = Warnings::default();
+    let specs = [spec(dir.path(), "bf16"), spec(dir.path(), "int8")];
+    pack(&specs, &dir.path().join("store"), &options(), &warnings).unwrap();
+    let said = warnings.take().join("\n");
+    assert!(said.contains("not what the quantised ones were made from"), "{said}");
+    let store = Store::open(&dir.path().join("store")).unwrap();
+    check_variant(&store, dir.path(), "bf16", &options());
+    check_variant(&store, dir.path(), "int8", &options());
+}
+
+#[test]
+fn other_shapes_under_the_same_names_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    write_checkpoint(&dir.path().join("bf16"), &model(5, Dtype::BF16, &[(256, 256)]));
+    write_checkpoint(&dir.path().join("int8"), &llm_int8(&model(6, Dtype::BF16, &[(256, 128)])));
+    let specs = [spec(dir.path(), "bf16"), spec(dir.path(), "int8")];
+    let target = dir.path().join("store");
+    let error = pack(&specs, &target, &options(), &Silent).unwrap_err().to_string();
+    for part in ["bf16/model.safetensors", "model.layers.0.mlp.up_proj.weight", "[256, 256]", "same model"] {
+        assert!(error.contains(part), "{error}");
+    }
+    assert!(!target.exists());
+}
+
+#[test]
+fn files_folders_and_shared_bytes_come_back() {
+    let dir = tempfile::tempdir().unwrap();
+    write_pair(dir.path(), &model(7, Dtype::BF16, &[(64, 64)]));
+    let folder = dir.path().join("bf16");
+    fs::create_dir_all(folder.join("1_Pooling")).unwrap();
+    fs::create_dir_all(folder.join("empty/inner")).unwrap();
+    fs::write(folder.join("1_Pooling/config.json"), "{}").unwrap();
+    fs::write(folder.join(".gitattributes"), "*.safetensors filter=lfs\n").unwrap();
+    fs::write(folder.join("nothing"), "").unwrap();
+    fs::write(folder.join("with space ü.txt"), vec![7; 9_000_000]).unwrap();
+    fs::write(folder.join("random.bin"), (0..5_000_000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 9) as u8).collect::<Vec<_>>()).unwrap();
+    // The same weights in a second file under the same names, as some hubs have them.
+    fs::copy(folder.join("model.safetensors"), folder.join("consolidated.safetensors")).unwrap();
+    let specs = [spec(dir.path(), "bf16"), spec(dir.path(), "int8")];
+    let target = dir.path().join("store");
+    pack(&specs, &target, &options(), &Silent).unwrap();
+    let store = Store::open(&target).unwrap();
+    unpack(&store, &"bf16".parse().unwrap(), &dir.path().join("out"), &options(), &Silent).unwrap();
+    assert_same_tree(&folder, &dir.path().join("out"));
+    let names: Vec<_> = store.variant(&"bf16".parse().unwrap()).unwrap().tensors().into_iter().map(|t| t.name).collect();
+    assert!(names.contains(&"consolidated.safetensors:model.embed_tokens.weight".to_owned()), "{names:?}");
+    assert!(inspect(&store, false).unwrap().variants[1].stored_bytes < 5_300_000);
+}
+
+fn any_tensors() -> impl Strategy<Value = Tensors> {
+    use safetensors::Dtype as D;
+    let dtype = prop_oneof![Just(D::BF16), Just(D::F16), Just(D::F32), Just(D::I8), Just(D::U8), Just(D::I32), Just(D::F64)];
+    let tensor = (dtype, 0usize..40, 0usize..90, any::<u64>(), 0u32..5).prop_map(|(dtype, rows, cols, seed, kind)| {
+        let bytes = rows * cols * dtype.bitsize() / 8;
+        let mut state = seed | 1;
+        let mut next = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 56) as u8
+        };
+        let data = (0..bytes)
+            .map(|b| match kind {
+                0 => next(),
+                1 => 0,
+                2 => [0x12, 0x3c][b % 2] ^ (next() & 3),
+                3 => if next() < 10 { 0xff } else { next() & 15 },
+                _ => [0, 0, 0x80, 0x3f][b % 4],
+            })
+            .collect();
+        Tensor::new(dtype, &[rows, cols], data)
+    });
+    proptest::collection::btree_map("[a-z]{1,3}(\\.weight|\\.SCB|_proj\\.weight)?", tensor, 1..6)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(60))]
+
+    #[test]
+    fn any_tensors_come_back(tensors in any_tensors(), other in any_tensors()) {
+        let dir = tempfile::tempdir().unwrap();
+        write_checkpoint(&dir.path().join("a"), &tensors);
+        check(dir.path(), &["a"], &options());
+        // As a second variant they may clash by name and shape, which is an error; else they come back as well.
+        write_checkpoint(&dir.path().join("b"), &other);
+        let specs = [spec(dir.path(), "a"), spec(dir.path(), "b")];
+        let target = dir.path().join("both");
+        if pack(&specs, &target, &options(), &Silent).is_ok() {
+            let store = Store::open(&target).unwrap();
+            check_variant(&store, dir.path(), "a", &options());
+            check_variant(&store, dir.path(), "b", &options());
+        }
+    }
+
+    #[test]
+    fn any_weights_given_their_codes(
+        rows in 1usize..60, cols in 1usize..200, seed in any::<u64>(), dtype in prop_oneof![Just(Dtype::BF16), Just(Dtype::F16), Just(Dtype::F32)],
+        magnitude in -40i32..16, exotic in 0usize..20,
+    ) {
+        let dir = tempfile::tempdir().unwrap();
+        let mut tensors = model(seed, dtype, &[(rows, cols)]);
+        let weights = tensors.get_mut("model.layers.0.mlp.up_proj.weight").unwrap();
+        let mut values: Vec<f32> = weights.values().iter().map(|v| v * (magnitude as f32).exp2()).collect();
+        for i in 0..exotic {
+            let at = (i * 7919) % values.len();
+            values[at] = [0.0, -0.0, f32::MIN_POSITIVE, 1e-7, -3e-8, 6e-5, 70_000.0][i % 7];
+        }
+        *weights = Tensor::float(dtype, &[rows, cols], &values);
+        write_pair(dir.path(), &tensors);
+        check(dir.path(), &["bf16", "int8"], &options());
+    }
+}
