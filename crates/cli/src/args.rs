@@ -149,7 +149,9 @@ pub(crate) struct Unpack {
 
 /// Show what a store holds and what it takes.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  qstore inspect ./store\n  qstore inspect ./store --tensors | less\n  qstore inspect ./store --json")]
+#[command(
+    after_help = "Examples:\n  qstore inspect ./store\n  qstore inspect ./store --tensors | less\n  qstore inspect ./store --json"
+)]
 pub(crate) struct Inspect {
     /// The store
     pub(crate) store: PathBuf,
@@ -177,7 +179,9 @@ pub(crate) struct Verify {
 
 /// Decode every tensor of a variant into memory; report time, bytes read, rate and peak memory.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  qstore load ./store int8\n  qstore load ./store bf16 --threads 4 --json")]
+#[command(
+    after_help = "Examples:\n  qstore load ./store int8\n  qstore load ./store bf16 --threads 4 --json"
+)]
 pub(crate) struct Load {
     /// The store
     pub(crate) store: PathBuf,

@@ -18,11 +18,7 @@ pub(crate) enum Failure {
     Check(String),
     /// The command itself could not read or write a file.
     #[error("{}: {what}: {source}", path.display())]
-    File {
-        path: PathBuf,
-        what: &'static str,
-        source: io::Error,
-    },
+    File { path: PathBuf, what: &'static str, source: io::Error },
     /// Standard output does not take what there is to say.
     #[error("cannot write to standard output: {0}")]
     Output(#[from] io::Error),

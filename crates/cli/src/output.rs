@@ -88,7 +88,8 @@ pub(crate) fn table(header: &[&str], numbers: usize) -> Table {
 /// Each variant's size as files and in the store, and both in all.
 pub(crate) fn variants_table(inspection: &Inspection) -> String {
     let mut table = table(&["variant", "files", "in the store", "share"], 1);
-    let row = |name: &dyn Display, raw, stored| [name.to_string(), bytes(raw), bytes(stored), percent(stored, raw)];
+    let row =
+        |name: &dyn Display, raw, stored| [name.to_string(), bytes(raw), bytes(stored), percent(stored, raw)];
     for variant in &inspection.variants {
         table.add_row(row(&variant.name, variant.raw_bytes, variant.stored_bytes));
     }

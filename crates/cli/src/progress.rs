@@ -36,7 +36,9 @@ impl Progress for Bars {
         let target = if self.quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
         let template = "{msg:24} {wide_bar:.cyan/blue} {decimal_bytes:>10} of {decimal_total_bytes:10} {decimal_bytes_per_sec:>12} {eta:>4}";
         let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-        let bar = ProgressBar::with_draw_target(Some(total), target).with_style(style).with_message(stage.to_owned());
+        let bar = ProgressBar::with_draw_target(Some(total), target)
+            .with_style(style)
+            .with_message(stage.to_owned());
         let mut current = self.bar.lock().unwrap_or_else(PoisonError::into_inner);
         current.finish_and_clear();
         *current = bar;

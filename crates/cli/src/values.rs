@@ -13,7 +13,8 @@ pub(crate) struct NamedFolder {
 
 /// Reads `NAME=DIR`.
 pub(crate) fn named_folder(text: &str) -> Result<NamedFolder, String> {
-    let example = "write NAME=DIR, a name that you choose and the model's folder, for example bf16=./Llama-3.1-8B";
+    let example =
+        "write NAME=DIR, a name that you choose and the model's folder, for example bf16=./Llama-3.1-8B";
     let Some((name, folder)) = text.split_once('=') else {
         return Err(format!("it has no '='; {example}"));
     };
@@ -49,11 +50,13 @@ pub(crate) fn size(text: &str) -> Result<u64, String> {
         "k" | "m" | "g" | "t" => {
             let unit = unit.to_ascii_uppercase();
             let binary = if unit == "K" { "KiB" } else { &format!("{unit}iB") };
-            return Err(format!("{unit:?} can mean two things; write {number}{unit}B (1000s) or {number}{binary} (1024s)"));
+            return Err(format!(
+                "{unit:?} can mean two things; write {number}{unit}B (1000s) or {number}{binary} (1024s)"
+            ));
         }
-        unit => UNITS.iter().find(|(name, _)| *name == unit).map(|(_, bytes)| *bytes).ok_or_else(
-            || format!("{unit:?} is no unit of size; write a size such as 512MiB, 2GB or 1000000 (bytes)"),
-        )?,
+        unit => UNITS.iter().find(|(name, _)| *name == unit).map(|(_, bytes)| *bytes).ok_or_else(|| {
+            format!("{unit:?} is no unit of size; write a size such as 512MiB, 2GB or 1000000 (bytes)")
+        })?,
     };
     parse_decimal(number, bytes)
         .filter(|&size| size > 0)
@@ -90,7 +93,9 @@ mod tests {
         for (text, bytes) in good {
             assert_eq!(size(text), Ok(bytes), "{text}");
         }
-        for text in ["", "GB", "0", "0MB", "-1GB", "1.2.3GB", ".", "99999999999TB", "1e9", "5 bananas", "1_000"] {
+        for text in
+            ["", "GB", "0", "0MB", "-1GB", "1.2.3GB", ".", "99999999999TB", "1e9", "5 bananas", "1_000"]
+        {
             assert!(size(text).is_err(), "{text}");
         }
         assert!(size("2G").unwrap_err().contains("2GB (1000s) or 2GiB (1024s)"));

@@ -6,7 +6,9 @@ mod common;
 use std::fs;
 use std::path::Path;
 
-use common::{Tensor, Tensors, Warnings, assert_same_tree, llm_int8, model, options, spec, write_checkpoint, write_pair};
+use common::{
+    Tensor, Tensors, Warnings, assert_same_tree, llm_int8, model, options, spec, write_checkpoint, write_pair,
+};
 use proptest::prelude::*;
 use qstore::{Dtype, Options, Silent, Store, VariantName, inspect, load, pack, unpack, verify};
 
@@ -42,7 +44,8 @@ fn check_variant(store: &Store, root: &Path, name: &str, options: &Options) {
         assert!(view.shape().iter().map(|&d| d as u64).eq(tensor.shape.iter().copied()));
         assert!(view.data() == tensor.data, "{}", tensor.name);
         let rows = tensor.shape.first().copied().unwrap_or(0);
-        if rows > 2 {
+        // Rows of types smaller than a byte may begin within one.
+        if rows > 2 && (tensor.data.len() as u64).is_multiple_of(rows) {
             let row = tensor.data.len() / rows as usize;
             let some = variant.read_rows(&tensor.name, 1..rows - 1).unwrap();
             assert!(some == tensor.data[row..row * (rows as usize - 1)], "rows of {}", tensor.name);
@@ -95,8 +98,28 @@ fn every_dtype_and_odd_shape() {
     let dir = tempfile::tempdir().unwrap();
     let mut tensors = Tensors::new();
     let all = [
-        D::BOOL, D::U8, D::I8, D::F8_E5M2, D::F8_E4M3, D::F8_E8M0, D::I16, D::U16, D::F16, D::BF16, D::I32, D::U32,
-        D::F32, D::F64, D::I64, D::U64, D::C64, D::F4, D::F6_E2M3, D::F6_E3M2, D::F8_E4M3FNUZ, D::F8_E5M2FNUZ,
+        D::BOOL,
+        D::U8,
+        D::I8,
+        D::F8_E5M2,
+        D::F8_E4M3,
+        D::F8_E8M0,
+        D::I16,
+        D::U16,
+        D::F16,
+        D::BF16,
+        D::I32,
+        D::U32,
+        D::F32,
+        D::F64,
+        D::I64,
+        D::U64,
+        D::C64,
+        D::F4,
+        D::F6_E2M3,
+        D::F6_E3M2,
+        D::F8_E4M3FNUZ,
+        D::F8_E5M2FNUZ,
     ];
     let shapes: [&[usize]; 8] = [&[], &[0], &[8], &[5, 0], &[0, 5], &[4, 6], &[3, 8, 2], &[7000, 8]];
     for dtype in all {
@@ -135,7 +158,9 @@ fn special_values_survive_in_weights_codes_and_scales() {
     codes[5] = 0x80;
     codes[700] = 0x80;
     let scales = &mut low.get_mut("model.layers.0.mlp.up_proj.SCB").unwrap().data;
-    for (row, scale) in [0.0f32, f32::NAN, f32::INFINITY, -1.0, f32::MIN_POSITIVE, f32::MAX, -0.0].iter().enumerate() {
+    for (row, scale) in
+        [0.0f32, f32::NAN, f32::INFINITY, -1.0, f32::MIN_POSITIVE, f32::MAX, -0.0].iter().enumerate()
+    {
         scales[4 * row..4 * row + 4].copy_from_slice(&scale.to_le_bytes());
     }
     write_checkpoint(&dir.path().join("bf16"), &high);
@@ -183,7 +208,11 @@ fn files_folders_and_shared_bytes_come_back() {
     fs::write(folder.join(".gitattributes"), "*.safetensors filter=lfs\n").unwrap();
     fs::write(folder.join("nothing"), "").unwrap();
     fs::write(folder.join("with space ü.txt"), vec![7; 9_000_000]).unwrap();
-    fs::write(folder.join("random.bin"), (0..5_000_000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 9) as u8).collect::<Vec<_>>()).unwrap();
+    fs::write(
+        folder.join("random.bin"),
+        (0..5_000_000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 9) as u8).collect::<Vec<_>>(),
+    )
+    .unwrap();
     // The same weights in a second file under the same names, as some hubs have them.
     fs::copy(folder.join("model.safetensors"), folder.join("consolidated.safetensors")).unwrap();
     let specs = [spec(dir.path(), "bf16"), spec(dir.path(), "int8")];
@@ -192,32 +221,48 @@ fn files_folders_and_shared_bytes_come_back() {
     let store = Store::open(&target).unwrap();
     unpack(&store, &"bf16".parse().unwrap(), &dir.path().join("out"), &options(), &Silent).unwrap();
     assert_same_tree(&folder, &dir.path().join("out"));
-    let names: Vec<_> = store.variant(&"bf16".parse().unwrap()).unwrap().tensors().into_iter().map(|t| t.name).collect();
+    let names: Vec<_> =
+        store.variant(&"bf16".parse().unwrap()).unwrap().tensors().into_iter().map(|t| t.name).collect();
     assert!(names.contains(&"consolidated.safetensors:model.embed_tokens.weight".to_owned()), "{names:?}");
     assert!(inspect(&store, false).unwrap().variants[1].stored_bytes < 5_300_000);
 }
 
 fn any_tensors() -> impl Strategy<Value = Tensors> {
     use safetensors::Dtype as D;
-    let dtype = prop_oneof![Just(D::BF16), Just(D::F16), Just(D::F32), Just(D::I8), Just(D::U8), Just(D::I32), Just(D::F64)];
-    let tensor = (dtype, 0usize..40, 0usize..90, any::<u64>(), 0u32..5).prop_map(|(dtype, rows, cols, seed, kind)| {
-        let bytes = rows * cols * dtype.bitsize() / 8;
-        let mut state = seed | 1;
-        let mut next = || {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            (state >> 56) as u8
-        };
-        let data = (0..bytes)
-            .map(|b| match kind {
-                0 => next(),
-                1 => 0,
-                2 => [0x12, 0x3c][b % 2] ^ (next() & 3),
-                3 => if next() < 10 { 0xff } else { next() & 15 },
-                _ => [0, 0, 0x80, 0x3f][b % 4],
-            })
-            .collect();
-        Tensor::new(dtype, &[rows, cols], data)
-    });
+    let dtype = prop_oneof![
+        Just(D::BF16),
+        Just(D::F16),
+        Just(D::F32),
+        Just(D::I8),
+        Just(D::U8),
+        Just(D::I32),
+        Just(D::F64)
+    ];
+    let tensor =
+        (dtype, 0usize..40, 0usize..90, any::<u64>(), 0u32..5).prop_map(|(dtype, rows, cols, seed, kind)| {
+            let bytes = rows * cols * dtype.bitsize() / 8;
+            let mut state = seed | 1;
+            let mut next = || {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                (state >> 56) as u8
+            };
+            let data = (0..bytes)
+                .map(|b| match kind {
+                    0 => next(),
+                    1 => 0,
+                    2 => [0x12, 0x3c][b % 2] ^ (next() & 3),
+                    3 => {
+                        if next() < 10 {
+                            0xff
+                        } else {
+                            next() & 15
+                        }
+                    }
+                    _ => [0, 0, 0x80, 0x3f][b % 4],
+                })
+                .collect();
+            Tensor::new(dtype, &[rows, cols], data)
+        });
     proptest::collection::btree_map("[a-z]{1,3}(\\.weight|\\.SCB|_proj\\.weight)?", tensor, 1..6)
 }
 

@@ -34,7 +34,8 @@ fn variants_table(variants: &[VariantInspection]) -> String {
     let header = ["variant", "given", "scheme", "dtype", "files", "in the store", "share", "read to load"];
     let mut table = table(&header, 4);
     for variant in variants {
-        let name = if variant.verbatim { format!("{} (verbatim)", variant.name) } else { variant.name.to_string() };
+        let name =
+            if variant.verbatim { format!("{} (verbatim)", variant.name) } else { variant.name.to_string() };
         let given = if variant.given.is_empty() { "-".to_owned() } else { variant.given.join(", ") };
         table.add_row([
             name,

@@ -37,9 +37,13 @@ pub(crate) fn remove(arguments: &Remove, console: &Console) -> Result<(), Failur
 fn specs(variants: Vec<NamedFolder>, verbatim: &[VariantName]) -> Result<Vec<VariantSpec>, Failure> {
     if let Some(unknown) = verbatim.iter().find(|name| !variants.iter().any(|v| v.name == **name)) {
         let names: Vec<_> = variants.iter().map(|v| v.name.as_str()).collect();
-        let text = format!("--verbatim {unknown}: no variant of that name is being stored, only {}", names.join(", "));
+        let text = format!(
+            "--verbatim {unknown}: no variant of that name is being stored, only {}",
+            names.join(", ")
+        );
         return Err(Failure::Usage(text));
     }
-    let spec = |NamedFolder { name, folder }| VariantSpec { verbatim: verbatim.contains(&name), name, folder };
+    let spec =
+        |NamedFolder { name, folder }| VariantSpec { verbatim: verbatim.contains(&name), name, folder };
     Ok(variants.into_iter().map(spec).collect())
 }

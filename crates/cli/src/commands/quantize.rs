@@ -14,5 +14,8 @@ pub(crate) fn run(arguments: &Quantize, console: &Console) -> Result<(), Failure
     };
     let seconds = time(began.elapsed());
     let (made, kept) = (count(quantized.quantized, "tensor"), quantized.kept);
-    console.note(format_args!("wrote {} in {seconds}: {made} quantized, {kept} kept as they were", output.display()))
+    console.note(format_args!(
+        "wrote {} in {seconds}: {made} quantized, {kept} kept as they were",
+        output.display()
+    ))
 }

@@ -16,6 +16,11 @@ pub(crate) fn run(arguments: &Unpack, console: &Console) -> Result<(), Failure> 
     let elapsed = began.elapsed();
     // The library knows the variant, since it restored it.
     let Some(entry) = store.manifest().variant(name) else { return Ok(()) };
-    console.note(format_args!("restored {name} to {}: {}, {}", output.display(), count(entry.files, "file"), bytes_in_time(entry.raw_bytes, elapsed)))?;
+    console.note(format_args!(
+        "restored {name} to {}: {}, {}",
+        output.display(),
+        count(entry.files, "file"),
+        bytes_in_time(entry.raw_bytes, elapsed)
+    ))?;
     console.note("every file has the SHA-256 that it was packed with")
 }

@@ -21,20 +21,26 @@ struct Report<'a> {
 pub(crate) fn run(arguments: &Verify, console: &Console) -> Result<(), Failure> {
     let began = Instant::now();
     let Verify { store, name, quick, json } = arguments;
-    let verification = qstore::verify(&Store::open(store)?, name.as_ref(), *quick, &console.options, &console.bars)?;
+    let verification =
+        qstore::verify(&Store::open(store)?, name.as_ref(), *quick, &console.options, &console.bars)?;
     let elapsed = began.elapsed();
     let sound = verification.is_sound();
     if json.json {
         console.json(&Report { sound, quick: *quick, verification: &verification })?;
     } else {
         for variant in &verification.variants {
-            let what = format!("{}: {}, {}", variant.name, count(variant.files, "file"), bytes(variant.bytes));
+            let what =
+                format!("{}: {}, {}", variant.name, count(variant.files, "file"), bytes(variant.bytes));
             if variant.problems.is_empty() {
-                let found = if *quick { "stored bytes are as written" } else { "all come back as they were packed" };
+                let found =
+                    if *quick { "stored bytes are as written" } else { "all come back as they were packed" };
                 console.note(format_args!("{what}: {found}"))?;
             } else {
                 console.result(format_args!("{what}: DAMAGED"))?;
-                variant.problems.iter().try_for_each(|problem| console.result(format_args!("  {problem}")))?;
+                variant
+                    .problems
+                    .iter()
+                    .try_for_each(|problem| console.result(format_args!("  {problem}")))?;
             }
         }
         if sound {

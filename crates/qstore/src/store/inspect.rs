@@ -1,9 +1,8 @@
 //! Describing a store.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
-use qstore_container::{ArrayKey, Encoding, FORMAT_VERSION, StoredArray, VariantEntry, VariantName};
+use qstore_container::{Encoding, FORMAT_VERSION, StoredArray, VariantEntry};
 use serde::Serialize;
 
 use super::{Store, staging};
@@ -165,30 +164,21 @@ fn describe_tensors(variant: &Variant) -> Vec<TensorInspection> {
     variant.tensors().into_iter().map(describe).collect()
 }
 
-/// Bytes that loading every tensor reads: what opening has read, and each stream that is needed, once.
+/// Bytes that loading every tensor reads: what opening has read, and for each tensor its stream and those that it needs.
 fn read_bytes(variant: &Arc<Variant>) -> u64 {
-    let mut seen = HashSet::new();
     let opening = variant.bytes_read();
     let tensors = variant.arrays().filter(|(array, _)| array.key.tensor().is_some());
-    opening + tensors.map(|(array, stored)| stream_bytes(variant, array, stored, &mut seen)).sum::<u64>()
+    opening + tensors.map(|(array, stored)| stream_bytes(variant, array, stored)).sum::<u64>()
 }
 
-fn stream_bytes(
-    variant: &Variant,
-    array: &StoredArray,
-    stored: u64,
-    seen: &mut HashSet<(VariantName, ArrayKey)>,
-) -> u64 {
-    if !seen.insert((variant.name().clone(), array.key.clone())) {
-        return 0;
-    }
+fn stream_bytes(variant: &Variant, array: &StoredArray, stored: u64) -> u64 {
     let own = match array.encoding {
         Encoding::Verbatim { .. } => array.bytes().unwrap_or(0),
         _ => stored,
     };
     let needed = array.encoding.needs().map(|need| {
         let lower = variant.given().iter().find(|g| *g.name() == need.variant).map_or(variant, |g| &**g);
-        lower.stored_size(&need.array).map_or(0, |(array, stored)| stream_bytes(lower, array, stored, seen))
+        lower.stored_size(&need.array).map_or(0, |(array, stored)| stream_bytes(lower, array, stored))
     });
     own + needed.sum::<u64>()
 }

@@ -1,7 +1,12 @@
 //! Checkpoints for the tests, made without the library: safetensors files through the safetensors crate, LLM.int8() from its definition.
 #![allow(dead_code, unreachable_pub, missing_docs, reason = "each test file uses its part")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
-#![allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "test data")]
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::cast_precision_loss,
+    reason = "test data"
+)]
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -122,7 +127,11 @@ pub fn llm_int8(tensors: &Tensors) -> Tensors {
 pub fn write_pair(folder: &Path, tensors: &Tensors) {
     write_checkpoint(&folder.join("bf16"), tensors);
     write_checkpoint(&folder.join("int8"), &llm_int8(tensors));
-    fs::write(folder.join("int8/config.json"), r#"{"quantization_config": {"quant_method": "bitsandbytes"}}"#).unwrap();
+    fs::write(
+        folder.join("int8/config.json"),
+        r#"{"quantization_config": {"quant_method": "bitsandbytes"}}"#,
+    )
+    .unwrap();
 }
 
 /// The variant of this name in a folder of the same name.

@@ -37,6 +37,16 @@ pub(crate) fn compare(original: &Path, restored: &Path) -> Result<Comparison, Fa
     Ok(comparison)
 }
 
+/// Bytes of all files below a folder.
+pub(crate) fn total_bytes(root: &Path) -> Result<u64, Failure> {
+    let size = |file: PathBuf| {
+        let path = root.join(file);
+        let metadata = fs::metadata(&path);
+        metadata.map(|m| m.len()).map_err(|source| Failure::File { path, what: "cannot read", source })
+    };
+    files_below(root)?.into_iter().map(size).sum()
+}
+
 fn files_below(root: &Path) -> Result<BTreeSet<PathBuf>, Failure> {
     let mut files = BTreeSet::new();
     let mut folders = vec![PathBuf::new()];

@@ -1,61 +1,57 @@
 //! `qstore demo`: the whole thing in one command, on a model that is made up or the user's own.
 
 mod compare;
+mod tour;
 mod workplace;
 
-use std::path::{Path, PathBuf};
-use std::time::Instant;
+use qstore::{Dtype, ModelSpec};
 
-use qstore::{Dtype, ModelSpec, Store, VariantName, VariantSpec};
-
-use self::compare::compare;
+use self::tour::Tour;
 use self::workplace::Workplace;
-use super::load::load;
 use crate::args::{Demo, FloatType, MadeUp};
 use crate::failure::Failure;
-use crate::output::{Console, bytes, count, percent, time, variants_table};
+use crate::output::Console;
 
 pub(crate) fn run(arguments: &Demo, console: &Console) -> Result<(), Failure> {
-    let spec = match arguments.model {
-        Some(_) => None,
-        None => Some(model_spec(&arguments.made_up)),
-    };
-    if let Some(spec) = &spec {
-        // Before there is a folder to be left behind.
-        spec.check()?;
-    }
+    let spec = model_spec(&arguments.made_up);
+    // Before there is a folder to be left behind.
+    spec.check()?;
     let workplace = Workplace::new(arguments.keep.as_deref())?;
-    let demo = Tour { console, workplace: &workplace };
+    let mut tour = Tour::new(&workplace, console);
     console.note("One model in two precisions, in one store\n")?;
-
-    let high = match (&arguments.model, &spec) {
-        (Some(folder), _) => variant(workplace::name_of(folder), folder.clone())?,
-        (None, Some(spec)) => demo.make(spec)?,
-        (None, None) => return Ok(()),
+    let high = match &arguments.model {
+        Some(folder) => tour.take(folder)?,
+        None => tour.make(&spec)?,
     };
-    let low = demo.quantize(&high.folder)?;
+    let low = tour.quantize(&high)?;
     let variants = [low, high];
-    let store = demo.pack(&variants)?;
-    demo.verify(&store)?;
-    demo.restore(&store, &variants)?;
-    demo.load(&store, &variants)?;
-    demo.conclude(&store, arguments)
+    tour.pack(&variants)?;
+    tour.verify()?;
+    tour.restore(&variants)?;
+    tour.load(&variants)?;
+    tour.conclude(&variants)?;
+    if arguments.keep.is_some() {
+        console.note(format_args!(
+            "\nEverything is in {}. Try: qstore inspect {} --tensors",
+            workplace.folder().display(),
+            workplace.path("store").display()
+        ))?;
+    }
+    Ok(())
 }
 
 fn model_spec(made_up: &MadeUp) -> ModelSpec {
     let default = ModelSpec::default();
-    let mut spec = ModelSpec::llama(
+    let dtype = match made_up.dtype {
+        None | Some(FloatType::Bf16) => Dtype::BF16,
+        Some(FloatType::Fp16) => Dtype::F16,
+        Some(FloatType::Fp32) => Dtype::F32,
+    };
+    let widths = ModelSpec::llama(
         made_up.hidden.unwrap_or(default.hidden),
         made_up.intermediate.unwrap_or(default.intermediate),
         made_up.layers.unwrap_or(default.layers),
         made_up.vocab.unwrap_or(default.vocab),
     );
-    spec.tied = made_up.tied;
-    spec.seed = made_up.seed.unwrap_or(default.seed);
-    spec.dtype = match made_up.dtype {
-        None | Some(FloatType::Bf16) => Dtype::BF16,
-        Some(FloatType::Fp16) => Dtype::F16,
-        Some(FloatType::Fp32) => Dtype::F32,
-    };
-    spec
+    ModelSpec { tied: made_up.tied, seed: made_up.seed.unwrap_or(default.seed), dtype, ..widths }
 }

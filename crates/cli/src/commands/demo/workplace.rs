@@ -1,0 +1,92 @@
+//! Where the demo works, and what it calls the model that it is given.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use tempfile::TempDir;
+
+use crate::failure::Failure;
+
+/// A folder for the demo's folders, removed at the end unless the user named it.
+pub(crate) struct Workplace {
+    folder: PathBuf,
+    _temporary: Option<TempDir>,
+}
+
+impl Workplace {
+    pub(crate) fn new(keep: Option<&Path>) -> Result<Self, Failure> {
+        let Some(folder) = keep else {
+            let parent = std::env::temp_dir();
+            let temporary =
+                tempfile::Builder::new().prefix("qstore-demo-").tempdir_in(&parent).map_err(|source| {
+                    Failure::File { path: parent, what: "cannot create a temporary folder in", source }
+                })?;
+            return Ok(Self { folder: temporary.path().to_owned(), _temporary: Some(temporary) });
+        };
+        let failed =
+            |source| Failure::File { path: folder.to_owned(), what: "cannot create the folder", source };
+        fs::create_dir_all(folder).map_err(failed)?;
+        if fs::read_dir(folder).map_err(failed)?.next().is_some() {
+            return Err(Failure::Usage(format!(
+                "--keep {}: the folder is not empty; name a new one",
+                folder.display()
+            )));
+        }
+        Ok(Self { folder: folder.to_owned(), _temporary: None })
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+}
+
+/// A variant's name for the model in `folder`, from the element type in its configuration.
+pub(crate) fn name_of(folder: &Path) -> &'static str {
+    let config = fs::read(folder.join("config.json")).unwrap_or_default();
+    let config: serde_json::Value = serde_json::from_slice(&config).unwrap_or_default();
+    // transformers 5 writes `dtype`, 4 wrote `torch_dtype`; a multimodal model may have it only in its language model's part.
+    let dtype = ["/dtype", "/torch_dtype", "/text_config/dtype", "/text_config/torch_dtype"]
+        .iter()
+        .find_map(|pointer| config.pointer(pointer)?.as_str());
+    match dtype {
+        Some("bfloat16") => "bf16",
+        Some("float16") => "fp16",
+        Some("float32") => "fp32",
+        _ => "original",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_follow_the_configuration() {
+        let dir = tempfile::tempdir().unwrap();
+        let name = |config: &str| {
+            fs::write(dir.path().join("config.json"), config).unwrap();
+            name_of(dir.path())
+        };
+        assert_eq!(name(r#"{"dtype":"bfloat16"}"#), "bf16");
+        assert_eq!(name(r#"{"torch_dtype":"float16"}"#), "fp16");
+        assert_eq!(name(r#"{"text_config":{"dtype":"float32"}}"#), "fp32");
+        assert_eq!(name("{}"), "original");
+        assert_eq!(name("not JSON"), "original");
+        assert_eq!(name_of(Path::new("/no/such/folder")), "original");
+    }
+
+    #[test]
+    fn a_folder_to_keep_must_be_new_or_empty() {
+        let dir = tempfile::tempdir().unwrap();
+        let new = dir.path().join("a/b");
+        assert_eq!(Workplace::new(Some(&new)).unwrap().path("x"), new.join("x"));
+        assert!(new.is_dir(), "kept");
+        assert!(matches!(Workplace::new(Some(dir.path())), Err(Failure::Usage(_))));
+        let temporary = Workplace::new(None).unwrap().folder().to_owned();
+        assert!(!temporary.exists(), "removed");
+    }
+}

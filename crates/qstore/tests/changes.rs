@@ -1,0 +1,200 @@
+//! Adding, removing, keeping files as they are: after each change every variant is still what it was, and each read opens only what it needs.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
+mod common;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use common::{assert_same_tree, llm_int8, model, options, spec, write_checkpoint, write_pair};
+use qstore::{
+    Dtype, Error, Inspection, Silent, Store, VariantSpec, add, inspect, load, pack, remove, unpack, verify,
+};
+use tempfile::TempDir;
+
+/// A folder with `bf16`, `int8` and room for a store.
+fn pair() -> (TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    write_pair(dir.path(), &model(11, Dtype::BF16, &[(512, 512), (300, 1024)]));
+    let store = dir.path().join("store");
+    (dir, store)
+}
+
+fn pack_these(root: &Path, names: &[&str]) {
+    let specs: Vec<_> = names.iter().map(|name| spec(root, name)).collect();
+    pack(&specs, &root.join("store"), &options(), &Silent).unwrap();
+}
+
+fn check(root: &Path, names: &[&str]) -> Inspection {
+    let store = Store::open(&root.join("store")).unwrap();
+    for name in names {
+        let out = root.join("out");
+        unpack(&store, &name.parse().unwrap(), &out, &options(), &Silent).unwrap();
+        assert_same_tree(&root.join(name), &out);
+        fs::remove_dir_all(&out).unwrap();
+    }
+    assert!(verify(&store, None, false, &options(), &Silent).unwrap().is_sound());
+    let inspection = inspect(&store, true).unwrap();
+    assert_eq!(inspection.variants.iter().map(|v| v.name.as_str()).collect::<Vec<_>>(), names);
+    assert!(inspection.leftovers.is_empty(), "{:?}", inspection.leftovers);
+    inspection
+}
+
+#[test]
+fn the_order_of_adding_does_not_matter() {
+    let (together, store) = pair();
+    pack_these(together.path(), &["bf16", "int8"]);
+    let want = common::tree(&store);
+    for (first, second) in [("int8", "bf16"), ("bf16", "int8")] {
+        let (dir, store) = pair();
+        pack_these(dir.path(), &[first]);
+        add(&store, &spec(dir.path(), second), &options(), &Silent).unwrap();
+        check(dir.path(), &["int8", "bf16"]);
+        assert!(common::tree(&store) == want, "{first} then {second}");
+    }
+}
+
+#[test]
+fn removing_frees_space_and_keeps_the_rest() {
+    let (dir, store) = pair();
+    pack_these(dir.path(), &["bf16", "int8"]);
+    let both = check(dir.path(), &["int8", "bf16"]).stored_bytes;
+    remove(&store, &"int8".parse().unwrap(), &options(), &Silent).unwrap();
+    let high = check(dir.path(), &["bf16"]);
+    assert!(high.variants[0].given.is_empty());
+    assert!(high.stored_bytes < both + 10_000);
+
+    add(&store, &spec(dir.path(), "int8"), &options(), &Silent).unwrap();
+    remove(&store, &"bf16".parse().unwrap(), &options(), &Silent).unwrap();
+    assert!(check(dir.path(), &["int8"]).stored_bytes < both * 4 / 5);
+    let error = remove(&store, &"int8".parse().unwrap(), &options(), &Silent).unwrap_err();
+    assert!(matches!(&error, Error::Usage(text) if text.contains("only variant")), "{error}");
+    check(dir.path(), &["int8"]);
+}
+
+#[test]
+fn the_low_variant_needs_nothing_of_the_high_one() {
+    let (dir, path) = pair();
+    pack_these(dir.path(), &["bf16", "int8"]);
+    let store = Store::open(&path).unwrap();
+    let high = &inspect(&store, false).unwrap().variants[1];
+    for file in &high.layer_files {
+        fs::remove_file(path.join(file)).unwrap();
+    }
+    let low = "int8".parse().unwrap();
+    let variant = store.variant(&low).unwrap();
+    let tensors = load(&variant, &options(), &Silent).unwrap();
+    assert_eq!(tensors.len() as u64, variant.entry().tensors);
+    let expected = inspect(&store, false).unwrap().variants[0].read_bytes;
+    assert_eq!(Some(variant.bytes_read()), expected);
+    unpack(&store, &low, &dir.path().join("out"), &options(), &Silent).unwrap();
+    assert_same_tree(&dir.path().join("int8"), &dir.path().join("out"));
+    assert!(verify(&store, Some(&low), false, &options(), &Silent).unwrap().is_sound());
+
+    let all = verify(&store, None, true, &options(), &Silent).unwrap();
+    assert!(all.variants[0].problems.is_empty());
+    assert!(all.variants[1].problems[0].contains("missing"), "{:?}", all.variants[1].problems);
+    let error =
+        unpack(&store, &"bf16".parse().unwrap(), &dir.path().join("no"), &options(), &Silent).unwrap_err();
+    assert!(matches!(error, Error::Damaged { .. }));
+    assert!(!dir.path().join("no").exists());
+}
+
+#[test]
+fn a_verbatim_variant_is_a_folder_that_any_tool_loads() {
+    let (dir, path) = pair();
+    fs::create_dir(dir.path().join("int8/empty")).unwrap();
+    let kept = VariantSpec { verbatim: true, ..spec(dir.path(), "int8") };
+    pack(&[spec(dir.path(), "bf16"), kept.clone()], &path, &options(), &Silent).unwrap();
+    assert_same_tree(&dir.path().join("int8"), &path.join("int8"));
+    let inspection = check(dir.path(), &["int8", "bf16"]);
+    assert!(inspection.variants[1].tensors.iter().flatten().any(|t| t.encoding == "residual"));
+    assert!(inspection.variants[0].tensors.iter().flatten().all(|t| t.encoding == "verbatim"));
+
+    // Damage in the kept files is noticed by whoever is given them.
+    let file = path.join("int8/model.safetensors");
+    let mut bytes = fs::read(&file).unwrap();
+    let last = bytes.len() - 1000;
+    bytes[last] ^= 1;
+    fs::write(&file, &bytes).unwrap();
+    let store = Store::open(&path).unwrap();
+    let found = verify(&store, None, false, &options(), &Silent).unwrap();
+    assert!(!found.variants[0].problems.is_empty() && !found.variants[1].problems.is_empty(), "{found:?}");
+    bytes[last] ^= 1;
+    fs::write(&file, &bytes).unwrap();
+
+    remove(&path, &"int8".parse().unwrap(), &options(), &Silent).unwrap();
+    check(dir.path(), &["bf16"]);
+    assert!(!path.join("int8").exists());
+    add(&path, &kept, &options(), &Silent).unwrap();
+    check(dir.path(), &["int8", "bf16"]);
+}
+
+#[test]
+fn three_variants_share_what_is_equal() {
+    let (dir, store) = pair();
+    let mut other = model(11, Dtype::BF16, &[(512, 512), (300, 1024)]);
+    let fine_tuned =
+        model(12, Dtype::BF16, &[(512, 512)]).remove("model.layers.0.mlp.up_proj.weight").unwrap();
+    other.insert("model.layers.0.mlp.up_proj.weight".to_owned(), fine_tuned);
+    write_checkpoint(&dir.path().join("tuned"), &other);
+    pack_these(dir.path(), &["int8", "bf16", "tuned"]);
+    let inspection = check(dir.path(), &["int8", "bf16", "tuned"]);
+    let tuned = inspection.variants[2].tensors.as_ref().unwrap();
+    let encoding = |name: &str| tuned.iter().find(|t| t.name == name).unwrap().encoding.as_str();
+    assert_eq!(encoding("model.layers.0.mlp.up_proj.weight"), "float-split");
+    assert_eq!(encoding("model.layers.1.mlp.up_proj.weight"), "reference");
+    remove(&store, &"bf16".parse().unwrap(), &options(), &Silent).unwrap();
+    check(dir.path(), &["int8", "tuned"]);
+}
+
+#[test]
+fn wrong_use_changes_nothing() {
+    let (dir, path) = pair();
+    pack_these(dir.path(), &["bf16"]);
+    let before = common::tree(&path);
+    let usage = |result: Result<(), Error>, word: &str| {
+        let error = result.unwrap_err();
+        assert!(matches!(&error, Error::Usage(text) if text.contains(word)), "{error}");
+        assert!(common::tree(&path) == before);
+    };
+    usage(add(&path, &spec(dir.path(), "bf16"), &options(), &Silent), "already");
+    usage(add(&path, &spec(dir.path(), "none"), &options(), &Silent), "no such folder");
+    usage(add(dir.path(), &spec(dir.path(), "int8"), &options(), &Silent), "no store");
+    usage(remove(&path, &"int8".parse().unwrap(), &options(), &Silent), "no variant int8");
+    usage(pack(&[spec(dir.path(), "int8")], &path, &options(), &Silent), "already");
+    usage(pack(&[], &dir.path().join("x"), &options(), &Silent), "no variant");
+    let twice = [spec(dir.path(), "int8"), spec(dir.path(), "int8")];
+    usage(pack(&twice, &dir.path().join("x"), &options(), &Silent), "names must differ");
+    usage(pack(&[spec(dir.path(), "int8")], &dir.path().join("bf16"), &options(), &Silent), "not empty");
+    usage(
+        pack(&[spec(dir.path(), "int8")], &dir.path().join("bf16/config.json"), &options(), &Silent),
+        "not empty",
+    );
+    let store = Store::open(&path).unwrap();
+    let name = "bf16".parse().unwrap();
+    usage(unpack(&store, &name, &dir.path().join("int8"), &options(), &Silent), "not an empty folder");
+    usage(unpack(&store, &"x".parse().unwrap(), &dir.path().join("y"), &options(), &Silent), "no variant x");
+    // A store is no checkpoint.
+    let spec = VariantSpec { name: "again".parse().unwrap(), folder: path.clone(), verbatim: false };
+    assert!(matches!(add(&path, &spec, &options(), &Silent), Err(Error::Input { .. })));
+    // An empty target is as good as none.
+    fs::create_dir(dir.path().join("empty")).unwrap();
+    unpack(&store, &name, &dir.path().join("empty"), &options(), &Silent).unwrap();
+    assert_same_tree(&dir.path().join("bf16"), &dir.path().join("empty"));
+}
+
+#[test]
+fn prefixes_of_names_may_differ_between_classes() {
+    let dir = tempfile::tempdir().unwrap();
+    let tensors = model(13, Dtype::BF16, &[(128, 256), (128, 256)]);
+    let twin = llm_int8(&tensors).into_iter();
+    let twin = twin.map(|(name, t)| (name.strip_prefix("model.").unwrap_or(&name).to_owned(), t)).collect();
+    write_checkpoint(&dir.path().join("bf16"), &tensors);
+    write_checkpoint(&dir.path().join("int8"), &twin);
+    pack_these(dir.path(), &["bf16", "int8"]);
+    let inspection = check(dir.path(), &["int8", "bf16"]);
+    let residuals =
+        inspection.variants[1].tensors.iter().flatten().filter(|t| t.encoding == "residual").count();
+    assert_eq!(residuals, 2);
+}
