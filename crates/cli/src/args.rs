@@ -12,7 +12,7 @@ use crate::values::{NamedFolder, named_folder, size};
 /// A store holds several variants of one model, such as BF16 and INT8, each as a Hugging Face folder. The lowest precision is stored by itself,
 /// each higher one as what it adds to that. Every variant can be loaded from the store, and every file comes back byte for byte.
 #[derive(Debug, Parser)]
-#[command(name = "qstore", version, arg_required_else_help = true, propagate_version = true, after_help = EXAMPLES)]
+#[command(name = "qstore", version, arg_required_else_help = true, after_help = EXAMPLES)]
 pub(crate) struct Arguments {
     #[command(flatten)]
     pub(crate) common: Common,
@@ -81,12 +81,12 @@ Examples:
   qstore pack bf16=./Llama int8=./Llama-int8 -o ./store
   qstore pack bf16=./Llama int8=./Llama-int8 --verbatim int8 -o ./store    any tool loads ./store/int8 as it is
 
-The store appears when it is complete; an interrupted pack leaves none. The model folders are only read.")]
+There is a store when it is complete; an interrupted pack leaves none. The model folders are only read.")]
 pub(crate) struct Pack {
     /// A name that you choose and the folder of that variant, once for each; their order does not matter
     #[arg(value_name = "NAME=DIR", required = true, value_parser = named_folder)]
     pub(crate) variants: Vec<NamedFolder>,
-    /// The folder to make the store in; must not exist
+    /// The folder to make the store in; must be new or empty
     #[arg(short, long, value_name = "STORE")]
     pub(crate) output: PathBuf,
     #[command(flatten)]
@@ -142,7 +142,7 @@ pub(crate) struct Unpack {
     pub(crate) store: PathBuf,
     /// The variant
     pub(crate) name: VariantName,
-    /// The folder to make
+    /// The folder to make; must be new or empty
     #[arg(short, long, value_name = "DIR")]
     pub(crate) output: PathBuf,
 }
@@ -205,7 +205,7 @@ pub(crate) struct Quantize {
     /// The precision to make
     #[arg(long, value_name = "PRECISION")]
     pub(crate) to: Precision,
-    /// The folder to make
+    /// The folder to make; must be new or empty
     #[arg(short, long, value_name = "DIR")]
     pub(crate) output: PathBuf,
     #[command(flatten)]
@@ -232,7 +232,7 @@ Without --keep everything is made below the system's temporary folder and remove
 qstore-demo-* there). Restored files are compared with the originals by the demo itself, byte by byte.")]
 pub(crate) struct Demo {
     /// Use the model in this folder (BF16, FP16 or FP32 in safetensors files) instead of a made-up one
-    #[arg(long, value_name = "DIR", conflicts_with = "MadeUp")]
+    #[arg(long, value_name = "DIR")]
     pub(crate) model: Option<PathBuf>,
     /// Work in this new or empty folder and keep everything there
     #[arg(long, value_name = "DIR")]
@@ -245,29 +245,28 @@ pub(crate) struct Demo {
 
 /// The made-up model.
 #[derive(Debug, Args)]
-#[group(id = "MadeUp", multiple = true)]
 #[command(next_help_heading = "The made-up model")]
 pub(crate) struct MadeUp {
     /// Width of the model (hidden_size)
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", conflicts_with = "model")]
     pub(crate) hidden: Option<u32>,
     /// Width of its feed-forward blocks (intermediate_size)
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", conflicts_with = "model")]
     pub(crate) intermediate: Option<u32>,
     /// Decoder layers (num_hidden_layers)
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", conflicts_with = "model")]
     pub(crate) layers: Option<u32>,
     /// Tokens (vocab_size)
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", conflicts_with = "model")]
     pub(crate) vocab: Option<u32>,
     /// Use the token embedding as the output head (tie_word_embeddings)
-    #[arg(long)]
+    #[arg(long, conflicts_with = "model")]
     pub(crate) tied: bool,
     /// Type of the weights
-    #[arg(long, value_name = "TYPE")]
+    #[arg(long, value_name = "TYPE", conflicts_with = "model")]
     pub(crate) dtype: Option<FloatType>,
     /// Another seed makes other weights
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", conflicts_with = "model")]
     pub(crate) seed: Option<u64>,
 }
 

@@ -11,7 +11,9 @@ pub const MAX_PLAN_EXPANSION: u64 = 200;
 /// What even the smallest plan may take decompressed.
 pub const PLAN_SLACK_BYTES: u64 = 1 << 20;
 /// Bytes of one decoded chunk.
-pub const MAX_CHUNK_BYTES: u64 = 64 << 20;
+pub const MAX_CHUNK_BYTES: u64 = 16 << 20;
+/// Bytes of the tables at the front of an array's stream: sixteen of the largest, and a little.
+pub const MAX_HEAD_BYTES: u64 = 16 << 10;
 /// Characters of a variant's name.
 pub const MAX_VARIANT_NAME: usize = 64;
 /// Characters of an original file's path.

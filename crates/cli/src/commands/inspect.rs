@@ -16,12 +16,15 @@ pub(crate) fn run(arguments: &Inspect, console: &Console) -> Result<(), Failure>
     let (held, share) = (count(variants.len() as u64, "variant"), percent(*stored_bytes, *raw_bytes));
     let (raw, stored) = (bytes(*raw_bytes), bytes(*stored_bytes));
     console.result(format_args!("\n{held}, {raw} of files in a store of {stored}: {share}"))?;
+    for VariantInspection { name, problem, .. } in variants {
+        if let Some(problem) = problem {
+            console.result(format_args!("{name} cannot be read: {problem}"))?;
+        }
+    }
     if !leftovers.is_empty() {
-        let files = count(leftovers.len() as u64, "file");
-        let names = leftovers.join(", ");
         console.result(format_args!(
-            "{files} of no variant, left by an interrupted command: {names}\n\
-             The next `qstore add` or `qstore remove` cleans up; deleting by hand is safe too."
+            "Left by an interrupted command (or being written now): {}. The next add or remove cleans up.",
+            leftovers.join(", ")
         ))?;
     }
     variants.iter().try_for_each(|variant| match tensors_table(variant) {
@@ -35,17 +38,17 @@ fn variants_table(variants: &[VariantInspection]) -> String {
     let mut table = table(&header, 4);
     for variant in variants {
         let name =
-            if variant.verbatim { format!("{} (verbatim)", variant.name) } else { variant.name.to_string() };
+            if variant.verbatim { format!("{} (verbatim)", variant.name) } else { variant.name.clone() };
         let given = if variant.given.is_empty() { "-".to_owned() } else { variant.given.join(", ") };
         table.add_row([
             name,
             given,
-            variant.scheme.to_string(),
-            variant.dtype.to_string(),
+            variant.scheme.clone(),
+            variant.dtype.clone(),
             bytes(variant.raw_bytes),
             bytes(variant.stored_bytes),
             percent(variant.stored_bytes, variant.raw_bytes),
-            bytes(variant.read_bytes),
+            variant.read_bytes.map_or("-".to_owned(), bytes),
         ]);
     }
     table.trim_fmt()
@@ -57,11 +60,11 @@ fn tensors_table(variant: &VariantInspection) -> Option<String> {
     for tensor in variant.tensors.as_ref()? {
         let shape: Vec<_> = tensor.shape.iter().map(u64::to_string).collect();
         table.add_row([
-            tensor.name.to_string(),
-            tensor.dtype.to_string(),
+            tensor.name.clone(),
+            tensor.dtype.clone(),
             if shape.is_empty() { "scalar".to_owned() } else { shape.join(" x ") },
-            tensor.encoding.to_string(),
-            tensor.given.as_ref().map_or("-".to_owned(), ToString::to_string),
+            tensor.encoding.clone(),
+            tensor.given.clone().unwrap_or("-".to_owned()),
             bytes(tensor.raw_bytes),
             bytes(tensor.stored_bytes),
             tensor.bits_per_weight.map_or("-".to_owned(), |bits| format!("{bits:.2}")),

@@ -16,7 +16,7 @@ use crate::output::{Console, bytes, bytes_in_time, count};
 pub(crate) struct Loaded {
     variant: VariantName,
     tensors: u64,
-    pub(crate) tensor_bytes: u64,
+    tensor_bytes: u64,
     pub(crate) bytes_read: u64,
     seconds: f64,
     peak_rss_bytes: Option<u64>,
@@ -49,6 +49,7 @@ pub(crate) fn load(store: &Path, name: &VariantName, console: &Console) -> Resul
 }
 
 impl Loaded {
+    /// How much, how long and how fast.
     pub(crate) fn describe(&self) -> String {
         let time = Duration::from_secs_f64(self.seconds);
         format!("{}, {}", count(self.tensors, "tensor"), bytes_in_time(self.tensor_bytes, time))

@@ -32,8 +32,7 @@ pub(crate) fn run(arguments: &Verify, console: &Console) -> Result<(), Failure> 
             let what =
                 format!("{}: {}, {}", variant.name, count(variant.files, "file"), bytes(variant.bytes));
             if variant.problems.is_empty() {
-                let found =
-                    if *quick { "stored bytes are as written" } else { "all come back as they were packed" };
+                let found = if *quick { "as it was written" } else { "all come back as they were packed" };
                 console.note(format_args!("{what}: {found}"))?;
             } else {
                 console.result(format_args!("{what}: DAMAGED"))?;
@@ -51,6 +50,6 @@ pub(crate) fn run(arguments: &Verify, console: &Console) -> Result<(), Failure> 
         return Ok(());
     }
     let damaged: Vec<_> =
-        verification.variants.iter().filter(|v| !v.problems.is_empty()).map(|v| v.name.to_string()).collect();
+        verification.variants.iter().filter(|v| !v.problems.is_empty()).map(|v| v.name.as_str()).collect();
     Err(Failure::Check(format!("{}: damaged: {}", store.display(), damaged.join(", "))))
 }

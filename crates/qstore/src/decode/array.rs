@@ -4,6 +4,7 @@ use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use qstore_container::limits::MAX_HEAD_BYTES;
 use qstore_container::{ArrayKey, ChunkForm, ChunkRecord, Encoding, StoredArray};
 
 use super::variant::{Variant, is_hub_blob_link};
@@ -57,6 +58,9 @@ impl ArrayReader {
         if array.has_head() {
             let (record, rest) = records.split_first().ok_or_else(|| damaged(&"it has no head"))?;
             records = rest;
+            if u64::from(record.length) > MAX_HEAD_BYTES {
+                return Err(damaged(&"its tables are longer than any"));
+            }
             head = read_range(&file.file, &file.path, next, u64::from(record.length))?;
             variant.count_read(u64::from(record.length));
             if !record.matches(&head) {
@@ -65,6 +69,18 @@ impl ArrayReader {
             next += u64::from(record.length);
         }
         let codec = Codec::open(array, &head).map_err(|e| damaged(&e))?;
+        let bytes = array.bytes().map_err(|e| damaged(&e))?;
+        for (start, record) in (0u64..).map(|i| i.saturating_mul(array.chunk_bytes())).zip(records) {
+            let decoded = bytes.saturating_sub(start).min(array.chunk_bytes());
+            let fits = match record.form {
+                ChunkForm::Raw => u64::from(record.length) == decoded,
+                ChunkForm::Coded => u64::from(record.length) < decoded,
+                ChunkForm::Head => false,
+            };
+            if !fits {
+                return Err(damaged(&"a chunk has a length that its rows cannot have"));
+            }
+        }
         let offsets = records
             .iter()
             .scan(next, |next, record| {
@@ -122,14 +138,14 @@ impl ArrayReader {
         let (Some(record), Some(&offset)) = (self.records().get(at), self.offsets.get(at)) else {
             return Err(self.damaged(&"a chunk is missing"));
         };
-        if record.form == ChunkForm::Raw && u64::from(record.length) != out.len() as u64 {
-            return Err(self.damaged(&format!("chunk {index} has another length than its rows")));
-        }
         let stored = self.read_stored(record, offset)?;
         if !record.matches(&stored) {
             return Err(self.damaged(&format!("chunk {index} is damaged: its checksum does not fit")));
         }
         if record.form == ChunkForm::Raw {
+            if out.len() != stored.len() {
+                return Err(self.damaged(&format!("chunk {index} has another length than its rows")));
+            }
             out.copy_from_slice(&stored);
             return Ok(());
         }

@@ -28,14 +28,8 @@ const BLOCK_BYTES: usize = 4 << 20;
 /// The specification fails [`ModelSpec::check`], `target` exists and is not an empty folder, or it cannot be written.
 pub fn synthesise(spec: &ModelSpec, target: &Path, options: &Options, progress: &dyn Progress) -> Result<()> {
     spec.check()?;
-    let pool = rayon::ThreadPoolBuilder::new()
-        .num_threads(options.threads)
-        .build()
-        .map_err(|e| Error::usage(format!("cannot start {} threads: {e}", options.threads)))?;
-    let threads = pool.current_num_threads();
-    let window = usize::try_from(options.memory / (2 * BLOCK_BYTES as u64))
-        .unwrap_or(usize::MAX)
-        .clamp(1, 4 * threads);
+    let pool = options.pool()?;
+    let window = options.window(&pool);
 
     if fs::read_dir(target).is_ok_and(|mut entries| entries.next().is_some()) || target.is_file() {
         return Err(Error::usage(format!("{}: already exists; name a new folder", target.display())));

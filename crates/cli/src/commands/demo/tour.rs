@@ -24,9 +24,15 @@ impl<'a> Tour<'a> {
         Self { workplace, console, store: workplace.path("store"), step: 1, began: Instant::now() }
     }
 
-    /// Tells of the step that is done and begins the next.
+    /// Tells of the step that is done and how long it took, and begins the next.
     fn tell(&mut self, what: &str) -> Result<(), Failure> {
-        self.console.note(format_args!("{}. {what} [{}]", self.step, time(self.began.elapsed())))?;
+        let took = time(self.began.elapsed());
+        self.tell_timed(&format!("{what} [{took}]"))
+    }
+
+    /// As [`tell`](Self::tell), for a line that has its own time.
+    fn tell_timed(&mut self, what: &str) -> Result<(), Failure> {
+        self.console.note(format_args!("{}. {what}", self.step))?;
         self.step += 1;
         self.began = Instant::now();
         Ok(())
@@ -97,7 +103,7 @@ impl<'a> Tour<'a> {
         for VariantSpec { name, .. } in variants {
             let loaded = load::load(&self.store, name, self.console)?;
             let read = bytes(loaded.bytes_read);
-            self.tell(&format!("Loaded {name} into memory: {}, reading {read}", loaded.describe()))?;
+            self.tell_timed(&format!("Loaded {name} into memory: {}, reading {read}", loaded.describe()))?;
         }
         Ok(())
     }

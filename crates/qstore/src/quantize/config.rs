@@ -1,0 +1,230 @@
+//! A model's `config.json`: what it says about the model, and what it says after quantisation.
+
+use std::path::{Path, PathBuf};
+
+use super::json::Json;
+use super::rule::Model;
+use crate::error::{Error, Result};
+use crate::scheme::FloatKind;
+
+/// Bytes of a `config.json` at most; real ones have a few thousand.
+pub(super) const MAX_BYTES: u64 = 16 << 20;
+
+/// The `config.json` of a model that is not quantised.
+#[derive(Debug)]
+pub(super) struct Config {
+    path: PathBuf,
+    json: Json,
+}
+
+impl Config {
+    /// Takes the text of the file at `path`, which is only named in errors.
+    ///
+    /// # Errors
+    /// [`Error::Input`] for what is no JSON object, or the configuration of a model that is quantised already.
+    pub(super) fn parse(path: &Path, text: &str) -> Result<Self> {
+        let json = Json::parse(text).map_err(|e| Error::input(path, format!("it is not JSON: {e}")))?;
+        if !matches!(json, Json::Object(_)) {
+            return Err(Error::input(path, "it is not the configuration of a model"));
+        }
+        let within = ["text_config", "llm_config", "language_config"].iter().filter_map(|key| json.get(key));
+        for part in std::iter::once(&json).chain(within) {
+            for key in ["quantization_config", "compression_config"] {
+                if let Some(entry) = part.get(key) {
+                    let method = entry.get("quant_method").and_then(Json::as_text).unwrap_or("some method");
+                    let what = format!(
+                        "the model is quantized already ({key}: {method}); give the folder that it was made from"
+                    );
+                    return Err(Error::input(path, what));
+                }
+            }
+        }
+        Ok(Self { path: path.to_owned(), json })
+    }
+
+    /// What decides which modules are quantised.
+    pub(super) fn model(&self) -> Model<'_> {
+        let class = self.json.get("architectures").and_then(Json::as_list).and_then(|list| list.first());
+        let model_type = self.json.get("model_type").and_then(Json::as_text);
+        Model {
+            class: class.and_then(Json::as_text).unwrap_or_default(),
+            model_type: model_type.unwrap_or_default(),
+        }
+    }
+
+    /// The type that transformers loads the model in by default, if it says.
+    ///
+    /// # Errors
+    /// [`Error::Input`] for a type that is none of the three that can be quantised.
+    pub(super) fn dtype(&self) -> Result<Option<FloatKind>> {
+        let Some((key, value)) = ["dtype", "torch_dtype"].iter().find_map(|k| Some((k, self.json.get(k)?)))
+        else {
+            return Ok(None);
+        };
+        let name = value.as_text().unwrap_or_default();
+        match name.strip_prefix("torch.").unwrap_or(name) {
+            "bfloat16" => Ok(Some(FloatKind::Bf16)),
+            "float16" => Ok(Some(FloatKind::F16)),
+            "float32" => Ok(Some(FloatKind::F32)),
+            _ => {
+                let value = value.to_python();
+                let what = format!("its {key} is {}, not bfloat16, float16 or float32", value.trim_end());
+                Err(Error::input(&self.path, what))
+            }
+        }
+    }
+
+    /// Whether it says that the output head is the table of input embeddings.
+    pub(super) fn ties_embeddings(&self) -> bool {
+        [Some(&self.json), self.json.get("text_config")]
+            .into_iter()
+            .flatten()
+            .any(|part| part.get("tie_word_embeddings") == Some(&Json::literal(true)))
+    }
+
+    /// The text of the file beside the quantised tensors, as `save_pretrained` would write it: `skip` is `llm_int8_skip_modules`.
+    pub(super) fn quantized(&self, dtype: FloatKind, skip: Option<&[String]>) -> String {
+        let mut json = self.json.clone();
+        json.set("quantization_config", quantization_config(skip));
+        json.remove("_name_or_path");
+        // Configurations of older versions say `torch_dtype`, which they need to go on reading it; newer ones say `dtype` and pass it on to their
+        // parts.
+        if json.get("torch_dtype").is_none() || json.get("dtype").is_some() {
+            json.remove("torch_dtype");
+            set_dtype(&mut json, dtype);
+            if let Json::Object(members) = &mut json {
+                let parts = members.iter_mut().map(|(_, value)| value);
+                for part in parts.filter(|value| value.get("model_type").is_some()) {
+                    part.remove("torch_dtype");
+                    set_dtype(part, dtype);
+                }
+            }
+        }
+        json.to_python()
+    }
+}
+
+fn set_dtype(json: &mut Json, dtype: FloatKind) {
+    let name = match dtype {
+        FloatKind::Bf16 => "bfloat16",
+        FloatKind::F16 => "float16",
+        FloatKind::F32 => "float32",
+    };
+    json.set("dtype", Json::text(name));
+}
+
+/// What `BitsAndBytesConfig(load_in_8bit=True)` saves.
+fn quantization_config(skip: Option<&[String]>) -> Json {
+    let skip = match skip {
+        None => Json::literal("null"),
+        Some(names) => Json::List(names.iter().map(Json::text).collect()),
+    };
+    let entries = [
+        ("_load_in_4bit", Json::literal(false)),
+        ("_load_in_8bit", Json::literal(true)),
+        ("bnb_4bit_compute_dtype", Json::text("float32")),
+        ("bnb_4bit_quant_storage", Json::text("uint8")),
+        ("bnb_4bit_quant_type", Json::text("fp4")),
+        ("bnb_4bit_use_double_quant", Json::literal(false)),
+        ("llm_int8_enable_fp32_cpu_offload", Json::literal(false)),
+        ("llm_int8_has_fp16_weight", Json::literal(false)),
+        ("llm_int8_skip_modules", skip),
+        ("llm_int8_threshold", Json::literal("6.0")),
+        ("load_in_4bit", Json::literal(false)),
+        ("load_in_8bit", Json::literal(true)),
+        ("quant_method", Json::text("bitsandbytes")),
+    ];
+    Json::Object(entries.map(|(key, value)| (key.to_owned(), value)).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Config> {
+        Config::parse(Path::new("config.json"), text)
+    }
+
+    #[test]
+    fn writes_what_transformers_writes() {
+        // The text that transformers 5.23 with bitsandbytes 0.50.2 saved for a model with these settings.
+        let source = r#"{
+  "architectures": ["LlavaForConditionalGeneration"], "_name_or_path": "x", "dtype": "bfloat16", "eps": 1e-06,
+  "text_config": {"model_type": "llama", "hidden_size": 8}, "rope_parameters": {"rope_type": "default"},
+  "vision_config": {"model_type": "clip_vision_model", "dtype": null}}"#;
+        let want = r#"{
+  "architectures": [
+    "LlavaForConditionalGeneration"
+  ],
+  "dtype": "bfloat16",
+  "eps": 1e-06,
+  "quantization_config": {
+    "_load_in_4bit": false,
+    "_load_in_8bit": true,
+    "bnb_4bit_compute_dtype": "float32",
+    "bnb_4bit_quant_storage": "uint8",
+    "bnb_4bit_quant_type": "fp4",
+    "bnb_4bit_use_double_quant": false,
+    "llm_int8_enable_fp32_cpu_offload": false,
+    "llm_int8_has_fp16_weight": false,
+    "llm_int8_skip_modules": null,
+    "llm_int8_threshold": 6.0,
+    "load_in_4bit": false,
+    "load_in_8bit": true,
+    "quant_method": "bitsandbytes"
+  },
+  "rope_parameters": {
+    "rope_type": "default"
+  },
+  "text_config": {
+    "dtype": "bfloat16",
+    "hidden_size": 8,
+    "model_type": "llama"
+  },
+  "vision_config": {
+    "dtype": "bfloat16",
+    "model_type": "clip_vision_model"
+  }
+}
+"#;
+        let config = parse(source).unwrap();
+        assert_eq!(config.quantized(FloatKind::Bf16, None), want);
+        let listed = config.quantized(FloatKind::Bf16, Some(&["lm_head".to_owned()]));
+        assert!(listed.contains("\"llm_int8_skip_modules\": [\n      \"lm_head\"\n    ],"), "{listed}");
+    }
+
+    #[test]
+    fn the_type_is_said_as_the_source_says_it() {
+        let old = parse(r#"{"torch_dtype":"float16","text_config":{"model_type":"llama"}}"#).unwrap();
+        assert_eq!(old.dtype().unwrap(), Some(FloatKind::F16));
+        let text = old.quantized(FloatKind::F16, None);
+        assert!(text.contains("\"torch_dtype\"") && !text.contains("\"dtype\""), "{text}");
+        let silent = parse(r#"{"dtype":null}"#).unwrap();
+        assert_eq!(silent.dtype().unwrap(), None);
+        assert!(silent.quantized(FloatKind::F32, None).contains("\"dtype\": \"float32\""));
+        assert!(parse(r#"{"dtype":"float64"}"#).unwrap().dtype().unwrap_err().to_string().contains("float64"));
+    }
+
+    #[test]
+    fn refuses_quantised_models() {
+        for text in [
+            r#"{"quantization_config":{"quant_method":"gptq"}}"#,
+            r#"{"text_config":{"quantization_config":{}}}"#,
+            r#"{"compression_config":{}}"#,
+        ] {
+            assert!(parse(text).unwrap_err().to_string().contains("quantized already"), "{text}");
+        }
+        assert!(parse("[]").is_err() && parse("{").is_err());
+        parse(r#"{"quantization_config":null}"#).unwrap();
+    }
+
+    #[test]
+    fn knows_the_class_and_tying() {
+        let config = parse(r#"{"architectures":["A","B"],"model_type":"m","tie_word_embeddings":false,"text_config":{"tie_word_embeddings":true}}"#).unwrap();
+        assert_eq!((config.model().class, config.model().model_type), ("A", "m"));
+        assert!(config.ties_embeddings());
+        let bare = parse("{}").unwrap();
+        assert_eq!((bare.model().class, bare.model().model_type), ("", ""));
+        assert!(!bare.ties_embeddings());
+    }
+}

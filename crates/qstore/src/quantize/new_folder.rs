@@ -1,0 +1,131 @@
+//! A folder that appears complete or not at all.
+
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Read, Write as _};
+use std::path::{Path, PathBuf};
+
+use tempfile::TempDir;
+
+use crate::error::{Error, IoContext as _, Result};
+
+/// A folder in the making, beside its target. Dropped uncommitted, it is gone.
+#[derive(Debug)]
+pub(super) struct NewFolder {
+    target: PathBuf,
+    parent: PathBuf,
+    temporary: TempDir,
+    /// Within the temporary folder, which is closed to others while this one has the usual permissions.
+    folder: PathBuf,
+}
+
+impl NewFolder {
+    /// Begins a folder that will be `target`, which must not exist or be an empty folder.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if `target` is taken, an I/O error if nothing can be made beside it.
+    pub(super) fn begin(target: &Path) -> Result<Self> {
+        if target.symlink_metadata().is_ok() && !is_empty_folder(target) {
+            let text = format!("{}: it exists and is not an empty folder; give a new one", target.display());
+            return Err(Error::usage(text));
+        }
+        let parent = target.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        fs::create_dir_all(parent).at(parent, "cannot create")?;
+        let temporary = tempfile::Builder::new().prefix(".qstore-quantize-").tempdir_in(parent);
+        let temporary = temporary.at(parent, "cannot create a folder in")?;
+        let folder = temporary.path().join("files");
+        fs::create_dir(&folder).at(&folder, "cannot create")?;
+        Ok(Self { target: target.to_owned(), parent: parent.to_owned(), temporary, folder })
+    }
+
+    /// Makes the file `path`, of `bytes` bytes, all zero.
+    pub(super) fn create(&self, path: &str, bytes: u64) -> Result<(PathBuf, File)> {
+        let path = self.folder.join(path);
+        let parent = path.parent().unwrap_or(&self.folder);
+        fs::create_dir_all(parent).at(parent, "cannot create")?;
+        let file = File::create_new(&path).at(&path, "cannot create")?;
+        file.set_len(bytes).at(&path, "cannot write")?;
+        Ok((path, file))
+    }
+
+    /// Makes the file `path` of all that `content` gives.
+    pub(super) fn write(&self, path: &str, content: &mut dyn Read) -> Result<()> {
+        let (path, file) = self.create(path, 0)?;
+        let mut file = BufWriter::with_capacity(1 << 20, file);
+        io::copy(content, &mut file)
+            .and_then(|_| file.flush())
+            .and_then(|()| file.get_ref().sync_all())
+            .at(&path, "cannot write")
+    }
+
+    /// Puts the folder in its place. Its files have been synced.
+    pub(super) fn commit(self) -> Result<()> {
+        for entry in walkdir::WalkDir::new(&self.folder).contents_first(true) {
+            let entry = entry.map_err(|e| Error::input(&self.folder, e))?;
+            if entry.file_type().is_dir() {
+                sync_folder(entry.path())?;
+            }
+        }
+        if is_empty_folder(&self.target) {
+            fs::remove_dir(&self.target).at(&self.target, "cannot replace")?;
+        }
+        fs::rename(&self.folder, &self.target).at(&self.target, "cannot move into place")?;
+        self.temporary.close().at(&self.parent, "cannot remove the temporary folder in")?;
+        sync_folder(&self.parent)
+    }
+}
+
+fn is_empty_folder(path: &Path) -> bool {
+    path.is_dir() && fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none())
+}
+
+/// Makes the entries of a folder durable.
+#[cfg(unix)]
+fn sync_folder(folder: &Path) -> Result<()> {
+    File::open(folder).and_then(|f| f.sync_all()).at(folder, "cannot sync")
+}
+
+/// Folders cannot be synced here.
+#[cfg(not(unix))]
+fn sync_folder(_: &Path) -> Result<()> {
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entries(path: &Path) -> Vec<String> {
+        let mut names: Vec<_> =
+            fs::read_dir(path).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn appears_when_committed() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("a/model");
+        let folder = NewFolder::begin(&target).unwrap();
+        folder.write("sub/x", &mut &b"text"[..]).unwrap();
+        folder.create("y", 3).unwrap();
+        assert!(!target.exists());
+        folder.commit().unwrap();
+        assert_eq!(entries(&target), ["sub", "y"]);
+        assert_eq!(entries(&dir.path().join("a")), ["model"]);
+        assert_eq!(fs::read(target.join("sub/x")).unwrap(), b"text");
+        assert_eq!(fs::read(target.join("y")).unwrap(), [0; 3]);
+    }
+
+    #[test]
+    fn leaves_nothing_when_given_up_and_replaces_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("model");
+        drop(NewFolder::begin(&target).unwrap());
+        assert!(entries(dir.path()).is_empty());
+        fs::create_dir(&target).unwrap();
+        NewFolder::begin(&target).unwrap().commit().unwrap();
+        fs::write(target.join("x"), "").unwrap();
+        assert!(matches!(NewFolder::begin(&target), Err(Error::Usage(_))));
+        assert_eq!(entries(dir.path()), ["model"]);
+    }
+}
