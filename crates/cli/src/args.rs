@@ -208,8 +208,6 @@ pub(crate) struct Quantize {
     /// The folder to make; must be new or empty
     #[arg(short, long, value_name = "DIR")]
     pub(crate) output: PathBuf,
-    #[command(flatten)]
-    pub(crate) shard_size: ShardSize,
 }
 
 /// A precision that `quantize` makes.
@@ -223,13 +221,14 @@ pub(crate) enum Precision {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  qstore demo                                      half a minute, 0.5 GB of temporary files
-  qstore demo --model ./Llama                      on your own model
-  qstore demo --keep ./demo                        look at the folders afterwards
-  qstore demo --hidden 2048 --intermediate 8192 --layers 3 --vocab 32000 --keep ./demo
+  qstore demo                     some seconds and 0.4 GB of temporary files
+  qstore demo --model ./Llama     on your own model
+  qstore demo --keep ./demo       look at the folders afterwards
+  qstore demo --hidden 2048 --intermediate 8192 --layers 20 --vocab 32000 --keep ./demo
+                                  a pair of 4 GB; the folders take 10 GB
 
-Without --keep everything is made below the system's temporary folder and removed at the end (an interrupted demo leaves its folder
-qstore-demo-* there). Restored files are compared with the originals by the demo itself, byte by byte.")]
+Without --keep everything is made below the system's temporary folder (TMPDIR) and removed at the end; an interrupted demo
+leaves its folder qstore-demo-* there. The demo itself compares restored files with the originals, byte by byte.")]
 pub(crate) struct Demo {
     /// Use the model in this folder (BF16, FP16 or FP32 in safetensors files) instead of a made-up one
     #[arg(long, value_name = "DIR")]

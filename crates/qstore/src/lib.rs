@@ -23,7 +23,7 @@ mod ingest;
 mod pipeline;
 mod plan;
 mod progress;
-// mod quantize;
+mod quantize;
 mod scheme;
 mod store;
 mod synthetic;
@@ -32,7 +32,7 @@ pub use decode::{TensorInfo, Variant};
 pub use error::{Error, Result};
 pub use progress::{Progress, Silent};
 pub use qstore_container::{Dtype, Manifest, VariantEntry, VariantName};
-// pub use quantize::{Quantized, quantize};
+pub use quantize::{Quantized, quantize};
 pub use store::{
     FileInspection, Inspection, LoadedTensor, Options, Store, TensorInspection, VariantInspection,
     VariantSpec, VariantVerification, Verification, add, inspect, load, pack, remove, unpack, verify,

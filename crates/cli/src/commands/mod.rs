@@ -25,9 +25,8 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Pack(pack) => Some(&pack.shard_size),
         Command::Add(add) => Some(&add.shard_size),
         Command::Remove(remove) => Some(&remove.shard_size),
-        Command::Quantize(quantize) => Some(&quantize.shard_size),
         Command::Demo(demo) => Some(&demo.shard_size),
-        Command::Unpack(_) | Command::Inspect(_) | Command::Verify(_) | Command::Load(_) => None,
+        _ => None,
     };
     if let Some(ShardSize { shard_size: Some(size) }) = shard_size {
         options.shard_size = *size;

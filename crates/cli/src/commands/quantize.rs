@@ -8,7 +8,7 @@ use crate::output::{Console, count, time};
 
 pub(crate) fn run(arguments: &Quantize, console: &Console) -> Result<(), Failure> {
     let began = Instant::now();
-    let Quantize { source, to, output, .. } = arguments;
+    let Quantize { source, to, output } = arguments;
     let quantized = match to {
         Precision::Int8 => qstore::quantize(source, output, &console.options, &console.bars)?,
     };

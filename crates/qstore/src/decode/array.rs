@@ -7,7 +7,7 @@ use std::sync::Arc;
 use qstore_container::limits::MAX_HEAD_BYTES;
 use qstore_container::{ArrayKey, ChunkForm, ChunkRecord, Encoding, StoredArray};
 
-use super::variant::{Variant, is_hub_blob_link};
+use super::variant::{Variant, is_within};
 use crate::codec::{Codec, GivenRows};
 use crate::error::{Error, IoContext as _, Result};
 use crate::file::{read_range, zeroed};
@@ -45,9 +45,10 @@ impl ArrayReader {
         let (mut next, verbatim) = match &array.encoding {
             Encoding::Verbatim { file: kept, offset } => {
                 let path = variant.folder().join(variant.name().as_str()).join(kept.as_str());
-                let plain = path.symlink_metadata().at(&path, "cannot open")?.is_file();
-                if !plain && !is_hub_blob_link(variant.folder(), &path) {
-                    return Err(Error::damaged(&path, "it is no regular file"));
+                if path.symlink_metadata().at(&path, "cannot open").is_ok()
+                    && !is_within(variant.folder(), &path)
+                {
+                    return Err(Error::damaged(&path, "it is no regular file inside the store"));
                 }
                 let handle = File::open(&path).at(&path, "cannot open")?;
                 (*offset, Some((path, handle)))

@@ -27,12 +27,12 @@ impl Shard {
     pub(crate) fn open(folder: &Path, entry: &LayerFile, bytes_read: &Arc<AtomicU64>) -> Result<Self> {
         let path = folder.join(entry.name.as_str());
         let damaged = |what: &dyn ToString| Error::damaged(&path, what.to_string());
-        let kind = std::fs::symlink_metadata(&path).map_err(|e| match e.kind() {
+        std::fs::symlink_metadata(&path).map_err(|e| match e.kind() {
             std::io::ErrorKind::NotFound => damaged(&"this layer file is missing; fetch or restore it"),
             _ => Error::Io { path: path.clone(), what: "cannot open", source: e },
         })?;
-        if !kind.is_file() && !super::variant::is_hub_blob_link(folder, &path) {
-            return Err(damaged(&"it is no regular file; a layer file may not be a link or a folder"));
+        if !super::variant::is_within(folder, &path) {
+            return Err(damaged(&"it is no regular file inside the store"));
         }
         let file = File::open(&path).at(&path, "cannot open")?;
         let bytes = file.metadata().at(&path, "cannot read")?.len();

@@ -348,15 +348,17 @@ pub(crate) fn content_hash(files: &[OriginalFile], empty_folders: &[RelativePath
     Hash128::of(files.chain(folders).collect::<String>().as_bytes())
 }
 
-/// Whether `path` in `folder` is a link of the Hugging Face cache: `snapshots/REVISION/...` to a file in `blobs` beside `snapshots`. Other
-/// links could lead anywhere.
-pub(crate) fn is_hub_blob_link(folder: &Path, path: &Path) -> bool {
+/// Whether `path` leads to a regular file inside `folder`, or through a link of the Hugging Face cache: from `snapshots/REVISION/...` to a file
+/// in `blobs` beside `snapshots`. Other links could lead anywhere.
+pub(crate) fn is_within(folder: &Path, path: &Path) -> bool {
     let resolve = || {
         let folder = folder.canonicalize().ok()?;
         let target = path.canonicalize().ok()?;
-        let snapshots = folder.ancestors().find(|a| a.file_name().is_some_and(|name| name == "snapshots"))?;
-        let blobs = snapshots.parent()?.join("blobs");
-        Some(target.parent() == Some(&blobs) && target.is_file())
+        let inside = target.starts_with(&folder);
+        let snapshots = folder.ancestors().find(|a| a.file_name().is_some_and(|name| name == "snapshots"));
+        let blobs = snapshots.and_then(Path::parent).map(|repository| repository.join("blobs"));
+        let in_cache = blobs.is_some_and(|blobs| target.parent() == Some(&blobs));
+        Some(target.is_file() && (inside || in_cache))
     };
     resolve().unwrap_or(false)
 }

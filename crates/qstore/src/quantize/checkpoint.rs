@@ -83,7 +83,8 @@ pub(super) fn config(source: &Source) -> Result<Config> {
     if source.files[file].bytes > config::MAX_BYTES {
         return Err(Error::input(path, "it is too large for the configuration of a model"));
     }
-    let text = String::from_utf8(read_text(source, file)?).map_err(|_| Error::input(&path, "it is not UTF-8"))?;
+    let text =
+        String::from_utf8(read_text(source, file)?).map_err(|_| Error::input(&path, "it is not UTF-8"))?;
     Config::parse(&path, &text)
 }
 
@@ -132,8 +133,7 @@ fn read_text(source: &Source, file: usize) -> Result<Vec<u8>> {
         return Err(Error::input(path, "it is a safetensors file, but not named as one"));
     };
     let array = &source.arrays[*array];
-    let mut bytes =
-        zeroed(array.bytes).map_err(|e| Error::Io { path, what: "cannot read", source: e })?;
+    let mut bytes = zeroed(array.bytes).map_err(|e| Error::Io { path, what: "cannot read", source: e })?;
     source.read(array, 0, &mut bytes)?;
     Ok(bytes)
 }
@@ -145,8 +145,11 @@ fn tensors_of(source: &Source, file: usize) -> Result<Vec<SourceTensor<'_>>> {
     let SourceContent::Safetensors { header, arrays } = &file.content else {
         return Err(Error::input(path, "it is not named as a safetensors file"));
     };
-    let header =
-        SafetensorsHeader::parse(header.clone().into_bytes(), file.bytes).map_err(|e| Error::input(&path, e))?;
+    let header = SafetensorsHeader::parse(header.clone().into_bytes(), file.bytes)
+        .map_err(|e| Error::input(&path, e))?;
     let spans = header.tensors.into_iter();
-    Ok(spans.zip(arrays).map(|(span, &at)| SourceTensor { name: span.name, array: &source.arrays[at] }).collect())
+    Ok(spans
+        .zip(arrays)
+        .map(|(span, &at)| SourceTensor { name: span.name, array: &source.arrays[at] })
+        .collect())
 }

@@ -126,11 +126,18 @@ mod tests {
 
     #[test]
     fn the_longest_family_counts() {
-        assert!(is_too_fine_for_int8("T5ForConditionalGeneration", "encoder.block.0.layer.1.DenseReluDense.wo"));
+        assert!(is_too_fine_for_int8(
+            "T5ForConditionalGeneration",
+            "encoder.block.0.layer.1.DenseReluDense.wo"
+        ));
         assert!(!is_too_fine_for_int8("T5GemmaModel", "encoder.wo"));
         assert!(is_loaded_as_fp32("T5Model", "encoder.block.0.layer.1.DenseReluDense.wo.weight", true));
         assert!(!is_loaded_as_fp32("T5Model", "encoder.block.0.layer.1.DenseReluDense.wo.weight", false));
-        assert!(is_loaded_as_fp32("Glm4MoeForCausalLM", "model.layers.1.mlp.gate.e_score_correction_bias", false));
+        assert!(is_loaded_as_fp32(
+            "Glm4MoeForCausalLM",
+            "model.layers.1.mlp.gate.e_score_correction_bias",
+            false
+        ));
         assert!(is_loaded_as_fp32("Ernie4_5_MoeModel", "layers.1.mlp.gate.weight", false));
     }
 

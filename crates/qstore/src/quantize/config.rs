@@ -202,7 +202,9 @@ mod tests {
         let silent = parse(r#"{"dtype":null}"#).unwrap();
         assert_eq!(silent.dtype().unwrap(), None);
         assert!(silent.quantized(FloatKind::F32, None).contains("\"dtype\": \"float32\""));
-        assert!(parse(r#"{"dtype":"float64"}"#).unwrap().dtype().unwrap_err().to_string().contains("float64"));
+        assert!(
+            parse(r#"{"dtype":"float64"}"#).unwrap().dtype().unwrap_err().to_string().contains("float64")
+        );
     }
 
     #[test]

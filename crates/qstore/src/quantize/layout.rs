@@ -134,11 +134,8 @@ fn head_of<'a>(tensors: impl Iterator<Item = &'a NewTensor>) -> Result<Vec<u8>, 
         let begin = end;
         end += usize::try_from(tensor.bytes).map_err(too_large)?;
         let shape = tensor.shape.iter().map(|&d| usize::try_from(d)).collect::<Result<_, _>>();
-        let info = TensorInfo {
-            dtype: tensor.dtype,
-            shape: shape.map_err(too_large)?,
-            data_offsets: (begin, end),
-        };
+        let info =
+            TensorInfo { dtype: tensor.dtype, shape: shape.map_err(too_large)?, data_offsets: (begin, end) };
         infos.push((tensor.name.clone(), info));
     }
     let format = HashMap::from([("format".to_owned(), "pt".to_owned())]);
@@ -157,9 +154,10 @@ pub(super) fn index(tensors: &[NewTensor], layout: &Layout, parameters: u64) -> 
     let size: u64 = tensors.iter().map(|t| t.bytes).sum();
     let metadata = [("total_parameters", parameters), ("total_size", size)];
     let metadata = metadata.map(|(key, value)| (key.to_owned(), Json::literal(value)));
-    let map = tensors.iter().zip(&layout.places).map(|(tensor, place)| {
-        (tensor.name.clone(), Json::text(&layout.files[place.file].name))
-    });
+    let map = tensors
+        .iter()
+        .zip(&layout.places)
+        .map(|(tensor, place)| (tensor.name.clone(), Json::text(&layout.files[place.file].name)));
     let members = [("metadata", Json::Object(metadata.into())), ("weight_map", Json::Object(map.collect()))];
     Json::Object(members.map(|(key, value)| (key.to_owned(), value)).into()).to_python()
 }
@@ -183,7 +181,10 @@ mod tests {
     #[test]
     fn names_are_in_the_order_of_transformers() {
         // The right order is Python's: sorted(names, key=dot_natural_key).
-        let want = ["0.x", "9.x", "10.x", "", "a", "a.01", "a.1.b", "a.1.c", "a.b", "a1", "a2", "a02.z", "a10", "a_1", "aa"];
+        let want = [
+            "0.x", "9.x", "10.x", "", "a", "a.01", "a.1.b", "a.1.c", "a.b", "a1", "a2", "a02.z", "a10",
+            "a_1", "aa",
+        ];
         let mut shuffled = want;
         shuffled.reverse();
         let tensors: Vec<_> = shuffled.iter().map(|name| tensor(name, Dtype::U8, &[1])).collect();

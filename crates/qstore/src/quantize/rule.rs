@@ -84,9 +84,8 @@ pub(super) fn choose(model: Model<'_>, tensors: &[Tensor<'_>]) -> Vec<Choice> {
         .iter()
         .map(|tensor| match tensor.name.strip_suffix(".weight") {
             Some(module) if tensor.shape.len() == 2 && is_float(tensor.dtype) => {
-                let reason = kept_because(model, module, &names, has_experts).or_else(|| {
-                    tensor.shape.contains(&0).then_some(Reason::Empty)
-                });
+                let reason = kept_because(model, module, &names, has_experts)
+                    .or_else(|| tensor.shape.contains(&0).then_some(Reason::Empty));
                 match reason {
                     Some(reason) => Choice::Kept(reason),
                     None if is_conv1d(model, module) => Choice::Columns,
@@ -153,21 +152,18 @@ fn is_float(dtype: Dtype) -> bool {
 }
 
 /// Why transformers would not quantise the matrix of `module`, if it would not.
-fn kept_because(
-    model: Model<'_>,
-    module: &str,
-    names: &HashSet<&str>,
-    has_experts: bool,
-) -> Option<Reason> {
+fn kept_because(model: Model<'_>, module: &str, names: &HashSet<&str>, has_experts: bool) -> Option<Reason> {
     let (parent, leaf) = module.rsplit_once('.').unwrap_or(("", module));
     let within = |name: &str| parent.split('.').any(|part| part == name);
     if classes::is_too_fine_for_int8(model.class, module) {
         return Some(Reason::Fp32);
     }
-    if is_embedding(leaf) {
+    // What is numbered is one of a list that has the name.
+    let list = parent.rsplit('.').next().filter(|_| leaf.bytes().all(|b| b.is_ascii_digit()));
+    if is_embedding(list.unwrap_or(leaf)) {
         return Some(Reason::Embedding);
     }
-    if is_head(module, leaf, names) {
+    if is_head(module, leaf, names) || list == Some("lm_heads") {
         return Some(Reason::Head);
     }
     if leaf == "out_proj" && names.contains(format!("{parent}.in_proj_weight").as_str()) {
@@ -176,9 +172,10 @@ fn kept_because(
     if within("experts") {
         return Some(Reason::Expert);
     }
-    let routes = matches!(leaf, "gate" | "router") || leaf == "layer" && parent.ends_with(".router");
-    // AFMoE's router is an ordinary linear layer.
-    (has_experts && routes && model.model_type != "afmoe").then_some(Reason::Router)
+    // AFMoE's and JetMoE's routers are ordinary linear layers; those of Granite are not, and lie beside experts of another name.
+    let routes = has_experts && matches!(leaf, "gate" | "router") && model.model_type != "afmoe"
+        || module.ends_with(".router.layer") && model.model_type.starts_with("granitemoe");
+    routes.then_some(Reason::Router)
 }
 
 /// Whether modules of this name are tables of embeddings.
@@ -189,7 +186,7 @@ fn is_embedding(leaf: &str) -> bool {
     }
     let without_digits = leaf.trim_end_matches(|c: char| c.is_ascii_digit());
     let numbered = without_digits.strip_suffix('_').filter(|_| without_digits.len() < leaf.len());
-    let stem = numbered.unwrap_or(leaf);
+    let stem = numbered.unwrap_or(leaf).to_ascii_lowercase();
     ["embed", "embeds", "embedding", "embeddings", "embedder", "emb", "table", "codebook"]
         .iter()
         .any(|end| stem.ends_with(end))

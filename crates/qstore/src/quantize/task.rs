@@ -67,7 +67,8 @@ impl Recipe {
     }
 }
 
-fn dtype_of(kind: FloatKind) -> Dtype {
+/// The type of values of `kind` in a file.
+pub(super) fn dtype_of(kind: FloatKind) -> Dtype {
     match kind {
         FloatKind::Bf16 => Dtype::BF16,
         FloatKind::F16 => Dtype::F16,
@@ -156,10 +157,8 @@ impl<'a> Block<'a> {
                     infinite_rows += u64::from(scale.is_infinite());
                     scales.extend(scale.to_le_bytes());
                 }
-                let parts = vec![
-                    (task.first, range.start * cols, codes),
-                    (task.first + 1, range.start * 4, scales),
-                ];
+                let parts =
+                    vec![(task.first, range.start * cols, codes), (task.first + 1, range.start * 4, scales)];
                 Ok(Done { task, parts, read, infinite_rows })
             }
         }

@@ -64,7 +64,7 @@ mod tests {
         };
         assert_eq!(rounded(FloatKind::F32), source);
         // torch.tensor([...]).to(torch.bfloat16)
-        assert_eq!(rounded(FloatKind::Bf16), [1.0, 1.0, 1.015_625, 65536.0, 1.000_444_2e-8, -0.0]);
+        assert_eq!(rounded(FloatKind::Bf16), [1.0, 1.0, 1.015_625, 65536.0, 1.001_171_8e-8, -0.0]);
         assert_eq!(rounded(FloatKind::F16), [1.0, 1.003_906_3, 1.011_718_8, f32::INFINITY, 0.0, -0.0]);
         for kind in KINDS {
             let mut values = [0.1];

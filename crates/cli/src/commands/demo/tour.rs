@@ -40,6 +40,9 @@ impl<'a> Tour<'a> {
 
     /// Takes the user's own model.
     pub(crate) fn take(&mut self, folder: &Path) -> Result<VariantSpec, Failure> {
+        if !folder.is_dir() {
+            return Err(Failure::Usage(format!("--model {}: no such folder", folder.display())));
+        }
         let name = name_of(folder);
         let size = bytes(total_bytes(folder)?);
         self.tell(&format!("Took the model in {}: {size}, named {name} here", folder.display()))?;
@@ -91,6 +94,7 @@ impl<'a> Tour<'a> {
                 let differences = differences.join("; ");
                 return Err(Failure::Check(format!("restored {name} is not what was packed: {differences}")));
             }
+            self.workplace.discard(&restored)?;
             self.tell(&format!(
                 "Restored {name}; compared with the original, byte by byte: {} equal",
                 count(equal, "file")

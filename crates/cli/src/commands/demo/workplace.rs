@@ -10,7 +10,7 @@ use crate::failure::Failure;
 /// A folder for the demo's folders, removed at the end unless the user named it.
 pub(crate) struct Workplace {
     folder: PathBuf,
-    _temporary: Option<TempDir>,
+    temporary: Option<TempDir>,
 }
 
 impl Workplace {
@@ -21,7 +21,7 @@ impl Workplace {
                 tempfile::Builder::new().prefix("qstore-demo-").tempdir_in(&parent).map_err(|source| {
                     Failure::File { path: parent, what: "cannot create a temporary folder in", source }
                 })?;
-            return Ok(Self { folder: temporary.path().to_owned(), _temporary: Some(temporary) });
+            return Ok(Self { folder: temporary.path().to_owned(), temporary: Some(temporary) });
         };
         let failed =
             |source| Failure::File { path: folder.to_owned(), what: "cannot create the folder", source };
@@ -32,11 +32,20 @@ impl Workplace {
                 folder.display()
             )));
         }
-        Ok(Self { folder: folder.to_owned(), _temporary: None })
+        Ok(Self { folder: folder.to_owned(), temporary: None })
     }
 
     pub(crate) fn folder(&self) -> &Path {
         &self.folder
+    }
+
+    /// Removes a folder that is not needed any more, unless everything is to be kept; large models leave little room.
+    pub(crate) fn discard(&self, folder: &Path) -> Result<(), Failure> {
+        if self.temporary.is_none() {
+            return Ok(());
+        }
+        let failed = |source| Failure::File { path: folder.to_owned(), what: "cannot remove", source };
+        fs::remove_dir_all(folder).map_err(failed)
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {

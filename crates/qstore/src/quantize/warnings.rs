@@ -1,0 +1,95 @@
+//! Saying what a user may not expect of the quantised model.
+
+use std::collections::BTreeMap;
+
+use super::checkpoint::SourceTensor;
+use super::classes;
+use super::rule::{Choice, Model};
+use super::task::{Recipe, Task, dtype_of};
+use crate::progress::Progress;
+
+/// What is warned of, by what is said of it.
+type Groups<'a> = BTreeMap<String, Vec<&'a str>>;
+
+fn tell(groups: &Groups<'_>, progress: &dyn Progress) {
+    for (what, names) in groups {
+        let (count, first) = (names.len(), names.first().copied().unwrap_or_default());
+        progress.warn(&match count {
+            1 => format!("1 {what}: {first}"),
+            _ => format!("{count} {what}: {first}, ..."),
+        });
+    }
+}
+
+/// Matrices that stay as they are for a reason that is no matter of course, and classes of which little is known.
+pub(super) fn of_choices(
+    model: Model<'_>,
+    tensors: &[SourceTensor<'_>],
+    choices: &[Choice],
+    progress: &dyn Progress,
+) {
+    let mut groups = Groups::new();
+    for (tensor, choice) in tensors.iter().zip(choices) {
+        if let Choice::Kept(reason) = choice
+            && let Some(why) = reason.unusual()
+        {
+            groups.entry(format!("matrices kept as they are, being {why}")).or_default().push(&tensor.name);
+        }
+    }
+    tell(&groups, progress);
+    if !classes::is_verified(model.class) {
+        let class = if model.class.is_empty() { "no model class" } else { model.class };
+        progress.warn(&format!(
+            "config.json names {class}, for which the choice of layers was not compared with that of transformers; config.json lists the \
+             layers that were left alone, but see whether the result loads"
+        ));
+    }
+}
+
+/// Tensors that come out as another type, and those that do not come out.
+pub(super) fn of_conversions(
+    tasks: &[Task<'_>],
+    tensors: &[SourceTensor<'_>],
+    dropped: &[usize],
+    progress: &dyn Progress,
+) {
+    let mut groups = Groups::new();
+    for task in tasks {
+        let (from, to) = match task.recipe {
+            Recipe::Cast { from, to } => (from, to),
+            Recipe::Quantise { from, loaded, .. } if from != loaded => (from, loaded),
+            _ => continue,
+        };
+        let what = format!(
+            "tensors converted from {} to {}, as transformers does on loading the model",
+            dtype_of(from),
+            dtype_of(to)
+        );
+        groups.entry(what).or_default().push(&task.source.name);
+    }
+    for &index in dropped {
+        let what = "tensors left out, being the input embeddings once more".to_owned();
+        groups.entry(what).or_default().push(&tensors[index].name);
+    }
+    tell(&groups, progress);
+}
+
+/// Rows that INT8 cannot stand for: how many in which matrix.
+pub(super) fn of_infinite_rows(matrices: &BTreeMap<&str, u64>, progress: &dyn Progress) {
+    let rows: u64 = matrices.values().sum();
+    if let Some((first, _)) = matrices.first_key_value() {
+        progress.warn(&format!(
+            "{rows} rows have a weight beyond the range of FP16 (65504), so that their scale is infinite and their codes are 0, as with \
+             bitsandbytes: {first}{}",
+            if matrices.len() > 1 { ", ..." } else { "" }
+        ));
+    }
+}
+
+/// Files that hold the weights in another form.
+pub(super) fn of_files(left_out: &[&str], progress: &dyn Progress) {
+    if !left_out.is_empty() {
+        let what = "files not copied, being other copies of the weights or left by training".to_owned();
+        tell(&Groups::from([(what, left_out.to_vec())]), progress);
+    }
+}

@@ -1,0 +1,91 @@
+//! Writing the files of the quantised model.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{Seek as _, SeekFrom, Write as _};
+use std::path::PathBuf;
+
+use super::checkpoint::{self, Fate, SourceTensor};
+use super::layout::Layout;
+use super::new_folder::NewFolder;
+use super::task::{BLOCK_MEMORY, Done, Task};
+use super::warnings;
+use crate::error::{IoContext as _, Result};
+use crate::ingest::Source;
+use crate::pipeline;
+use crate::progress::Progress;
+use crate::store::Options;
+
+/// Makes all new tensors and writes them to their places, a bounded number of blocks at a time.
+pub(super) fn tensors(
+    folder: &NewFolder,
+    source: &Source,
+    tasks: &[Task<'_>],
+    layout: &Layout,
+    options: &Options,
+    progress: &dyn Progress,
+) -> Result<()> {
+    let mut files = Vec::with_capacity(layout.files.len());
+    for file in &layout.files {
+        let (path, mut handle) = folder.create(&file.name, file.bytes)?;
+        handle.write_all(&file.head).at(&path, "cannot write")?;
+        files.push((path, handle));
+    }
+    let pool = options.pool()?;
+    let most = usize::try_from(options.memory / BLOCK_MEMORY).unwrap_or(usize::MAX).max(1);
+    let window = (pool.current_num_threads() * 4).min(most);
+    progress.begin("quantizing", tasks.iter().map(|task| task.source.array.bytes).sum());
+    let mut infinite: BTreeMap<&str, u64> = BTreeMap::new();
+    let blocks = tasks.iter().flat_map(Task::blocks).map(Ok);
+    pipeline::ordered(
+        &pool,
+        window,
+        blocks,
+        |block| block.run(source),
+        |done: Done<'_>| {
+            for (tensor, offset, bytes) in &done.parts {
+                let place = layout.places[*tensor];
+                let (path, file) = &mut files[place.file];
+                write_at(file, place.offset + offset, bytes).at(path, "cannot write")?;
+            }
+            if done.infinite_rows > 0 {
+                *infinite.entry(done.task.source.name.as_str()).or_default() += done.infinite_rows;
+            }
+            progress.advance(done.read);
+            Ok(())
+        },
+    )?;
+    for (path, file) in &files {
+        file.sync_all().at(path, "cannot write")?;
+    }
+    warnings::of_infinite_rows(&infinite, progress);
+    Ok(())
+}
+
+fn write_at(file: &mut File, offset: u64, bytes: &[u8]) -> std::io::Result<()> {
+    file.seek(SeekFrom::Start(offset))?;
+    file.write_all(bytes)
+}
+
+/// Copies what belongs to the model besides its weights and configuration.
+pub(super) fn other_files(
+    folder: &NewFolder,
+    source: &Source,
+    tensors: &[SourceTensor<'_>],
+    progress: &dyn Progress,
+) -> Result<()> {
+    let mut left_out = Vec::new();
+    for (index, file) in source.files.iter().enumerate() {
+        let path: PathBuf = source.path().join(file.path.as_str());
+        match checkpoint::fate(index, file.path.as_str(), tensors) {
+            Fate::Copied => {
+                let mut content = File::open(&path).at(&path, "cannot open")?;
+                folder.write(file.path.as_str(), &mut content)?;
+            }
+            Fate::LeftOut => left_out.push(file.path.as_str()),
+            Fate::Replaced => {}
+        }
+    }
+    warnings::of_files(&left_out, progress);
+    Ok(())
+}

@@ -1,0 +1,98 @@
+//! The stores that are attacked.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+use qstore::{Dtype, Options, Silent, VariantSpec, pack};
+use rand::{RngExt as _, SeedableRng as _};
+use tempfile::TempDir;
+
+use crate::common::{self, Tensor, Tensors, llm_int8, model, options, spec, write_checkpoint};
+use crate::judge::Originals;
+
+/// A store and what it was made of.
+#[derive(Debug)]
+pub struct Sample {
+    _dir: TempDir,
+    pub store: PathBuf,
+    pub originals: Arc<Originals>,
+}
+
+/// A pair in many shards, with an array in each encoding, arrays of several chunks, and weights outside their bins.
+pub fn sharded() -> &'static Sample {
+    static SAMPLE: OnceLock<Sample> = OnceLock::new();
+    SAMPLE.get_or_init(|| make(1, &[(700, 800), (64, 96)], false, 300_000))
+}
+
+/// The same kind of pair in as few and as small files as can be, for cases by the thousand.
+pub fn small() -> &'static Sample {
+    static SAMPLE: OnceLock<Sample> = OnceLock::new();
+    SAMPLE.get_or_init(|| make(2, &[(40, 96)], false, u64::MAX))
+}
+
+/// Another model under the same names and shapes as [`small`].
+pub fn other() -> &'static Sample {
+    static SAMPLE: OnceLock<Sample> = OnceLock::new();
+    SAMPLE.get_or_init(|| make(3, &[(40, 96)], false, u64::MAX))
+}
+
+/// As [`small`], with the lower variant kept as it is.
+pub fn kept() -> &'static Sample {
+    static SAMPLE: OnceLock<Sample> = OnceLock::new();
+    SAMPLE.get_or_init(|| make(2, &[(40, 96)], true, u64::MAX))
+}
+
+fn make(seed: u64, shapes: &[(usize, usize)], verbatim: bool, shard_size: u64) -> Sample {
+    let dir = tempfile::tempdir().unwrap();
+    let mut high = model(seed, Dtype::BF16, shapes);
+    high.remove("model.embed_tokens.weight");
+    let mut rng = rand::rngs::StdRng::seed_from_u64(seed);
+    high.insert("embed.weight".to_owned(), common::weights(&mut rng, Dtype::BF16, 40, 128));
+    high.insert("single.weight".to_owned(), common::weights(&mut rng, Dtype::F32, 30, 70));
+    let mut low = llm_int8(&high);
+    // A float matrix of 32 bits with a twin, and weights outside their bins.
+    let double = common::weights(&mut rng, Dtype::F32, 24, 80);
+    high.insert("double_proj.weight".to_owned(), double.clone());
+    low.extend(llm_int8(&Tensors::from([("double_proj.weight".to_owned(), double)])));
+    let weights = &mut high.get_mut("model.layers.0.mlp.up_proj.weight").unwrap().data;
+    for at in (0..weights.len()).step_by(997).map(|at| at / 2 * 2) {
+        weights[at..at + 2].copy_from_slice(&[0x81, 0x7f]);
+    }
+    // Noise, which is stored raw; numbers of 4 bytes, for zstd; nothing at all.
+    let noise = (0..600).map(|_| rng.random::<u8>()).collect();
+    high.insert("noise".to_owned(), Tensor::new(Dtype::U8, &[20, 30], noise));
+    let numbers = (0..500u32).flat_map(|i| (i * i).to_le_bytes()).collect();
+    high.insert("numbers".to_owned(), Tensor::new(Dtype::I32, &[50, 10], numbers));
+    high.insert("empty".to_owned(), Tensor::new(Dtype::BF16, &[0, 7], Vec::new()));
+
+    let mut originals = Originals::default();
+    for (name, tensors) in [("bf16", high), ("int8", low)] {
+        let folder = dir.path().join(name);
+        write_checkpoint(&folder, &tensors);
+        fs::write(folder.join("nothing.txt"), "").unwrap();
+        fs::create_dir_all(folder.join("sub/empty")).unwrap();
+        fs::write(folder.join("sub/notes.txt"), "some notes\n".repeat(40)).unwrap();
+        originals.folders.insert(name.to_owned(), common::tree(&folder));
+        originals.tensors.insert(name.to_owned(), tensors);
+    }
+    let store = dir.path().join("store");
+    let low = VariantSpec { verbatim, ..spec(dir.path(), "int8") };
+    let options = Options { shard_size, ..options() };
+    pack(&[spec(dir.path(), "bf16"), low], &store, &options, &Silent).unwrap();
+    Sample { _dir: dir, store, originals: Arc::new(originals) }
+}
+
+/// Copies a store, links as links.
+pub fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}

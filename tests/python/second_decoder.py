@@ -1,0 +1,559 @@
+"""A second decoder of QStore stores, written from docs/format.md alone: it shares no code with the first.
+
+It is there to keep that document honest, so it is plain rather than fast. Section numbers cite the document.
+Usage: python second_decoder.py STORE VARIANT TARGET
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import xxhash
+import zstandard
+
+Json = dict[str, Any]
+Ints = npt.NDArray[Any]
+
+LANES = 64
+MIB = 1 << 20
+FORM_HEAD, FORM_CODED, FORM_RAW = 0, 1, 2
+KINDS_WITH_HEAD = ("residual", "float-split", "codes")
+RECORD = np.dtype([("length", "<u4"), ("form", "u1"), ("zero", "u1", 3), ("hash", "<u8")])
+#: Per dtype: mantissa bits of the (high half's) 16 bits, and the magnitude of infinity.
+FLOATS = {"BF16": (7, 0x7F80), "F16": (10, 0x7C00), "F32": (7, 0x7F80_0000)}
+
+
+class DamageError(Exception):
+    """The store is not what the format says."""
+
+
+def check(condition: object, problem: str) -> None:
+    if not condition:
+        raise DamageError(problem)
+
+
+def xxh3_128(data: bytes) -> str:
+    return xxhash.xxh3_128_hexdigest(data)
+
+
+def has_fields(value: Json, required: str, optional: str = "") -> None:
+    """Unknown fields are an error (2, 4)."""
+    names, needed = set(value), set(required.split())
+    check(needed <= names <= needed | set(optional.split()), f"fields {sorted(names)}, not {required}")
+
+
+def relative(path: str) -> str:
+    """Refuses what is no relative path (1): restored files must stay below their folder."""
+    bad = {"", ".", ".."} & set(path.split("/")) or set("\\\0") & set(path) or path.encode()[1:2] == b":"
+    check(not bad and len(path.encode()) <= 4096, f"not a relative path: {path!r}")
+    return path
+
+
+def unzstd(frame: bytes, limit: int) -> bytes:
+    with zstandard.ZstdDecompressor().stream_reader(frame) as reader:
+        data = reader.read(limit + 1)
+    check(len(data) <= limit, "a Zstandard frame holds more than it may")
+    return data
+
+
+class Cursor:
+    """Reads the fields of a head or of a chunk one after another."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data, self.at = data, 0
+
+    def take(self, size: int) -> bytes:
+        check(self.at + size <= len(self.data), "a chunk ends too early")
+        self.at += size
+        return self.data[self.at - size : self.at]
+
+    def array(self, dtype: npt.DTypeLike, count: int) -> Ints:
+        return np.frombuffer(self.take(count * np.dtype(dtype).itemsize), dtype)
+
+    def number(self, dtype: str) -> int:
+        return int(self.array(dtype, 1)[0])
+
+    def plane(self, count: int, width: int) -> Ints:
+        """A bit plane (7.1)."""
+        packed = np.frombuffer(self.take((count * width + 7) // 8), np.uint8)
+        bits = np.unpackbits(packed, bitorder="little")
+        check(not bits[count * width :].any(), "unused bits of a bit plane are set")
+        values = np.zeros(count, np.uint32)
+        for bit in range(width):
+            values |= bits[bit : count * width : width].astype(np.uint32) << np.uint32(bit)
+        return values
+
+    def rest(self) -> bytes:
+        return self.take(len(self.data) - self.at)
+
+    def end(self) -> None:
+        check(self.at == len(self.data), "bytes are left over")
+
+
+class Table(NamedTuple):
+    """A symbol table (7.2), looked up by slot."""
+
+    symbol: Ints
+    frequency: Ints
+    offset: Ints
+
+    @classmethod
+    def read(cls, head: Cursor) -> Table:
+        frequencies = np.zeros(256, np.uint32)
+        for symbol in np.flatnonzero(np.unpackbits(head.array("u1", 32), bitorder="little")):
+            frequency = head.number("u1")
+            if frequency & 0x80:
+                frequency = frequency & 0x7F | head.number("u1") << 7
+            check(1 <= frequency <= 4095, "a frequency is out of range")
+            frequencies[symbol] = frequency
+        check(frequencies.sum() == 4096, "frequencies do not add up to 4096")
+        symbol = np.repeat(np.arange(256, dtype=np.uint8), frequencies)
+        start = np.cumsum(frequencies, dtype=np.uint32) - frequencies
+        return cls(symbol, frequencies[symbol], np.arange(4096, dtype=np.uint32) - start[symbol])
+
+    @classmethod
+    def read_list(cls, head: Cursor) -> list[Table]:
+        count = head.number("u1")
+        check(1 <= count <= 16, "a list of tables has 1 to 16")
+        return [cls.read(head) for _ in range(count)]
+
+
+class Coder:
+    """The 64 lanes of a stream (7.3): elements of a row whose lanes follow one another decode at once."""
+
+    def __init__(self, states: Ints, words: bytes) -> None:
+        check((states >= 1 << 16).all() and len(words) % 2 == 0, "states too small, or half a word")
+        self.states, self.words, self.at = states.astype(np.uint32), np.frombuffer(words, "<u2"), 0
+
+    def _advance(self, lanes: Ints | slice, states: Ints) -> None:
+        small = np.flatnonzero(states < 1 << 16)
+        words = self.words[self.at : self.at + small.size]
+        check(words.size == small.size, "the words end too early")
+        self.at += small.size
+        states[small] = states[small] << 16 | words
+        self.states[lanes] = states
+
+    def symbols(self, table: Table, count: int) -> Ints:
+        """One row of symbols (7.4)."""
+        row = np.empty(count, np.uint8)
+        for begin in range(0, count, LANES):
+            lanes = slice(0, min(LANES, count - begin))
+            states = self.states[lanes]
+            slot = states & 0xFFF
+            row[begin : begin + LANES] = table.symbol[slot]
+            self._advance(lanes, table.frequency[slot] * (states >> 12) + table.offset[slot])
+        return row
+
+    def uniform(self, frequencies: Ints, coded: Ints) -> Ints:
+        """One row of `r`, each uniform with its own frequency; 0, and no lane used, where not `coded`."""
+        row = np.zeros(coded.size, np.uint32)
+        for begin in range(0, coded.size, LANES):
+            lanes = np.flatnonzero(coded[begin : begin + LANES])
+            states, frequency = self.states[lanes], frequencies[begin + lanes]
+            slot = states & 0xFFFF
+            row[begin + lanes] = r = slot // frequency
+            self._advance(lanes, frequency * (states >> 16) + slot - r * frequency)
+        return row
+
+    def finish(self) -> None:
+        check(
+            (self.states == 1 << 16).all() and self.at == self.words.size,
+            "the lanes do not end as they began",
+        )
+
+
+def put_exceptions(values: Ints, exceptions: Ints) -> Ints:
+    check((exceptions["at"] < values.size).all(), "an exception lies behind the chunk")
+    values[exceptions["at"]] = exceptions["value"]
+    return values
+
+
+def exception_of(dtype: str) -> np.dtype[np.void]:
+    return np.dtype([("at", "<u4"), ("value", dtype)])
+
+
+def decode_classed(
+    tables: list[Table], chunk: Cursor, elements: int, cols: int, width: int, value: str
+) -> tuple[Ints, Ints, Ints]:
+    """Symbols, bit plane (of `width` bits) and exceptions, which chunks of 8.1 and 8.2 have alike (7.4)."""
+    count = chunk.number("<u4")
+    classes = chunk.plane(math.ceil(elements / cols), (len(tables) - 1).bit_length())
+    check((classes < len(tables)).all(), "a row is of a class without a table")
+    states, plane = chunk.array("<u4", LANES), chunk.plane(elements, width)
+    exceptions = chunk.array(exception_of(value), count)
+    coder, symbols = Coder(states, chunk.rest()), np.empty(elements, np.uint8)
+    for row in np.argsort(classes, kind="stable"):
+        begin, end = row * cols, min((row + 1) * cols, elements)
+        symbols[begin:end] = coder.symbols(tables[classes[row]], end - begin)
+    coder.finish()
+    return symbols, plane, exceptions
+
+
+def decode_codes(head: Cursor, chunk: Cursor, elements: int, cols: int) -> Ints:
+    """A chunk of `codes` (8.1)."""
+    tables = Table.read_list(head)
+    head.end()
+    symbols, _, exceptions = decode_classed(tables, chunk, elements, cols, 0, "u1")
+    return put_exceptions(symbols, exceptions)
+
+
+def decode_float_split(head: Cursor, chunk: Cursor, elements: int, cols: int) -> Ints:
+    """The bits of 16-bit floats, or of the high halves of F32, from a chunk of `float-split` (8.2)."""
+    shift, base, tables = head.number("u1"), head.number("<u2"), Table.read_list(head)
+    head.end()
+    check(1 <= shift <= 14 and 1 <= base <= 32767, "shift or base is out of range")
+    symbols, plane, exceptions = decode_classed(tables, chunk, elements, cols, shift + 1, "<u2")
+    high = np.where(symbols == 0, 0, base - 1 + symbols.astype(np.uint32))
+    low, sign = plane & ((1 << shift) - 1), plane >> shift
+    bits = sign << 15 | (high << shift) & 0x7FFF | low
+    return put_exceptions(bits.astype("<u2"), exceptions)
+
+
+def decode_residual(head: Cursor, chunk: Cursor, dtype: str, codes: Ints, scales: Ints, rule: str) -> Ints:
+    """The bits of 16-bit floats, or of the high halves of F32, from a chunk of `residual` (8.3)."""
+    table = Table.read(head)
+    head.end()
+    mantissa_bits = FLOATS[dtype][0]
+    lo, frequency = bins(dtype, scales, rule)
+    is_zero, k = codes == 0, np.minimum(np.abs(codes.astype(np.int16)), 127)
+    row_of_zero = np.nonzero(is_zero)[0]
+    count, states = chunk.number("<u4"), chunk.array("<u4", LANES)
+    plane = chunk.plane(row_of_zero.size, mantissa_bits + 1)
+    exceptions = chunk.array(exception_of("<u2"), count)
+    coder = Coder(states, chunk.rest())
+
+    below = coder.symbols(table, row_of_zero.size).astype(np.int64)
+    exponent = np.maximum(0, (lo[row_of_zero, 1] >> mantissa_bits) - below)
+    mantissa, sign = plane & ((1 << mantissa_bits) - 1), plane >> mantissa_bits
+    bits = np.empty(codes.shape, np.uint16)
+    bits[is_zero] = sign << 15 | exponent << mantissa_bits | mantissa
+    for row, at in enumerate(k):
+        r = coder.uniform(frequency[row, at], at != 0)
+        magnitude = (lo[row, at] + r) & 0x7FFF
+        bits[row] = np.where(at == 0, bits[row], (codes[row] < 0) * 0x8000 | magnitude)
+    coder.finish()
+    return put_exceptions(bits.reshape(-1), exceptions)
+
+
+def low_halves(chunk: Cursor, halves: Ints) -> Ints:
+    """F32 from their high halves and what follows those in a chunk (8.2)."""
+    width = chunk.number("u1")
+    check(width <= 16, "low halves are wider than 16 bits")
+    return halves.astype("<u4") << 16 | chunk.plane(halves.size, width) << (16 - width)
+
+
+@np.errstate(all="ignore")
+def bins(dtype: str, scales: Ints, rule: str) -> tuple[Ints, Ints]:
+    """`lo[k]` and `f[k]` of each row, k from 0 to 127 (9)."""
+    one, top, infinity = np.float32(1), np.float32(127), FLOATS[dtype][1]
+    toward = {"reciprocal-up-times127": np.inf, "reciprocal-down-times127": -np.inf}.get(rule)
+    check(toward or rule in ("reciprocal-times127", "quotient127"), f"unknown rounding {rule!r}")
+    reciprocal = one / scales if toward is None else np.nextafter(one / scales, np.float32(toward))
+    factor = (top / scales if rule == "quotient127" else reciprocal * top)[:, None]
+
+    def half_of(magnitude: Ints) -> Ints:
+        if dtype == "F16":
+            return magnitude.astype(np.uint16).view(np.float16).astype(np.float32)
+        bits = magnitude << 16 if dtype == "BF16" else magnitude
+        return bits.astype(np.uint32).view(np.float32).astype(np.float16).astype(np.float32)
+
+    thresholds = np.arange(1, 128, dtype=np.float32)
+    low = np.zeros((scales.size, 128), np.int64)  # column k - 1 becomes first[k]
+    high = np.full_like(low, infinity + 1)
+    while (low < high).any():
+        middle = (low + high) // 2
+        half = half_of(middle)
+        reached = np.rint(half[:, :127] * factor) >= thresholds
+        reached = np.concatenate([reached, half[:, 127:] > scales[:, None]], axis=1)
+        low = np.where(reached | (low == high), low, middle + 1)
+        high = np.where(reached, middle, high)
+    first = low
+    first[:, 127] = np.maximum(first[:, 127], first[:, 126])
+
+    half_shift = 16 if dtype == "F32" else 0
+    lo = first[:, :127] >> half_shift
+    last = np.maximum(lo, (first[:, 1:] - 1) >> half_shift)
+    size = np.minimum(last - lo + 1, 1 << 15)
+    zero, whole = np.zeros((scales.size, 1), np.int64), np.ones((scales.size, 1), np.int64)
+    lo, size = np.concatenate([zero, lo], axis=1), np.concatenate([whole, size], axis=1)
+    return lo, np.minimum(65535, 65536 // size).astype(np.uint32)
+
+
+@dataclass(frozen=True)
+class Array:
+    """An array of a plan (4), its records in the list of chunks (5), and where the first of them lies."""
+
+    plan: Json
+    records: Ints
+    source: Path
+    begin: int
+
+    @property
+    def bits(self) -> int:
+        dtype = self.plan["dtype"]
+        return 8 if dtype == "BOOL" else int(re.findall(r"\d+", dtype)[0])
+
+    @property
+    def width(self) -> int:
+        """Bytes of an element (6)."""
+        return max(1, self.bits // 8)
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.plan["shape"]) * self.bits // 8
+
+    @property
+    def chunk_sizes(self) -> list[int]:
+        """Decoded bytes of each chunk (6)."""
+        cols, rows = self.plan["grid"]["cols"], self.plan["grid"]["rows_per_chunk"]
+        starts = range(0, self.size, self.width * cols * rows) if self.size else range(0)
+        return [min(starts.step, self.size - start) for start in starts]
+
+    def stored(self) -> Iterator[tuple[int, bytes]]:
+        """Form and stored bytes of each record, once their hash was checked (5)."""
+        with self.source.open("rb") as file:
+            file.seek(self.begin)
+            for record in self.records:
+                data = file.read(int(record["length"]))
+                check(xxhash.xxh3_64_intdigest(data) == record["hash"], f"{self.source}: a chunk is damaged")
+                yield int(record["form"]), data
+
+
+class Shard:
+    """A layer file (3): its plan, its list of chunks, and where its streams lie."""
+
+    def __init__(self, path: Path, entry: Json) -> None:
+        size = path.stat().st_size
+        check(size == entry["bytes"], f"{path} has another size")
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            check(length <= min(100_000_000, size), f"{path}: the header is too long")
+            text = file.read(length)
+            check(xxh3_128(text) == entry["id"], f"{path}: the header is damaged")
+            header = json.loads(text)
+            metadata = header.pop("__metadata__")
+            has_fields(metadata, "format format_version plan_xxh3 chunks_xxh3")
+            check(
+                (metadata["format"], metadata["format_version"]) == ("qstore", "1"), f"{path}: not version 1"
+            )
+            self.path, at = path, 8 + length
+            self.streams: dict[str, tuple[int, int]] = {}
+            for name, stream in header.items():
+                begin, end = (8 + length + offset for offset in stream["data_offsets"])
+                flat = stream["dtype"] == "U8" and stream["shape"] == [end - begin]
+                check(flat and begin == at, f"{path}: {name} is no stream")
+                self.streams[name], at = (begin, end - begin), end
+            check(at == size, f"{path}: the streams do not fill it")
+
+            def pinned(name: str) -> bytes:
+                begin, count = self.streams.pop(f"qstore.{name}")
+                file.seek(begin)
+                data = file.read(count)
+                check(xxh3_128(data) == metadata[f"{name}_xxh3"], f"{path}: the {name} are damaged")
+                return data
+
+            plan = pinned("plan")
+            self.records = np.frombuffer(pinned("chunks"), RECORD)
+        self.plan = json.loads(unzstd(plan, min(512 * MIB, MIB + 200 * len(plan))))
+        has_fields(self.plan, "variant given arrays", "files empty_folders")
+        check(not self.records["zero"].any(), f"{path}: a record's zeros are not")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What the shards of a variant hold together (4)."""
+
+    arrays: dict[str, Array]
+    files: list[Json]
+    empty_folders: list[str]
+
+
+class Store:
+    """An open store, whose manifest is checked (2)."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.variants = folder, dict[str, Json]()
+        self.layer = cache(self._layer)
+        text = self._file("qstore.json").read_bytes()
+        check(len(text) <= 16 * MIB, "the manifest is too large")
+        manifest = json.loads(text)
+        has_fields(manifest, "format format_version variants checksum")
+        check((manifest["format"], manifest["format_version"]) == ("qstore", 1), "not a store of version 1")
+        unsigned = json.dumps(manifest | {"checksum": None}, separators=(",", ":"), ensure_ascii=False)
+        check(xxh3_128(unsigned.encode()) == manifest["checksum"], "the manifest is damaged")
+        check(len(manifest["variants"]) <= 256, "too many variants")
+        for variant in manifest["variants"]:
+            fields = "name scheme dtype given content tensors tensor_bytes files raw_bytes layer"
+            has_fields(variant, fields, "verbatim")
+            name = variant["name"]
+            check(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name), f"not a name: {name!r}")
+            check(name not in self.variants and name != "qstore.json", f"a second {name!r}")
+            for given in variant["given"]:
+                has_fields(given, "variant content")
+                lower = self.variants.get(given["variant"], {}).get("content")
+                check(lower == given["content"], f"{name} was coded against another {given['variant']}")
+            self.variants[name] = variant
+
+    def _file(self, path: str) -> Path:
+        """A file of the store: regular, or a link into `blobs` of a Hugging Face cache (1)."""
+        file = self.folder / relative(path)
+        if file.is_symlink():
+            above = self.folder.absolute().parents
+            blobs = next((up.parent / "blobs" for up in above if up.name == "snapshots"), None)
+            check(blobs and file.resolve().parent == blobs.resolve(), f"{path} is a link")
+        check(file.is_file(), f"{path} is no file")
+        return file
+
+    def _layer(self, name: str) -> Layer:
+        """All shards of a variant, whose `content` is checked (2, 3, 4, 5)."""
+        variant, layer = self.variants[name], Layer({}, [], [])
+        for entry in variant["layer"]:
+            has_fields(entry, "name bytes id")
+            check(entry["name"] == f"{name}-{entry['id'][:12]}.safetensors", f"layer name {entry['name']}")
+            shard = Shard(self._file(entry["name"]), entry)
+            plan, records = shard.plan, shard.records
+            check(plan["variant"] == name, f"{shard.path} is of another variant")
+            check(all(given in variant["given"] for given in plan["given"]), f"{shard.path}: given")
+            for array_plan in plan["arrays"]:
+                has_fields(array_plan, "key dtype shape hash grid encoding")
+                has_fields(array_plan["grid"], "cols rows_per_chunk")
+                key, encoding = array_plan["key"], array_plan["encoding"]
+                check(key not in layer.arrays, f"a second {key}")
+                kind, source = encoding["kind"], shard.path
+                begin, length = shard.streams.pop(key, (0, 0))
+                if kind == "verbatim":
+                    source, begin = self._file(f"{name}/{relative(encoding['file'])}"), encoding["offset"]
+                array = Array(array_plan, records, source, begin)
+                count = 0 if kind == "reference" else len(array.chunk_sizes) + (kind in KINDS_WITH_HEAD)
+                own, records = records[:count], records[count:]
+                check(own.size == count, f"{shard.path}: the list of chunks is too short")
+                check(kind == "verbatim" or own["length"].sum(dtype=np.uint64) == length, f"{key}: length")
+                layer.arrays[key] = replace(array, records=own)
+            check(not shard.streams and not records.size, f"{shard.path}: streams or records of no array")
+            check(entry is variant["layer"][-1] or "files" not in plan, f"{shard.path}: files too early")
+            layer.files.extend(plan.get("files", []))
+            layer.empty_folders.extend(plan.get("empty_folders", []))
+        lines = [f"{file['sha256']} {file['bytes']} {relative(file['path'])}\n" for file in layer.files]
+        lines += [f"{relative(folder)}/\n" for folder in layer.empty_folders]
+        check(xxh3_128("".join(lines).encode()) == variant["content"], f"{name} is not what its content says")
+        check(
+            len({file["path"] for file in layer.files}) == len(layer.files) <= 1_000_000, f"files of {name}"
+        )
+        return layer
+
+    def _find(self, variant: str, ref: Json) -> tuple[str, str]:
+        """The variant and the key that a REF leads to (4)."""
+        has_fields(ref, "variant array")
+        given = {given["variant"] for given in self.variants[variant]["given"]}
+        check(ref["variant"] in {variant} | given, f"{variant} is not given {ref['variant']}")
+        return ref["variant"], ref["array"]
+
+    def array(self, variant: str, key: str) -> bytes:
+        """The bytes of an array (8), once their hash was checked (4)."""
+        array = self.layer(variant).arrays[key]
+        encoding = array.plan["encoding"]
+        fields = {"reference": "to", "verbatim": "file offset", "residual": "codes scale scheme rounding"}
+        has_fields(encoding, "kind " + fields.get(encoding["kind"], ""))
+        if encoding["kind"] == "reference":
+            name, to = self._find(variant, encoding["to"])
+            target = self.layer(name).arrays[to].plan["encoding"]["kind"]
+            check(target != "reference", f"{key} of {variant} leads to a reference")
+            data = self.array(name, to)
+        else:
+            data = b"".join(self._chunks(variant, array))
+        check(len(data) == array.size, f"{key} of {variant} has another size")
+        check(xxh3_128(data) == array.plan["hash"], f"{key} of {variant} is damaged")
+        return data
+
+    def _given(self, variant: str, array: Array) -> tuple[Ints, Ints]:
+        """Codes and scales that a residual is given (8.3)."""
+        encoding, shape = array.plan["encoding"], array.plan["shape"]
+        check(
+            encoding["scheme"] == "llm.int8" and len(shape) == 2, "a residual of an unknown scheme or shape"
+        )
+        found = []
+        for part, dtype, part_shape in ("codes", "I8", shape), ("scale", "F32", shape[:1]):
+            name, key = self._find(variant, encoding[part])
+            plan = self.layer(name).arrays[key].plan
+            check(
+                name != variant and (plan["dtype"], plan["shape"]) == (dtype, part_shape), f"{key} as {part}"
+            )
+            found.append(self.array(name, key))
+        return np.frombuffer(found[0], np.int8).reshape(shape), np.frombuffer(found[1], "<f4")
+
+    def _chunks(self, variant: str, array: Array) -> Iterator[bytes]:
+        """The decoded chunks of an array that is no reference (5, 6, 8)."""
+        dtype, kind = array.plan["dtype"], array.plan["encoding"]["kind"]
+        cols, step = array.plan["grid"]["cols"], array.plan["grid"]["rows_per_chunk"]
+        stored, head = array.stored(), b""
+        if kind in KINDS_WITH_HEAD:
+            form, head = next(stored)
+            check(form == FORM_HEAD, "a head is missing")
+        codes, scales = self._given(variant, array) if kind == "residual" else (None, None)
+        for number, (size, (form, data)) in enumerate(zip(array.chunk_sizes, stored, strict=True)):
+            check(size <= 64 * MIB, "a chunk is too large")
+            if form == FORM_RAW:
+                check(len(data) == size, "a raw chunk has another size")
+                yield data
+                continue
+            check(form == FORM_CODED and len(data) < size, "a coded chunk is not shorter than a raw one")
+            chunk, elements = Cursor(data), size // array.width
+            if kind == "zstd":
+                planes = np.frombuffer(unzstd(chunk.rest(), size), np.uint8)
+                yield planes.reshape(array.width, elements).T.tobytes()
+            elif kind == "codes" and array.width == 1:
+                yield decode_codes(Cursor(head), chunk, elements, cols).tobytes()
+            elif kind in KINDS_WITH_HEAD and dtype in FLOATS:
+                part = Cursor(chunk.take(chunk.number("<u4")) if dtype == "F32" else chunk.rest())
+                if codes is not None and scales is not None:
+                    rows, rule = slice(number * step, (number + 1) * step), array.plan["encoding"]["rounding"]
+                    halves = decode_residual(Cursor(head), part, dtype, codes[rows], scales[rows], rule)
+                else:
+                    halves = decode_float_split(Cursor(head), part, elements, cols)
+                yield (low_halves(chunk, halves) if dtype == "F32" else halves).tobytes()
+            else:
+                raise DamageError(f"a coded chunk of {kind} {dtype}")
+            check(chunk.at == len(data), "a chunk is too long")
+
+    def files(self, variant: str) -> Iterator[tuple[str, bytes]]:
+        """Each original file of a variant, once its size and SHA-256 were checked (10)."""
+        for file in self.layer(variant).files:
+            has_fields(file, "path bytes sha256 content")
+            content = file["content"]
+            if content["kind"] == "opaque":
+                has_fields(content, "kind")
+                data = self.array(variant, f"file:{file['path']}")
+            else:
+                has_fields(content, "kind header tensors")
+                check(content["kind"] == "safetensors", f"unknown content {content['kind']!r}")
+                header = content["header"].encode()
+                tensors = (self.array(variant, f"tensor:{name}") for name in content["tensors"])
+                data = b"".join([len(header).to_bytes(8, "little"), header, *tensors])
+            check(len(data) == file["bytes"], f"{file['path']} has another size")
+            check(hashlib.sha256(data).hexdigest() == file["sha256"], f"{file['path']} is not the original")
+            yield file["path"], data
+
+    def restore(self, variant: str, target: Path) -> None:
+        """Writes a variant's original files and empty folders below the new folder `target`."""
+        target.mkdir(parents=True)
+        for path, data in self.files(variant):
+            (target / path).parent.mkdir(parents=True, exist_ok=True)
+            (target / path).write_bytes(data)
+        for folder in self.layer(variant).empty_folders:
+            (target / folder).mkdir(parents=True, exist_ok=True)
+
+
+if __name__ == "__main__":
+    store_folder, variant_name, target_folder = sys.argv[1:]
+    Store(Path(store_folder)).restore(variant_name, Path(target_folder))
