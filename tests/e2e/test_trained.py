@@ -16,7 +16,7 @@ import transformers
 
 from .checkpoints import Pair, assert_same_files, files_below, quantize, quantized_matrices, read_tensors, weights_in
 from .cli import QStore, tensors_of
-from .report import Report
+from .report import Report, paired_bits
 
 #: Of both folders together. Embeddings are half of this model, so the matrices' share is lower still.
 MOST = 0.38
@@ -69,3 +69,8 @@ def test_ratio(minilm: Pair, store: Path, qstore: QStore, report: Report) -> Non
     row = report.add("all-MiniLM-L6-v2 (trained)", "bf16", weights_in(read_tensors(minilm.high)), qstore.inspect(store))
     assert row.high_bytes + row.low_bytes == minilm.raw_bytes
     assert row.ratio <= MOST
+
+
+def test_small_matrices_shrink_too(store: Path, qstore: QStore) -> None:
+    """Tables and coder states must not eat what coding saves: 384 x 384 is the smallest matrix here."""
+    assert paired_bits(qstore.inspect(store), "bf16", shape=[384, 384]) <= 0.45 * 24

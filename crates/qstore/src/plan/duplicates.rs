@@ -50,7 +50,7 @@ impl<'a> Duplicates<'a> {
         if let Some(of_size) = self.stored.get(&array.bytes) {
             let hash = hash(self.source, array)?;
             if let Some((variant, key)) = of_size.get(&hash) {
-                return Ok(Some((variant.origin(key), Original::Stored(variant.array(key)?))));
+                return Ok(Some((variant.origin(key), Original::Stored(Box::new(variant.array(key)?)))));
             }
         }
         let ends = (array.bytes, self.hash_of_ends(array)?);

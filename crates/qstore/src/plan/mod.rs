@@ -53,7 +53,7 @@ pub(crate) enum Action {
 #[derive(Debug)]
 pub(crate) enum Original {
     /// In a variant below.
-    Stored(ArrayReader),
+    Stored(Box<ArrayReader>),
     /// In this source, by index.
     Own(usize),
 }

@@ -14,6 +14,8 @@ mod task;
 mod tied;
 mod values;
 mod warnings;
+#[cfg(test)]
+mod tests;
 mod write;
 
 use std::path::Path;

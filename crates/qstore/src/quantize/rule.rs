@@ -62,16 +62,16 @@ pub(super) enum Reason {
 }
 
 impl Reason {
-    /// For a warning, after "they are"; `None` for what everyone expects.
+    /// For a warning, after "being"; `None` for what everyone expects.
     pub(super) fn unusual(self) -> Option<&'static str> {
         match self {
             Self::Embedding | Self::Head => None,
-            Self::FusedAttention => Some("inside nn.MultiheadAttention, which cannot use INT8"),
-            Self::Expert => Some("experts, which transformers 5 loads in one piece and does not quantize"),
-            Self::Router => Some("routers of experts, which transformers does not quantize"),
-            Self::Fp32 => Some("modules that the model's class keeps in higher precision"),
+            Self::FusedAttention => Some("part of nn.MultiheadAttention, which cannot use INT8"),
+            Self::Expert => Some("an expert, and transformers 5 loads experts in one piece"),
+            Self::Router => Some("a router of experts"),
+            Self::Fp32 => Some("what the model's class keeps in higher precision"),
             Self::Empty => Some("empty"),
-            Self::SharedName => Some("not distinguishable by name from modules that are not quantized"),
+            Self::SharedName => Some("covered by the name of another layer that is not quantized"),
         }
     }
 }
@@ -211,4 +211,89 @@ fn is_head(module: &str, leaf: &str, names: &HashSet<&str>) -> bool {
 fn is_conv1d(model: Model<'_>, module: &str) -> bool {
     let leaf = module.rsplit('.').next().unwrap_or(module);
     classes::has_conv1d_layers(model.model_type) && ["c_attn", "c_proj", "c_fc", "q_attn"].contains(&leaf)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tensors<'a>(names: &[&'a str]) -> Vec<Tensor<'a>> {
+        names.iter().map(|name| Tensor { name, dtype: Dtype::BF16, shape: &[2, 3] }).collect()
+    }
+
+    #[test]
+    fn chooses_what_transformers_chooses() {
+        let families = include_str!("families.txt").lines().filter(|line| !line.starts_with('#'));
+        let mut families = families.peekable();
+        let mut count = 0;
+        while let Some((class, model_type)) = families.next().and_then(|line| line.split_once(' ')) {
+            assert!(classes::is_verified(class), "{class}");
+            let mut lines = Vec::new();
+            while let Some(line) = families.next_if(|line| line.as_bytes()[1] == b' ') {
+                lines.push(line.split_at(2));
+            }
+            let names: Vec<_> = lines.iter().map(|(_, name)| *name).collect();
+            let choices = choose(Model { class, model_type }, &tensors(&names));
+            for ((mark, name), choice) in lines.iter().zip(choices) {
+                let chosen = matches!(choice, Choice::Rows | Choice::Columns);
+                assert!(*mark == ". " || chosen == (*mark == "+ "), "{class} {name}: {choice:?}");
+                assert_eq!(choice == Choice::Columns, chosen && model_type == "gpt2", "{class} {name}");
+            }
+            count += 1;
+        }
+        assert_eq!(count, 29);
+    }
+
+    #[test]
+    fn only_matrices_of_floats_are_chosen() {
+        let model = Model { class: "LlamaForCausalLM", model_type: "llama" };
+        for (name, dtype, shape, want) in [
+            ("a.q_proj.weight", Dtype::F16, &[2u64, 2][..], Choice::Rows),
+            ("a.q_proj.weight", Dtype::F64, &[2, 2], Choice::Rows),
+            ("a.q_proj.weight", Dtype::I8, &[2, 2], Choice::NoMatrix),
+            ("a.q_proj.weight", Dtype::F16, &[2], Choice::NoMatrix),
+            ("a.q_proj.weight", Dtype::F16, &[2, 2, 1], Choice::NoMatrix),
+            ("a.q_proj.weight", Dtype::F16, &[0, 2], Choice::Kept(Reason::Empty)),
+            ("a.q_proj.bias", Dtype::F16, &[2, 2], Choice::NoMatrix),
+            ("weight", Dtype::F16, &[2, 2], Choice::NoMatrix),
+        ] {
+            assert_eq!(choose(model, &[Tensor { name, dtype, shape }]), [want], "{name} {dtype:?} {shape:?}");
+        }
+    }
+
+    #[test]
+    fn unknown_classes_get_a_list() {
+        let tensors = tensors(&[
+            "embed_tokens.weight",
+            "layers.0.mlp.experts.0.up_proj.weight",
+            "layers.0.mlp.experts.1.up_proj.weight",
+            "layers.0.q_proj.weight",
+            "lm_head.weight",
+        ]);
+        let (known, unknown) = (
+            Model { class: "MixtralForCausalLM", model_type: "mixtral" },
+            Model { class: "MyModel", model_type: "" },
+        );
+        let choices = choose(known, &tensors);
+        assert_eq!(skip_list(known, &tensors, &choices), None);
+        assert_eq!(choices, choose(unknown, &tensors));
+        let list = skip_list(unknown, &tensors, &choices).unwrap();
+        assert_eq!(list, ["embed_tokens", "layers.0.mlp.experts", "lm_head"]);
+    }
+
+    #[test]
+    fn the_list_covers_nothing_else() {
+        // `decoder` alone is a head, and covers all that begins with it; `x.fc` is then an entry, which covers what ends with it.
+        let names = ["decoder.weight", "decoder.x.fc.weight", "y.decoder.x.fc.weight", "z.fc.weight"];
+        let (tensors, model) = (tensors(&names), Model { class: "MyModel", model_type: "" });
+        let choices = choose(model, &tensors);
+        let shared = Choice::Kept(Reason::SharedName);
+        assert_eq!(choices, [Choice::Kept(Reason::Head), shared, shared, Choice::Rows]);
+        let list = skip_list(model, &tensors, &choices).unwrap();
+        for (tensor, choice) in tensors.iter().zip(choices) {
+            let module = tensor.name.strip_suffix(".weight").unwrap();
+            let covered = list.iter().any(|key| classes::skip_key_matches(key, module));
+            assert_eq!(covered, choice != Choice::Rows, "{module}");
+        }
+    }
 }

@@ -1,5 +1,6 @@
 //! Weights as numbers: reading, rounding and writing the three float types.
 
+use half::slice::HalfFloatSliceExt as _;
 use half::{bf16, f16};
 
 use crate::scheme::FloatKind;
@@ -9,7 +10,13 @@ pub(super) fn read(kind: FloatKind, bytes: &[u8], out: &mut Vec<f32>) {
     let pairs = || bytes.chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]]));
     match kind {
         FloatKind::Bf16 => out.extend(pairs().map(|bits| f32::from_bits(u32::from(bits) << 16))),
-        FloatKind::F16 => out.extend(pairs().map(|bits| f16::from_bits(bits).to_f32())),
+        FloatKind::F16 => {
+            // The library converts many at once several times faster than one by one.
+            let halves: Vec<f16> = pairs().map(f16::from_bits).collect();
+            let begin = out.len();
+            out.resize(begin + halves.len(), 0.0);
+            halves.convert_to_f32_slice(&mut out[begin..]);
+        }
         FloatKind::F32 => {
             out.extend(bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])));
         }

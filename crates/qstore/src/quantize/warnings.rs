@@ -13,10 +13,10 @@ type Groups<'a> = BTreeMap<String, Vec<&'a str>>;
 
 fn tell(groups: &Groups<'_>, progress: &dyn Progress) {
     for (what, names) in groups {
-        let (count, first) = (names.len(), names.first().copied().unwrap_or_default());
-        progress.warn(&match count {
-            1 => format!("1 {what}: {first}"),
-            _ => format!("{count} {what}: {first}, ..."),
+        let first = names.first().copied().unwrap_or_default();
+        progress.warn(&match names.len() {
+            1 => format!("{what}: {first}"),
+            count => format!("{what}: {first} and {} more", count - 1),
         });
     }
 }
@@ -33,7 +33,7 @@ pub(super) fn of_choices(
         if let Choice::Kept(reason) = choice
             && let Some(why) = reason.unusual()
         {
-            groups.entry(format!("matrices kept as they are, being {why}")).or_default().push(&tensor.name);
+            groups.entry(format!("not quantized, being {why}")).or_default().push(&tensor.name);
         }
     }
     tell(&groups, progress);
@@ -61,14 +61,14 @@ pub(super) fn of_conversions(
             _ => continue,
         };
         let what = format!(
-            "tensors converted from {} to {}, as transformers does on loading the model",
+            "converted from {} to {}, as transformers does on loading the model",
             dtype_of(from),
             dtype_of(to)
         );
         groups.entry(what).or_default().push(&task.source.name);
     }
     for &index in dropped {
-        let what = "tensors left out, being the input embeddings once more".to_owned();
+        let what = "left out, being the input embeddings once more".to_owned();
         groups.entry(what).or_default().push(&tensors[index].name);
     }
     tell(&groups, progress);
@@ -89,7 +89,7 @@ pub(super) fn of_infinite_rows(matrices: &BTreeMap<&str, u64>, progress: &dyn Pr
 /// Files that hold the weights in another form.
 pub(super) fn of_files(left_out: &[&str], progress: &dyn Progress) {
     if !left_out.is_empty() {
-        let what = "files not copied, being other copies of the weights or left by training".to_owned();
+        let what = "not copied, being the weights in other files or left by training".to_owned();
         tell(&Groups::from([(what, left_out.to_vec())]), progress);
     }
 }

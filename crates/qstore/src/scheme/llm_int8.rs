@@ -86,16 +86,39 @@ fn rounded_to_f16(value: f32) -> f32 {
     f16::from_f32(value).to_f32()
 }
 
-/// Quantises a row as bitsandbytes does on a CPU: its scale, and a code for each weight.
+/// Quantises a row as bitsandbytes does on a CPU: its scale, and a code for each weight. Neither step branches, so that compilers make vector
+/// code of them for any machine.
 pub(crate) fn quantise_row(weights: &[f32], codes: &mut Vec<u8>) -> f32 {
-    let scale = weights.iter().map(|&w| rounded_to_f16(w).abs()).fold(0.0, f32::max);
-    let quantiser = Quantiser::new(Rounding::ReciprocalTimes127, scale);
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "saturates at the ends of i8 and maps NaN to 0, on every machine"
-    )]
-    codes.extend(weights.iter().map(|&w| (quantiser.code(w) as i8).cast_unsigned()));
+    // Magnitudes are in the order of their bits; a NaN counts as zero.
+    let magnitude = |weight: f32| {
+        let rounded = in_f16(weight).abs();
+        if rounded.is_nan() { 0 } else { rounded.to_bits() }
+    };
+    let scale = f32::from_bits(weights.iter().map(|&w| magnitude(w)).fold(0, u32::max));
+    let factor = Quantiser::new(Rounding::ReciprocalTimes127, scale).factor;
+    // Between 2^23 and 2^24, values of FP32 are whole numbers: adding 1.5 * 2^23 rounds half to even and leaves the code in the low bits.
+    const WHOLE: f32 = 12_582_912.0;
+    codes.extend(weights.iter().map(|&weight| {
+        let sum = in_f16(weight) * factor + WHOLE;
+        let [low, ..] = sum.to_bits().to_le_bytes();
+        if sum.is_nan() { 0 } else { low }
+    }));
     scale
+}
+
+/// As [`rounded_to_f16`], without a branch or a call.
+fn in_f16(value: f32) -> f32 {
+    const LEAST_NORMAL: f32 = 6.103_515_6e-5;
+    let magnitude = value.abs();
+    let bits = magnitude.to_bits();
+    // Thirteen bits of the mantissa go; a carry may reach the exponent, and beyond that of 65504 is infinity.
+    let odd = (bits >> 13) & 1;
+    let normal = f32::from_bits((bits + 0xfff + odd) & !0x1fff);
+    let normal = if normal >= 65_536.0 { f32::INFINITY } else { normal };
+    // The subnormals are the multiples of 2^-24, which is how far values of FP32 from one half to one lie apart.
+    let subnormal = (magnitude + 0.5) - 0.5;
+    let rounded = if magnitude < LEAST_NORMAL { subnormal } else { normal };
+    if value.is_nan() { value } else { rounded.copysign(value) }
 }
 
 /// The least of `0..=last` for which `holds`, which is false below some point and true from there on; `last + 1` if it never holds. Searches
@@ -201,14 +224,49 @@ mod tests {
 
     #[test]
     fn quantises_ties_zeros_and_specials() {
-        let mut codes = Vec::new();
-        let scale = quantise_row(&[127.0, 0.5, 1.5, 2.5, -2.5, -0.0, -127.0, 1e-9], &mut codes);
-        let codes: Vec<i8> = codes.iter().map(|c| c.cast_signed()).collect();
-        assert_eq!(scale, 127.0);
+        let quantise = |weights: &[f32]| {
+            let mut codes = Vec::new();
+            let scale = quantise_row(weights, &mut codes);
+            (scale, codes.into_iter().map(u8::cast_signed).collect::<Vec<_>>())
+        };
         // 1 / 127 * 127 is 1 in F32, so ties are exact and go to even.
-        assert_eq!(codes, [127, 0, 2, 2, -2, 0, -127, 0]);
-        let mut codes = Vec::new();
-        assert_eq!(quantise_row(&[0.0, -0.0], &mut codes), 0.0);
-        assert_eq!(codes, [0, 0]);
+        let ties = quantise(&[127.0, 0.5, 1.5, 2.5, -2.5, -0.0, -127.0, 1e-9]);
+        assert_eq!(ties, (127.0, vec![127, 0, 2, 2, -2, 0, -127, 0]));
+        assert_eq!(quantise(&[0.0, -0.0]), (0.0, vec![0, 0]));
+        // Values that FP16 takes for zero, or for infinity.
+        assert_eq!(quantise(&[2.9e-8, -1e-40]), (0.0, vec![0, 0]));
+        assert_eq!(quantise(&[1.0, 65520.0, f32::NEG_INFINITY]), (f32::INFINITY, vec![0, 0, 0]));
+        assert_eq!(quantise(&[65519.0, -32768.0]), (65504.0, vec![127, -64]));
+        assert_eq!(quantise(&[6e-8, -6e-8, 2.5e-8]), (5.960_464_5e-8, vec![127, -127, 0]));
+    }
+
+    #[test]
+    fn rounds_to_f16_as_the_library_does() {
+        // Every sign and exponent, with mantissas around the ones that matter.
+        for high in 0..=u16::MAX {
+            for low in [0, 1, 0xfff, 0x1000, 0x1001, 0x1fff, 0x2000, 0x2fff, 0x3000, 0x3001, 0x7fff, 0x8000, 0xefff, 0xf000, 0xf001, 0xffff] {
+                let value = f32::from_bits(u32::from(high) << 16 | low);
+                let (ours, theirs) = (in_f16(value), rounded_to_f16(value));
+                assert!(ours.to_bits() == theirs.to_bits() || value.is_nan() && ours.is_nan(), "{value:e}");
+            }
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn rows_are_quantised_as_the_bins_say(bits in proptest::collection::vec(0u32.., 0..100), shift in 0u32..10) {
+            // Of one magnitude, for else the largest makes all others zero.
+            let weights: Vec<f32> = bits
+                .iter()
+                .map(|bits| f32::from_bits(bits & 0x83ff_ffff | (0x30 + shift) << 24))
+                .collect();
+            let mut codes = Vec::new();
+            let scale = quantise_row(&weights, &mut codes);
+            let largest = weights.iter().map(|&w| rounded_to_f16(w).abs()).fold(0.0, f32::max);
+            proptest::prop_assert_eq!(scale, largest);
+            let quantiser = Quantiser::new(Rounding::ReciprocalTimes127, scale);
+            let want: Vec<u8> = weights.iter().map(|&w| (quantiser.code(w) as i8).cast_unsigned()).collect();
+            proptest::prop_assert_eq!(codes, want);
+        }
     }
 }

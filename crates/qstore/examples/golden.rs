@@ -1,0 +1,121 @@
+//! Makes the golden stores: `cargo run -p qstore --example golden -- crates/qstore/tests/golden/v1`.
+//!
+//! Run it once for each version of the format. Stores that are there already stay as they are: that today's code reads what yesterday's wrote
+//! is what they are for.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "a tool for developers")]
+#![allow(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "test data")]
+
+#[path = "../tests/common/mod.rs"]
+mod common;
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+
+use common::{Tensor, Tensors, llm_int8, model, spec, tree, write_checkpoint, write_pair};
+use qstore::{Dtype, Options, Silent, VariantSpec, pack};
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
+use sha2::{Digest as _, Sha256};
+
+fn main() {
+    let root = std::env::args().nth(1).expect("usage: golden FOLDER");
+    let root = Path::new(&root);
+    pair(root, "bf16", Dtype::BF16);
+    pair(root, "f16", Dtype::F16);
+    pair(root, "f32", Dtype::F32);
+    specials(root);
+    shards_and_kept_files(root);
+    every_dtype(root);
+}
+
+/// Packs `bf16` and `int8` of `work` (or whichever is there) into `root/name`, with the SHA-256 of every original file beside the store.
+fn keep(root: &Path, name: &str, work: &Path, verbatim: &str, shard_size: u64) {
+    let folder = root.join(name);
+    if folder.exists() {
+        println!("{name}: there already");
+        return;
+    }
+    let mut expected = String::new();
+    let mut specs = Vec::new();
+    for variant in ["bf16", "int8"].into_iter().filter(|variant| work.join(variant).exists()) {
+        specs.push(VariantSpec { verbatim: variant == verbatim, ..spec(work, variant) });
+        for (path, bytes) in tree(&work.join(variant)) {
+            let Some(bytes) = bytes else { continue };
+            let digest: String = Sha256::digest(&bytes).iter().map(|b| format!("{b:02x}")).collect();
+            writeln!(expected, "{digest}  {variant}/{path}").unwrap();
+        }
+    }
+    fs::create_dir_all(&folder).unwrap();
+    pack(&specs, &folder.join("store"), &Options { shard_size, ..Options::default() }, &Silent).unwrap();
+    fs::write(folder.join("expected.sha256"), expected).unwrap();
+    println!("{name}: made");
+}
+
+/// Rows of two kinds, so that there are two classes: in every other row one outlier makes all other codes small.
+fn two_kinds_of_rows(tensors: &mut Tensors, dtype: Dtype) {
+    let mut values = common::weights(&mut StdRng::seed_from_u64(5), Dtype::F32, 400, 200).values();
+    values.chunks_mut(200).step_by(2).for_each(|row| row[7] = 0.5);
+    tensors.insert("two.up_proj.weight".to_owned(), Tensor::float(dtype, &[400, 200], &values));
+    values.chunks_mut(200).step_by(3).for_each(|row| row.iter_mut().for_each(|v| *v *= 40.0));
+    tensors.insert("two.table".to_owned(), Tensor::float(dtype, &[400, 200], &values));
+}
+
+fn pair(root: &Path, name: &str, dtype: Dtype) {
+    let work = tempfile::tempdir().unwrap();
+    let mut tensors = model(21, dtype, &[(96, 160), (10, 1000)]);
+    two_kinds_of_rows(&mut tensors, dtype);
+    write_pair(work.path(), &tensors);
+    keep(root, &format!("pair-{name}"), work.path(), "", u64::MAX);
+}
+
+fn specials(root: &Path) {
+    let work = tempfile::tempdir().unwrap();
+    let mut high = model(22, Dtype::BF16, &[(64, 200)]);
+    let name = "model.layers.0.mlp.up_proj";
+    let mut low = llm_int8(&high);
+    let weights = &mut high.get_mut(&format!("{name}.weight")).unwrap().data;
+    for (i, special) in [0x7f80u16, 0xff80, 0x7fc1, 0x8000, 0, 1, 0x8001, 0x7f7f].iter().enumerate() {
+        let at = 2 * (i * 201 + 17);
+        weights[at..at + 2].copy_from_slice(&special.to_le_bytes());
+    }
+    low.get_mut(&format!("{name}.weight")).unwrap().data[5] = 0x80;
+    let scales = &mut low.get_mut(&format!("{name}.SCB")).unwrap().data;
+    for (row, scale) in
+        [0.0f32, f32::NAN, f32::INFINITY, -1.0, f32::MIN_POSITIVE, f32::MAX].iter().enumerate()
+    {
+        scales[4 * row..4 * row + 4].copy_from_slice(&scale.to_le_bytes());
+    }
+    write_checkpoint(&work.path().join("bf16"), &high);
+    write_checkpoint(&work.path().join("int8"), &low);
+    keep(root, "specials", work.path(), "", u64::MAX);
+}
+
+fn shards_and_kept_files(root: &Path) {
+    let work = tempfile::tempdir().unwrap();
+    write_pair(work.path(), &model(23, Dtype::BF16, &[(64, 128), (64, 128)]));
+    fs::create_dir_all(work.path().join("bf16/1_Pooling")).unwrap();
+    fs::create_dir_all(work.path().join("bf16/empty")).unwrap();
+    fs::write(work.path().join("bf16/1_Pooling/config.json"), "{}").unwrap();
+    fs::copy(work.path().join("bf16/model.safetensors"), work.path().join("bf16/again.safetensors")).unwrap();
+    keep(root, "verbatim-and-shards", work.path(), "int8", 20_000);
+}
+
+fn every_dtype(root: &Path) {
+    let work = tempfile::tempdir().unwrap();
+    let mut tensors = Tensors::new();
+    let all =
+        [Dtype::BOOL, Dtype::U8, Dtype::I8, Dtype::F8_E4M3, Dtype::I16, Dtype::F16, Dtype::BF16, Dtype::I32];
+    for dtype in all.into_iter().chain([Dtype::F32, Dtype::F64, Dtype::I64, Dtype::C64, Dtype::F4]) {
+        for (i, shape) in [&[][..], &[0, 5], &[30, 40], &[5, 8, 6]].into_iter().enumerate() {
+            let bits = shape.iter().product::<usize>() * dtype.bitsize();
+            if bits.is_multiple_of(8) {
+                let data =
+                    (0..bits / 8).map(|b| if i == 2 { b / 7 % 5 } else { b * 31 % 251 } as u8).collect();
+                tensors.insert(format!("t.{dtype}.{i}"), Tensor::new(dtype, shape, data));
+            }
+        }
+    }
+    write_checkpoint(&work.path().join("bf16"), &tensors);
+    keep(root, "dtypes", work.path(), "", u64::MAX);
+}

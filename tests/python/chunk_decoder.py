@@ -1,0 +1,264 @@
+"""Decodes single chunks: sections 7 to 9 of docs/format.md, which the section numbers cite.
+
+Written from that document alone, as `second_decoder` is; plain rather than fast.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import zstandard
+
+Ints = npt.NDArray[Any]
+
+LANES = 64
+#: Per dtype: mantissa bits of the (high half's) 16 bits, and the magnitude of infinity.
+FLOATS = {"BF16": (7, 0x7F80), "F16": (10, 0x7C00), "F32": (7, 0x7F80_0000)}
+
+
+class DamageError(Exception):
+    """The store is not what the format says."""
+
+
+def check(condition: object, problem: str) -> None:
+    if not condition:
+        raise DamageError(problem)
+
+
+def unzstd(frame: bytes, limit: int) -> bytes:
+    with zstandard.ZstdDecompressor().stream_reader(frame) as reader:
+        data = reader.read(limit + 1)
+    check(len(data) <= limit, "a Zstandard frame holds more than it may")
+    return data
+
+
+def exception_of(dtype: str) -> np.dtype[np.void]:
+    """An element that no symbol stands for: its index in the chunk, and its value (8)."""
+    return np.dtype([("at", "<u4"), ("value", dtype)])
+
+
+class Cursor:
+    """Reads the fields of a head or of a chunk one after another."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data, self.at = data, 0
+
+    def take(self, size: int) -> bytes:
+        check(self.at + size <= len(self.data), "a chunk ends too early")
+        self.at += size
+        return self.data[self.at - size : self.at]
+
+    def array(self, dtype: npt.DTypeLike, count: int) -> Ints:
+        return np.frombuffer(self.take(count * np.dtype(dtype).itemsize), dtype)
+
+    def number(self, dtype: str) -> int:
+        return int(self.array(dtype, 1)[0])
+
+    def plane(self, count: int, width: int) -> Ints:
+        """A bit plane (7.1)."""
+        packed = np.frombuffer(self.take((count * width + 7) // 8), np.uint8)
+        bits = np.unpackbits(packed, bitorder="little")
+        check(not bits[count * width :].any(), "unused bits of a bit plane are set")
+        values = np.zeros(count, np.uint32)
+        for bit in range(width):
+            values |= bits[bit : count * width : width].astype(np.uint32) << np.uint32(bit)
+        return values
+
+    def rest(self) -> bytes:
+        return self.take(len(self.data) - self.at)
+
+    def end(self) -> None:
+        check(self.at == len(self.data), "bytes are left over")
+
+
+class Table(NamedTuple):
+    """A symbol table (7.2), each of the three looked up by slot."""
+
+    symbol: Ints
+    frequency: Ints
+    offset: Ints
+
+    @classmethod
+    def read(cls, head: Cursor) -> Table:
+        frequencies = np.zeros(256, np.uint32)
+        for present in np.flatnonzero(np.unpackbits(head.array("u1", 32), bitorder="little")):
+            frequency = head.number("u1")
+            if frequency & 0x80:
+                frequency = frequency & 0x7F | head.number("u1") << 7
+            check(1 <= frequency <= 4095, "a frequency is out of range")
+            frequencies[present] = frequency
+        check(frequencies.sum() == 4096, "frequencies do not add up to 4096")
+        symbol = np.repeat(np.arange(256, dtype=np.uint8), frequencies)
+        start = np.cumsum(frequencies, dtype=np.uint32) - frequencies
+        return cls(symbol, frequencies[symbol], np.arange(4096, dtype=np.uint32) - start[symbol])
+
+    @classmethod
+    def read_list(cls, head: Cursor) -> list[Table]:
+        count = head.number("u1")
+        check(1 <= count <= 16, "a list of tables has 1 to 16")
+        return [cls.read(head) for _ in range(count)]
+
+
+class Coder:
+    """The 64 lanes of a stream (7.3): elements of a row whose lanes follow one another decode at once."""
+
+    def __init__(self, states: Ints, words: bytes) -> None:
+        check((states >= 1 << 16).all() and len(words) % 2 == 0, "states too small, or half a word")
+        self.states, self.words, self.at = states.astype(np.uint32), np.frombuffer(words, "<u2"), 0
+
+    def _advance(self, lanes: Ints | slice, states: Ints) -> None:
+        small = np.flatnonzero(states < 1 << 16)
+        words = self.words[self.at : self.at + small.size]
+        check(words.size == small.size, "the words end too early")
+        self.at += small.size
+        states[small] = states[small] << 16 | words
+        self.states[lanes] = states
+
+    def symbols(self, table: Table, count: int) -> Ints:
+        """One row of symbols (7.4)."""
+        row = np.empty(count, np.uint8)
+        for begin in range(0, count, LANES):
+            lanes = slice(0, min(LANES, count - begin))
+            states = self.states[lanes]
+            slot = states & 0xFFF
+            row[begin : begin + LANES] = table.symbol[slot]
+            self._advance(lanes, table.frequency[slot] * (states >> 12) + table.offset[slot])
+        return row
+
+    def uniform(self, frequencies: Ints, coded: Ints) -> Ints:
+        """One row of `r`, each uniform with its own frequency; 0, and no lane used, where not `coded`."""
+        row = np.zeros(coded.size, np.uint32)
+        for begin in range(0, coded.size, LANES):
+            lanes = np.flatnonzero(coded[begin : begin + LANES])
+            states, frequency = self.states[lanes], frequencies[begin + lanes]
+            slot = states & 0xFFFF
+            row[begin + lanes] = r = slot // frequency
+            self._advance(lanes, frequency * (states >> 16) + slot - r * frequency)
+        return row
+
+    def finish(self) -> None:
+        check(self.at == self.words.size, "words are left over")
+        check((self.states == 1 << 16).all(), "a lane does not end as it began")
+
+
+def put_exceptions(values: Ints, exceptions: Ints) -> Ints:
+    check((exceptions["at"] < values.size).all(), "an exception lies behind the chunk")
+    values[exceptions["at"]] = exceptions["value"]
+    return values
+
+
+def decode_classed(
+    tables: list[Table], chunk: Cursor, elements: int, cols: int, width: int, value: str
+) -> tuple[Ints, Ints, Ints]:
+    """Symbols, bit plane (of `width` bits) and exceptions, which chunks of 8.1 and 8.2 have alike (7.4)."""
+    count = chunk.number("<u4")
+    classes = chunk.plane(math.ceil(elements / cols), (len(tables) - 1).bit_length())
+    check((classes < len(tables)).all(), "a row is of a class without a table")
+    states, plane = chunk.array("<u4", LANES), chunk.plane(elements, width)
+    exceptions = chunk.array(exception_of(value), count)
+    coder, symbols = Coder(states, chunk.rest()), np.empty(elements, np.uint8)
+    for row in np.argsort(classes, kind="stable"):
+        begin, end = row * cols, min((row + 1) * cols, elements)
+        symbols[begin:end] = coder.symbols(tables[classes[row]], end - begin)
+    coder.finish()
+    return symbols, plane, exceptions
+
+
+def decode_codes(head: Cursor, chunk: Cursor, elements: int, cols: int) -> Ints:
+    """A chunk of `codes` (8.1)."""
+    tables = Table.read_list(head)
+    head.end()
+    symbols, _, exceptions = decode_classed(tables, chunk, elements, cols, 0, "u1")
+    return put_exceptions(symbols, exceptions)
+
+
+def decode_float_split(head: Cursor, chunk: Cursor, elements: int, cols: int) -> Ints:
+    """The bits of 16-bit floats, or of the high halves of F32, from a chunk of `float-split` (8.2)."""
+    shift, base, tables = head.number("u1"), head.number("<u2"), Table.read_list(head)
+    head.end()
+    check(1 <= shift <= 14 and 1 <= base <= 32767, "shift or base is out of range")
+    symbols, plane, exceptions = decode_classed(tables, chunk, elements, cols, shift + 1, "<u2")
+    high = np.where(symbols == 0, 0, base - 1 + symbols.astype(np.uint32))
+    low, sign = plane & ((1 << shift) - 1), plane >> shift
+    bits = sign << 15 | (high << shift) & 0x7FFF | low
+    return put_exceptions(bits.astype("<u2"), exceptions)
+
+
+def decode_residual(head: Cursor, chunk: Cursor, dtype: str, codes: Ints, scales: Ints, rule: str) -> Ints:
+    """The bits of 16-bit floats, or of the high halves of F32, from a chunk of `residual` (8.3)."""
+    table = Table.read(head)
+    head.end()
+    mantissa_bits = FLOATS[dtype][0]
+    lo, frequency = bins(dtype, scales, rule)
+    is_zero, k = codes == 0, np.minimum(np.abs(codes.astype(np.int16)), 127)
+    row_of_zero = np.nonzero(is_zero)[0]
+    count, states = chunk.number("<u4"), chunk.array("<u4", LANES)
+    plane = chunk.plane(row_of_zero.size, mantissa_bits + 1)
+    exceptions = chunk.array(exception_of("<u2"), count)
+    coder = Coder(states, chunk.rest())
+
+    below = coder.symbols(table, row_of_zero.size).astype(np.int64)
+    exponent = np.maximum(0, (lo[row_of_zero, 1] >> mantissa_bits) - below)
+    mantissa, sign = plane & ((1 << mantissa_bits) - 1), plane >> mantissa_bits
+    bits = np.empty(codes.shape, "<u2")
+    bits[is_zero] = sign << 15 | exponent << mantissa_bits | mantissa
+    for row, at in enumerate(k):
+        r = coder.uniform(frequency[row, at], at != 0)
+        magnitude = (lo[row, at] + r) & 0x7FFF
+        bits[row] = np.where(at == 0, bits[row], (codes[row] < 0) * 0x8000 | magnitude)
+    coder.finish()
+    return put_exceptions(bits.reshape(-1), exceptions)
+
+
+def decode_zstd(chunk: Cursor, elements: int, width: int) -> bytes:
+    """A chunk of `zstd` (8.4)."""
+    planes = unzstd(chunk.rest(), elements * width)
+    check(len(planes) == elements * width, "a Zstandard frame holds less than it should")
+    return np.frombuffer(planes, np.uint8).reshape(width, elements).T.tobytes()
+
+
+def low_halves(chunk: Cursor, halves: Ints) -> Ints:
+    """F32 from their high halves and what follows those in a chunk (8.2)."""
+    width = chunk.number("u1")
+    check(width <= 16, "low halves are wider than 16 bits")
+    return halves.astype("<u4") << 16 | chunk.plane(halves.size, width) << (16 - width)
+
+
+@np.errstate(all="ignore")
+def bins(dtype: str, scales: Ints, rule: str) -> tuple[Ints, Ints]:
+    """`lo[k]` and `f[k]` of each row, k from 0 to 127 (9)."""
+    one, top, infinity = np.float32(1), np.float32(127), FLOATS[dtype][1]
+    toward = {"reciprocal-up-times127": np.inf, "reciprocal-down-times127": -np.inf}.get(rule)
+    check(toward or rule in ("reciprocal-times127", "quotient127"), f"unknown rounding {rule!r}")
+    reciprocal = one / scales if toward is None else np.nextafter(one / scales, np.float32(toward))
+    factor = (top / scales if rule == "quotient127" else reciprocal * top)[:, None]
+
+    def half_of(magnitude: Ints) -> Ints:
+        if dtype == "F16":
+            return magnitude.astype(np.uint16).view(np.float16).astype(np.float32)
+        bits = magnitude << 16 if dtype == "BF16" else magnitude
+        return bits.astype(np.uint32).view(np.float32).astype(np.float16).astype(np.float32)
+
+    thresholds = np.arange(1, 128, dtype=np.float32)
+    low = np.zeros((scales.size, 128), np.int64)  # column k - 1 becomes first[k]
+    high = np.full_like(low, infinity + 1)
+    while (low < high).any():
+        middle = (low + high) // 2
+        half = half_of(middle)
+        reached = np.rint(half[:, :127] * factor) >= thresholds
+        reached = np.concatenate([reached, half[:, 127:] > scales[:, None]], axis=1)
+        low = np.where(reached | (low == high), low, middle + 1)
+        high = np.where(reached, middle, high)
+    first = low
+    first[:, 127] = np.maximum(first[:, 127], first[:, 126])
+
+    half_shift = 16 if dtype == "F32" else 0
+    lo = first[:, :127] >> half_shift
+    last = np.maximum(lo, (first[:, 1:] - 1) >> half_shift)
+    size = np.minimum(last - lo + 1, 1 << 15)
+    zero, whole = np.zeros((scales.size, 1), np.int64), np.ones((scales.size, 1), np.int64)
+    lo, size = np.concatenate([zero, lo], axis=1), np.concatenate([whole, size], axis=1)
+    return lo, np.minimum(65535, 65536 // size).astype(np.uint32)
