@@ -40,6 +40,7 @@ Json = dict[str, Any]
 MIB = 1 << 20
 FORM_HEAD, FORM_CODED, FORM_RAW = 0, 1, 2
 KINDS_WITH_HEAD = ("residual", "float-split", "codes")
+OPTIONAL = {"residual": "transposed"}
 RECORD = np.dtype([("length", "<u4"), ("form", "u1"), ("zero", "u1", 3), ("hash", "<u8")])
 
 
@@ -51,6 +52,15 @@ def has_fields(value: Json, required: str, optional: str = "") -> None:
     """Unknown fields are an error (2, 4)."""
     names, needed = set(value), set(required.split())
     check(needed <= names <= needed | set(optional.split()), f"fields {sorted(names)}, not {required}")
+
+
+def parse(text: bytes) -> Json:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise DamageError(f"no JSON: {error}") from None
+    check(isinstance(value, dict), "no JSON object")
+    return dict(value)
 
 
 def relative(path: str) -> str:
@@ -78,6 +88,11 @@ class Array:
     def width(self) -> int:
         """Bytes of an element (6)."""
         return max(1, self.bits // 8)
+
+    @property
+    def transposed(self) -> bool:
+        """Whether what is coded is the transposed matrix (8.3)."""
+        return self.plan["encoding"].get("transposed", False) is True
 
     @property
     def size(self) -> int:
@@ -111,7 +126,7 @@ class Shard:
             check(length <= min(100_000_000, size), f"{path}: the header is too long")
             text = file.read(length)
             check(xxh3_128(text) == entry["id"], f"{path}: the header is damaged")
-            header = json.loads(text)
+            header = parse(text)
             metadata = header.pop("__metadata__")
             has_fields(metadata, "format format_version plan_xxh3 chunks_xxh3")
             check(
@@ -135,7 +150,7 @@ class Shard:
 
             plan = pinned("plan")
             self.records = np.frombuffer(pinned("chunks"), RECORD)
-        self.plan = json.loads(unzstd(plan, min(512 * MIB, MIB + 200 * len(plan))))
+        self.plan = parse(unzstd(plan, min(512 * MIB, MIB + 200 * len(plan))))
         has_fields(self.plan, "variant given arrays", "files empty_folders")
         check(not self.records["zero"].any(), f"{path}: a record's zeros are not")
 
@@ -157,7 +172,7 @@ class Store:
         self.layer = cache(self._layer)
         file = self._file("qstore.json")
         check(file.stat().st_size <= 16 * MIB, "the manifest is too large")
-        manifest = json.loads(file.read_bytes())
+        manifest = parse(file.read_bytes())
         has_fields(manifest, "format format_version variants checksum")
         check((manifest["format"], manifest["format_version"]) == ("qstore", 1), "not a store of version 1")
         unsigned = json.dumps(manifest | {"checksum": None}, separators=(",", ":"), ensure_ascii=False)
@@ -182,6 +197,8 @@ class Store:
             above = self.folder.absolute().parents
             blobs = next((up.parent / "blobs" for up in above if up.name == "snapshots"), None)
             check(blobs and file.resolve().parent == blobs.resolve(), f"{path} is a link")
+        else:
+            check(file.resolve().is_relative_to(self.folder.resolve()), f"{path} is outside the store")
         check(file.is_file(), f"{path} is no file")
         return file
 
@@ -234,7 +251,7 @@ class Store:
         array = self.layer(variant).arrays[key]
         encoding = array.plan["encoding"]
         fields = {"reference": "to", "verbatim": "file offset", "residual": "codes scale scheme rounding"}
-        has_fields(encoding, "kind " + fields.get(encoding["kind"], ""))
+        has_fields(encoding, "kind " + fields.get(encoding["kind"], ""), OPTIONAL.get(encoding["kind"], ""))
         if encoding["kind"] == "reference":
             name, to = self._find(variant, encoding["to"])
             target = self.layer(name).arrays[to].plan["encoding"]["kind"]
@@ -242,6 +259,9 @@ class Store:
             data = self.array(name, to)
         else:
             data = b"".join(self._chunks(variant, array))
+            if array.transposed:
+                cols = array.plan["shape"][0]
+                data = np.frombuffer(data, f"V{array.width}").reshape(-1, cols).T.tobytes()
         check(len(data) == array.size, f"{key} of {variant} has another size")
         check(xxh3_128(data) == array.plan["hash"], f"{key} of {variant} is damaged")
         return data
@@ -249,6 +269,8 @@ class Store:
     def _given(self, variant: str, array: Array) -> tuple[Ints, Ints]:
         """Codes and scales that a residual is given (8.3)."""
         encoding, shape = array.plan["encoding"], array.plan["shape"]
+        if array.transposed:
+            shape = shape[::-1]
         check(
             encoding["scheme"] == "llm.int8" and len(shape) == 2, "a residual of an unknown scheme or shape"
         )
@@ -272,7 +294,7 @@ class Store:
             check(form == FORM_HEAD, "a head is missing")
         codes, scales = self._given(variant, array) if kind == "residual" else (None, None)
         for number, (size, (form, data)) in enumerate(zip(array.chunk_sizes, stored, strict=True)):
-            check(size <= 64 * MIB, "a chunk is too large")
+            check(size <= 16 * MIB, "a chunk is too large")
             if form == FORM_RAW:
                 check(len(data) == size, "a raw chunk has another size")
                 yield data

@@ -73,9 +73,13 @@ def matrices(dtype: npt.DTypeLike, rng: np.random.Generator) -> tuple[dict[str, 
         at = rng.choice(weights.size, len(values), replace=False)
         weights.reshape(-1)[at] = np.array(values, np.float32).astype(dtype)
 
-    for shape in (1, 1), (1, 200), (200, 1), (65, 63), (3, 129), (0, 7), (400, 64):
+    for shape in (1, 1), (1, 200), (200, 1), (65, 63), (3, 129), (0, 7), (7, 0), (400, 64):
         add(f"shape_{shape[0]}x{shape[1]}", draw(*shape))
     add("two_chunks", draw(600, 1000))
+    # As GPT-2 keeps them: the codes are those of the transposed matrix.
+    for shape in (600, 1000), (200, 200):
+        add(f"turned_{shape[0]}", draw(*shape))
+        high[f"turned_{shape[0]}.weight"] = np.ascontiguousarray(high[f"turned_{shape[0]}.weight"].T)
     # Nothing shortens the second chunk of these, neither that of the codes nor that of the weights.
     add("noise_below", draw(530, 1000))
     noise = rng.integers(0, 256, (6, 1000, np.dtype(dtype).itemsize), np.uint8)

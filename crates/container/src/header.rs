@@ -1,13 +1,14 @@
 //! Headers of safetensors files: those of checkpoints and our own.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::ops::Range;
 
-use safetensors::tensor::Metadata;
-use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
+use safetensors::tensor::{Metadata, TensorInfo};
+use serde::Deserialize;
+use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 
-use crate::limits::MAX_HEADER_BYTES;
+use crate::limits::{MAX_DIMENSIONS, MAX_HEADER_BYTES};
 use crate::{Dtype, FormatError};
 
 /// The length of the JSON header of a safetensors file of `file_bytes` bytes that begins with `prefix`.
@@ -50,7 +51,7 @@ pub struct SafetensorsHeader {
     /// The tensors in the order of their bytes.
     pub tensors: Vec<TensorSpan>,
     /// The string pairs under `__metadata__`.
-    pub metadata: std::collections::HashMap<String, String>,
+    pub metadata: HashMap<String, String>,
 }
 
 impl SafetensorsHeader {
@@ -61,8 +62,10 @@ impl SafetensorsHeader {
     pub fn parse(header: Vec<u8>, file_bytes: u64) -> Result<Self, FormatError> {
         let start = 8 + header.len() as u64;
         let text = String::from_utf8(header).map_err(|_| FormatError::new("its header is not UTF-8"))?;
-        let DistinctKeys = serde_json::from_str(&text).map_err(|e| bad_json(&e))?;
-        let parsed: Metadata = serde_json::from_str(&text).map_err(|e| bad_json(&e))?;
+        let Entries { metadata, mut tensors } = serde_json::from_str(&text).map_err(|e| bad_json(&e))?;
+        tensors.sort_by_key(|(_, info)| info.data_offsets);
+        let parsed = Metadata::new(metadata, tensors)
+            .map_err(|e| FormatError::new(format!("its header is not a safetensors header: {e}")))?;
         let end = start.saturating_add(parsed.data_len() as u64);
         if end != file_bytes {
             return Err(FormatError::new(format!(
@@ -92,32 +95,81 @@ fn bad_json(error: &serde_json::Error) -> FormatError {
     FormatError::new(format!("its header is not a safetensors header: {error}"))
 }
 
-/// A JSON object none of whose keys occurs twice; JSON parsers would keep one of the values in silence.
-struct DistinctKeys;
+/// The entries of a header, not yet checked against each other. The safetensors library's own reading keeps one of the values of a name that
+/// occurs twice, in silence, and holds all of the JSON in a form that is many times as large.
+struct Entries {
+    metadata: Option<HashMap<String, String>>,
+    tensors: Vec<(String, TensorInfo)>,
+}
 
-impl<'de> Deserialize<'de> for DistinctKeys {
+impl<'de> Deserialize<'de> for Entries {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(KeyVisitor)
+        deserializer.deserialize_map(EntryVisitor)
     }
 }
 
-struct KeyVisitor;
+struct EntryVisitor;
 
-impl<'de> Visitor<'de> for KeyVisitor {
-    type Value = DistinctKeys;
+impl<'de> Visitor<'de> for EntryVisitor {
+    type Value = Entries;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a JSON object")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<DistinctKeys, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Entries, A::Error> {
+        let mut entries = Entries { metadata: None, tensors: Vec::new() };
         let mut seen = HashSet::new();
-        while let Some((key, IgnoredAny)) = map.next_entry::<String, _>()? {
-            if let Some(twice) = seen.replace(key) {
+        while let Some(name) = map.next_key::<String>()? {
+            if name == "__metadata__" {
+                entries.metadata = map.next_value()?;
+            } else {
+                let Span { dtype, shape, data_offsets } = map.next_value()?;
+                entries.tensors.push((name.clone(), TensorInfo { dtype, shape: shape.0, data_offsets }));
+            }
+            if let Some(twice) = seen.replace(name) {
                 return Err(serde::de::Error::custom(format!("the name {twice:?} occurs twice")));
             }
         }
-        Ok(DistinctKeys)
+        Ok(entries)
+    }
+}
+
+/// A tensor's entry; fields of other names are allowed, as the safetensors library allows them.
+#[derive(Deserialize)]
+struct Span {
+    dtype: Dtype,
+    shape: Shape,
+    data_offsets: (usize, usize),
+}
+
+/// A shape of at most [`MAX_DIMENSIONS`] dimensions.
+struct Shape(Vec<usize>);
+
+impl<'de> Deserialize<'de> for Shape {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_seq(ShapeVisitor)
+    }
+}
+
+struct ShapeVisitor;
+
+impl<'de> Visitor<'de> for ShapeVisitor {
+    type Value = Shape;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a shape")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Shape, A::Error> {
+        let mut shape = Vec::new();
+        while let Some(dimension) = items.next_element()? {
+            if shape.len() == MAX_DIMENSIONS {
+                return Err(serde::de::Error::custom(format!("more than {MAX_DIMENSIONS} dimensions")));
+            }
+            shape.push(dimension);
+        }
+        Ok(Shape(shape))
     }
 }
 

@@ -8,6 +8,7 @@
 
 mod chunks;
 mod error;
+mod fields;
 mod hash;
 mod header;
 pub mod limits;

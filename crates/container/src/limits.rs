@@ -2,16 +2,28 @@
 
 /// Bytes of a safetensors header, ours or a checkpoint's (the limit of the safetensors library).
 pub const MAX_HEADER_BYTES: u64 = 100_000_000;
+/// Dimensions of a tensor.
+pub const MAX_DIMENSIONS: usize = 1024;
 /// Bytes of `qstore.json`.
 pub const MAX_MANIFEST_BYTES: u64 = 16 << 20;
 /// Bytes of a shard's plan, decompressed.
 pub const MAX_PLAN_BYTES: u64 = 512 << 20;
-/// A plan may expand by at most this factor, beside [`PLAN_SLACK_BYTES`].
-pub const MAX_PLAN_EXPANSION: u64 = 200;
+/// A plan may expand by at most this factor, beside [`PLAN_SLACK_BYTES`]. Those of large models expand by 15.
+pub const MAX_PLAN_EXPANSION: u64 = 50;
+/// Base-2 logarithm of the window that a plan's Zstandard frame may ask for.
+pub const MAX_PLAN_WINDOW_LOG: u32 = 23;
 /// What even the smallest plan may take decompressed.
 pub const PLAN_SLACK_BYTES: u64 = 1 << 20;
 /// Bytes of one decoded chunk.
 pub const MAX_CHUNK_BYTES: u64 = 16 << 20;
+/// Rows of one chunk of `codes` or `float-split`: working memory is by the row.
+pub const MAX_CHUNK_ROWS: u64 = 1 << 20;
+/// Rows of one chunk of a `residual`: each may need bins of its own.
+pub const MAX_RESIDUAL_CHUNK_ROWS: u64 = 1 << 14;
+/// Rows of a `residual`, and so the scales that a reader holds.
+pub const MAX_RESIDUAL_ROWS: u64 = 1 << 22;
+/// Bytes of a matrix that is stored transposed: a reader holds all of it to give any part.
+pub const MAX_TRANSPOSED_BYTES: u64 = 256 << 20;
 /// Bytes of the tables at the front of an array's stream: sixteen of the largest, and a little.
 pub const MAX_HEAD_BYTES: u64 = 16 << 10;
 /// Characters of a variant's name.

@@ -21,6 +21,13 @@ pub struct LayerFile {
     pub id: Hash128,
 }
 
+impl LayerFile {
+    /// `VARIANT-ID.safetensors`, ID being the first 12 digits of its id.
+    fn proper_name(&self, variant: &VariantEntry) -> String {
+        format!("{}-{:.12}.safetensors", variant.name, self.id.to_string())
+    }
+}
+
 /// One variant.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -89,6 +96,11 @@ impl Manifest {
         let mut text =
             serde_json::to_vec_pretty(&Self { checksum: Some(checksum), ..bare }).map_err(failed)?;
         text.push(b'\n');
+        if text.len() as u64 > MAX_MANIFEST_BYTES {
+            return Err(FormatError::new(
+                "the manifest would be larger than a reader accepts; use larger shards or fewer variants",
+            ));
+        }
         Ok(text)
     }
 
@@ -134,8 +146,11 @@ impl Manifest {
             if variant.layer.is_empty() || variant.layer.len() > MAX_FILES {
                 return bad("it has no layer file");
             }
-            if !variant.layer.iter().all(|file| file.name.is_file_name()) {
-                return bad("a layer file is not directly in the store's folder");
+            // No other file of the store, nor one outside, can be taken for a layer file.
+            if let Some(file) =
+                variant.layer.iter().find(|file| file.name.as_str() != file.proper_name(variant))
+            {
+                return bad(&format!("{} is no name for a layer file of it", file.name));
             }
             for given in &variant.given {
                 let lower = self.variants[..index].iter().find(|v| v.name == given.variant);
@@ -172,7 +187,7 @@ mod tests {
             files: 1,
             raw_bytes: 120,
             layer: vec![LayerFile {
-                name: format!("{name}-1.safetensors").parse().unwrap(),
+                name: format!("{name}-000000000000.safetensors").parse().unwrap(),
                 bytes: 9,
                 id: Hash128(7),
             }],
@@ -200,7 +215,16 @@ mod tests {
     #[test]
     fn refuses_contradictions() {
         let outside = |name: &str| format!(r#"{{"name":"{name}","bytes":1,"id":"{}"}}"#, Hash128(0));
-        for name in ["../x", "/x", "a/b", "..", ""] {
+        for name in [
+            "../x",
+            "/x",
+            "a/b",
+            "..",
+            "",
+            "lock",
+            "a-000000000001.safetensors",
+            "b-000000000000.safetensors",
+        ] {
             let file: Result<LayerFile, _> = serde_json::from_str(&outside(name));
             let refused = file.map_or(true, |file| {
                 let mut entry = entry("a", &[]);
@@ -218,5 +242,8 @@ mod tests {
         for variants in cases {
             assert!(Manifest::new(variants).write().is_err());
         }
+        // What a reader would refuse is not written.
+        let wordy = VariantEntry { scheme: "x".repeat(17 << 20), ..entry("a", &[]) };
+        assert!(Manifest::new(vec![wordy]).write().is_err());
     }
 }

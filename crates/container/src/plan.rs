@@ -2,7 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::limits::{MAX_CHUNK_BYTES, MAX_FILES, MAX_PLAN_BYTES, MAX_PLAN_EXPANSION, PLAN_SLACK_BYTES};
+use crate::fields::{ContentFields, EncodingFields};
+use crate::limits::{
+    MAX_CHUNK_BYTES, MAX_CHUNK_ROWS, MAX_FILES, MAX_PLAN_BYTES, MAX_PLAN_EXPANSION, MAX_PLAN_WINDOW_LOG,
+    MAX_RESIDUAL_CHUNK_ROWS, MAX_RESIDUAL_ROWS, MAX_TRANSPOSED_BYTES, PLAN_SLACK_BYTES,
+};
 use crate::{ArrayKey, Dtype, FormatError, Hash128, RelativePath, Sha256Hex, VariantName};
 
 /// An array of a variant, seen from another array.
@@ -59,7 +63,7 @@ impl Rounding {
 
 /// How the bytes of an array are stored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+#[serde(tag = "kind", rename_all = "kebab-case", try_from = "EncodingFields")]
 pub enum Encoding {
     /// Not at all: they equal those of another array.
     Reference {
@@ -83,6 +87,9 @@ pub enum Encoding {
         scheme: QuantScheme,
         /// How the quantiser rounded, as far as known.
         rounding: Rounding,
+        /// Whether the codes are those of the transposed matrix, which is then what is coded.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        transposed: bool,
     },
     /// High bits of floats coded, sign and low bits raw.
     FloatSplit,
@@ -212,13 +219,28 @@ impl StoredArray {
             return bad("its chunks are empty or larger than a reader accepts");
         }
         let float = matches!(self.dtype, Dtype::BF16 | Dtype::F16 | Dtype::F32);
+        let rows =
+            self.bytes()?.div_ceil(self.width()).div_ceil(self.grid.cols).min(self.grid.rows_per_chunk);
         match &self.encoding {
             Encoding::FloatSplit if !float => bad("a float split of elements that are no BF16, F16 or F32"),
             Encoding::Codes if self.width() != 1 => bad("codes of more than a byte"),
-            Encoding::Residual { .. }
-                if !float || self.shape.len() != 2 || self.shape[1] != self.grid.cols =>
-            {
-                bad("a residual of something that is no float matrix in its own rows")
+            Encoding::FloatSplit | Encoding::Codes if rows > MAX_CHUNK_ROWS => {
+                bad("chunks of more rows than a reader accepts")
+            }
+            Encoding::Residual { transposed, .. } => {
+                let (all_rows, cols) = match (&self.shape[..], transposed) {
+                    (&[rows, cols], false) | (&[cols, rows], true) => (rows, cols),
+                    _ => (0, 0),
+                };
+                if !float || cols != self.grid.cols {
+                    bad("a residual of something that is no float matrix in its own rows")
+                } else if all_rows > MAX_RESIDUAL_ROWS || rows > MAX_RESIDUAL_CHUNK_ROWS {
+                    bad("a residual of more rows than a reader accepts")
+                } else if *transposed && self.bytes()? > MAX_TRANSPOSED_BYTES {
+                    bad("a transposed matrix larger than a reader accepts")
+                } else {
+                    Ok(())
+                }
             }
             Encoding::Verbatim { offset, .. } if offset.checked_add(self.bytes()?).is_none() => {
                 bad("an offset out of range")
@@ -237,7 +259,7 @@ pub(crate) fn array_bytes(dtype: Dtype, shape: &[u64]) -> Option<u64> {
 
 /// What restores the bytes of an original file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", tag = "kind", deny_unknown_fields)]
+#[serde(tag = "kind", rename_all = "kebab-case", try_from = "ContentFields")]
 pub enum FileContent {
     /// A safetensors file: 8 bytes of header length, the header's text, then the arrays in this order.
     Safetensors {
@@ -296,14 +318,22 @@ impl ShardPlan {
     /// The stored form.
     ///
     /// # Errors
-    /// JSON or zstd failed, or the plan is larger than a reader accepts.
+    /// JSON or zstd failed, or a reader would not accept the plan.
     pub fn write(&self) -> Result<Vec<u8>, FormatError> {
         let failed = |e: &dyn std::fmt::Display| FormatError::new(format!("the plan cannot be written: {e}"));
+        self.check()?;
         let json = serde_json::to_vec(self).map_err(|e| failed(&e))?;
         if json.len() as u64 > MAX_PLAN_BYTES {
             return Err(FormatError::new("its plan is larger than a reader accepts; use smaller shards"));
         }
-        zstd::bulk::compress(&json, 12).map_err(|e| failed(&e))
+        let stored = zstd::bulk::compress(&json, 12).map_err(|e| failed(&e))?;
+        if json.len() as u64 > most_json(&stored) {
+            // Long names or padding of one letter: a reader could not tell it from a bomb.
+            return Err(FormatError::new(
+                "its names or headers repeat themselves more than a reader accepts; shorten their padding",
+            ));
+        }
+        Ok(stored)
     }
 
     /// Reads what [`write`](Self::write) wrote, and checks all that can be checked without other files.
@@ -313,12 +343,11 @@ impl ShardPlan {
     pub fn parse(bytes: &[u8]) -> Result<Self, FormatError> {
         use std::io::Read as _;
         let bad = |e: &dyn std::fmt::Display| FormatError::new(format!("its plan cannot be read: {e}"));
-        let limit = (bytes.len() as u64)
-            .saturating_mul(MAX_PLAN_EXPANSION)
-            .saturating_add(PLAN_SLACK_BYTES)
-            .min(MAX_PLAN_BYTES);
+        let limit = most_json(bytes);
         let mut json = Vec::new();
-        let decoder = zstd::Decoder::new(bytes).map_err(|e| bad(&e))?;
+        let mut decoder = zstd::Decoder::new(bytes).map_err(|e| bad(&e))?;
+        // A frame may ask for a window that is larger than all it holds.
+        decoder.window_log_max(MAX_PLAN_WINDOW_LOG).map_err(|e| bad(&e))?;
         decoder.take(limit + 1).read_to_end(&mut json).map_err(|e| bad(&e))?;
         if json.len() as u64 > limit {
             return Err(FormatError::new("its plan is larger than a reader accepts"));
@@ -349,8 +378,28 @@ impl ShardPlan {
         let names = self.given.iter().map(|g| &g.variant).chain([&self.variant]);
         all_distinct(names, "variant")?;
         all_distinct(self.arrays.iter().map(|a| &a.key), "array")?;
-        all_distinct(self.files.iter().map(|f| &f.path).chain(&self.empty_folders), "file")
+        let mut paths: Vec<_> = self.files.iter().map(|f| &f.path).chain(&self.empty_folders).collect();
+        all_distinct(paths.iter(), "file")?;
+        // In this order a path is followed by what lies below it.
+        paths.sort_by(|a, b| a.components().cmp(b.components()));
+        let below = |pair: &&[&RelativePath]| {
+            let rest = pair[1].as_str().strip_prefix(pair[0].as_str());
+            rest.is_some_and(|rest| rest.starts_with('/'))
+        };
+        match paths.windows(2).find(below) {
+            Some(pair) => Err(FormatError::new(format!(
+                "it lists {}, although {} is no folder or an empty one",
+                pair[1], pair[0]
+            ))),
+            None => Ok(()),
+        }
     }
+}
+
+/// Bytes of JSON that a plan stored as `stored` may expand to.
+fn most_json(stored: &[u8]) -> u64 {
+    let most = (stored.len() as u64).saturating_mul(MAX_PLAN_EXPANSION).saturating_add(PLAN_SLACK_BYTES);
+    most.min(MAX_PLAN_BYTES)
 }
 
 /// Fails if an item occurs twice.

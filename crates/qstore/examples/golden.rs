@@ -2,7 +2,13 @@
 //!
 //! Run it once for each version of the format. Stores that are there already stay as they are: that today's code reads what yesterday's wrote
 //! is what they are for.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "a tool for developers")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    missing_docs,
+    reason = "a tool for developers"
+)]
 #![allow(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "test data")]
 
 #[path = "../tests/common/mod.rs"]
@@ -27,6 +33,7 @@ fn main() {
     specials(root);
     shards_and_kept_files(root);
     every_dtype(root);
+    transposed(root);
 }
 
 /// Packs `bf16` and `int8` of `work` (or whichever is there) into `root/name`, with the SHA-256 of every original file beside the store.
@@ -99,6 +106,20 @@ fn shards_and_kept_files(root: &Path) {
     fs::write(work.path().join("bf16/1_Pooling/config.json"), "{}").unwrap();
     fs::copy(work.path().join("bf16/model.safetensors"), work.path().join("bf16/again.safetensors")).unwrap();
     keep(root, "verbatim-and-shards", work.path(), "int8", 20_000);
+}
+
+fn transposed(root: &Path) {
+    let work = tempfile::tempdir().unwrap();
+    let name = "model.layers.0.mlp.up_proj.weight";
+    let mut tensors = model(24, Dtype::BF16, &[(120, 160)]);
+    let twin = llm_int8(&tensors);
+    let values = tensors[name].values();
+    let turned: Vec<f32> =
+        (0..160).flat_map(|c| (0..120).map(move |r| r * 160 + c)).map(|at| values[at]).collect();
+    tensors.insert(name.to_owned(), Tensor::float(Dtype::BF16, &[160, 120], &turned));
+    write_checkpoint(&work.path().join("bf16"), &tensors);
+    write_checkpoint(&work.path().join("int8"), &twin);
+    keep(root, "transposed", work.path(), "", u64::MAX);
 }
 
 fn every_dtype(root: &Path) {

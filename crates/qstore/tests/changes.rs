@@ -123,6 +123,26 @@ fn a_verbatim_variant_is_a_folder_that_any_tool_loads() {
     bytes[last] ^= 1;
     fs::write(&file, &bytes).unwrap();
 
+    // So is what only the tools that load them would read: a header, a byte at the end, a file more.
+    let problems = || {
+        verify(&store, Some(&"int8".parse().unwrap()), true, &options(), &Silent).unwrap().variants[0]
+            .problems
+            .clone()
+    };
+    bytes[20] ^= 1;
+    fs::write(&file, &bytes).unwrap();
+    assert!(problems()[0].contains("model.safetensors"), "{:?}", problems());
+    bytes[20] ^= 1;
+    bytes.push(0);
+    fs::write(&file, &bytes).unwrap();
+    assert!(problems()[0].contains("SHA-256"), "{:?}", problems());
+    bytes.pop();
+    fs::write(&file, &bytes).unwrap();
+    fs::write(path.join("int8/more.txt"), "").unwrap();
+    assert!(problems()[0].contains("not packed"), "{:?}", problems());
+    fs::remove_file(path.join("int8/more.txt")).unwrap();
+    assert!(problems().is_empty(), "{:?}", problems());
+
     remove(&path, &"int8".parse().unwrap(), &options(), &Silent).unwrap();
     check(dir.path(), &["bf16"]);
     assert!(!path.join("int8").exists());

@@ -121,6 +121,13 @@ fn every_dtype_and_odd_shape() {
         D::F8_E4M3FNUZ,
         D::F8_E5M2FNUZ,
     ];
+    // A matrix without columns beside one that has a twin.
+    let mut pair = model(9, Dtype::BF16, &[(64, 64)]);
+    pair.insert("empty_proj.weight".to_owned(), Tensor::new(Dtype::BF16, &[5, 0], Vec::new()));
+    pair.insert("none_proj.weight".to_owned(), Tensor::new(Dtype::BF16, &[0, 5], Vec::new()));
+    write_pair(dir.path(), &pair);
+    check(dir.path(), &["bf16", "int8"], &options());
+    fs::remove_dir_all(dir.path().join("store")).unwrap();
     let shapes: [&[usize]; 8] = [&[], &[0], &[8], &[5, 0], &[0, 5], &[4, 6], &[3, 8, 2], &[7000, 8]];
     for dtype in all {
         for (i, shape) in shapes.iter().enumerate() {
@@ -181,6 +188,33 @@ fn an_unrelated_int8_is_lossless_and_the_user_is_told() {
     let store = Store::open(&dir.path().join("store")).unwrap();
     check_variant(&store, dir.path(), "bf16", &options());
     check_variant(&store, dir.path(), "int8", &options());
+}
+
+/// GPT-2's `Conv1D` keeps its weights transposed against what bitsandbytes quantises; a square one shows it by nothing but its values.
+#[test]
+fn codes_of_the_transposed_matrix_serve_as_well() {
+    for dtype in [Dtype::BF16, Dtype::F32] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut high = model(8, dtype, &[(768, 2304), (256, 256), (70, 3)]);
+        let low = llm_int8(&high);
+        for (name, tensor) in high.iter_mut().filter(|(name, _)| name.ends_with("_proj.weight")) {
+            let (rows, cols) = (tensor.shape[0], tensor.shape[1]);
+            let values = tensor.values();
+            let turned: Vec<f32> = (0..cols)
+                .flat_map(|c| (0..rows).map(move |r| (r, c)))
+                .map(|(r, c)| values[r * cols + c])
+                .collect();
+            *tensor = Tensor::float(dtype, &[cols, rows], &turned);
+            assert!(low.contains_key(name));
+        }
+        write_checkpoint(&dir.path().join("bf16"), &high);
+        write_checkpoint(&dir.path().join("int8"), &low);
+        let store = check(dir.path(), &["bf16", "int8"], &options());
+        for tensor in inspect(&store, true).unwrap().variants[1].tensors.iter().flatten() {
+            let large = tensor.name.ends_with("_proj.weight") && tensor.raw_bytes > 10_000;
+            assert!(!large || tensor.encoding == "residual", "{} is {}", tensor.name, tensor.encoding);
+        }
+    }
 }
 
 #[test]

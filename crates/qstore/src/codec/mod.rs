@@ -24,6 +24,16 @@ pub(crate) enum Codec {
     Residual(Residual),
 }
 
+/// The transposed of a matrix with rows of `cols` elements of `width` bytes.
+pub(crate) fn transpose(matrix: &[u8], cols: u64, width: u64) -> Vec<u8> {
+    let (cols, width) = (usize::try_from(cols).unwrap_or(usize::MAX), usize::try_from(width).unwrap_or(1));
+    let row = cols.saturating_mul(width);
+    let elements = (0..cols).flat_map(|column| {
+        matrix.chunks_exact(row).flat_map(move |line| &line[column * width..(column + 1) * width])
+    });
+    elements.copied().collect()
+}
+
 impl Codec {
     /// The stored bytes of a chunk, or `None` if they would not be fewer. `given` is there for a residual alone.
     pub(crate) fn encode(

@@ -8,7 +8,7 @@ use qstore_container::limits::MAX_HEAD_BYTES;
 use qstore_container::{ArrayKey, ChunkForm, ChunkRecord, Encoding, StoredArray};
 
 use super::variant::{Variant, is_within};
-use crate::codec::{Codec, GivenRows};
+use crate::codec::{Codec, GivenRows, transpose};
 use crate::error::{Error, IoContext as _, Result};
 use crate::file::{read_range, zeroed};
 
@@ -118,9 +118,12 @@ impl ArrayReader {
         self.stored().bytes().map_err(|e| self.damaged(&e))
     }
 
-    /// Bytes of a full chunk decoded.
-    pub(crate) fn chunk_bytes(&self) -> u64 {
-        self.stored().chunk_bytes()
+    /// Bytes that are best asked for at a time, from a multiple of them on: a chunk, or all of a transposed matrix.
+    pub(crate) fn piece_bytes(&self) -> u64 {
+        match self.stored().encoding {
+            Encoding::Residual { transposed: true, .. } => self.bytes().unwrap_or(0).max(1),
+            _ => self.stored().chunk_bytes(),
+        }
     }
 
     fn records(&self) -> &[ChunkRecord] {
@@ -134,7 +137,7 @@ impl ArrayReader {
     }
 
     /// Decodes chunk `index` into `out`, which must have its length.
-    pub(crate) fn read_chunk(&self, index: u64, out: &mut [u8]) -> Result<()> {
+    fn read_chunk(&self, index: u64, out: &mut [u8]) -> Result<()> {
         let at = usize::try_from(index).unwrap_or(usize::MAX);
         let (Some(record), Some(&offset)) = (self.records().get(at), self.offsets.get(at)) else {
             return Err(self.damaged(&"a chunk is missing"));
@@ -194,13 +197,28 @@ impl ArrayReader {
         Ok(())
     }
 
-    /// Fills `out` with the array's bytes from byte `offset` on, decoding only the chunks that hold them.
+    /// Fills `out` with the array's bytes from byte `offset` on, decoding only the chunks that hold them; all of a transposed matrix.
     pub(crate) fn read(&self, offset: u64, out: &mut [u8]) -> Result<()> {
+        let array = self.stored();
         let total = self.bytes()?;
-        if offset.checked_add(out.len() as u64).is_none_or(|end| end > total) {
-            return Err(self.damaged(&"more is asked of it than it has"));
+        let end = offset.checked_add(out.len() as u64).filter(|end| *end <= total);
+        let end = end.ok_or_else(|| self.damaged(&"more is asked of it than it has"))?;
+        if !matches!(array.encoding, Encoding::Residual { transposed: true, .. }) {
+            return self.read_coded(offset, out);
         }
-        let chunk_bytes = self.chunk_bytes();
+        let mut coded = zeroed(total).at(self.variant.folder(), "cannot hold a matrix")?;
+        self.read_coded(0, &mut coded)?;
+        let matrix = transpose(&coded, array.grid.cols, array.width());
+        // Both ends are within the matrix.
+        let (start, end) = (usize::try_from(offset).unwrap_or(0), usize::try_from(end).unwrap_or(0));
+        out.copy_from_slice(&matrix[start..end]);
+        Ok(())
+    }
+
+    /// Fills `out` with what is coded, from byte `offset` on; the caller has checked that there is so much.
+    fn read_coded(&self, offset: u64, out: &mut [u8]) -> Result<()> {
+        let total = self.bytes()?;
+        let chunk_bytes = self.stored().chunk_bytes();
         let mut rest = out;
         let mut offset = offset;
         while !rest.is_empty() {

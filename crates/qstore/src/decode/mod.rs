@@ -5,5 +5,5 @@ mod shard;
 mod variant;
 
 pub(crate) use array::ArrayReader;
-pub(crate) use variant::content_hash;
 pub use variant::{TensorInfo, Variant};
+pub(crate) use variant::{content_hash, is_within};

@@ -105,13 +105,17 @@ impl Variant {
                             ));
                         }
                     }
-                    Encoding::Residual { codes, scale, .. } => {
+                    Encoding::Residual { codes, scale, transposed, .. } => {
                         if codes.variant == self.entry.name || scale.variant == self.entry.name {
                             return Err(damaged("it is given its own variant"));
                         }
                         let (codes, scale) = (self.stored(codes)?, self.stored(scale)?);
-                        let fits = codes.dtype == Dtype::I8 && codes.shape == array.shape;
-                        if !fits || scale.dtype != Dtype::F32 || scale.shape != array.shape[..1] {
+                        let mut shape = array.shape.clone();
+                        if *transposed {
+                            shape.reverse();
+                        }
+                        let fits = codes.dtype == Dtype::I8 && codes.shape == shape;
+                        if !fits || scale.dtype != Dtype::F32 || scale.shape != shape[..1] {
                             return Err(damaged("the codes or scales that it is given do not fit it"));
                         }
                     }

@@ -13,7 +13,7 @@ use sha2::{Digest as _, Sha256};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::shard_writer::ShardWriter;
-use super::{Done, Target};
+use super::{Done, Stored, Target};
 use crate::decode::content_hash;
 use crate::error::{Error, IoContext as _, Result};
 use crate::ingest::{Source, SourceContent};
@@ -83,9 +83,18 @@ impl<'a> LayerWriter<'a> {
                 self.end_array()?;
                 self.begin_array(plan)
             }
-            Done::Chunk { raw, coded } => {
+            Done::Chunk { raw, stored } => {
                 self.pass(&raw)?;
-                self.store(&raw, coded.as_ref())
+                if let Some(array) = &mut self.array {
+                    array.hasher.update(&raw);
+                }
+                match stored {
+                    Stored::Raw => self.store(ChunkForm::Raw, &raw),
+                    Stored::Coded(coded) => self.store(ChunkForm::Coded, &coded),
+                    Stored::Transposed(chunks) => {
+                        chunks.iter().try_for_each(|(form, bytes)| self.store(*form, bytes))
+                    }
+                }
             }
         }
     }
@@ -177,18 +186,17 @@ impl<'a> LayerWriter<'a> {
         ChunkRecord::of(form, bytes).map_err(|e| Error::input(self.source.path(), e))
     }
 
-    fn store(&mut self, raw: &[u8], coded: Option<&Vec<u8>>) -> Result<()> {
-        let (form, stored) = Done::stored(raw, coded);
-        let record = self.record(form, stored)?;
+    /// The next chunk of the array.
+    fn store(&mut self, form: ChunkForm, bytes: &[u8]) -> Result<()> {
+        let record = self.record(form, bytes)?;
         let Some(array) = &mut self.array else { return Ok(()) };
-        array.hasher.update(raw);
         match array.plan.action {
             Action::Refer { .. } => {}
             Action::Keep => array.records.push(record),
             Action::Code(_) => {
                 array.records.push(record);
-                array.stream_bytes += stored.len() as u64;
-                self.shard.write(stored)?;
+                array.stream_bytes += bytes.len() as u64;
+                self.shard.write(bytes)?;
             }
         }
         Ok(())

@@ -12,12 +12,15 @@ use std::sync::Arc;
 use qstore_container::{ChunkForm, VariantEntry, VariantName};
 use rayon::ThreadPool;
 
+use crate::codec::transpose;
 use crate::decode::Variant;
 use crate::error::{Error, Result};
 use crate::file::zeroed;
-use crate::ingest::Source;
+use crate::ingest::{Source, SourceArray};
 use crate::pipeline;
-use crate::plan::{Action, Coding, Duplicates, Original, Pairs, PlannedArray, Planner};
+use crate::plan::{
+    Action, Coding, Duplicates, Original, Pairs, PlannedArray, Planner, chunk_bytes, element_bytes,
+};
 use crate::progress::Progress;
 use layer::LayerWriter;
 
@@ -80,15 +83,18 @@ pub(crate) enum Done {
     File(usize),
     /// An array of that file begins.
     Array(Arc<PlannedArray>),
-    /// The array's next chunk: its bytes and, unless they are to be stored as they are, its coded form.
-    Chunk { raw: Vec<u8>, coded: Option<Vec<u8>> },
+    /// The array's next bytes, and the chunks that hold them.
+    Chunk { raw: Vec<u8>, stored: Stored },
 }
 
-impl Done {
-    /// The form and the bytes of a chunk as stored.
-    pub(crate) fn stored<'a>(raw: &'a [u8], coded: Option<&'a Vec<u8>>) -> (ChunkForm, &'a [u8]) {
-        coded.map_or((ChunkForm::Raw, raw), |coded| (ChunkForm::Coded, coded))
-    }
+/// The stored form of an array's next bytes.
+pub(crate) enum Stored {
+    /// One chunk, as they are.
+    Raw,
+    /// One chunk, coded.
+    Coded(Vec<u8>),
+    /// All chunks of a transposed matrix, whose bytes are in another order.
+    Transposed(Vec<(ChunkForm, Vec<u8>)>),
 }
 
 /// All steps; arrays are planned as their turn comes.
@@ -121,7 +127,9 @@ enum Steps {
 impl Steps {
     fn array(source: &Source, plan: PlannedArray) -> Self {
         let array = &source.arrays[plan.index];
-        let chunk = crate::plan::chunk_bytes(array, plan.grid);
+        // A transposed matrix is one step: its first row as coded is spread over all of its bytes.
+        let whole = plan.action.is_transposed();
+        let chunk = if whole { array.bytes } else { chunk_bytes(array, plan.grid) };
         Self::Chunks { plan: Arc::new(plan), begun: false, at: 0, bytes: array.bytes, chunk }
     }
 }
@@ -157,8 +165,8 @@ fn work(source: &Source, step: Step) -> Result<Done> {
     let hold = |source| Error::Io { path: path.clone(), what: "cannot hold a chunk", source };
     let mut raw = zeroed(length).map_err(hold)?;
     source.read(array, start, &mut raw)?;
-    let coded = match &plan.action {
-        Action::Keep => None,
+    let stored = match &plan.action {
+        Action::Keep => Stored::Raw,
         Action::Refer { original, .. } => {
             let mut other = zeroed(length).map_err(hold)?;
             match original {
@@ -171,25 +179,56 @@ fn work(source: &Source, step: Step) -> Result<Done> {
                     format!("{}: it changed while it was being stored", array.key),
                 ));
             }
-            None
+            Stored::Raw
         }
-        Action::Code(coding) => code(coding, &plan, &raw, start).map_err(|error| match error {
-            Failure::Given(error) => error,
-            Failure::NotInverse => Error::input(
-                &path,
-                format!(
-                    "{}: its coded form does not decode to it; this is a bug of qstore, please report it",
-                    array.key
-                ),
-            ),
-        })?,
+        Action::Code(coding) => {
+            let stored = if plan.action.is_transposed() {
+                code_transposed(coding, &plan, array, &raw)
+            } else {
+                code(coding, &plan, &raw, start).map(|coded| coded.map_or(Stored::Raw, Stored::Coded))
+            };
+            stored.map_err(|failure| failure.explain(&path, array))?
+        }
     };
-    Ok(Done::Chunk { raw, coded })
+    Ok(Done::Chunk { raw, stored })
 }
 
+/// Why a chunk cannot be coded.
 enum Failure {
+    /// What it is given cannot be read.
     Given(Error),
+    /// Decoding it gives something else.
     NotInverse,
+}
+
+impl Failure {
+    fn explain(self, path: &Path, array: &SourceArray) -> Error {
+        match self {
+            Self::Given(error) => error,
+            Self::NotInverse => {
+                let what = "its coded form does not decode to it; this is a bug of qstore, please report it";
+                Error::input(path, format!("{}: {what}", array.key))
+            }
+        }
+    }
+}
+
+/// Codes a whole matrix, of which `raw` is the transposed.
+fn code_transposed(
+    coding: &Coding,
+    plan: &PlannedArray,
+    array: &SourceArray,
+    raw: &[u8],
+) -> Result<Stored, Failure> {
+    let cols = array.shape.last().copied().unwrap_or(1);
+    let matrix = transpose(raw, cols, element_bytes(array));
+    let chunk = chunk_bytes(array, plan.grid);
+    let chunks = matrix.chunks(usize::try_from(chunk).unwrap_or(usize::MAX)).zip(0u64..);
+    let stored = chunks.map(|(part, index)| {
+        let coded = code(coding, plan, part, index * chunk)?;
+        Ok(coded.map_or_else(|| (ChunkForm::Raw, part.to_vec()), |coded| (ChunkForm::Coded, coded)))
+    });
+    Ok(Stored::Transposed(stored.collect::<Result<_, _>>()?))
 }
 
 /// Codes a chunk and decodes it again: what is committed has been read back once.

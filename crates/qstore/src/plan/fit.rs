@@ -42,9 +42,14 @@ impl Fit {
         u128::from(self.stored) * u128::from(other.of) < u128::from(other.stored) * u128::from(self.of)
     }
 
+    /// Clearly fewer bytes than there were.
+    pub(super) fn helps(&self) -> bool {
+        self.stored * 5 < self.of * 4
+    }
+
     /// Fewer bytes than any float split needs for weights.
     pub(super) fn is_excellent(&self) -> bool {
-        self.stored * 20 < self.of * 9
+        self.stored * 2 < self.of
     }
 }
 

@@ -1,5 +1,6 @@
 //! How an array is cut into chunks.
 
+use qstore_container::limits::MAX_RESIDUAL_CHUNK_ROWS;
 use qstore_container::{ArrayKey, Grid};
 
 use crate::ingest::SourceArray;
@@ -32,7 +33,8 @@ pub(crate) fn grid_of(array: &SourceArray) -> Grid {
         _ => FLAT_COLS,
     };
     let cols = if (1..=MAX_COLS).contains(&cols) { cols } else { FLAT_COLS };
-    Grid { cols, rows_per_chunk: (CHUNK_ELEMENTS / cols).max(1) }
+    let most_rows = if array.shape.len() == 2 { MAX_RESIDUAL_CHUNK_ROWS } else { CHUNK_ELEMENTS };
+    Grid { cols, rows_per_chunk: (CHUNK_ELEMENTS / cols).clamp(1, most_rows) }
 }
 
 #[cfg(test)]

@@ -53,11 +53,11 @@ impl Pairs {
             let mut taken = HashSet::new();
             for group in named {
                 let weight = by_name[group.weight.as_str()];
-                if weight.shape == group.shape {
+                if has_shape_of(weight, &group) {
                     taken.insert(&weight.key);
                     matched += 1;
                     pairs.add(&weight.key, variant, group);
-                } else if weight.shape != [group.shape[1], group.shape[0]] {
+                } else {
                     let what = format!(
                         "{}: its shape is {:?}, but variant {} has {:?} quantised under that name; are these the same model?",
                         group.weight,
@@ -117,11 +117,17 @@ impl Pairs {
     }
 }
 
+/// Whether a matrix has the shape of a quantised one, or that of its transposed: `Conv1D` of GPT-2 is quantised transposed.
+fn has_shape_of(weight: &SourceArray, group: &QuantGroup) -> bool {
+    let [rows, cols] = group.shape;
+    weight.shape == [rows, cols] || weight.shape == [cols, rows]
+}
+
 /// The weights whose name ends most like the group's, if they are the only ones to do so and have its shape.
 fn same_ending<'a>(group: &QuantGroup, weights: &[&'a SourceArray]) -> Option<&'a SourceArray> {
     let mut best: Option<(usize, &SourceArray)> = None;
     let mut alone = true;
-    for weight in weights.iter().filter(|w| w.shape == group.shape) {
+    for weight in weights.iter().filter(|w| has_shape_of(w, group)) {
         let ours = group.weight.rsplit('.');
         let theirs = weight.key.tensor()?.rsplit('.');
         let shared = ours.zip(theirs).take_while(|(a, b)| a == b).count();

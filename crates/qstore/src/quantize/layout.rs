@@ -173,7 +173,7 @@ mod tests {
         NewTensor { name: name.to_owned(), dtype, shape: shape.to_vec(), bytes }
     }
 
-    fn names<'a>(tensors: &'a [NewTensor], max: u64) -> Vec<Vec<&'a str>> {
+    fn names(tensors: &[NewTensor], max: u64) -> Vec<Vec<&str>> {
         let shards = divide(tensors, max);
         shards.iter().map(|s| s.iter().map(|&at| tensors[at].name.as_str()).collect()).collect()
     }

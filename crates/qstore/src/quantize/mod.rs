@@ -11,11 +11,11 @@ mod layout;
 mod new_folder;
 mod rule;
 mod task;
+#[cfg(test)]
+mod tests;
 mod tied;
 mod values;
 mod warnings;
-#[cfg(test)]
-mod tests;
 mod write;
 
 use std::path::Path;
@@ -69,8 +69,6 @@ fn quantize_in_shards(
     options: &Options,
     progress: &dyn Progress,
 ) -> Result<Quantized> {
-    // First, so that nobody waits for an error that was clear from the start.
-    let folder = NewFolder::begin(target)?;
     let source = scan_folder(source)?;
     let config = checkpoint::config(&source)?;
     let tensors = checkpoint::tensors(&source)?;
@@ -79,6 +77,7 @@ fn quantize_in_shards(
     let choices = rule::choose(model, &facts);
     check(&source, model, &tensors, &choices)?;
     let loaded = loaded_type(&source, &config, &tensors)?;
+    let folder = NewFolder::begin(target)?;
     let dropped =
         if config.ties_embeddings() { tied::heads(&source, &tensors, &choices)? } else { Vec::new() };
 

@@ -96,7 +96,15 @@ pub(super) struct Done<'a> {
 }
 
 impl<'a> Task<'a> {
-    /// Its blocks, in order. A row of a matrix is never divided.
+    /// Bytes of memory that the smallest block takes: a row of a matrix is never divided.
+    pub(super) fn line_memory(&self) -> u64 {
+        match self.recipe {
+            Recipe::Quantise { from, cols, .. } => cols.saturating_mul(from.width() as u64 + 5),
+            Recipe::Copy | Recipe::Cast { .. } => 0,
+        }
+    }
+
+    /// Its blocks, in order.
     pub(super) fn blocks(&'a self) -> impl Iterator<Item = Block<'a>> {
         let bytes = self.source.array.bytes;
         let (count, each) = match self.recipe {

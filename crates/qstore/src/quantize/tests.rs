@@ -68,9 +68,9 @@ fn add_quantised(tensors: &mut Tensors, module: &str, rows: usize, values: &[f32
 }
 
 fn file_of(tensors: &Tensors) -> Vec<u8> {
-    let views = tensors.iter().map(|(name, (dtype, shape, bytes))| {
-        (name, TensorView::new(*dtype, shape.clone(), bytes).unwrap())
-    });
+    let views = tensors
+        .iter()
+        .map(|(name, (dtype, shape, bytes))| (name, TensorView::new(*dtype, shape.clone(), bytes).unwrap()));
     let format = [("format".to_owned(), "pt".to_owned())];
     safetensors::serialize(views, Some(format.into())).unwrap()
 }
@@ -143,19 +143,22 @@ fn makes_the_twin_of_a_folder() {
         write_model(&source, &LLAMA.replace("bfloat16", name), &tensors);
         let done = quantize(&source, &target, &Options::default(), &Silent).unwrap();
         let bytes = |tensors: &Tensors| tensors.values().map(|t| t.2.len() as u64).sum();
-        let want =
-            Quantized { quantized: 3, kept: 3, bytes_in: bytes(&tensors), bytes_out: bytes(&twin) };
+        let want = Quantized { quantized: 3, kept: 3, bytes_in: bytes(&tensors), bytes_out: bytes(&twin) };
         assert_eq!(done, want);
         assert!(fs::read(target.join("model.safetensors")).unwrap() == file_of(&twin), "{name}");
         let config = fs::read_to_string(target.join("config.json")).unwrap();
-        assert!(config.contains("\"load_in_8bit\": true") && config.contains("skip_modules\": null"), "{config}");
+        assert!(
+            config.contains("\"load_in_8bit\": true") && config.contains("skip_modules\": null"),
+            "{config}"
+        );
         assert_eq!(files_in(&target), ["config.json", "model.safetensors"]);
     }
 }
 
 #[test]
 fn rows_at_the_edges() {
-    let edge = [0.0, -0.0, 1e-40, 2.9e-8, 6e-8, 3e-5, 6.1e-5, 1.0, 127.0 / 254.0, 65504.0, 65536.0, f32::INFINITY];
+    let edge =
+        [0.0, -0.0, 1e-40, 2.9e-8, 6e-8, 3e-5, 6.1e-5, 1.0, 127.0 / 254.0, 65280.0, 65536.0, f32::INFINITY];
     let rows: Vec<f32> = edge.iter().flat_map(|&most| [most, -most / 2.0, most / 254.0, 0.0]).collect();
     let dir = tempfile::tempdir().unwrap();
     let (source, target) = (dir.path().join("a"), dir.path().join("b"));
@@ -232,7 +235,9 @@ fn the_same_bytes_whatever_the_threads_memory_and_shards() {
     let one = run("one", u64::MAX, 1, 1);
     let same = |other: &Path| {
         files_in(other) == files_in(&one)
-            && files_in(other).iter().all(|f| fs::read(other.join(f)).unwrap() == fs::read(one.join(f)).unwrap())
+            && files_in(other)
+                .iter()
+                .all(|f| fs::read(other.join(f)).unwrap() == fs::read(one.join(f)).unwrap())
     };
     assert!(same(&run("many", u64::MAX, 3, 1 << 30)));
 
@@ -242,11 +247,6 @@ fn the_same_bytes_whatever_the_threads_memory_and_shards() {
     let shards = names.iter().filter(|name| name.ends_with(".safetensors"));
     let together: Tensors = shards.flat_map(|name| read_file(&parts.join(name))).collect();
     assert!(together == read_file(&one.join("model.safetensors")));
-    // A folder in shards is read as one in a single file, the index and old shards not copied.
-    write_model(&dir.path().join("single"), LLAMA, &tensors);
-    for name in names.iter().filter(|name| name.ends_with(".safetensors")) {
-        assert!(name.starts_with("model-0000"), "{name}");
-    }
 }
 
 #[test]
@@ -285,7 +285,8 @@ fn reads_shards_and_copies_what_belongs_to_the_model() {
     let warnings = Warnings::default();
     quantize(&source, &target, &Options::default(), &warnings).unwrap();
     assert!(read_file(&target.join("model.safetensors")) == twin);
-    let want = ["1_Pooling", "2_Dense", "config.json", "model.safetensors", "tokenizer.json", "tokenizer.model"];
+    let want =
+        ["1_Pooling", "2_Dense", "config.json", "model.safetensors", "tokenizer.json", "tokenizer.model"];
     assert_eq!(files_in(&target), want);
     assert_eq!(files_in(&target.join("2_Dense")), ["pytorch_model.bin"]);
     let text = "not copied, being the weights in other files or left by training: consolidated.safetensors and 3 more";
@@ -340,11 +341,17 @@ fn refuses_what_it_cannot_do_and_leaves_nothing() {
     };
     let mut broken = weights(4, 1);
     broken[2] = f32::NAN;
-    let only = |name: &str| tensors.iter().filter(|(n, _)| *n == name).map(|(n, t)| (n.clone(), t.clone())).collect();
+    let only = |name: &str| {
+        tensors.iter().filter(|(n, _)| *n == name).map(|(n, t)| (n.clone(), t.clone())).collect()
+    };
     let cases: [(&str, Tensors, &str); 9] = [
         (LLAMA, twin, "quantized already"),
         (LLAMA, with("a.qweight", matrix(Dtype::F32, 1, 1, 1)), "quantized already"),
-        (LLAMA, with("q.weight", tensor(Dtype::BF16, &[2, 2], &broken)), "q.weight has a weight that is no number (NaN) in row 1"),
+        (
+            LLAMA,
+            with("q.weight", tensor(Dtype::BF16, &[2, 2], &broken)),
+            "q.weight has a weight that is no number (NaN) in row 1",
+        ),
         (LLAMA, with("q.weight", (Dtype::F64, vec![1, 1], vec![0; 8])), "q.weight is F64"),
         (LLAMA, only("lm_head.weight"), "nothing would become INT8"),
         (r#"{"model_type":"falcon"}"#, tensors.clone(), "falcon"),
@@ -360,6 +367,18 @@ fn refuses_what_it_cannot_do_and_leaves_nothing() {
         assert!(error.to_string().contains(word), "{word}: {error}");
         assert_eq!(files_in(dir.path()), ["source"], "{word}");
     }
+}
+
+#[test]
+fn a_row_larger_than_the_memory_allowed_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let (source, target) = (dir.path().join("a"), dir.path().join("b"));
+    let wide = (Dtype::BF16, vec![1, 3_000_000], vec![0; 6_000_000]);
+    write_model(&source, LLAMA, &[("q_proj.weight".to_owned(), wide)].into());
+    let with = |memory| quantize(&source, &target, &Options { memory, ..Options::default() }, &Silent);
+    let error = with(1).unwrap_err();
+    assert!(matches!(&error, Error::Usage(text) if text.contains("21000000 bytes")), "{error}");
+    with(1 << 30).unwrap();
 }
 
 #[test]
@@ -383,6 +402,7 @@ fn refuses_folders_that_are_no_model_or_not_whole() {
     fs::write(source.join("y.safetensors"), file_of(&tensors)).unwrap();
     index(r#"{"weight_map":{"lm_head.weight":"x.safetensors","model.norm.weight":"y.safetensors"}}"#);
     assert!(refused().contains("two of its shards have a tensor"));
+    fs::write(source.join("model.safetensors"), file_of(&tensors)).unwrap();
     fs::create_dir(&target).unwrap();
     fs::write(target.join("precious"), "x").unwrap();
     assert!(refused().contains("not an empty folder"));

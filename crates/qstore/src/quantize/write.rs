@@ -10,7 +10,7 @@ use super::layout::Layout;
 use super::new_folder::NewFolder;
 use super::task::{BLOCK_MEMORY, Done, Task};
 use super::warnings;
-use crate::error::{IoContext as _, Result};
+use crate::error::{Error, IoContext as _, Result};
 use crate::ingest::Source;
 use crate::pipeline;
 use crate::progress::Progress;
@@ -25,6 +25,13 @@ pub(super) fn tensors(
     options: &Options,
     progress: &dyn Progress,
 ) -> Result<()> {
+    let memory = options.memory.max(BLOCK_MEMORY);
+    let widest = tasks.iter().max_by_key(|task| task.line_memory());
+    if let Some(task) = widest.filter(|task| task.line_memory() > memory) {
+        let (name, need) = (&task.source.name, task.line_memory());
+        let what = format!("a row of {name} takes {need} bytes of memory to quantize; allow more (--memory)");
+        return Err(Error::usage(format!("{}: {what}", source.path().display())));
+    }
     let mut files = Vec::with_capacity(layout.files.len());
     for file in &layout.files {
         let (path, mut handle) = folder.create(&file.name, file.bytes)?;
@@ -32,7 +39,8 @@ pub(super) fn tensors(
         files.push((path, handle));
     }
     let pool = options.pool()?;
-    let most = usize::try_from(options.memory / BLOCK_MEMORY).unwrap_or(usize::MAX).max(1);
+    let each = widest.map_or(0, Task::line_memory).max(BLOCK_MEMORY);
+    let most = usize::try_from(memory / each).unwrap_or(usize::MAX);
     let window = (pool.current_num_threads() * 4).min(most);
     progress.begin("quantizing", tasks.iter().map(|task| task.source.array.bytes).sum());
     let mut infinite: BTreeMap<&str, u64> = BTreeMap::new();

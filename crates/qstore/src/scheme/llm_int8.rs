@@ -244,7 +244,10 @@ mod tests {
     fn rounds_to_f16_as_the_library_does() {
         // Every sign and exponent, with mantissas around the ones that matter.
         for high in 0..=u16::MAX {
-            for low in [0, 1, 0xfff, 0x1000, 0x1001, 0x1fff, 0x2000, 0x2fff, 0x3000, 0x3001, 0x7fff, 0x8000, 0xefff, 0xf000, 0xf001, 0xffff] {
+            for low in [
+                0, 1, 0xfff, 0x1000, 0x1001, 0x1fff, 0x2000, 0x2fff, 0x3000, 0x3001, 0x7fff, 0x8000, 0xefff,
+                0xf000, 0xf001, 0xffff,
+            ] {
                 let value = f32::from_bits(u32::from(high) << 16 | low);
                 let (ours, theirs) = (in_f16(value), rounded_to_f16(value));
                 assert!(ours.to_bits() == theirs.to_bits() || value.is_nan() && ours.is_nan(), "{value:e}");

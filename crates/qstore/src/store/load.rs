@@ -33,9 +33,9 @@ pub fn load(variant: &Arc<Variant>, options: &Options, progress: &dyn Progress) 
     let load_one = |tensor: TensorInfo| {
         let reader = variant.array(&ArrayKey::Tensor(tensor.name.clone()))?;
         let mut data = zeroed(tensor.bytes).at(variant.folder(), "cannot hold the tensor")?;
-        let chunk = usize::try_from(reader.chunk_bytes()).unwrap_or(usize::MAX);
-        data.par_chunks_mut(chunk).enumerate().try_for_each(|(index, out)| {
-            reader.read_chunk(index as u64, out)?;
+        let piece = usize::try_from(reader.piece_bytes()).unwrap_or(usize::MAX);
+        data.par_chunks_mut(piece).enumerate().try_for_each(|(index, out)| {
+            reader.read((index * piece) as u64, out)?;
             progress.advance(out.len() as u64);
             Ok::<_, Error>(())
         })?;

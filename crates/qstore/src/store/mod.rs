@@ -16,7 +16,7 @@ use qstore_container::limits::MAX_MANIFEST_BYTES;
 use qstore_container::{Manifest, VariantName};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
-use crate::decode::Variant;
+use crate::decode::{Variant, is_within};
 use crate::error::{Error, IoContext as _, Result};
 
 pub use inspect::{FileInspection, Inspection, TensorInspection, VariantInspection, inspect};
@@ -88,6 +88,9 @@ impl Store {
             }
             Err(source) => return Err(Error::Io { path: file, what: "cannot read", source }),
         };
+        if !is_within(path, &file) {
+            return Err(Error::damaged(file, "it is no regular file inside the store"));
+        }
         if size > MAX_MANIFEST_BYTES {
             return Err(Error::damaged(file, "it is larger than any manifest"));
         }

@@ -99,7 +99,7 @@ pub(super) fn restore(
         keys.into_iter().flat_map(|key| match variant.array(&key).and_then(|r| Ok((r.bytes()?, r))) {
             Err(error) => Pieces::Failed(Some(error)),
             Ok((bytes, reader)) => {
-                Pieces::Chunks { chunk: reader.chunk_bytes(), reader: Arc::new(reader), at: 0, bytes }
+                Pieces::Chunks { chunk: reader.piece_bytes(), reader: Arc::new(reader), at: 0, bytes }
             }
         });
     let decode = |(reader, start, length): (Arc<ArrayReader>, u64, u64)| {

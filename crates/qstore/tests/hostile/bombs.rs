@@ -1,1 +1,350 @@
-//! To come.
+//! Small files that ask for much: memory in no proportion to them, or time without end.
+
+use std::fs;
+
+use qstore_container::ChunkForm;
+use qstore_kernels::{Classifier, CodesCoder, SymbolTable};
+use serde_json::{Value, json};
+
+use crate::common::options;
+use crate::forge::{Forgery, Layer, Twist};
+use crate::forged_plan::forged;
+use crate::judge::{Report, Trust, alone, bounded, judge};
+use crate::stores;
+
+/// Bytes that reading a plan may take for each of its stored bytes, where it is written to take as many as can be: it expands, and short strings
+/// and numbers take more room in memory than in JSON.
+const PLAN_PROPORTION: u64 = 1024;
+
+/// A plan with `filler`, and with text that does not compress, so that it is `stored` bytes long and may expand the more.
+fn plan_with(stored: usize, filler: &dyn Fn(&mut Value)) -> Vec<u8> {
+    let mut plan = Forgery::of(&stores::small().store).last("bf16").plan.clone();
+    let mut state = 1u64;
+    let noise: String = (0..stored * 4 / 3)
+        .map(|_| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            char::from(b'0' + (state >> 58) as u8)
+        })
+        .collect();
+    plan["files"][0]["content"]["header"] = json!(noise);
+    filler(&mut plan);
+    zstd::bulk::compress(&serde_json::to_vec(&plan).unwrap(), 3).unwrap()
+}
+
+#[test]
+fn plans_that_expand() {
+    let _alone = alone();
+    let mut report = Report::default();
+    for stored in [1_000, 100_000, 400_000usize] {
+        // As much JSON as a reader may accept, to a few places.
+        let room = (1 << 20) + stored * 50;
+        let fillers: Vec<(&str, Box<dyn Fn(&mut Value)>)> = vec![
+            ("names", Box::new(move |p| p["files"][0]["content"]["tensors"] = json!(vec![""; room / 3]))),
+            ("dimensions", Box::new(move |p| p["arrays"][0]["shape"] = json!(vec![1; room / 2]))),
+            ("folders", Box::new(move |p| p["empty_folders"] = json!(vec!["a"; room / 4]))),
+            (
+                "numbers in place of an encoding",
+                Box::new(move |p| p["arrays"][0]["encoding"]["x"] = json!(vec![0; room / 2])),
+            ),
+            (
+                "numbers in place of a content",
+                Box::new(move |p| p["files"][0]["content"]["x"] = json!(vec![0; room / 2])),
+            ),
+            ("space", Box::new(move |p| p["files"][0]["content"]["header"] = json!(" ".repeat(200 << 20)))),
+        ];
+        for (what, filler) in fillers {
+            let plan = plan_with(stored, &*filler);
+            let most = (64 << 20) + PLAN_PROPORTION * plan.len() as u64;
+            let label = format!("{what}, {} stored", plan.len());
+            let result = bounded(most, move || qstore_container::ShardPlan::parse(&plan).is_err());
+            report.add(
+                &label,
+                result.and_then(|refused| if refused { Ok(()) } else { Err("accepted".to_owned()) }),
+            );
+        }
+    }
+    let zeros = zstd::bulk::compress(&vec![0u8; 1 << 30], 1).unwrap();
+    let result = forged(stores::small(), |f| f.last("bf16").twist = Twist::Plan(zeros));
+    report.add("1 GiB of zeros", result.map(drop));
+    report.finish(19);
+}
+
+/// zstd sets memory aside for the window that a frame announces, before it has seen any data. That memory is the C library's, which no counter
+/// here sees, so the refusal is what is tested.
+#[test]
+fn a_plan_that_announces_a_large_window() {
+    // Magic; no content size, window 2^31 or 2^27 bytes; an empty last block.
+    for window in [0xa8u8, 0x88, 0x70] {
+        let frame = [0x28, 0xb5, 0x2f, 0xfd, 0x00, window, 0x01, 0x00, 0x00];
+        let error = qstore_container::ShardPlan::parse(&frame).unwrap_err().to_string();
+        assert!(error.to_lowercase().contains("memory"), "{window:x}: {error}");
+    }
+}
+
+/// Headers of the longest kind that are all numbers or all names.
+fn headers() -> Vec<(&'static str, String)> {
+    let many = 5_000_000;
+    vec![
+        ("an array of numbers", format!(r#"{{"a":[{}0]}}"#, "0,".repeat(many))),
+        (
+            "numbers in a tensor",
+            format!(
+                r#"{{"a":{{"dtype":"U8","x":[{}0],"shape":[0],"data_offsets":[0,0]}}}}"#,
+                "0,".repeat(many)
+            ),
+        ),
+        (
+            "dimensions",
+            format!(r#"{{"a":{{"dtype":"U8","shape":[{}0],"data_offsets":[0,0]}}}}"#, "1,".repeat(many)),
+        ),
+        (
+            "metadata",
+            format!(
+                r#"{{"__metadata__":{{{}"z":""}}}}"#,
+                (0..many / 10).map(|i| format!(r#""{i:x}":"","#)).collect::<String>()
+            ),
+        ),
+        (
+            "empty tensors",
+            format!(
+                r#"{{{}"z":{{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}}}"#,
+                (0..many / 40)
+                    .map(|i| format!(r#""{i:x}":{{"dtype":"U8","shape":[0],"data_offsets":[0,0]}},"#))
+                    .collect::<String>()
+            ),
+        ),
+        ("deep arrays", "[".repeat(many)),
+    ]
+}
+
+#[test]
+fn headers_that_expand() {
+    let _alone = alone();
+    let mut report = Report::default();
+    for (what, header) in headers() {
+        let file = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes()].concat();
+        let noticed = forged(stores::small(), |f| f.last("bf16").twist = Twist::File(file.clone()));
+        report.add(&format!("layer: {what}"), noticed.map(drop));
+
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("model.safetensors"), &file).unwrap();
+        let (root, target) = (dir.path().to_owned(), dir.path().join("store"));
+        let spec = qstore::VariantSpec { name: "x".parse().unwrap(), folder: root, verbatim: false };
+        let most = (64 << 20) + 16 * file.len() as u64;
+        let result = bounded(most, move || drop(qstore::pack(&[spec], &target, &options(), &qstore::Silent)));
+        report.add(&format!("checkpoint: {what}"), result);
+    }
+    report.finish(12);
+}
+
+/// The plan's entry of an array of one dimension that is all zeros, and its chunks.
+fn zeros(
+    key: &str,
+    dtype: &str,
+    shape: &[u64],
+    bytes: u64,
+    grid: [u64; 2],
+    width: u64,
+) -> (Value, crate::forge::Chunks) {
+    let mut chunks = Vec::new();
+    let chunk = grid[0] * grid[1] * width;
+    let mut left = bytes;
+    while left > 0 {
+        let raw = vec![0; left.min(chunk) as usize];
+        chunks.push((ChunkForm::Coded, zstd::bulk::compress(&raw, 1).unwrap()));
+        left -= raw.len() as u64;
+    }
+    (array(key, dtype, shape, grid, json!({"kind": "zstd"})), chunks)
+}
+
+fn array(key: &str, dtype: &str, shape: &[u64], grid: [u64; 2], encoding: Value) -> Value {
+    json!({
+        "key": key, "dtype": dtype, "shape": shape, "hash": "0".repeat(32),
+        "grid": {"cols": grid[0], "rows_per_chunk": grid[1]}, "encoding": encoding,
+    })
+}
+
+/// Adds an array to a variant, and a file that consists of it, so that nothing is left over.
+fn add(f: &mut Forgery, variant: &str, entry: Value, chunks: crate::forge::Chunks) {
+    let key = crate::forge::text(&entry["key"]);
+    let name = key.strip_prefix("tensor:").unwrap().to_owned();
+    let shape: Vec<u64> = entry["shape"].as_array().unwrap().iter().map(|d| d.as_u64().unwrap()).collect();
+    let dtype: qstore::Dtype = serde_json::from_value(entry["dtype"].clone()).unwrap();
+    let bytes = shape.iter().product::<u64>() * dtype.bitsize() as u64 / 8;
+    let header = json!({name.clone(): {"dtype": entry["dtype"], "shape": shape, "data_offsets": [0, bytes]}})
+        .to_string();
+    let layer = f.last(variant);
+    layer.plan["arrays"].as_array_mut().unwrap().push(entry);
+    layer.chunks.push(chunks);
+    let size = 8 + header.len() as u64 + bytes;
+    layer.plan["files"].as_array_mut().unwrap().push(json!({
+        "path": format!("{name}.safetensors"), "bytes": size, "sha256": "0".repeat(64),
+        "content": {"kind": "safetensors", "header": header, "tensors": [name]},
+    }));
+    let entry = f.entry(variant);
+    for (field, more) in [("tensors", 1), ("tensor_bytes", bytes), ("files", 1), ("raw_bytes", size)] {
+        entry[field] = json!(entry[field].as_u64().unwrap() + more);
+    }
+}
+
+/// Chunks of the most rows that their bytes allow: some working memory is by the row.
+#[test]
+fn rows_without_number() {
+    let _alone = alone();
+    let mut report = Report::default();
+    let rows = 16u64 << 20;
+    let mut histogram = [0; 256];
+    histogram[0] = 1;
+    let coder = CodesCoder::new(vec![SymbolTable::from_histogram(&histogram)]).unwrap();
+    let chunk = coder.encode(&vec![0; rows as usize], 1, &Classifier::single()).unwrap();
+    let mut head = vec![1];
+    coder.tables()[0].write(&mut head);
+    // The decoded tensor itself, which loading must hold, and working memory of a few times its size.
+    let most = (64 << 20) + 5 * rows;
+    for cols in [1, 2, 3] {
+        let result = forged_within(most, |f| {
+            let entry = array(
+                "tensor:rows",
+                "U8",
+                &[rows / cols, cols],
+                [cols, rows / cols],
+                json!({"kind": "codes"}),
+            );
+            let chunk = coder
+                .encode(&vec![0; (rows / cols * cols) as usize], cols as usize, &Classifier::single())
+                .unwrap();
+            add(f, "int8", entry, vec![(ChunkForm::Head, head.clone()), (ChunkForm::Coded, chunk)]);
+        });
+        report.add(&format!("codes in rows of {cols}"), result);
+    }
+    let result = forged_within(most, |f| {
+        let entry =
+            array("tensor:rows", "BF16", &[rows / 2, 1], [1, rows / 2], json!({"kind": "float-split"}));
+        let split = [&[7, 1, 0][..], &head].concat();
+        add(f, "int8", entry, vec![(ChunkForm::Head, split), (ChunkForm::Coded, chunk.clone())]);
+    });
+    report.add("floats in rows of 1", result);
+
+    // Each row of another scale has bins of its own.
+    let rows = 1u64 << 20;
+    let result = forged_within(64 << 20, |f| {
+        let (codes, codes_chunks) = zeros("tensor:narrow.weight", "I8", &[rows, 1], rows, [1, rows], 1);
+        add(f, "int8", codes, codes_chunks);
+        let scales: Vec<u32> = (0..rows as u32).map(|i| 0x3c00_0000 + i).collect();
+        let planes: Vec<u8> =
+            (0..4).flat_map(|place| scales.iter().map(move |s| s.to_le_bytes()[place])).collect();
+        let scale = array("tensor:narrow.SCB", "F32", &[rows], [4096, rows / 4096], json!({"kind": "zstd"}));
+        add(f, "int8", scale, vec![(ChunkForm::Coded, zstd::bulk::compress(&planes, 3).unwrap())]);
+        add(f, "bf16", residual("narrow", &[rows, 1], [1, rows]), narrow_chunks());
+    });
+    report.add("residuals in rows of 1", result);
+
+    let rows = 1u64 << 28;
+    let result = forged_within(64 << 20, |f| {
+        let (codes, chunks) = zeros("tensor:long.weight", "I8", &[rows, 1], rows, [1 << 14, 1 << 10], 1);
+        add(f, "int8", codes, chunks);
+        let (scale, chunks) = zeros("tensor:long.SCB", "F32", &[rows], rows * 4, [1 << 12, 1 << 10], 4);
+        add(f, "int8", scale, chunks);
+        let chunks = rows / (1 << 14);
+        add(f, "bf16", residual("long", &[rows, 1], [1, 1 << 14]), {
+            let mut all = narrow_chunks();
+            let chunk = all.pop().unwrap();
+            all.extend(vec![chunk; chunks as usize]);
+            all
+        });
+    });
+    report.add("a quarter of a billion scales", result);
+    report.finish(6);
+}
+
+fn residual(name: &str, shape: &[u64], grid: [u64; 2]) -> Value {
+    let to = |name: String| json!({"variant": "int8", "array": name});
+    let encoding = json!({
+        "kind": "residual", "codes": to(format!("tensor:{name}.weight")), "scale": to(format!("tensor:{name}.SCB")),
+        "scheme": "llm.int8", "rounding": "reciprocal-times127",
+    });
+    array(&format!("tensor:{name}.weight"), "BF16", shape, grid, encoding)
+}
+
+/// A head, and a chunk that is damaged wherever its rows end.
+fn narrow_chunks() -> crate::forge::Chunks {
+    let mut histogram = [0; 256];
+    histogram[0] = 1;
+    let mut head = Vec::new();
+    SymbolTable::from_histogram(&histogram).write(&mut head);
+    vec![(ChunkForm::Head, head), (ChunkForm::Coded, vec![1; 2000])]
+}
+
+/// As [`forged`], but only reading a few rows and checking, not loading: a tensor that is large must be held by who wants it whole.
+fn forged_within(most: u64, change: impl FnOnce(&mut Forgery)) -> Result<(), String> {
+    let dir = tempfile::tempdir().unwrap();
+    let mut forgery = Forgery::of(&stores::small().store);
+    change(&mut forgery);
+    forgery.write(dir.path());
+    let path = dir.path().to_owned();
+    bounded(most, move || {
+        let Ok(store) = qstore::Store::open(&path) else { return };
+        drop(qstore::inspect(&store, true));
+        for entry in &store.manifest().variants {
+            let Ok(variant) = store.variant(&entry.name) else { continue };
+            for tensor in variant.tensors() {
+                let rows = tensor.shape.first().copied().unwrap_or(0);
+                drop(variant.read_rows(&tensor.name, 0..rows.min(1)));
+            }
+        }
+        drop(qstore::verify(&store, None, true, &options(), &qstore::Silent));
+    })
+}
+
+/// A residual given codes and scales that refer to residuals, and so on: each level asks for the one below twice, so that opening the top one
+/// would take 2^levels steps.
+#[test]
+fn towers_of_residuals_are_refused_at_the_first_floor() {
+    let _alone = alone();
+    let dir = tempfile::tempdir().unwrap();
+    let (store, room) = (dir.path().join("store"), dir.path().join("room"));
+    fs::create_dir(&room).unwrap();
+    let mut forgery = Forgery::of(&stores::small().store);
+    let weight = "tensor:model.layers.0.mlp.up_proj.weight";
+    assert_eq!(forgery.array("bf16", weight)["encoding"]["kind"], "residual");
+    let shape: Vec<u64> = forgery.array("bf16", weight)["shape"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|d| d.as_u64().unwrap())
+        .collect();
+    let codes = array(
+        "tensor:tower.weight",
+        "I8",
+        &[2 * shape[0], shape[1]],
+        [shape[1], 1],
+        json!({"kind": "reference", "to": {"variant": "bf16", "array": weight}}),
+    );
+    let (scale, scale_chunks) = zeros("tensor:tower.SCB", "F32", &[2 * shape[0]], 8 * shape[0], [4096, 1], 4);
+    let mut top = residual("tower", &[2 * shape[0], shape[1]], [shape[1], 1 << 10]);
+    for field in ["codes", "scale"] {
+        top["encoding"][field]["variant"] = json!("tower");
+    }
+    for (name, below, arrays, chunks) in [
+        ("tower", "bf16", vec![codes, scale], vec![Vec::new(), scale_chunks]),
+        ("top", "tower", vec![top], vec![narrow_chunks()]),
+    ] {
+        let given = json!([{"variant": below, "content": "0".repeat(32)}]);
+        let mut entry = forgery.entry("int8").clone();
+        entry["name"] = json!(name);
+        entry["given"] = given.clone();
+        forgery.manifest["variants"].as_array_mut().unwrap().push(entry);
+        let plan = json!({"variant": name, "given": given, "arrays": [], "files": []});
+        forgery.layers.insert(name.to_owned(), vec![Layer { plan, chunks: Vec::new(), twist: Twist::None }]);
+        for field in ["tensors", "tensor_bytes", "files", "raw_bytes"] {
+            forgery.entry(name)[field] = json!(0);
+        }
+        for (array, chunks) in arrays.into_iter().zip(chunks) {
+            add(&mut forgery, name, array, chunks);
+        }
+    }
+    forgery.write(&store);
+    let verdict = judge(&store, &stores::small().originals, Trust::Nothing, &room).unwrap();
+    assert!(verdict.fates["bf16"].is_sound() && !verdict.fates["tower"].refused, "{verdict:?}");
+    assert!(verdict.fates["top"].refused, "{verdict:?}");
+}

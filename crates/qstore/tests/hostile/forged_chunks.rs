@@ -151,7 +151,7 @@ fn exceptions_outside_the_chunk() {
     // The value of an exception in the sample, which nothing else in the chunk has twice in the right distance.
     let value = [0x81, 0x7f];
     let first = chunk.windows(8).position(|w| w[..2] == value && w[6..] == value).unwrap() - 4;
-    for index in [40 * 96, 40 * 96 - 1, u32::MAX, 1 << 31, 0] {
+    for index in [60 * 256, 60 * 256 - 1, u32::MAX, 1 << 31] {
         let result = forged(stores::small(), |f| {
             f.chunks("bf16", key)[1].1[first..first + 4].copy_from_slice(&index.to_le_bytes());
         });
@@ -159,7 +159,7 @@ fn exceptions_outside_the_chunk() {
             result.and_then(|noticed| if noticed { Ok(()) } else { Err("nobody noticed".to_owned()) });
         report.add(&format!("an exception at {index}"), result);
     }
-    report.finish(5);
+    report.finish(4);
 }
 
 #[test]

@@ -96,10 +96,10 @@ fn arrays_that_lie() {
         json!({"cols": 1, "rows_per_chunk": 0}),
         json!({"cols": 0, "rows_per_chunk": 0}),
         json!({"cols": huge, "rows_per_chunk": 1}),
-        json!({"cols": 96, "rows_per_chunk": huge}),
+        json!({"cols": 256, "rows_per_chunk": huge}),
         json!({"cols": u64::MAX, "rows_per_chunk": u64::MAX}),
         json!({"cols": 1u64 << 32, "rows_per_chunk": 1u64 << 32}),
-        json!({"cols": 96, "rows_per_chunk": -1}),
+        json!({"cols": 256, "rows_per_chunk": -1}),
         json!({"cols": 96}),
         json!([96, 1]),
         json!(null),
@@ -119,7 +119,7 @@ fn arrays_that_lie() {
                     if key == "tensor:empty" || key == "file:nothing.txt" { Expect::Any } else { expect };
                 cases.add(&label, expect, |f| f.array(variant, &key)["grid"] = grid);
             }
-            for cols in [1, 2, 95, 97, 64, 1000] {
+            for cols in [1, 2, 255, 257, 64, 1000] {
                 let label = format!("{variant} {key} ({kind}) cols {cols}");
                 cases.add(&label, Expect::Any, |f| f.array(variant, &key)["grid"]["cols"] = json!(cols));
             }
@@ -272,10 +272,10 @@ fn references_that_lead_astray() {
         }
     }
     cases.add("a residual in rows that are not its own", Expect::Notice, |f| {
-        f.array("bf16", WEIGHT)["shape"] = json!([96, 40])
+        f.array("bf16", WEIGHT)["shape"] = json!([256, 60])
     });
     cases.add("a residual of three dimensions", Expect::Notice, |f| {
-        f.array("bf16", WEIGHT)["shape"] = json!([40, 96, 1])
+        f.array("bf16", WEIGHT)["shape"] = json!([60, 256, 1])
     });
     cases.add("a residual among float splits", Expect::Notice, |f| {
         let encoding = f.array("bf16", WEIGHT)["encoding"].clone();
@@ -364,7 +364,7 @@ fn files_that_lie() {
         header[..header.len() - 1].to_owned(),
         " ".repeat(header.len()),
         header.replace("BF16", "F16 "),
-        header.replace("[40,96]", "[96,40]"),
+        header.replace("[60,256]", "[256,60]"),
         "x".repeat(1 << 20),
         "\u{0}".repeat(header.len()),
     ];

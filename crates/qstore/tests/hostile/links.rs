@@ -78,7 +78,7 @@ fn a_staging_folder_that_is_a_link_does_not_empty_what_it_leads_to() {
     fs::write(treasure.join("deep/gold"), "gold").unwrap();
     fs::write(treasure.join("silver"), "silver").unwrap();
     symlink(&treasure, store.join(".qstore-staging")).unwrap();
-    write_checkpoint(&dir.path().join("new"), &common::model(9, qstore::Dtype::BF16, &[(40, 96)]));
+    write_checkpoint(&dir.path().join("new"), &common::model(9, qstore::Dtype::BF16, &[(60, 256)]));
     let before = common::tree(&treasure);
     for attempt in 0..2 {
         let error = if attempt == 0 {

@@ -28,19 +28,19 @@ pub fn sharded() -> &'static Sample {
 /// The same kind of pair in as few and as small files as can be, for cases by the thousand.
 pub fn small() -> &'static Sample {
     static SAMPLE: OnceLock<Sample> = OnceLock::new();
-    SAMPLE.get_or_init(|| make(2, &[(40, 96)], false, u64::MAX))
+    SAMPLE.get_or_init(|| make(2, &[(60, 256)], false, u64::MAX))
 }
 
 /// Another model under the same names and shapes as [`small`].
 pub fn other() -> &'static Sample {
     static SAMPLE: OnceLock<Sample> = OnceLock::new();
-    SAMPLE.get_or_init(|| make(3, &[(40, 96)], false, u64::MAX))
+    SAMPLE.get_or_init(|| make(3, &[(60, 256)], false, u64::MAX))
 }
 
 /// As [`small`], with the lower variant kept as it is.
 pub fn kept() -> &'static Sample {
     static SAMPLE: OnceLock<Sample> = OnceLock::new();
-    SAMPLE.get_or_init(|| make(2, &[(40, 96)], true, u64::MAX))
+    SAMPLE.get_or_init(|| make(2, &[(60, 256)], true, u64::MAX))
 }
 
 fn make(seed: u64, shapes: &[(usize, usize)], verbatim: bool, shard_size: u64) -> Sample {

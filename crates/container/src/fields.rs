@@ -1,0 +1,159 @@
+//! Reading the plan's objects that come in several kinds.
+//!
+//! serde's own way to read such objects holds all of their JSON in a form that is many times as large before it looks at the kind, and lets
+//! unknown fields of kinds without fields pass. Here each field is read as what it is, and then the kind says which ones must be there.
+
+use serde::Deserialize;
+
+use crate::plan::{ArrayRef, Encoding, FileContent, QuantScheme, Rounding};
+use crate::{FormatError, RelativePath};
+
+/// The fields of every [`Encoding`].
+#[derive(Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct EncodingFields {
+    kind: Option<EncodingKind>,
+    to: Option<ArrayRef>,
+    file: Option<RelativePath>,
+    offset: Option<u64>,
+    codes: Option<ArrayRef>,
+    scale: Option<ArrayRef>,
+    scheme: Option<QuantScheme>,
+    rounding: Option<Rounding>,
+    transposed: Option<bool>,
+}
+
+#[derive(Clone, Copy, PartialEq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum EncodingKind {
+    Reference,
+    Verbatim,
+    Residual,
+    FloatSplit,
+    Codes,
+    Zstd,
+    Raw,
+}
+
+impl EncodingFields {
+    /// The encoding, without its fields here; `None` if it lacks one.
+    fn take(&mut self) -> Option<Encoding> {
+        Some(match self.kind.take()? {
+            EncodingKind::Reference => Encoding::Reference { to: self.to.take()? },
+            EncodingKind::Verbatim => {
+                Encoding::Verbatim { file: self.file.take()?, offset: self.offset.take()? }
+            }
+            EncodingKind::Residual => Encoding::Residual {
+                codes: self.codes.take()?,
+                scale: self.scale.take()?,
+                scheme: self.scheme.take()?,
+                rounding: self.rounding.take()?,
+                transposed: self.transposed.take().unwrap_or(false),
+            },
+            EncodingKind::FloatSplit => Encoding::FloatSplit,
+            EncodingKind::Codes => Encoding::Codes,
+            EncodingKind::Zstd => Encoding::Zstd,
+            EncodingKind::Raw => Encoding::Raw,
+        })
+    }
+}
+
+impl TryFrom<EncodingFields> for Encoding {
+    type Error = FormatError;
+
+    fn try_from(mut fields: EncodingFields) -> Result<Self, FormatError> {
+        let encoding = fields.take().filter(|_| fields == EncodingFields::default());
+        encoding.ok_or_else(|| FormatError::new("an encoding has other fields than those of its kind"))
+    }
+}
+
+/// The fields of every [`FileContent`].
+#[derive(Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ContentFields {
+    kind: Option<ContentKind>,
+    header: Option<String>,
+    tensors: Option<Vec<String>>,
+}
+
+#[derive(Clone, Copy, PartialEq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum ContentKind {
+    Safetensors,
+    Opaque,
+}
+
+impl ContentFields {
+    fn take(&mut self) -> Option<FileContent> {
+        Some(match self.kind.take()? {
+            ContentKind::Safetensors => {
+                FileContent::Safetensors { header: self.header.take()?, tensors: self.tensors.take()? }
+            }
+            ContentKind::Opaque => FileContent::Opaque,
+        })
+    }
+}
+
+impl TryFrom<ContentFields> for FileContent {
+    type Error = FormatError;
+
+    fn try_from(mut fields: ContentFields) -> Result<Self, FormatError> {
+        let content = fields.take().filter(|_| fields == ContentFields::default());
+        content.ok_or_else(|| FormatError::new("a file's content has other fields than those of its kind"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read() {
+        let array = || ArrayRef { variant: "int8".parse().unwrap(), array: "tensor:x".parse().unwrap() };
+        let residual = |transposed| Encoding::Residual {
+            codes: array(),
+            scale: array(),
+            scheme: QuantScheme::LlmInt8,
+            rounding: Rounding::Quotient127,
+            transposed,
+        };
+        let encodings = [
+            Encoding::Reference { to: array() },
+            Encoding::Verbatim { file: "a/b".parse().unwrap(), offset: u64::MAX },
+            residual(false),
+            residual(true),
+            Encoding::FloatSplit,
+            Encoding::Codes,
+            Encoding::Zstd,
+            Encoding::Raw,
+        ];
+        for encoding in encodings {
+            let text = serde_json::to_string(&encoding).unwrap();
+            assert_eq!(serde_json::from_str::<Encoding>(&text).unwrap(), encoding);
+            for more in [r#","x":1}"#, r#","offset":1,"to":{"variant":"a","array":"file:b"}}"#] {
+                let text = text.replace('}', more);
+                assert!(serde_json::from_str::<Encoding>(&text).is_err(), "{text}");
+            }
+        }
+        let contents = [
+            FileContent::Opaque,
+            FileContent::Safetensors { header: "{}".to_owned(), tensors: vec!["x".to_owned()] },
+        ];
+        for content in contents {
+            let text = serde_json::to_string(&content).unwrap();
+            assert_eq!(serde_json::from_str::<FileContent>(&text).unwrap(), content);
+        }
+        for text in [
+            "{}",
+            r#"{"kind":"codes","kind":"codes"}"#,
+            r#"{"kind":"reference"}"#,
+            r#"{"kind":"magic"}"#,
+            "[]",
+        ] {
+            assert!(serde_json::from_str::<Encoding>(text).is_err(), "{text}");
+        }
+        for text in [r#"{"kind":"opaque","tensors":[]}"#, r#"{"kind":"safetensors","header":""}"#] {
+            assert!(serde_json::from_str::<FileContent>(text).is_err(), "{text}");
+        }
+    }
+}
