@@ -64,7 +64,7 @@ impl SafetensorsHeader {
         let text = String::from_utf8(header).map_err(|_| FormatError::new("its header is not UTF-8"))?;
         let Entries { metadata, mut tensors } = serde_json::from_str(&text).map_err(|e| bad_json(&e))?;
         tensors.sort_by_key(|(_, info)| info.data_offsets);
-        let parsed = Metadata::new(metadata, tensors)
+        let parsed = Metadata::new(None, tensors)
             .map_err(|e| FormatError::new(format!("its header is not a safetensors header: {e}")))?;
         let end = start.saturating_add(parsed.data_len() as u64);
         if end != file_bytes {
@@ -86,8 +86,7 @@ impl SafetensorsHeader {
         tensors.sort_by(|a, b| {
             (a.bytes.start, a.bytes.end, &a.name).cmp(&(b.bytes.start, b.bytes.end, &b.name))
         });
-        let metadata = parsed.metadata().clone().unwrap_or_default();
-        Ok(Self { text, tensors, metadata })
+        Ok(Self { text, tensors, metadata: metadata.unwrap_or_default() })
     }
 }
 

@@ -7,15 +7,30 @@ use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
 use crate::error::{Error, IoContext as _, Result};
+use crate::file::sync_folder;
 
-/// A folder in the making, beside its target. Dropped uncommitted, it is gone.
+/// A folder in the making, beside its target. Dropped uncommitted, it is gone, and so are the parents that it made.
 #[derive(Debug)]
-pub(super) struct NewFolder {
+pub(crate) struct NewFolder {
     target: PathBuf,
-    parent: PathBuf,
-    temporary: TempDir,
     /// Within the temporary folder, which is closed to others while this one has the usual permissions.
     folder: PathBuf,
+    temporary: TempDir,
+    /// After the temporary folder, which lies in them, since fields are dropped in order.
+    parents: NewParents,
+}
+
+/// Folders that were not there before, the innermost first. Dropped, those that have stayed empty are gone.
+#[derive(Debug)]
+struct NewParents(Vec<PathBuf>);
+
+impl Drop for NewParents {
+    fn drop(&mut self) {
+        for folder in &self.0 {
+            // One with something in it is not removed, and is wanted.
+            drop(fs::remove_dir(folder));
+        }
+    }
 }
 
 impl NewFolder {
@@ -23,22 +38,24 @@ impl NewFolder {
     ///
     /// # Errors
     /// [`Error::Usage`] if `target` is taken, an I/O error if nothing can be made beside it.
-    pub(super) fn begin(target: &Path) -> Result<Self> {
+    pub(crate) fn begin(target: &Path) -> Result<Self> {
         if target.symlink_metadata().is_ok() && !is_empty_folder(target) {
             let text = format!("{}: it exists and is not an empty folder; give a new one", target.display());
             return Err(Error::usage(text));
         }
-        let parent = target.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let parent = parent_of(target);
+        let missing = parent.ancestors().take_while(|folder| !folder.exists());
+        let parents = NewParents(missing.map(Path::to_owned).collect());
         fs::create_dir_all(parent).at(parent, "cannot create")?;
-        let temporary = tempfile::Builder::new().prefix(".qstore-quantize-").tempdir_in(parent);
+        let temporary = tempfile::Builder::new().prefix(".qstore-").tempdir_in(parent);
         let temporary = temporary.at(parent, "cannot create a folder in")?;
         let folder = temporary.path().join("files");
         fs::create_dir(&folder).at(&folder, "cannot create")?;
-        Ok(Self { target: target.to_owned(), parent: parent.to_owned(), temporary, folder })
+        Ok(Self { target: target.to_owned(), folder, temporary, parents })
     }
 
     /// Makes the file `path`, of `bytes` bytes, all zero.
-    pub(super) fn create(&self, path: &str, bytes: u64) -> Result<(PathBuf, File)> {
+    pub(crate) fn create(&self, path: &str, bytes: u64) -> Result<(PathBuf, File)> {
         let path = self.folder.join(path);
         let parent = path.parent().unwrap_or(&self.folder);
         fs::create_dir_all(parent).at(parent, "cannot create")?;
@@ -47,8 +64,14 @@ impl NewFolder {
         Ok((path, file))
     }
 
+    /// Makes the folder `path`, if it is not there.
+    pub(crate) fn create_folder(&self, path: &str) -> Result<()> {
+        let path = self.folder.join(path);
+        fs::create_dir_all(&path).at(&path, "cannot create")
+    }
+
     /// Makes the file `path` of all that `content` gives.
-    pub(super) fn write(&self, path: &str, content: &mut dyn Read) -> Result<()> {
+    pub(crate) fn write(&self, path: &str, content: &mut dyn Read) -> Result<()> {
         let (path, file) = self.create(path, 0)?;
         let mut file = BufWriter::with_capacity(1 << 20, file);
         io::copy(content, &mut file)
@@ -58,7 +81,7 @@ impl NewFolder {
     }
 
     /// Puts the folder in its place. Its files have been synced.
-    pub(super) fn commit(self) -> Result<()> {
+    pub(crate) fn commit(self) -> Result<()> {
         for entry in walkdir::WalkDir::new(&self.folder).contents_first(true) {
             let entry = entry.map_err(|e| Error::input(&self.folder, e))?;
             if entry.file_type().is_dir() {
@@ -69,25 +92,20 @@ impl NewFolder {
             fs::remove_dir(&self.target).at(&self.target, "cannot replace")?;
         }
         fs::rename(&self.folder, &self.target).at(&self.target, "cannot move into place")?;
-        self.temporary.close().at(&self.parent, "cannot remove the temporary folder in")?;
-        sync_folder(&self.parent)
+        let parent = parent_of(&self.target);
+        self.temporary.close().at(parent, "cannot remove the temporary folder in")?;
+        sync_folder(parent)?;
+        self.parents.0.iter().try_for_each(|folder| sync_folder(parent_of(folder)))
     }
+}
+
+/// The folder that `path` lies in, if need be the current one.
+fn parent_of(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 fn is_empty_folder(path: &Path) -> bool {
     path.is_dir() && fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none())
-}
-
-/// Makes the entries of a folder durable.
-#[cfg(unix)]
-fn sync_folder(folder: &Path) -> Result<()> {
-    File::open(folder).and_then(|f| f.sync_all()).at(folder, "cannot sync")
-}
-
-/// Folders cannot be synced here.
-#[cfg(not(unix))]
-fn sync_folder(_: &Path) -> Result<()> {
-    Ok(())
 }
 
 #[cfg(test)]
@@ -120,8 +138,17 @@ mod tests {
     fn leaves_nothing_when_given_up_and_replaces_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let target = dir.path().join("model");
-        drop(NewFolder::begin(&target).unwrap());
-        assert!(entries(dir.path()).is_empty());
+        let deep = dir.path().join("a/b/model");
+        for target in [&target, &deep] {
+            let folder = NewFolder::begin(target).unwrap();
+            folder.write("x", &mut &b"text"[..]).unwrap();
+            drop(folder);
+            assert!(entries(dir.path()).is_empty());
+        }
+        fs::create_dir(dir.path().join("a")).unwrap();
+        drop(NewFolder::begin(&deep).unwrap());
+        assert_eq!(entries(dir.path()), ["a"], "a folder that was there stays");
+        fs::remove_dir(dir.path().join("a")).unwrap();
         fs::create_dir(&target).unwrap();
         NewFolder::begin(&target).unwrap().commit().unwrap();
         fs::write(target.join("x"), "").unwrap();

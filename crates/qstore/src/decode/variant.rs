@@ -1,14 +1,15 @@
 //! An open variant.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::fmt::Display;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use qstore_container::{
-    ArrayKey, ArrayRef, Dtype, Encoding, FileContent, Hash128, OriginalFile, RelativePath, StoredArray,
-    VariantEntry, VariantName,
+    ArrayKey, ArrayRef, Dtype, Encoding, FileContent, Hash128, OriginalFile, RelativePath, SafetensorsHeader,
+    StoredArray, VariantEntry, VariantName,
 };
 
 use super::array::ArrayReader;
@@ -95,6 +96,11 @@ impl Variant {
         for shard in &self.shards {
             for array in &shard.plan.arrays {
                 let damaged = |what: &str| Error::damaged(&shard.path, format!("{}: {what}", array.key));
+                if matches!(array.encoding, Encoding::Verbatim { .. }) != self.entry.verbatim {
+                    return Err(damaged(
+                        "the manifest says otherwise of whether its variant is kept as it is",
+                    ));
+                }
                 match &array.encoding {
                     Encoding::Reference { to } => {
                         let target = self.stored(to)?;
@@ -109,6 +115,12 @@ impl Variant {
                         if codes.variant == self.entry.name || scale.variant == self.entry.name {
                             return Err(damaged("it is given its own variant"));
                         }
+                        // Else opening one could take as many steps as there are paths through all the variants.
+                        for given in [codes, scale] {
+                            if matches!(self.source_of(given)?.encoding, Encoding::Residual { .. }) {
+                                return Err(damaged("it is given what is itself a residual"));
+                            }
+                        }
                         let (codes, scale) = (self.stored(codes)?, self.stored(scale)?);
                         let mut shape = array.shape.clone();
                         if *transposed {
@@ -118,9 +130,6 @@ impl Variant {
                         if !fits || scale.dtype != Dtype::F32 || scale.shape != shape[..1] {
                             return Err(damaged("the codes or scales that it is given do not fit it"));
                         }
-                    }
-                    Encoding::Verbatim { .. } if !self.entry.verbatim => {
-                        return Err(damaged("it is kept in a file that this variant does not keep"));
                     }
                     _ => {}
                 }
@@ -136,25 +145,46 @@ impl Variant {
         if content_hash(&last.plan.files, &last.plan.empty_folders) != self.entry.content {
             return Err(damaged("its list of files is not the one that the manifest names".to_owned()));
         }
+        let mut parts = HashSet::new();
+        let (mut tensors, mut tensor_bytes, mut raw_bytes) = (0, 0u64, 0u64);
         for file in &last.plan.files {
-            let (start, keys) = match &file.content {
-                FileContent::Opaque => (0, vec![ArrayKey::File(file.path.clone())]),
-                FileContent::Safetensors { header, tensors } => {
-                    (8 + header.len() as u64, tensors.iter().cloned().map(ArrayKey::Tensor).collect())
+            let wrong = |what: &dyn Display| damaged(format!("{}: {what}", file.path));
+            let part = |key: ArrayKey| self.own(&key).ok_or_else(|| wrong(&format!("it lacks {key}")));
+            raw_bytes = raw_bytes.saturating_add(file.bytes);
+            match &file.content {
+                FileContent::Opaque => {
+                    let array = part(ArrayKey::File(file.path.clone()))?;
+                    if array.bytes().ok() != Some(file.bytes) {
+                        return Err(wrong(&"it has another size than its array"));
+                    }
+                    parts.insert(&array.key);
                 }
-            };
-            let mut bytes = start;
-            for key in keys {
-                let array =
-                    self.own(&key).ok_or_else(|| damaged(format!("{}: it lacks {key}", file.path)))?;
-                bytes = bytes.saturating_add(array.bytes().map_err(|e| damaged(e.to_string()))?);
+                FileContent::Safetensors { header, tensors: names } => {
+                    let header = SafetensorsHeader::parse(header.clone().into_bytes(), file.bytes);
+                    let spans = header.map_err(|e| wrong(&e))?.tensors;
+                    if spans.len() != names.len() {
+                        return Err(wrong(&"its header has other tensors"));
+                    }
+                    for (span, name) in spans.iter().zip(names) {
+                        let array = part(ArrayKey::Tensor(name.clone()))?;
+                        let named = *name == span.name || *name == format!("{}:{}", file.path, span.name);
+                        if !named || array.dtype != span.dtype || array.shape != span.shape {
+                            return Err(wrong(&format!("its header has another {name}")));
+                        }
+                        tensors += 1;
+                        tensor_bytes = tensor_bytes.saturating_add(span.bytes.end - span.bytes.start);
+                        parts.insert(&array.key);
+                    }
+                }
             }
-            if bytes != file.bytes {
-                return Err(damaged(format!(
-                    "{}: its parts have {bytes} bytes, not {}",
-                    file.path, file.bytes
-                )));
-            }
+        }
+        if parts.len() != self.places.len() {
+            return Err(damaged("it has arrays that belong to no file".to_owned()));
+        }
+        let entry = &self.entry;
+        let described = (entry.tensors, entry.tensor_bytes, entry.files, entry.raw_bytes);
+        if described != (tensors, tensor_bytes, last.plan.files.len() as u64, raw_bytes) {
+            return Err(damaged("its files are not those that the manifest counts".to_owned()));
         }
         Ok(())
     }
@@ -183,6 +213,17 @@ impl Variant {
             let what = format!("variant {}: {} of {} is missing", self.entry.name, to.array, to.variant);
             Error::damaged(&self.folder, what)
         })
+    }
+
+    /// The stored array that has the bytes of one that this variant's plan refers to.
+    fn source_of(&self, to: &ArrayRef) -> Result<&StoredArray> {
+        match &self.stored(to)?.encoding {
+            Encoding::Reference { to: next } => {
+                let variant = self.given.iter().find(|g| g.entry.name == to.variant);
+                variant.map_or(self, |given| given).stored(next)
+            }
+            _ => self.stored(to),
+        }
     }
 
     /// Where the bytes of one of its arrays are: in itself, or where a reference leads.

@@ -137,6 +137,7 @@ impl<'a> LayerWriter<'a> {
             let what = format!("{}: it changed while it was being stored", source.path);
             return Err(Error::input(self.source.path(), what));
         }
+        self.source.check_unchanged(source)?;
         if let Some((path, mut kept)) = file.kept {
             kept.flush().and_then(|()| kept.get_ref().sync_all()).at(&path, "cannot write")?;
         }
@@ -311,5 +312,7 @@ fn scheme_of(source: &Source) -> Result<String> {
     // A config that is no JSON is some other file of that name, and stored like any.
     let config: serde_json::Value = serde_json::from_slice(&text).unwrap_or_default();
     let method = config.pointer("/quantization_config/quant_method").and_then(serde_json::Value::as_str);
-    Ok(method.unwrap_or("none").to_owned())
+    // It ends up in the manifest and on terminals, so it has to look like a name.
+    let is_name = |method: &&str| method.len() <= 64 && method.bytes().all(|b| b.is_ascii_graphic());
+    Ok(method.filter(is_name).unwrap_or("none").to_owned())
 }

@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::path::Path;
 use std::sync::OnceLock;
+use std::time::SystemTime;
 
 use qstore_container::{ArrayKey, Dtype, Manifest, RelativePath, SafetensorsHeader};
 use serde_json::Value;
@@ -29,8 +30,8 @@ pub(crate) fn scan_folder(root: &Path) -> Result<Source> {
         if entry.file_type().is_dir() {
             folders.insert(path);
         } else if entry.file_type().is_file() {
-            let bytes = entry.metadata().map_err(|e| walk_error(root, e))?.len();
-            files.push((path, bytes));
+            let data = entry.metadata().map_err(|e| walk_error(root, e))?;
+            files.push((path, data.len(), data.modified().ok()));
         } else {
             return Err(Error::input(
                 entry.path(),
@@ -41,7 +42,7 @@ pub(crate) fn scan_folder(root: &Path) -> Result<Source> {
     if files.is_empty() {
         return Err(Error::input(root, "the folder is empty"));
     }
-    if files.iter().any(|(path, _)| path.as_str() == Manifest::FILE_NAME) {
+    if files.iter().any(|(path, ..)| path.as_str() == Manifest::FILE_NAME) {
         return Err(Error::input(root, "this folder is itself a store; give the model's folder"));
     }
     let empty_folders = folders.into_iter().filter(|f| !has_children(f, &files)).collect::<Vec<_>>();
@@ -58,8 +59,9 @@ pub(crate) fn scan_folder(root: &Path) -> Result<Source> {
             handles: files.iter().map(|_| OnceLock::new()).collect(),
         },
     };
-    for (path, bytes) in files {
-        add_file(&mut source, root, path, bytes)?;
+    for (path, bytes, modified) in files {
+        let content = add_file(&mut source, root, &path, bytes)?;
+        source.files.push(SourceFile { path, bytes, modified, content });
     }
     make_keys_distinct(&mut source);
     check_indices(&source, root)?;
@@ -86,18 +88,19 @@ fn relative(root: &Path, path: &Path) -> Result<RelativePath> {
     parts.join("/").parse().map_err(|e| Error::input(path, e))
 }
 
-fn has_children(folder: &RelativePath, files: &[(RelativePath, u64)]) -> bool {
-    files.iter().any(|(path, _)| is_below(path, folder))
+fn has_children(folder: &RelativePath, files: &[(RelativePath, u64, Option<SystemTime>)]) -> bool {
+    files.iter().any(|(path, ..)| is_below(path, folder))
 }
 
 fn is_below(path: &RelativePath, folder: &RelativePath) -> bool {
     path.as_str().strip_prefix(folder.as_str()).is_some_and(|rest| rest.starts_with('/'))
 }
 
-fn add_file(source: &mut Source, root: &Path, path: RelativePath, bytes: u64) -> Result<()> {
+/// Adds the arrays of a file, which is yet to be pushed.
+fn add_file(source: &mut Source, root: &Path, path: &RelativePath, bytes: u64) -> Result<SourceContent> {
     let file = source.files.len();
     let full = root.join(path.as_str());
-    let content = if path.as_str().ends_with(".safetensors") {
+    if path.as_str().ends_with(".safetensors") {
         let handle = File::open(&full).at(&full, "cannot open")?;
         let header = read_safetensors_header(&handle, &full, bytes, |what| Error::input(&full, what))?;
         let header = SafetensorsHeader::parse(header, bytes).map_err(|e| Error::input(&full, e))?;
@@ -111,7 +114,7 @@ fn add_file(source: &mut Source, root: &Path, path: RelativePath, bytes: u64) ->
             offset: tensor.bytes.start,
         }));
         let arrays = (first..source.arrays.len()).collect();
-        SourceContent::Safetensors { header: header.text, arrays }
+        Ok(SourceContent::Safetensors { header: header.text, arrays })
     } else {
         source.arrays.push(SourceArray {
             key: ArrayKey::File(path.clone()),
@@ -121,21 +124,29 @@ fn add_file(source: &mut Source, root: &Path, path: RelativePath, bytes: u64) ->
             file,
             offset: 0,
         });
-        SourceContent::Opaque(source.arrays.len() - 1)
-    };
-    source.files.push(SourceFile { path, bytes, content });
-    Ok(())
+        Ok(SourceContent::Opaque(source.arrays.len() - 1))
+    }
 }
 
-/// A name that several files use is qualified in each: `FILE:NAME`.
+/// A name that several files use is qualified in each: `FILE:NAME`. Where that is the name of another tensor, so is that one.
 fn make_keys_distinct(source: &mut Source) {
-    let mut uses: HashMap<ArrayKey, usize> = HashMap::new();
-    for array in &source.arrays {
-        *uses.entry(array.key.clone()).or_default() += 1;
-    }
-    for array in &mut source.arrays {
-        if let (ArrayKey::Tensor(name), Some(2..)) = (&array.key, uses.get(&array.key)) {
-            array.key = ArrayKey::Tensor(format!("{}:{name}", source.files[array.file].path));
+    let mut qualified = vec![false; source.arrays.len()];
+    loop {
+        let mut uses: HashMap<ArrayKey, usize> = HashMap::new();
+        for array in &source.arrays {
+            *uses.entry(array.key.clone()).or_default() += 1;
+        }
+        let mut done = true;
+        for (array, qualified) in source.arrays.iter_mut().zip(&mut qualified) {
+            if let (ArrayKey::Tensor(name), Some(2..), false) = (&array.key, uses.get(&array.key), *qualified)
+            {
+                array.key = ArrayKey::Tensor(format!("{}:{name}", source.files[array.file].path));
+                *qualified = true;
+                done = false;
+            }
+        }
+        if done {
+            return;
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
+use std::time::SystemTime;
 
 use qstore_container::{ArrayKey, Dtype, FileContent, RelativePath};
 
@@ -26,6 +27,8 @@ pub(crate) struct SourceFile {
     pub(crate) path: RelativePath,
     /// Size.
     pub(crate) bytes: u64,
+    /// When it was last written, where that is known and may change.
+    pub(crate) modified: Option<SystemTime>,
     /// What it is made of.
     pub(crate) content: SourceContent,
 }
@@ -104,7 +107,8 @@ impl Source {
                     arrays: (first..source.arrays.len()).collect(),
                 },
             };
-            source.files.push(SourceFile { path: original.path.clone(), bytes: original.bytes, content });
+            let (path, bytes) = (original.path.clone(), original.bytes);
+            source.files.push(SourceFile { path, bytes, modified: None, content });
         }
         Ok(source)
     }
@@ -133,6 +137,17 @@ impl Source {
     /// Bytes of all tensors.
     pub(crate) fn tensor_bytes(&self) -> u64 {
         self.arrays.iter().filter(|a| a.key.tensor().is_some()).map(|a| a.bytes).sum()
+    }
+
+    /// Fails if `file` was written to since it was listed: what was read of it may be of two minds.
+    pub(crate) fn check_unchanged(&self, file: &SourceFile) -> Result<()> {
+        let Origin::Folder { root, .. } = &self.origin else { return Ok(()) };
+        let path = root.join(file.path.as_str());
+        let now = path.metadata().at(&path, "cannot read")?;
+        if now.len() == file.bytes && now.modified().ok() == file.modified {
+            return Ok(());
+        }
+        Err(Error::input(path, "it changed while it was being stored"))
     }
 
     /// Fills `out` with the bytes of `array` from its byte `offset` on.

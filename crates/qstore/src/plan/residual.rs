@@ -31,6 +31,8 @@ pub(crate) struct GivenReaders {
     scales: Vec<f32>,
     /// Bytes of a weight.
     width: usize,
+    /// Whether the codes or scales equal, by chance, an array that is stored as a residual; readers refuse residuals given residuals.
+    is_residual: bool,
 }
 
 impl GivenReaders {
@@ -41,7 +43,9 @@ impl GivenReaders {
         let mut bytes = zeroed(scale.bytes()?).at(variant.folder(), "cannot hold the scales")?;
         scale.read(0, &mut bytes)?;
         let scales = bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
-        Ok(Self { codes, scales, width: float.width() })
+        let residual = |reader: &ArrayReader| matches!(reader.stored().encoding, Encoding::Residual { .. });
+        let is_residual = residual(&codes) || residual(&scale);
+        Ok(Self { codes, scales, width: float.width(), is_residual })
     }
 
     /// The codes and scales of the chunk of `bytes` bytes that begins at byte `start` of the array.
@@ -78,6 +82,9 @@ pub(super) fn fit(
         return Ok(None);
     }
     let given = GivenReaders::open(pair, float)?;
+    if given.is_residual {
+        return Ok(None);
+    }
     let sample = sample(source, array, way, &coded, grid, &given)?;
     let cols = usize::try_from(grid.cols).unwrap_or(usize::MAX);
     let mut best: Option<(u64, Residual, Rounding)> = None;

@@ -2,9 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use super::json::Json;
+use serde_json::{Map, Value, json};
+
 use super::rule::Model;
 use crate::error::{Error, Result};
+use crate::save::python_json;
 use crate::scheme::FloatKind;
 
 /// Bytes of a `config.json` at most; real ones have a few thousand.
@@ -14,7 +16,7 @@ pub(super) const MAX_BYTES: u64 = 16 << 20;
 #[derive(Debug)]
 pub(super) struct Config {
     path: PathBuf,
-    json: Json,
+    json: Map<String, Value>,
 }
 
 impl Config {
@@ -23,15 +25,18 @@ impl Config {
     /// # Errors
     /// [`Error::Input`] for what is no JSON object, or the configuration of a model that is quantised already.
     pub(super) fn parse(path: &Path, text: &str) -> Result<Self> {
-        let json = Json::parse(text).map_err(|e| Error::input(path, format!("it is not JSON: {e}")))?;
-        if !matches!(json, Json::Object(_)) {
+        let json =
+            python_json::parse(text).map_err(|e| Error::input(path, format!("it is not JSON: {e}")))?;
+        let Value::Object(json) = json else {
             return Err(Error::input(path, "it is not the configuration of a model"));
-        }
-        let within = ["text_config", "llm_config", "language_config"].iter().filter_map(|key| json.get(key));
+        };
+        let within = ["text_config", "llm_config", "language_config"]
+            .iter()
+            .filter_map(|key| member(&json, key)?.as_object());
         for part in std::iter::once(&json).chain(within) {
             for key in ["quantization_config", "compression_config"] {
-                if let Some(entry) = part.get(key) {
-                    let method = entry.get("quant_method").and_then(Json::as_text).unwrap_or("some method");
+                if let Some(entry) = member(part, key) {
+                    let method = entry.get("quant_method").and_then(Value::as_str).unwrap_or("some method");
                     let what = format!(
                         "the model is quantized already ({key}: {method}); give the folder that it was made from"
                     );
@@ -44,10 +49,10 @@ impl Config {
 
     /// What decides which modules are quantised.
     pub(super) fn model(&self) -> Model<'_> {
-        let class = self.json.get("architectures").and_then(Json::as_list).and_then(|list| list.first());
-        let model_type = self.json.get("model_type").and_then(Json::as_text);
+        let class = self.json.get("architectures").and_then(|list| list.get(0));
+        let model_type = self.json.get("model_type").and_then(Value::as_str);
         Model {
-            class: class.and_then(Json::as_text).unwrap_or_default(),
+            class: class.and_then(Value::as_str).unwrap_or_default(),
             model_type: model_type.unwrap_or_default(),
         }
     }
@@ -57,17 +62,18 @@ impl Config {
     /// # Errors
     /// [`Error::Input`] for a type that is none of the three that can be quantised.
     pub(super) fn dtype(&self) -> Result<Option<FloatKind>> {
-        let Some((key, value)) = ["dtype", "torch_dtype"].iter().find_map(|k| Some((k, self.json.get(k)?)))
+        let Some((key, value)) =
+            ["dtype", "torch_dtype"].iter().find_map(|k| Some((k, member(&self.json, k)?)))
         else {
             return Ok(None);
         };
-        let name = value.as_text().unwrap_or_default();
+        let name = value.as_str().unwrap_or_default();
         match name.strip_prefix("torch.").unwrap_or(name) {
             "bfloat16" => Ok(Some(FloatKind::Bf16)),
             "float16" => Ok(Some(FloatKind::F16)),
             "float32" => Ok(Some(FloatKind::F32)),
             _ => {
-                let value = value.to_python();
+                let value = python_json::print(value.clone());
                 let what = format!("its {key} is {}, not bfloat16, float16 or float32", value.trim_end());
                 Err(Error::input(&self.path, what))
             }
@@ -76,65 +82,63 @@ impl Config {
 
     /// Whether it says that the output head is the table of input embeddings.
     pub(super) fn ties_embeddings(&self) -> bool {
-        [Some(&self.json), self.json.get("text_config")]
+        [Some(&self.json), self.json.get("text_config").and_then(Value::as_object)]
             .into_iter()
             .flatten()
-            .any(|part| part.get("tie_word_embeddings") == Some(&Json::literal(true)))
+            .any(|part| part.get("tie_word_embeddings") == Some(&Value::Bool(true)))
     }
 
     /// The text of the file beside the quantised tensors, as `save_pretrained` would write it: `skip` is `llm_int8_skip_modules`.
     pub(super) fn quantized(&self, dtype: FloatKind, skip: Option<&[String]>) -> String {
         let mut json = self.json.clone();
-        json.set("quantization_config", quantization_config(skip));
+        json.insert("quantization_config".to_owned(), quantization_config(skip));
         json.remove("_name_or_path");
         // Configurations of older versions say `torch_dtype`, which they need to go on reading it; newer ones say `dtype` and pass it on to their
         // parts.
-        if json.get("torch_dtype").is_none() || json.get("dtype").is_some() {
+        if member(&json, "torch_dtype").is_none() || member(&json, "dtype").is_some() {
             json.remove("torch_dtype");
             set_dtype(&mut json, dtype);
-            if let Json::Object(members) = &mut json {
-                let parts = members.iter_mut().map(|(_, value)| value);
-                for part in parts.filter(|value| value.get("model_type").is_some()) {
-                    part.remove("torch_dtype");
-                    set_dtype(part, dtype);
-                }
+            let parts = json.values_mut().filter_map(Value::as_object_mut);
+            for part in parts.filter(|part| member(part, "model_type").is_some()) {
+                part.remove("torch_dtype");
+                set_dtype(part, dtype);
             }
         }
-        json.to_python()
+        python_json::print(Value::Object(json))
     }
 }
 
-fn set_dtype(json: &mut Json, dtype: FloatKind) {
+/// The member `key`. A `null` counts as absent, as transformers treats it.
+fn member<'a>(json: &'a Map<String, Value>, key: &str) -> Option<&'a Value> {
+    json.get(key).filter(|value| !value.is_null())
+}
+
+fn set_dtype(json: &mut Map<String, Value>, dtype: FloatKind) {
     let name = match dtype {
         FloatKind::Bf16 => "bfloat16",
         FloatKind::F16 => "float16",
         FloatKind::F32 => "float32",
     };
-    json.set("dtype", Json::text(name));
+    json.insert("dtype".to_owned(), name.into());
 }
 
 /// What `BitsAndBytesConfig(load_in_8bit=True)` saves.
-fn quantization_config(skip: Option<&[String]>) -> Json {
-    let skip = match skip {
-        None => Json::literal("null"),
-        Some(names) => Json::List(names.iter().map(Json::text).collect()),
-    };
-    let entries = [
-        ("_load_in_4bit", Json::literal(false)),
-        ("_load_in_8bit", Json::literal(true)),
-        ("bnb_4bit_compute_dtype", Json::text("float32")),
-        ("bnb_4bit_quant_storage", Json::text("uint8")),
-        ("bnb_4bit_quant_type", Json::text("fp4")),
-        ("bnb_4bit_use_double_quant", Json::literal(false)),
-        ("llm_int8_enable_fp32_cpu_offload", Json::literal(false)),
-        ("llm_int8_has_fp16_weight", Json::literal(false)),
-        ("llm_int8_skip_modules", skip),
-        ("llm_int8_threshold", Json::literal("6.0")),
-        ("load_in_4bit", Json::literal(false)),
-        ("load_in_8bit", Json::literal(true)),
-        ("quant_method", Json::text("bitsandbytes")),
-    ];
-    Json::Object(entries.map(|(key, value)| (key.to_owned(), value)).into())
+fn quantization_config(skip: Option<&[String]>) -> Value {
+    json!({
+        "_load_in_4bit": false,
+        "_load_in_8bit": true,
+        "bnb_4bit_compute_dtype": "float32",
+        "bnb_4bit_quant_storage": "uint8",
+        "bnb_4bit_quant_type": "fp4",
+        "bnb_4bit_use_double_quant": false,
+        "llm_int8_enable_fp32_cpu_offload": false,
+        "llm_int8_has_fp16_weight": false,
+        "llm_int8_skip_modules": skip,
+        "llm_int8_threshold": 6.0,
+        "load_in_4bit": false,
+        "load_in_8bit": true,
+        "quant_method": "bitsandbytes",
+    })
 }
 
 #[cfg(test)]

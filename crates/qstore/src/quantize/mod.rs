@@ -6,9 +6,6 @@
 mod checkpoint;
 mod classes;
 mod config;
-mod json;
-mod layout;
-mod new_folder;
 mod rule;
 mod task;
 #[cfg(test)]
@@ -22,14 +19,14 @@ use std::path::Path;
 
 use checkpoint::SourceTensor;
 use config::Config;
-use layout::NewTensor;
-use new_folder::NewFolder;
 use rule::{Choice, Model};
 use task::{Recipe, Task};
 
 use crate::error::{Error, Result};
 use crate::ingest::{Source, scan_folder};
+use crate::new_folder::NewFolder;
 use crate::progress::Progress;
+use crate::save::{MAX_SHARD_BYTES, NewTensor, lay_out, write_index};
 use crate::scheme::FloatKind;
 use crate::store::Options;
 
@@ -58,7 +55,7 @@ pub fn quantize(
     options: &Options,
     progress: &dyn Progress,
 ) -> Result<Quantized> {
-    quantize_in_shards(source, target, layout::MAX_SHARD_BYTES, options, progress)
+    quantize_in_shards(source, target, MAX_SHARD_BYTES, options, progress)
 }
 
 /// As [`quantize`], in files of at most `shard_bytes` of tensors.
@@ -82,18 +79,14 @@ fn quantize_in_shards(
         if config.ties_embeddings() { tied::heads(&source, &tensors, &choices)? } else { Vec::new() };
 
     let (tasks, new_tensors) = tasks(model, loaded, &tensors, &choices, &dropped);
-    let layout = layout::lay_out(&new_tensors, shard_bytes)
-        .map_err(|what| Error::usage(format!("{}: {what}", target.display())))?;
+    let layout = lay_out(&new_tensors, shard_bytes)?;
     warnings::of_choices(model, &tensors, &choices, progress);
     warnings::of_conversions(&tasks, &tensors, &dropped, progress);
 
     write::tensors(&folder, &source, &tasks, &layout, options, progress)?;
-    if layout.files.len() > 1 {
-        let floats = tasks.iter().filter(|t| FloatKind::of(t.source.array.dtype).is_some());
-        let parameters = floats.map(|t| t.source.array.shape.iter().product::<u64>()).sum();
-        let index = layout::index(&new_tensors, &layout, parameters);
-        folder.write("model.safetensors.index.json", &mut index.as_bytes())?;
-    }
+    let floats = tasks.iter().filter(|t| FloatKind::of(t.source.array.dtype).is_some());
+    let parameters = floats.map(|t| t.source.array.shape.iter().product::<u64>()).sum();
+    write_index(&folder, &new_tensors, &layout, parameters)?;
     let skip = rule::skip_list(model, &facts, &choices);
     folder.write("config.json", &mut config.quantized(loaded, skip.as_deref()).as_bytes())?;
     write::other_files(&folder, &source, &tensors, progress)?;

@@ -5,11 +5,11 @@ use std::ops::Range;
 use qstore_container::Dtype;
 
 use super::checkpoint::SourceTensor;
-use super::layout::NewTensor;
 use super::values;
 use crate::error::{Error, IoContext as _, Result};
 use crate::file::zeroed;
 use crate::ingest::Source;
+use crate::save::NewTensor;
 use crate::scheme::{FloatKind, quantise_row};
 
 /// Bytes of a source tensor that are read at a time, about.

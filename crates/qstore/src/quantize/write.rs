@@ -2,18 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{Seek as _, SeekFrom, Write as _};
 use std::path::PathBuf;
 
 use super::checkpoint::{self, Fate, SourceTensor};
-use super::layout::Layout;
-use super::new_folder::NewFolder;
 use super::task::{BLOCK_MEMORY, Done, Task};
 use super::warnings;
 use crate::error::{Error, IoContext as _, Result};
 use crate::ingest::Source;
+use crate::new_folder::NewFolder;
 use crate::pipeline;
 use crate::progress::Progress;
+use crate::save::{Layout, TensorFiles};
 use crate::store::Options;
 
 /// Makes all new tensors and writes them to their places, a bounded number of blocks at a time.
@@ -32,12 +31,7 @@ pub(super) fn tensors(
         let what = format!("a row of {name} takes {need} bytes of memory to quantize; allow more (--memory)");
         return Err(Error::usage(format!("{}: {what}", source.path().display())));
     }
-    let mut files = Vec::with_capacity(layout.files.len());
-    for file in &layout.files {
-        let (path, mut handle) = folder.create(&file.name, file.bytes)?;
-        handle.write_all(&file.head).at(&path, "cannot write")?;
-        files.push((path, handle));
-    }
+    let mut files = TensorFiles::create(folder, layout)?;
     let pool = options.pool()?;
     let each = widest.map_or(0, Task::line_memory).max(BLOCK_MEMORY);
     let most = usize::try_from(memory / each).unwrap_or(usize::MAX);
@@ -52,9 +46,7 @@ pub(super) fn tensors(
         |block| block.run(source),
         |done: Done<'_>| {
             for (tensor, offset, bytes) in &done.parts {
-                let place = layout.places[*tensor];
-                let (path, file) = &mut files[place.file];
-                write_at(file, place.offset + offset, bytes).at(path, "cannot write")?;
+                files.write(*tensor, *offset, bytes)?;
             }
             if done.infinite_rows > 0 {
                 *infinite.entry(done.task.source.name.as_str()).or_default() += done.infinite_rows;
@@ -63,16 +55,9 @@ pub(super) fn tensors(
             Ok(())
         },
     )?;
-    for (path, file) in &files {
-        file.sync_all().at(path, "cannot write")?;
-    }
+    files.sync()?;
     warnings::of_infinite_rows(&infinite, progress);
     Ok(())
-}
-
-fn write_at(file: &mut File, offset: u64, bytes: &[u8]) -> std::io::Result<()> {
-    file.seek(SeekFrom::Start(offset))?;
-    file.write_all(bytes)
 }
 
 /// Copies what belongs to the model besides its weights and configuration.

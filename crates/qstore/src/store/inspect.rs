@@ -6,7 +6,7 @@ use qstore_container::{Encoding, FORMAT_VERSION, StoredArray, VariantEntry};
 use serde::Serialize;
 
 use super::{Store, staging};
-use crate::decode::Variant;
+use crate::decode::{Variant, is_within};
 use crate::error::{Error, Result};
 
 /// A store, described.
@@ -95,17 +95,21 @@ pub struct TensorInspection {
 /// # Errors
 /// The folder cannot be listed. A variant whose layer cannot be read is described as far as the manifest does.
 pub fn inspect(store: &Store, tensors: bool) -> Result<Inspection> {
-    let mut stored_bytes = 0;
-    for entry in walkdir::WalkDir::new(store.path()).follow_links(true) {
+    let mut stored_bytes = 0u64;
+    for entry in walkdir::WalkDir::new(store.path()) {
         let entry = entry.map_err(|e| Error::damaged(store.path(), format!("cannot be listed: {e}")))?;
-        if entry.file_type().is_file() {
-            let data =
-                entry.metadata().map_err(|e| Error::damaged(entry.path(), format!("cannot be read: {e}")))?;
-            stored_bytes += data.len();
+        // A link counts as what it leads to where a reader would follow it.
+        let file =
+            entry.file_type().is_file() || entry.path_is_symlink() && is_within(store.path(), entry.path());
+        if file {
+            let data = std::fs::metadata(entry.path())
+                .map_err(|e| Error::damaged(entry.path(), format!("cannot be read: {e}")))?;
+            stored_bytes = stored_bytes.saturating_add(data.len());
         }
     }
     let entries = &store.manifest().variants;
-    let raw_bytes = entries.iter().map(|v| v.raw_bytes).sum();
+    // The manifest may claim anything.
+    let raw_bytes = entries.iter().fold(0u64, |sum, v| sum.saturating_add(v.raw_bytes));
     let mut leftovers = staging::leftovers(store.path(), store.manifest())?;
     if staging::has_leftovers(store.path()) {
         leftovers.push(staging::FOLDER.to_owned());
@@ -139,7 +143,7 @@ fn describe(store: &Store, entry: &VariantEntry, tensors: bool) -> VariantInspec
         tensor_count: entry.tensors,
         layer_files: layers.chain(kept).collect(),
         raw_bytes: entry.raw_bytes,
-        stored_bytes: entry.layer.iter().map(|f| f.bytes).sum::<u64>() + kept_bytes,
+        stored_bytes: entry.layer.iter().fold(kept_bytes, |sum, f| sum.saturating_add(f.bytes)),
         read_bytes: opened.as_ref().ok().map(read_bytes),
         problem: opened.as_ref().err().map(ToString::to_string),
         tensors: opened.as_ref().ok().filter(|_| tensors).map(|v| describe_tensors(v)),

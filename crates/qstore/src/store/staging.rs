@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use qstore_container::Manifest;
 
 use crate::error::{Error, IoContext as _, Result};
+use crate::file::sync_folder;
 
 /// Name of the staging folder in a store.
 pub(super) const FOLDER: &str = ".qstore-staging";
@@ -35,6 +36,18 @@ impl Staging {
         // The process that held the lock removes the folder at its end; then it has to be made anew.
         for _ in 0..100 {
             fs::create_dir_all(&folder).at(&folder, "cannot create")?;
+            // All that is in this folder will be deleted, so it may not be a link to another; and a pipe would be waited for.
+            let is = |path: &Path, kind: fn(&fs::Metadata) -> bool| {
+                fs::symlink_metadata(path).map(|m| kind(&m)).ok()
+            };
+            if is(&folder, fs::Metadata::is_dir) == Some(false)
+                || is(&path, fs::Metadata::is_file) == Some(false)
+            {
+                return Err(Error::usage(format!(
+                    "{}: qstore did not make this; remove it",
+                    folder.display()
+                )));
+            }
             let lock = match File::options().create(true).truncate(false).write(true).open(&path) {
                 Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
                 result => result.at(&path, "cannot create")?,
@@ -132,15 +145,14 @@ fn entries_of(manifest: &Manifest) -> Vec<String> {
     layers.chain(kept).collect()
 }
 
-/// What interrupted changes left in the store's folder: layer files, and folders beside them of their variant's name, that the manifest does
-/// not name. Files that qstore did not write are not among them. Folders come before the layer files that tell them.
+/// What interrupted changes left in the store's folder: layer files that the manifest does not name, and folders of those files' variants. Files that qstore did not write are not among them. Folders come before the layer files that tell them.
 pub(super) fn leftovers(store: &Path, manifest: &Manifest) -> Result<Vec<String>> {
     let named: HashSet<String> = entries_of(manifest).into_iter().collect();
     let all = names_in(store)?;
-    let layers = || all.iter().filter_map(|name| variant_of_layer(name));
-    let ours =
-        |name: &&String| variant_of_layer(name).is_some() || layers().any(|variant| variant == name.as_str());
-    Ok(all.iter().filter(|name| !named.contains(*name)).filter(ours).cloned().collect())
+    let unnamed: Vec<_> = all.into_iter().filter(|name| !named.contains(name)).collect();
+    let variants: HashSet<&str> = unnamed.iter().filter_map(|name| variant_of_layer(name)).collect();
+    let ours = |name: &&String| variant_of_layer(name).is_some() || variants.contains(name.as_str());
+    Ok(unnamed.iter().filter(ours).cloned().collect())
 }
 
 /// The entries of a folder in order; names that are not UTF-8 are not ours.
@@ -175,16 +187,4 @@ fn variant_of_layer(name: &str) -> Option<&str> {
 fn remove(path: &Path) -> Result<()> {
     let kind = fs::symlink_metadata(path).at(path, "cannot remove")?;
     if kind.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }.at(path, "cannot remove")
-}
-
-/// Makes renames in a folder durable.
-#[cfg(unix)]
-pub(super) fn sync_folder(folder: &Path) -> Result<()> {
-    File::open(folder).and_then(|f| f.sync_all()).at(folder, "cannot sync")
-}
-
-/// Folders cannot be synced here.
-#[cfg(not(unix))]
-pub(super) fn sync_folder(_: &Path) -> Result<()> {
-    Ok(())
 }

@@ -1,6 +1,5 @@
 //! Restoring a variant's files.
 
-use std::fs::{self, File};
 use std::io::{BufWriter, Write as _};
 use std::path::Path;
 use std::sync::Arc;
@@ -9,10 +8,11 @@ use qstore_container::{ArrayKey, FileContent, OriginalFile, Sha256Hex, VariantNa
 use rayon::ThreadPool;
 use sha2::{Digest as _, Sha256};
 
-use super::{Options, Store, staging::sync_folder};
+use super::{Options, Store};
 use crate::decode::{ArrayReader, Variant};
 use crate::error::{Error, IoContext as _, Result};
 use crate::file::zeroed;
+use crate::new_folder::NewFolder;
 use crate::pipeline;
 use crate::progress::Progress;
 
@@ -28,28 +28,13 @@ pub fn unpack(
     options: &Options,
     progress: &dyn Progress,
 ) -> Result<()> {
-    if target.symlink_metadata().is_ok() && !is_empty_folder(target) {
-        return Err(Error::usage(format!(
-            "{}: it exists and is not an empty folder; give a new one",
-            target.display()
-        )));
-    }
+    let folder = NewFolder::begin(target)?;
     let variant = store.variant(name)?;
     let pool = options.pool()?;
-    let parent = target.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    fs::create_dir_all(parent).at(parent, "cannot create")?;
-    let temporary = tempfile::Builder::new().prefix(".qstore-unpack-").tempdir_in(parent);
-    let temporary = temporary.at(parent, "cannot create a folder in")?;
-    // The temporary folder itself is closed to others; one within has the usual permissions.
-    let folder = temporary.path().join("files");
-    fs::create_dir(&folder).at(&folder, "cannot create")?;
-
     progress.begin(&format!("restoring {name}"), variant.entry().raw_bytes);
     for file in variant.files() {
-        let path = folder.join(file.path.as_str());
-        let parent = path.parent().unwrap_or(&folder);
-        fs::create_dir_all(parent).at(parent, "cannot create")?;
-        let mut out = BufWriter::with_capacity(1 << 20, File::create(&path).at(&path, "cannot create")?);
+        let (path, out) = folder.create(file.path.as_str(), 0)?;
+        let mut out = BufWriter::with_capacity(1 << 20, out);
         restore(&variant, file, &pool, options.window(&pool), |bytes| {
             progress.advance(bytes.len() as u64);
             out.write_all(bytes).at(&path, "cannot write")
@@ -57,18 +42,9 @@ pub fn unpack(
         out.flush().and_then(|()| out.get_ref().sync_all()).at(&path, "cannot write")?;
     }
     for empty in variant.empty_folders() {
-        let path = folder.join(empty.as_str());
-        fs::create_dir_all(&path).at(&path, "cannot create")?;
+        folder.create_folder(empty.as_str())?;
     }
-    if is_empty_folder(target) {
-        fs::remove_dir(target).at(target, "cannot replace")?;
-    }
-    fs::rename(&folder, target).at(target, "cannot move into place")?;
-    sync_folder(parent)
-}
-
-fn is_empty_folder(path: &Path) -> bool {
-    path.is_dir() && fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none())
+    folder.commit()
 }
 
 /// Hands the bytes of an original file to `sink`, in order, and checks its SHA-256.

@@ -1,8 +1,9 @@
 //! Checking a store.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, Read as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use qstore_container::{Encoding, Sha256Hex, VariantName};
@@ -12,7 +13,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::unpack::restore;
 use super::{Options, Store};
-use crate::decode::Variant;
+use crate::decode::{Variant, is_within};
 use crate::error::{Error, Result};
 use crate::progress::Progress;
 
@@ -109,6 +110,10 @@ fn check_kept(variant: &Variant) -> Vec<String> {
     let mut problems = Vec::new();
     for file in variant.files() {
         let path = root.join(file.path.as_str());
+        if path.symlink_metadata().is_ok() && !is_within(variant.folder(), &path) {
+            problems.push(format!("{}: it is no regular file inside the store", path.display()));
+            continue;
+        }
         match sha256_of(&path) {
             Err(error) => problems.push(format!("{}: {error}", path.display())),
             Ok(found) if found != file.sha256 => {
@@ -117,11 +122,11 @@ fn check_kept(variant: &Variant) -> Vec<String> {
             Ok(_) => {}
         }
     }
-    let known = |path: &Path| variant.files().iter().any(|file| root.join(file.path.as_str()) == path);
+    let known: HashSet<PathBuf> = variant.files().iter().map(|file| root.join(file.path.as_str())).collect();
     for entry in walkdir::WalkDir::new(&root).sort_by_file_name() {
         match entry {
             Err(error) => problems.push(error.to_string()),
-            Ok(entry) if entry.file_type().is_dir() || known(entry.path()) => {}
+            Ok(entry) if entry.file_type().is_dir() || known.contains(entry.path()) => {}
             Ok(entry) => problems.push(format!("{}: it was not packed", entry.path().display())),
         }
     }

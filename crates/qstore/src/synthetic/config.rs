@@ -42,11 +42,6 @@ pub(super) fn generation_config() -> Value {
     json!({ "_from_model_config": true, "bos_token_id": 1, "eos_token_id": 2, "use_cache": true })
 }
 
-/// `model.safetensors.index.json` for tensors in these files. `weight_map` must be sorted by tensor name.
-pub(super) fn shard_index(weights: u64, bytes: u64, weight_map: serde_json::Map<String, Value>) -> Value {
-    json!({ "metadata": { "total_parameters": weights, "total_size": bytes }, "weight_map": weight_map })
-}
-
 /// The element type as PyTorch names it.
 fn torch_name(dtype: Dtype) -> &'static str {
     match dtype {

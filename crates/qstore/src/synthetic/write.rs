@@ -1,21 +1,19 @@
 //! Putting a synthetic model into files, as `save_pretrained` would: the same names, order, shards and header.
 
-use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::Write as _;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
 use qstore_container::Dtype;
-use serde_json::{Map, Value, json};
 
-use super::config::{generation_config, model_config, shard_index};
+use super::config::{generation_config, model_config};
 use super::spec::{ModelSpec, TensorSpec};
 use super::weights::Weights;
-use crate::error::{Error, IoContext as _, Result};
+use crate::error::Result;
+use crate::new_folder::NewFolder;
 use crate::pipeline::ordered;
 use crate::progress::Progress;
+use crate::save::{NewTensor, TensorFiles, lay_out, python_json, write_index};
 use crate::store::Options;
 
 /// Rows are drawn in blocks of about this size: large enough to hand between threads, small enough that a few per thread are little memory.
@@ -30,98 +28,44 @@ pub fn synthesise(spec: &ModelSpec, target: &Path, options: &Options, progress: 
     spec.check()?;
     let pool = options.pool()?;
     let window = options.window(&pool);
-
-    if fs::read_dir(target).is_ok_and(|mut entries| entries.next().is_some()) || target.is_file() {
-        return Err(Error::usage(format!("{}: already exists; name a new folder", target.display())));
-    }
-    // The folder appears under its name when it is complete. A temporary folder is private, so the model is made in one below it.
-    let parent = target.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    fs::create_dir_all(parent).at(parent, "cannot create")?;
-    let scratch = tempfile::Builder::new()
-        .prefix(".qstore-")
-        .tempdir_in(parent)
-        .at(parent, "cannot create a folder in")?;
-    let folder = scratch.path().join("model");
-    fs::create_dir(&folder).at(&folder, "cannot create")?;
-
+    let folder = NewFolder::begin(target)?;
     let tensors = spec.tensors();
-    let bytes = spec.weights() * spec.element_bytes();
-    progress.begin("making the model", bytes);
-    let shards = into_shards(&tensors, spec.element_bytes(), options.shard_size);
-    let mut weight_map = BTreeMap::new();
-    for (index, shard) in shards.iter().enumerate() {
-        let name = match shards.len() {
-            1 => "model.safetensors".to_owned(),
-            count => format!("model-{:05}-of-{count:05}.safetensors", index + 1),
-        };
-        weight_map.extend(shard.iter().map(|t| (t.name.clone(), Value::from(name.as_str()))));
-        write_shard(&folder.join(&name), shard, spec, &pool, window, progress)?;
-    }
-    if shards.len() > 1 {
-        let weight_map: Map<_, _> = weight_map.into_iter().collect();
-        write_json(
-            &folder.join("model.safetensors.index.json"),
-            &shard_index(spec.weights(), bytes, weight_map),
-        )?;
-    }
-    write_json(&folder.join("config.json"), &model_config(spec))?;
-    write_json(&folder.join("generation_config.json"), &generation_config())?;
-
-    // An empty folder in the way is replaced by hand: not every system renames over one.
-    let _ = fs::remove_dir(target);
-    fs::rename(&folder, target).at(target, "cannot create")
-}
-
-/// Fills shards as huggingface_hub's `split_state_dict_into_shards_factory` does: in order, a tensor that is larger than a shard in one of its
-/// own. Within a shard, tensors are sorted as safetensors sorts them, by name, since all have one type.
-fn into_shards(tensors: &[TensorSpec], element_bytes: u64, shard_size: u64) -> Vec<Vec<&TensorSpec>> {
-    let mut shards = Vec::new();
-    let mut open = Vec::new();
-    let mut open_bytes = 0;
-    for tensor in tensors {
-        let bytes = tensor.weights() * element_bytes;
-        if bytes > shard_size {
-            shards.push(vec![tensor]);
-            continue;
-        }
-        if open_bytes + bytes > shard_size {
-            shards.push(std::mem::take(&mut open));
-            open_bytes = 0;
-        }
-        open.push(tensor);
-        open_bytes += bytes;
-    }
-    if !open.is_empty() {
-        shards.push(open);
-    }
-    for shard in &mut shards {
-        shard.sort_by(|a, b| a.name.cmp(&b.name));
-    }
-    shards
-}
-
-fn write_shard(
-    path: &Path,
-    tensors: &[&TensorSpec],
-    spec: &ModelSpec,
-    pool: &rayon::ThreadPool,
-    window: usize,
-    progress: &dyn Progress,
-) -> Result<()> {
-    let mut file = File::create_new(path).at(path, "cannot create")?;
-    file.write_all(&safetensors_header(tensors, spec.dtype, spec.element_bytes()))
-        .at(path, "cannot write")?;
-    let blocks = tensors.iter().flat_map(|tensor| blocks_of(tensor, spec)).map(Ok);
-    let work = |block: Block| Ok(block.bytes(spec.dtype));
-    ordered(pool, window, blocks, work, |bytes| {
-        file.write_all(&bytes).at(path, "cannot write")?;
+    let new_tensors: Vec<_> = tensors.iter().map(|tensor| new_tensor(tensor, spec)).collect();
+    let layout = lay_out(&new_tensors, options.shard_size)?;
+    progress.begin("making the model", new_tensors.iter().map(|t| t.bytes).sum());
+    let mut files = TensorFiles::create(&folder, &layout)?;
+    let blocks = tensors.iter().enumerate().flat_map(|(index, tensor)| blocks_of(index, tensor, spec));
+    let work = |block: Block| Ok((block.tensor, block.offset, block.bytes(spec.dtype)));
+    ordered(&pool, window, blocks.map(Ok), work, |(tensor, offset, bytes)| {
+        files.write(tensor, offset, &bytes)?;
         progress.advance(bytes.len() as u64);
         Ok(())
-    })
+    })?;
+    files.sync()?;
+    write_index(&folder, &new_tensors, &layout, spec.weights())?;
+    for (name, value) in
+        [("config.json", model_config(spec)), ("generation_config.json", generation_config())]
+    {
+        folder.write(name, &mut python_json::print(value).as_bytes())?;
+    }
+    folder.commit()
+}
+
+fn new_tensor(tensor: &TensorSpec, spec: &ModelSpec) -> NewTensor {
+    NewTensor {
+        name: tensor.name.clone(),
+        dtype: spec.dtype,
+        shape: tensor.shape(),
+        bytes: tensor.weights() * spec.element_bytes(),
+    }
 }
 
 /// Some rows of a tensor.
 struct Block {
+    /// Index of the tensor.
+    tensor: usize,
+    /// Of its first byte, in the tensor.
+    offset: u64,
     weights: Arc<Weights>,
     rows: Range<u64>,
 }
@@ -134,39 +78,24 @@ impl Block {
     }
 }
 
-fn blocks_of(tensor: &TensorSpec, spec: &ModelSpec) -> impl Iterator<Item = Block> + use<> {
+fn blocks_of(index: usize, tensor: &TensorSpec, spec: &ModelSpec) -> impl Iterator<Item = Block> + use<> {
     let weights = Arc::new(Weights::new(tensor, spec.seed));
     let (rows, row_bytes) = (tensor.rows, tensor.cols * spec.element_bytes());
     let rows_per_block = (BLOCK_BYTES as u64 / row_bytes).max(1);
     (0..rows.div_ceil(rows_per_block)).map(move |block| {
         let first = block * rows_per_block;
-        Block { weights: weights.clone(), rows: first..rows.min(first + rows_per_block) }
+        let rows = first..rows.min(first + rows_per_block);
+        Block { tensor: index, offset: first * row_bytes, weights: weights.clone(), rows }
     })
-}
-
-/// The length and header of a file of these tensors, as the safetensors library writes it: no spaces but those that fill it to 8 bytes.
-fn safetensors_header(tensors: &[&TensorSpec], dtype: Dtype, element_bytes: u64) -> Vec<u8> {
-    let mut header = Map::new();
-    header.insert("__metadata__".to_owned(), json!({ "format": "pt" }));
-    let mut offset = 0;
-    for tensor in tensors {
-        let end = offset + tensor.weights() * element_bytes;
-        let info = json!({ "dtype": dtype, "shape": tensor.shape(), "data_offsets": [offset, end] });
-        header.insert(tensor.name.clone(), info);
-        offset = end;
-    }
-    let mut text = Value::Object(header).to_string();
-    text.extend(std::iter::repeat_n(' ', text.len().next_multiple_of(8) - text.len()));
-    [&(text.len() as u64).to_le_bytes(), text.as_bytes()].concat()
-}
-
-/// As Python's `json.dumps(indent=2)` and a newline.
-fn write_json(path: &Path, value: &Value) -> Result<()> {
-    fs::write(path, format!("{value:#}\n")).at(path, "cannot write")
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+    use std::fs;
+
+    use serde_json::Value;
+
     use super::*;
     use crate::progress::Silent;
 
@@ -240,7 +169,7 @@ mod tests {
         let spec = ModelSpec::llama(8, 8, 1, 8);
         fs::write(dir.path().join("precious"), "x").unwrap();
         let error = synthesise(&spec, dir.path(), &Options::default(), &Silent).unwrap_err();
-        assert!(error.to_string().contains("already exists"), "{error}");
+        assert!(error.to_string().contains("not an empty folder"), "{error}");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
         let empty = dir.path().join("empty");
         fs::create_dir(&empty).unwrap();

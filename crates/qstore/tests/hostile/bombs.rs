@@ -10,7 +10,7 @@ use crate::common::options;
 use crate::forge::{Forgery, Layer, Twist};
 use crate::forged_plan::forged;
 use crate::judge::{Report, Trust, alone, bounded, judge};
-use crate::stores;
+use crate::stores::{self, scratch};
 
 /// Bytes that reading a plan may take for each of its stored bytes, where it is written to take as many as can be: it expands, and short strings
 /// and numbers take more room in memory than in JSON.
@@ -126,7 +126,7 @@ fn headers_that_expand() {
         let noticed = forged(stores::small(), |f| f.last("bf16").twist = Twist::File(file.clone()));
         report.add(&format!("layer: {what}"), noticed.map(drop));
 
-        let dir = tempfile::tempdir().unwrap();
+        let dir = scratch();
         fs::write(dir.path().join("model.safetensors"), &file).unwrap();
         let (root, target) = (dir.path().to_owned(), dir.path().join("store"));
         let spec = qstore::VariantSpec { name: "x".parse().unwrap(), folder: root, verbatim: false };
@@ -277,7 +277,7 @@ fn narrow_chunks() -> crate::forge::Chunks {
 
 /// As [`forged`], but only reading a few rows and checking, not loading: a tensor that is large must be held by who wants it whole.
 fn forged_within(most: u64, change: impl FnOnce(&mut Forgery)) -> Result<(), String> {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let mut forgery = Forgery::of(&stores::small().store);
     change(&mut forgery);
     forgery.write(dir.path());
@@ -301,7 +301,7 @@ fn forged_within(most: u64, change: impl FnOnce(&mut Forgery)) -> Result<(), Str
 #[test]
 fn towers_of_residuals_are_refused_at_the_first_floor() {
     let _alone = alone();
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let (store, room) = (dir.path().join("store"), dir.path().join("room"));
     fs::create_dir(&room).unwrap();
     let mut forgery = Forgery::of(&stores::small().store);

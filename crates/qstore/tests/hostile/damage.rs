@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::forge::{Parts, text};
 use crate::judge::{Report, Trust, Verdict, alone, judge};
-use crate::stores::{self, Sample, copy};
+use crate::stores::{self, Sample, copy, scratch};
 
 /// A copy of a sample to damage.
 struct Patient {
@@ -18,7 +18,7 @@ struct Patient {
 
 impl Patient {
     fn of(sample: &'static Sample) -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = scratch();
         copy(&sample.store, &dir.path().join("store"));
         fs::create_dir(dir.path().join("room")).unwrap();
         Self { dir, sample }

@@ -86,7 +86,7 @@ const SPOILS: [(&str, Spoil); 27] = [
     ("no tables", |c| head(c, |bytes| bytes[0] = 0)),
     ("255 tables", |c| head(c, |bytes| bytes[0] = 255)),
     ("a head with more behind", |c| head(c, |bytes| bytes.push(0))),
-    ("a head cut short", |c| head(c, |bytes| drop(bytes.pop()))),
+    ("a head cut short", |c| head(c, |bytes| bytes.truncate(bytes.len() - 1))),
     ("a head of 4 MB", |c| head(c, |bytes| bytes.resize(4_000_000, 0x11))),
 ];
 
@@ -99,7 +99,9 @@ fn spoiled_chunks() {
             for (what, spoil) in SPOILS {
                 let mut applies = false;
                 let noticed = forged(stores::small(), |f| {
-                    applies = kind != "reference" && spoil(f.chunks(variant, &key));
+                    let chunks = f.chunks(variant, &key);
+                    let before = chunks.clone();
+                    applies = kind != "reference" && spoil(chunks) && *chunks != before;
                 });
                 let result = match noticed {
                     Ok(false) if applies => Err("nobody noticed".to_owned()),
@@ -187,7 +189,7 @@ fn lists_of_chunks_that_lie() {
             r[last - 1].length -= 1;
         }),
         ("no checksums", |r| r.iter_mut().for_each(|r| r.checksum = 0)),
-        ("one less", |r| drop(r.pop())),
+        ("one less", |r| r.truncate(r.len() - 1)),
         ("one more", |r| r.push(r[0])),
         ("none", Vec::clear),
         ("reversed", |r| r.reverse()),

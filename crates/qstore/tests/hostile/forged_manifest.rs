@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::forge::write_manifest;
 use crate::judge::{Report, Trust, Verdict, alone, judge};
-use crate::stores::{self, Sample, copy};
+use crate::stores::{self, Sample, copy, scratch};
 
 type Edit = Box<dyn Fn(&mut Value)>;
 
@@ -17,7 +17,7 @@ fn edit(edit: impl Fn(&mut Value) + 'static) -> Edit {
 
 /// Judges a copy of `sample` whose manifest was edited.
 fn judged(sample: &Sample, change: impl FnOnce(&Path)) -> Result<Verdict, String> {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let (store, room) = (dir.path().join("store"), dir.path().join("room"));
     copy(&sample.store, &store);
     fs::create_dir(&room).unwrap();

@@ -11,7 +11,7 @@ use qstore::{Silent, Store, add, inspect, remove};
 
 use crate::common::{self, options, spec, write_checkpoint};
 use crate::judge::{Report, Trust, alone, bounded, judge};
-use crate::stores::{self, copy};
+use crate::stores::{self, copy, scratch};
 
 fn layer_of(store: &Path, variant: &str) -> PathBuf {
     let store = Store::open(store).unwrap();
@@ -37,7 +37,7 @@ fn no_file_of_a_store_is_followed_out_of_it_or_waited_for() {
     ] {
         for victim in ["qstore.json", "int8", "bf16", "kept file"] {
             let sample = if victim == "kept file" { stores::kept() } else { stores::small() };
-            let dir = tempfile::tempdir().unwrap();
+            let dir = scratch();
             let (store, room) = (dir.path().join("store"), dir.path().join("room"));
             copy(&sample.store, &store);
             fs::create_dir(&room).unwrap();
@@ -71,7 +71,7 @@ fn no_file_of_a_store_is_followed_out_of_it_or_waited_for() {
 #[test]
 fn a_staging_folder_that_is_a_link_does_not_empty_what_it_leads_to() {
     let _alone = alone();
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let (store, treasure) = (dir.path().join("store"), dir.path().join("treasure"));
     copy(&stores::small().store, &store);
     fs::create_dir_all(treasure.join("deep")).unwrap();
@@ -102,7 +102,7 @@ fn a_staging_folder_that_is_a_link_does_not_empty_what_it_leads_to() {
 #[test]
 fn inspect_does_not_walk_out_of_the_store() {
     let _alone = alone();
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let store = dir.path().join("store");
     copy(&stores::small().store, &store);
     let before = inspect(&Store::open(&store).unwrap(), false).unwrap();
@@ -121,7 +121,7 @@ fn inspect_does_not_walk_out_of_the_store() {
 #[test]
 fn targets_of_unpack_that_are_in_the_way() {
     let _alone = alone();
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let store = Store::open(&stores::small().store).unwrap();
     let name = "int8".parse().unwrap();
     fs::write(dir.path().join("file"), "x").unwrap();

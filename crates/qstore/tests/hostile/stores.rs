@@ -44,7 +44,7 @@ pub fn kept() -> &'static Sample {
 }
 
 fn make(seed: u64, shapes: &[(usize, usize)], verbatim: bool, shard_size: u64) -> Sample {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let mut high = model(seed, Dtype::BF16, shapes);
     high.remove("model.embed_tokens.weight");
     let mut rng = rand::rngs::StdRng::seed_from_u64(seed);
@@ -83,7 +83,14 @@ fn make(seed: u64, shapes: &[(usize, usize)], verbatim: bool, shard_size: u64) -
     Sample { _dir: dir, store, originals: Arc::new(originals) }
 }
 
-/// Copies a store, links as links.
+/// A folder in memory where there is such a place: thousands of cases restore files, and each file is synced.
+pub fn scratch() -> TempDir {
+    let memory = Path::new("/dev/shm");
+    let made = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
+    made.unwrap()
+}
+
+/// Copies a store.
 pub fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {

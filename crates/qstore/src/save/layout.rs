@@ -8,50 +8,55 @@ use std::collections::HashMap;
 
 use qstore_container::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
+use serde_json::{Map, json};
 
-use super::json::Json;
+use super::python_json;
+use crate::error::{Error, Result};
 
 /// Bytes of tensors in a file at most: transformers 5 divides a model only above this.
-pub(super) const MAX_SHARD_BYTES: u64 = 50_000_000_000;
+pub(crate) const MAX_SHARD_BYTES: u64 = 50_000_000_000;
 
 /// A tensor to be written.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct NewTensor {
-    pub(super) name: String,
-    pub(super) dtype: Dtype,
-    pub(super) shape: Vec<u64>,
-    pub(super) bytes: u64,
+pub(crate) struct NewTensor {
+    pub(crate) name: String,
+    pub(crate) dtype: Dtype,
+    pub(crate) shape: Vec<u64>,
+    pub(crate) bytes: u64,
 }
 
 /// Where a tensor's first byte goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Place {
+pub(crate) struct Place {
     /// Index of the file.
-    pub(super) file: usize,
+    pub(crate) file: usize,
     /// Offset in the file, header included.
-    pub(super) offset: u64,
+    pub(crate) offset: u64,
 }
 
 /// A safetensors file to be written.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct NewFile {
-    pub(super) name: String,
+pub(crate) struct NewFile {
+    pub(crate) name: String,
     /// The length field and the header.
-    pub(super) head: Vec<u8>,
+    pub(crate) head: Vec<u8>,
     /// Size of the whole.
-    pub(super) bytes: u64,
+    pub(crate) bytes: u64,
 }
 
 /// The files of a checkpoint.
 #[derive(Debug)]
-pub(super) struct Layout {
-    pub(super) files: Vec<NewFile>,
+pub(crate) struct Layout {
+    pub(crate) files: Vec<NewFile>,
     /// A place for each tensor, in the order given.
-    pub(super) places: Vec<Place>,
+    pub(crate) places: Vec<Place>,
 }
 
-/// Lays out `tensors` in files of at most `max_bytes` of tensors each, a larger tensor in one of its own; the error says what does not fit.
-pub(super) fn lay_out(tensors: &[NewTensor], max_bytes: u64) -> Result<Layout, String> {
+/// Lays out `tensors` in files of at most `max_bytes` of tensors each, a larger tensor in one of its own.
+///
+/// # Errors
+/// [`Error::Usage`] for a header that no reader would accept.
+pub(crate) fn lay_out(tensors: &[NewTensor], max_bytes: u64) -> Result<Layout> {
     let shards = divide(tensors, max_bytes);
     let mut layout =
         Layout { files: Vec::with_capacity(shards.len()), places: vec![Place::default(); tensors.len()] };
@@ -62,7 +67,8 @@ pub(super) fn lay_out(tensors: &[NewTensor], max_bytes: u64) -> Result<Layout, S
             1 => "model.safetensors".to_owned(),
             count => format!("model-{:05}-of-{count:05}.safetensors", index + 1),
         };
-        let head = head_of(shard.iter().map(|&at| &tensors[at])).map_err(|e| format!("{name}: {e}"))?;
+        let head = head_of(shard.iter().map(|&at| &tensors[at]))
+            .map_err(|e| Error::usage(format!("{name}: {e}")))?;
         let mut offset = head.len() as u64;
         for at in shard {
             layout.places[at] = Place { file: index, offset };
@@ -152,14 +158,15 @@ fn head_of<'a>(tensors: impl Iterator<Item = &'a NewTensor>) -> Result<Vec<u8>, 
 /// The text of `model.safetensors.index.json` for several files; `parameters` counts the model's weights.
 pub(super) fn index(tensors: &[NewTensor], layout: &Layout, parameters: u64) -> String {
     let size: u64 = tensors.iter().map(|t| t.bytes).sum();
-    let metadata = [("total_parameters", parameters), ("total_size", size)];
-    let metadata = metadata.map(|(key, value)| (key.to_owned(), Json::literal(value)));
-    let map = tensors
+    let map: Map<_, _> = tensors
         .iter()
         .zip(&layout.places)
-        .map(|(tensor, place)| (tensor.name.clone(), Json::text(&layout.files[place.file].name)));
-    let members = [("metadata", Json::Object(metadata.into())), ("weight_map", Json::Object(map.collect()))];
-    Json::Object(members.map(|(key, value)| (key.to_owned(), value)).into()).to_python()
+        .map(|(tensor, place)| (tensor.name.clone(), layout.files[place.file].name.as_str().into()))
+        .collect();
+    python_json::print(json!({
+        "metadata": { "total_parameters": parameters, "total_size": size },
+        "weight_map": map,
+    }))
 }
 
 #[cfg(test)]
