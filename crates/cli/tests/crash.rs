@@ -9,7 +9,7 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use qstore::{ModelSpec, Options, Silent, Store, VariantName, inspect, quantize, synthesise, unpack, verify};
 
