@@ -4,6 +4,7 @@
 //! checksum made to fit ([`forged_manifest`], [`forged_plan`], [`forged_chunks`], [`bombs`]; [`checkpoints`] for the writer's input), the answer
 //! is an error or exactly the bytes that were packed: never a panic, never other bytes, never half a folder, never an allocation out of
 //! proportion, never a wait without end. [`judge`] checks all of that for each case.
+#![allow(clippy::type_complexity, reason = "tables of cases")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 #![allow(
     clippy::cast_possible_truncation,
