@@ -17,14 +17,30 @@ pub(crate) struct NewFolder {
     folder: PathBuf,
     temporary: TempDir,
     /// After the temporary folder, which lies in them, since fields are dropped in order.
-    parents: NewParents,
+    parents: NewFolders,
 }
 
 /// Folders that were not there before, the innermost first. Dropped, those that have stayed empty are gone.
 #[derive(Debug)]
-struct NewParents(Vec<PathBuf>);
+pub(crate) struct NewFolders(Vec<PathBuf>);
 
-impl Drop for NewParents {
+impl NewFolders {
+    /// Makes `folder` and what is missing above it.
+    pub(crate) fn make(folder: &Path) -> Result<Self> {
+        let missing =
+            folder.ancestors().take_while(|folder| !folder.as_os_str().is_empty() && !folder.exists());
+        let made = Self(missing.map(Path::to_owned).collect());
+        fs::create_dir_all(folder).at(folder, "cannot create")?;
+        Ok(made)
+    }
+
+    /// Makes them durable.
+    pub(crate) fn sync(&self) -> Result<()> {
+        self.0.iter().try_for_each(|folder| sync_folder(parent_of(folder)))
+    }
+}
+
+impl Drop for NewFolders {
     fn drop(&mut self) {
         for folder in &self.0 {
             // One with something in it is not removed, and is wanted.
@@ -44,9 +60,7 @@ impl NewFolder {
             return Err(Error::usage(text));
         }
         let parent = parent_of(target);
-        let missing = parent.ancestors().take_while(|folder| !folder.exists());
-        let parents = NewParents(missing.map(Path::to_owned).collect());
-        fs::create_dir_all(parent).at(parent, "cannot create")?;
+        let parents = NewFolders::make(parent)?;
         let temporary = tempfile::Builder::new().prefix(".qstore-").tempdir_in(parent);
         let temporary = temporary.at(parent, "cannot create a folder in")?;
         let folder = temporary.path().join("files");
@@ -95,7 +109,7 @@ impl NewFolder {
         let parent = parent_of(&self.target);
         self.temporary.close().at(parent, "cannot remove the temporary folder in")?;
         sync_folder(parent)?;
-        self.parents.0.iter().try_for_each(|folder| sync_folder(parent_of(folder)))
+        self.parents.sync()
     }
 }
 

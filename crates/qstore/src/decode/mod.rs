@@ -5,5 +5,6 @@ mod shard;
 mod variant;
 
 pub(crate) use array::ArrayReader;
+pub(crate) use shard::is_of_kept_variant;
 pub use variant::{TensorInfo, Variant};
 pub(crate) use variant::{content_hash, is_within};

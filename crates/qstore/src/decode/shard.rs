@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use qstore_container::{ArrayKey, ChunkRecord, LayerFile, ShardHeader, ShardPlan, StoredArray};
+use qstore_container::{ArrayKey, ChunkRecord, Encoding, LayerFile, ShardHeader, ShardPlan, StoredArray};
 
 use crate::error::{Error, IoContext as _, Result};
 use crate::file::{read_range, read_safetensors_header};
@@ -84,4 +84,21 @@ impl Shard {
     pub(crate) fn stream_start(&self, key: &ArrayKey) -> Option<u64> {
         self.header.stream(key).map(|range| range.start)
     }
+}
+
+/// Whether the layer file `name` in `folder`, which no manifest need list, is of a variant that is kept as it is; false where that cannot be told.
+pub(crate) fn is_of_kept_variant(folder: &Path, name: &str) -> bool {
+    let path = folder.join(name);
+    let plan = || {
+        if !super::variant::is_within(folder, &path) {
+            return None;
+        }
+        let file = File::open(&path).ok()?;
+        let bytes = file.metadata().ok()?.len();
+        let header = read_safetensors_header(&file, &path, bytes, |what| Error::damaged(&path, what)).ok()?;
+        let range = ShardHeader::parse(header, bytes).ok()?.plan_range().ok()?;
+        ShardPlan::parse(&read_range(&file, &path, range.start, range.end - range.start).ok()?).ok()
+    };
+    let kept = |plan: ShardPlan| plan.arrays.iter().any(|a| matches!(a.encoding, Encoding::Verbatim { .. }));
+    plan().is_some_and(kept)
 }

@@ -129,6 +129,11 @@ impl Source {
         }
     }
 
+    /// Whether reading means decoding.
+    pub(crate) fn is_stored(&self) -> bool {
+        matches!(self.origin, Origin::Stored { .. })
+    }
+
     /// Bytes of all files.
     pub(crate) fn raw_bytes(&self) -> u64 {
         self.files.iter().map(|f| f.bytes).sum()

@@ -32,13 +32,26 @@ impl Sample {
             return Ok(Self { bytes, stride });
         }
         let mut bytes = Vec::new();
+        // The last chunk of a stored array: to decode it again for each of its rows would take forever.
+        let mut decoded: Option<(u64, Vec<u8>)> = None;
         for row in (0..rows).step_by(usize::try_from(stride).unwrap_or(usize::MAX)) {
             let start = row * row_bytes;
-            let length = row_bytes.min(array.bytes - start);
-            let end = bytes.len() + usize::try_from(length).unwrap_or(0);
+            let length = usize::try_from(row_bytes.min(array.bytes - start)).unwrap_or(0);
             let begin = bytes.len();
-            bytes.resize(end, 0);
-            source.read(array, start, &mut bytes[begin..])?;
+            bytes.resize(begin + length, 0);
+            if !source.is_stored() {
+                source.read(array, start, &mut bytes[begin..])?;
+                continue;
+            }
+            let chunk = start / chunk_bytes(array, grid);
+            let held = match decoded.take() {
+                Some(held) if held.0 == chunk => held,
+                _ => (chunk, read_chunk(source, array, grid, chunk)?),
+            };
+            // Chunks are whole rows.
+            let within = usize::try_from(start - chunk * chunk_bytes(array, grid)).unwrap_or(0);
+            bytes[begin..].copy_from_slice(&held.1[within..within + length]);
+            decoded = Some(held);
         }
         Ok(Self { bytes, stride })
     }

@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 
 use qstore_container::Manifest;
 
+use super::Store;
+use crate::decode::is_of_kept_variant;
 use crate::error::{Error, IoContext as _, Result};
 use crate::file::sync_folder;
 
@@ -35,7 +37,11 @@ impl Staging {
         let path = folder.join(LOCK);
         // The process that held the lock removes the folder at its end; then it has to be made anew.
         for _ in 0..100 {
-            fs::create_dir_all(&folder).at(&folder, "cannot create")?;
+            match fs::create_dir_all(&folder) {
+                // It was there for a moment, and then was not.
+                Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists && !folder.exists() => continue,
+                result => result.at(&folder, "cannot create")?,
+            }
             // All that is in this folder will be deleted, so it may not be a link to another; and a pipe would be waited for.
             let is = |path: &Path, kind: fn(&fs::Metadata) -> bool| {
                 fs::symlink_metadata(path).map(|m| kind(&m)).ok()
@@ -91,8 +97,38 @@ impl Staging {
     }
 
     /// Moves every new file of `manifest` from the staging folder into the store and makes `manifest` the store's.
+    ///
+    /// # Errors
+    /// Whatever the file system says. Unless the new manifest is in place by then, the store is as it was.
     pub(super) fn commit(&self, manifest: &Manifest) -> Result<()> {
-        let text = manifest.write().map_err(|e| Error::damaged(self.store.join(Manifest::FILE_NAME), e))?;
+        let result = self.move_into_place(manifest);
+        if result.is_err() {
+            let current = match Store::open(&self.store) {
+                Ok(store) => Some(store.manifest),
+                Err(Error::Usage(_)) => Some(Manifest::new(Vec::new())),
+                // Who knows what it names.
+                Err(_) => None,
+            };
+            if let Some(current) = current {
+                // What cannot be removed either is known as a leftover.
+                drop(self.remove_leftovers(&current));
+            }
+            return result;
+        }
+        self.remove_leftovers(manifest)
+    }
+
+    fn move_into_place(&self, manifest: &Manifest) -> Result<()> {
+        let path = self.store.join(Manifest::FILE_NAME);
+        let text = manifest.write().map_err(|e| Error::damaged(&path, e))?;
+        let staged = self.folder.join(Manifest::FILE_NAME);
+        let write = || {
+            let mut file = File::create(&staged)?;
+            file.write_all(&text)?;
+            file.sync_all()
+        };
+        // First, while nothing has happened yet: from here on no more room is needed on the disk.
+        write().at(&staged, "cannot write")?;
         for name in entries_of(manifest) {
             let (from, to) = (self.folder.join(&name), self.store.join(&name));
             if from.symlink_metadata().is_err() {
@@ -108,19 +144,15 @@ impl Staging {
                 }
                 remove(&to)?;
             }
+            sync_folders(&from)?;
             fs::rename(&from, &to).at(&to, "cannot move into place")?;
         }
         sync_folder(&self.store)?;
-        let staged = self.folder.join(Manifest::FILE_NAME);
-        let write = || {
-            let mut file = File::create(&staged)?;
-            file.write_all(&text)?;
-            file.sync_all()
-        };
-        write().at(&staged, "cannot write")?;
-        let path = self.store.join(Manifest::FILE_NAME);
         fs::rename(&staged, &path).at(&path, "cannot replace")?;
-        sync_folder(&self.store)?;
+        sync_folder(&self.store)
+    }
+
+    fn remove_leftovers(&self, manifest: &Manifest) -> Result<()> {
         for name in leftovers(&self.store, manifest)? {
             remove(&self.store.join(name))?;
         }
@@ -145,13 +177,18 @@ fn entries_of(manifest: &Manifest) -> Vec<String> {
     layers.chain(kept).collect()
 }
 
-/// What interrupted changes left in the store's folder: layer files that the manifest does not name, and folders of those files' variants. Files that qstore did not write are not among them. Folders come before the layer files that tell them.
+/// What interrupted changes left in the store's folder: layer files that the manifest does not name, and the folders of those that are of kept
+/// variants. What qstore did not write is not among them, such as a folder of a variant's name that the user unpacked it to. Folders come before
+/// the layer files that tell them.
 pub(super) fn leftovers(store: &Path, manifest: &Manifest) -> Result<Vec<String>> {
     let named: HashSet<String> = entries_of(manifest).into_iter().collect();
     let all = names_in(store)?;
     let unnamed: Vec<_> = all.into_iter().filter(|name| !named.contains(name)).collect();
-    let variants: HashSet<&str> = unnamed.iter().filter_map(|name| variant_of_layer(name)).collect();
-    let ours = |name: &&String| variant_of_layer(name).is_some() || variants.contains(name.as_str());
+    let is_kept = |variant: &str| {
+        let mut layers = unnamed.iter().filter(|name| variant_of_layer(name) == Some(variant));
+        layers.any(|name| is_of_kept_variant(store, name))
+    };
+    let ours = |name: &&String| variant_of_layer(name).is_some() || is_kept(name);
     Ok(unnamed.iter().filter(ours).cloned().collect())
 }
 
@@ -182,6 +219,17 @@ fn variant_of_layer(name: &str) -> Option<&str> {
     let (variant, id) = name.strip_suffix(".safetensors")?.rsplit_once('-')?;
     let digits = id.len() == 12 && id.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
     digits.then_some(variant)
+}
+
+/// Makes what is below a kept folder durable; its files have been synced one by one.
+fn sync_folders(path: &Path) -> Result<()> {
+    for entry in walkdir::WalkDir::new(path).contents_first(true) {
+        let entry = entry.map_err(std::io::Error::from).at(path, "cannot sync")?;
+        if entry.file_type().is_dir() {
+            sync_folder(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 fn remove(path: &Path) -> Result<()> {

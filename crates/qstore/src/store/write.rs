@@ -1,6 +1,5 @@
 //! Making and changing stores.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -11,8 +10,9 @@ use super::staging::{self, Staging};
 use super::{Options, Store};
 use crate::decode::Variant;
 use crate::encode::{Target, write_layer};
-use crate::error::{Error, IoContext as _, Result};
+use crate::error::{Error, Result};
 use crate::ingest::{Source, scan_folder};
+use crate::new_folder::NewFolders;
 use crate::progress::Progress;
 use crate::scheme::find_groups;
 
@@ -52,21 +52,16 @@ pub fn pack(
         .collect::<Result<Vec<_>>>()?;
     sources.sort_by_key(|(_, source)| source.tensor_bytes());
 
-    let made = !target.exists();
-    fs::create_dir_all(target).at(target, "cannot create")?;
-    let result = Staging::begin(target).and_then(|staging| {
-        check_target(target)?;
-        let mut change = Change::new(&staging, Manifest::new(Vec::new()), options)?;
-        for (variant, source) in &sources {
-            change.put(&variant.name, source, variant.verbatim, progress)?;
-        }
-        staging.commit(&change.manifest())
-    });
-    if result.is_err() && made {
-        // Fails where something else is in it by now, which is then left alone.
-        drop(fs::remove_dir(target));
+    // Gone again, unless there is something in them by the end.
+    let made = NewFolders::make(target)?;
+    let staging = Staging::begin(target)?;
+    check_target(target)?;
+    let mut change = Change::new(&staging, Manifest::new(Vec::new()), options)?;
+    for (variant, source) in &sources {
+        change.put(&variant.name, source, variant.verbatim, progress)?;
     }
-    result
+    staging.commit(&change.manifest())?;
+    made.sync()
 }
 
 fn check_target(target: &Path) -> Result<()> {

@@ -185,3 +185,24 @@ pub fn assert_same_tree(left: &Path, right: &Path) {
         assert!(right[name] == *bytes, "{name} differs");
     }
 }
+
+/// A folder in memory where there is such a place: tests that restore files by the thousand would wait for a disk, since each file is synced.
+pub fn scratch() -> tempfile::TempDir {
+    let memory = Path::new("/dev/shm");
+    let made = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
+    made.unwrap()
+}
+
+/// Copies a folder that has no links.
+pub fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}

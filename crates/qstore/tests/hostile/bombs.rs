@@ -7,10 +7,11 @@ use qstore_kernels::{Classifier, CodesCoder, SymbolTable};
 use serde_json::{Value, json};
 
 use crate::common::options;
+use crate::common::scratch;
 use crate::forge::{Forgery, Layer, Twist};
 use crate::forged_plan::forged;
 use crate::judge::{Report, Trust, alone, bounded, judge};
-use crate::stores::{self, scratch};
+use crate::stores;
 
 /// Bytes that reading a plan may take for each of its stored bytes, where it is written to take as many as can be: it expands, and short strings
 /// and numbers take more room in memory than in JSON.

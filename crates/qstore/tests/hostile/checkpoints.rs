@@ -9,8 +9,9 @@ use qstore::{Error, Progress, Silent, Store, VariantSpec, add, pack, unpack, ver
 use qstore_container::Dtype;
 
 use crate::common::{self, Tensor, Tensors, assert_same_tree, options, write_checkpoint, write_tensors};
+use crate::common::{copy, scratch};
 use crate::judge::{ALLOWANCE, PROPORTION, Report, alone, bounded};
-use crate::stores::{self, copy, scratch};
+use crate::stores;
 
 /// Room for a checkpoint and a store.
 struct Room(tempfile::TempDir);
@@ -590,6 +591,30 @@ fn over(path: &Path, from_end: u64) {
     let length = file.metadata().unwrap().len();
     file.seek(SeekFrom::Start(length - from_end.min(length))).unwrap();
     file.write_all(&vec![0xa5; 500.min(from_end as usize)]).unwrap();
+}
+
+/// Folders that were made for a store that did not come to be are gone again; those that were there stay.
+#[test]
+fn a_refused_folder_leaves_no_folders() {
+    let _alone = alone();
+    let room = Room::new();
+    fs::write(
+        room.input().join("model.safetensors"),
+        file(br#"{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]}}"#, 4),
+    )
+    .unwrap();
+    let path = room.input();
+    fs::create_dir(room.0.path().join("there")).unwrap();
+    for target in ["store", "a/b/store", "there/store", "there"] {
+        // Written over while it is being stored, so that it is refused late.
+        let (over, before) = (path.clone(), common::tree(room.0.path()));
+        let meddle = move || append(&over.join("model.safetensors"), b"more");
+        let meddler = Meddler { after: 0, done: Mutex::new((0, Some(meddle))) };
+        let error = pack(&[room.spec(false)], &room.0.path().join(target), &options(), &meddler).unwrap_err();
+        assert!(error.to_string().contains("changed"), "{error}");
+        cut(&path.join("model.safetensors"), 4);
+        assert_eq!(common::tree(room.0.path()), before, "{target}");
+    }
 }
 
 /// Storing is by name and shape, so two variants of one name must not be taken for one another.

@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use crate::common::{copy, scratch};
 use crate::forge::{Parts, text};
 use crate::judge::{Report, Trust, Verdict, alone, judge};
-use crate::stores::{self, Sample, copy, scratch};
+use crate::stores::{self, Sample};
 
 /// A copy of a sample to damage.
 struct Patient {

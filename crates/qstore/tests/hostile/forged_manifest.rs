@@ -5,9 +5,10 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
+use crate::common::{copy, scratch};
 use crate::forge::write_manifest;
 use crate::judge::{Report, Trust, Verdict, alone, judge};
-use crate::stores::{self, Sample, copy, scratch};
+use crate::stores::{self, Sample};
 
 type Edit = Box<dyn Fn(&mut Value)>;
 

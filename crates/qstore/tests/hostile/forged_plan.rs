@@ -4,9 +4,10 @@ use std::fs;
 
 use serde_json::{Value, json};
 
+use crate::common::scratch;
 use crate::forge::{Forgery, Twist};
 use crate::judge::{Report, Trust, alone, judge};
-use crate::stores::{self, Sample, scratch};
+use crate::stores::{self, Sample};
 
 /// What is expected of a forgery beside what is expected of all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -10,8 +10,9 @@ use std::process::Command;
 use qstore::{Silent, Store, add, inspect, remove};
 
 use crate::common::{self, options, spec, write_checkpoint};
+use crate::common::{copy, scratch};
 use crate::judge::{Report, Trust, alone, bounded, judge};
-use crate::stores::{self, copy, scratch};
+use crate::stores;
 
 fn layer_of(store: &Path, variant: &str) -> PathBuf {
     let store = Store::open(store).unwrap();

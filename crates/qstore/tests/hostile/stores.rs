@@ -1,14 +1,14 @@
 //! The stores that are attacked.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use qstore::{Dtype, Options, Silent, VariantSpec, pack};
 use rand::{RngExt as _, SeedableRng as _};
 use tempfile::TempDir;
 
-use crate::common::{self, Tensor, Tensors, llm_int8, model, options, spec, write_checkpoint};
+use crate::common::{self, Tensor, Tensors, llm_int8, model, options, scratch, spec, write_checkpoint};
 use crate::judge::Originals;
 
 /// A store and what it was made of.
@@ -81,25 +81,4 @@ fn make(seed: u64, shapes: &[(usize, usize)], verbatim: bool, shard_size: u64) -
     let options = Options { shard_size, ..options() };
     pack(&[spec(dir.path(), "bf16"), low], &store, &options, &Silent).unwrap();
     Sample { _dir: dir, store, originals: Arc::new(originals) }
-}
-
-/// A folder in memory where there is such a place: thousands of cases restore files, and each file is synced.
-pub fn scratch() -> TempDir {
-    let memory = Path::new("/dev/shm");
-    let made = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
-    made.unwrap()
-}
-
-/// Copies a store.
-pub fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy(&entry.path(), &target);
-        } else {
-            fs::copy(entry.path(), target).unwrap();
-        }
-    }
 }
