@@ -6,6 +6,8 @@
 //! Everything read here may be hostile: each parser checks lengths against [`limits`] and the real size of the file before it allocates,
 //! and what it returns is consistent in itself.
 
+#![forbid(unsafe_code)]
+
 mod chunks;
 mod error;
 mod fields;
@@ -24,7 +26,8 @@ pub use header::{SafetensorsHeader, TensorSpan, header_length};
 pub use manifest::{FORMAT_VERSION, LayerFile, Manifest, VariantEntry};
 pub use names::{ArrayKey, RelativePath, VariantName};
 pub use plan::{
-    ArrayRef, Encoding, FileContent, Given, Grid, OriginalFile, QuantScheme, Rounding, ShardPlan, StoredArray,
+    ArrayRef, Encoding, FileContent, Given, Grid, Lanes, OriginalFile, QuantScheme, Rounding, ShardPlan,
+    StoredArray,
 };
 pub use safetensors::Dtype;
 pub use shard::{ShardHeader, ShardLayout};

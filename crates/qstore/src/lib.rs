@@ -3,6 +3,7 @@
 //! A store keeps a model's variants (BF16, INT8, ...) so that each comes back byte for byte: the lowest precision by itself, each higher one
 //! as what it adds. [`pack`] makes a store of folders, [`unpack`] restores one, [`load`] decodes one into memory, [`verify`] checks all.
 
+#![forbid(unsafe_code)]
 #![cfg_attr(
     test,
     allow(

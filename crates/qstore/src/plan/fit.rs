@@ -8,7 +8,7 @@ use qstore_kernels::{
 
 use super::Coding;
 use super::sample::{Sample, element_bytes};
-use crate::codec::{Codec, FloatSplit, Planes};
+use crate::codec::{Codec, FloatSplit, Planes, layout_of, with_workspace};
 use crate::ingest::SourceArray;
 use crate::scheme::FloatKind;
 
@@ -61,9 +61,9 @@ pub(super) fn candidates(array: &SourceArray, grid: Grid, sample: &Sample) -> Ve
     }
     let cols = usize::try_from(grid.cols).unwrap_or(usize::MAX);
     if let Some(float) = FloatKind::of(array.dtype) {
-        fits.extend(split(float, array, cols, sample));
+        fits.extend(split(float, array, grid, sample));
     } else if element_bytes(array) == 1 && array.key.tensor().is_some() {
-        fits.extend(codes(array, cols, sample));
+        fits.extend(codes(array, grid, sample));
     }
     fits.extend(zstd(array, sample));
     if sample.stride > 1 {
@@ -72,7 +72,10 @@ pub(super) fn candidates(array: &SourceArray, grid: Grid, sample: &Sample) -> Ve
     // A small array is coded in no time: let the real sizes decide.
     fits.into_iter()
         .map(|fit| {
-            let coded = fit.coding.codec.encode(&sample.bytes, cols, &fit.coding.classifier, None);
+            let coding = &fit.coding;
+            let coded = with_workspace(|workspace| {
+                coding.codec.encode(&sample.bytes, cols, &coding.classifier, None, workspace)
+            });
             let head = fit.coding.codec.head().map_or(0, |head| head.len());
             let stored = coded.map_or(array.bytes, |coded| (coded.len() + head) as u64);
             Fit { stored, of: array.bytes, ..fit }
@@ -90,7 +93,8 @@ fn zstd(array: &SourceArray, sample: &Sample) -> Option<Fit> {
     Some(Fit::plain(Encoding::Zstd, Codec::Zstd(planes), stored, trial as u64))
 }
 
-fn codes(array: &SourceArray, cols: usize, sample: &Sample) -> Option<Fit> {
+fn codes(array: &SourceArray, grid: Grid, sample: &Sample) -> Option<Fit> {
+    let cols = usize::try_from(grid.cols).unwrap_or(usize::MAX);
     let mut histograms = Histograms::default();
     for row in Rows::new(sample.bytes.len(), cols).iter() {
         let row = &sample.bytes[row];
@@ -98,13 +102,17 @@ fn codes(array: &SourceArray, cols: usize, sample: &Sample) -> Option<Fit> {
     }
     let fit = ClassFit::new(&histograms, sample.stride);
     let stored = class_fit_bytes(&fit, sample.stride);
-    let codec = Codec::Codes(CodesCoder::new(fit.tables).ok()?);
+    let codec = Codec::Codes(CodesCoder::new(fit.tables, layout_of(grid)).ok()?);
     let coding = Coding { encoding: Encoding::Codes, codec, classifier: fit.classifier, given: None };
     Some(Fit { coding, stored, of: array.bytes })
 }
 
-fn split(float: FloatKind, array: &SourceArray, cols: usize, sample: &Sample) -> Option<Fit> {
-    let values = crate::codec::high_halves(float, &sample.bytes);
+fn split(float: FloatKind, array: &SourceArray, grid: Grid, sample: &Sample) -> Option<Fit> {
+    let cols = usize::try_from(grid.cols).unwrap_or(usize::MAX);
+    let values: Vec<u16> = crate::codec::high_halves(float, &sample.bytes)
+        .iter()
+        .map(|half| u16::from_le_bytes(*half))
+        .collect();
     let count = values.len() as u64;
     // How many leading mantissa bits to code along with the exponent.
     let windows = (float.mantissa_bits() - 3..=float.mantissa_bits()).map(|shift| {
@@ -133,7 +141,7 @@ fn split(float: FloatKind, array: &SourceArray, cols: usize, sample: &Sample) ->
     let low_bits = crate::codec::low_width(float, &sample.bytes);
     let raw_bits = count * u64::from(window.shift() + 1 + low_bits) + exceptions * EXCEPTION_BITS;
     let stored = class_fit_bytes(&fit, sample.stride) + raw_bits * sample.stride / 8;
-    let codec = Codec::FloatSplit(FloatSplit::new(float, window, fit.tables).ok()?);
+    let codec = Codec::FloatSplit(FloatSplit::new(float, window, fit.tables, layout_of(grid)).ok()?);
     let coding = Coding { encoding: Encoding::FloatSplit, codec, classifier: fit.classifier, given: None };
     Some(Fit { coding, stored, of: array.bytes })
 }
