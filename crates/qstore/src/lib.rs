@@ -21,6 +21,7 @@ mod encode;
 mod error;
 mod file;
 mod ingest;
+mod memory;
 mod new_folder;
 mod pipeline;
 mod plan;
@@ -33,6 +34,7 @@ mod synthetic;
 
 pub use decode::{TensorInfo, Variant};
 pub use error::{Error, Result};
+pub use memory::TensorBytes;
 pub use progress::{Progress, Silent};
 pub use qstore_container::{Dtype, Manifest, VariantEntry, VariantName};
 pub use quantize::{Quantized, quantize};

@@ -38,7 +38,7 @@ impl Scheme for LlmInt8 {
 
     fn bins(&self, rounding: Rounding, scale: f32, float: FloatKind) -> BinTable {
         let quantiser = Quantiser::new(rounding, scale);
-        let code = |magnitude: u32| (in_f16(float.value_of(magnitude)) * quantiser.factor).round_ties_even();
+        let code = |magnitude: u32| (in_f16(float.value(magnitude)) * quantiser.factor).round_ties_even();
         let end = float.infinity();
         // first[k] is the least magnitude with a code of k or more; the last entry ends bin 127, as no weight exceeds the row's scale.
         let mut first = [0u32; 129];
@@ -62,7 +62,7 @@ impl Scheme for LlmInt8 {
                 *first = first_where(end, guess, |m| code(m) >= k);
             }
         }
-        let beyond = first_where(end, float.magnitude_near(scale), |m| in_f16(float.value_of(m)) > scale);
+        let beyond = first_where(end, float.magnitude_near(scale), |m| in_f16(float.value(m)) > scale);
         first[128] = beyond.max(first[127]);
         let (mut lo, mut width) = ([0u16; 128], [1u16; 128]);
         for (k, edges) in first.windows(2).enumerate().skip(1) {
