@@ -214,7 +214,7 @@ class Store:
             check(all(given in variant["given"] for given in plan["given"]), f"{shard.path}: given")
             for array_plan in plan["arrays"]:
                 has_fields(array_plan, "key dtype shape hash grid encoding")
-                has_fields(array_plan["grid"], "cols rows_per_chunk")
+                has_fields(array_plan["grid"], "cols rows_per_chunk", "lanes")
                 key, encoding = array_plan["key"], array_plan["encoding"]
                 check(key not in layer.arrays, f"a second {key}")
                 kind, source = encoding["kind"], shard.path
@@ -288,6 +288,8 @@ class Store:
         """The decoded chunks of an array that is no reference (5, 6, 8)."""
         dtype, kind = array.plan["dtype"], array.plan["encoding"]["kind"]
         cols, step = array.plan["grid"]["cols"], array.plan["grid"]["rows_per_chunk"]
+        lanes = array.plan["grid"].get("lanes", 64)
+        check(lanes in (64, 128), "a coder has 64 or 128 lanes")
         stored, head = array.stored(), b""
         if kind in KINDS_WITH_HEAD:
             form, head = next(stored)
@@ -304,14 +306,16 @@ class Store:
             if kind == "zstd":
                 yield decode_zstd(chunk, elements, array.width)
             elif kind == "codes" and array.width == 1:
-                yield decode_codes(Cursor(head), chunk, elements, cols).tobytes()
+                yield decode_codes(Cursor(head), chunk, elements, cols, lanes).tobytes()
             elif kind in KINDS_WITH_HEAD and dtype in FLOATS:
                 part = Cursor(chunk.take(chunk.number("<u4")) if dtype == "F32" else chunk.rest())
                 if codes is not None and scales is not None:
                     rows, rule = slice(number * step, (number + 1) * step), array.plan["encoding"]["rounding"]
-                    halves = decode_residual(Cursor(head), part, dtype, codes[rows], scales[rows], rule)
+                    halves = decode_residual(
+                        Cursor(head), part, dtype, codes[rows], scales[rows], rule, lanes
+                    )
                 else:
-                    halves = decode_float_split(Cursor(head), part, elements, cols)
+                    halves = decode_float_split(Cursor(head), part, elements, cols, lanes)
                 yield (low_halves(chunk, halves) if dtype == "F32" else halves).tobytes()
             else:
                 raise DamageError(f"a coded chunk of {kind} {dtype}")

@@ -76,6 +76,9 @@ def matrices(dtype: npt.DTypeLike, rng: np.random.Generator) -> tuple[dict[str, 
     for shape in (1, 1), (1, 200), (200, 1), (65, 63), (3, 129), (0, 7), (7, 0), (400, 64):
         add(f"shape_{shape[0]}x{shape[1]}", draw(*shape))
     add("two_chunks", draw(600, 1000))
+    # From a million elements on, coders have 128 lanes.
+    add("wide", draw(1030, 1019))
+    high["wide_vector"] = draw(1_100_003)
     # As GPT-2 keeps them: the codes are those of the transposed matrix.
     for shape in (600, 1000), (200, 200):
         add(f"turned_{shape[0]}", draw(*shape))
