@@ -6,6 +6,7 @@
 //! Everything read here may be hostile: each parser checks lengths against [`limits`] and the real size of the file before it allocates,
 //! and what it returns is consistent in itself.
 
+mod bundles;
 mod chunks;
 mod error;
 mod fields;
@@ -27,4 +28,4 @@ pub use plan::{
     ArrayRef, Encoding, FileContent, Given, Grid, OriginalFile, QuantScheme, Rounding, ShardPlan, StoredArray,
 };
 pub use safetensors::Dtype;
-pub use shard::{ShardHeader, ShardLayout};
+pub use shard::{ShardContents, ShardHeader, ShardLayout};

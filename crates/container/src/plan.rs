@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::fields::{ContentFields, EncodingFields};
+use crate::bundles;
+use crate::fields::{ContentFields, EncodingFields, some_grid, some_hash};
 use crate::limits::{
     MAX_CHUNK_BYTES, MAX_CHUNK_ROWS, MAX_FILES, MAX_PLAN_BYTES, MAX_PLAN_EXPANSION, MAX_PLAN_WINDOW_LOG,
     MAX_RESIDUAL_CHUNK_ROWS, MAX_RESIDUAL_ROWS, MAX_TRANSPOSED_BYTES, PLAN_SLACK_BYTES,
@@ -77,6 +78,13 @@ pub enum Encoding {
         /// First byte in the file.
         offset: u64,
     },
+    /// In a bundle, which this shard has.
+    Slice {
+        /// The bundle.
+        of: ArrayKey,
+        /// First byte in it.
+        offset: u64,
+    },
     /// As what the floats add to their quantisation codes.
     Residual {
         /// The codes, I8 of the same shape.
@@ -108,6 +116,7 @@ impl Encoding {
         match self {
             Self::Reference { .. } => "reference",
             Self::Verbatim { .. } => "verbatim",
+            Self::Slice { .. } => "slice",
             Self::Residual { .. } => "residual",
             Self::FloatSplit => "float-split",
             Self::Codes => "codes",
@@ -116,7 +125,7 @@ impl Encoding {
         }
     }
 
-    /// The arrays that decoding needs.
+    /// The arrays that decoding needs, beside a bundle.
     pub fn needs(&self) -> impl Iterator<Item = &ArrayRef> {
         let needs = match self {
             Self::Reference { to } => [Some(to), None],
@@ -126,6 +135,12 @@ impl Encoding {
         needs.into_iter().flatten()
     }
 
+    /// Whether it is a slice of a bundle.
+    #[must_use]
+    pub fn is_slice(&self) -> bool {
+        matches!(self, Self::Slice { .. })
+    }
+
     fn has_head(&self) -> bool {
         matches!(self, Self::Residual { .. } | Self::FloatSplit | Self::Codes)
     }
@@ -133,7 +148,7 @@ impl Encoding {
     /// Whether the shard has a stream for the array.
     #[must_use]
     pub fn has_stream(&self) -> bool {
-        !matches!(self, Self::Reference { .. } | Self::Verbatim { .. })
+        !matches!(self, Self::Reference { .. } | Self::Verbatim { .. } | Self::Slice { .. })
     }
 }
 
@@ -147,7 +162,16 @@ pub struct Grid {
     pub rows_per_chunk: u64,
 }
 
-/// One array of a variant: a tensor, or a file that is not safetensors (as U8).
+impl Grid {
+    /// That of a slice, which has no chunks of its own.
+    pub const NONE: Self = Self { cols: 0, rows_per_chunk: 0 };
+
+    fn is_none(&self) -> bool {
+        *self == Self::NONE
+    }
+}
+
+/// One array of a variant: a tensor, a file that is not safetensors (as U8), or a bundle.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StoredArray {
@@ -157,12 +181,18 @@ pub struct StoredArray {
     pub dtype: Dtype,
     /// Shape.
     pub shape: Vec<u64>,
-    /// XXH3-128 of its bytes.
-    pub hash: Hash128,
-    /// Chunks. One element of a type smaller than a byte counts as packed: the grid then counts bytes.
+    /// XXH3-128 of its bytes; a slice has none of its own.
+    #[serde(default, deserialize_with = "some_hash", skip_serializing_if = "Option::is_none")]
+    pub hash: Option<Hash128>,
+    /// Chunks. One element of a type smaller than a byte counts as packed: the grid then counts bytes. [`Grid::NONE`] for a slice.
+    #[serde(default = "no_grid", deserialize_with = "some_grid", skip_serializing_if = "Grid::is_none")]
     pub grid: Grid,
     /// Encoding.
     pub encoding: Encoding,
+}
+
+fn no_grid() -> Grid {
+    Grid::NONE
 }
 
 impl StoredArray {
@@ -181,9 +211,12 @@ impl StoredArray {
         (self.dtype.bitsize() as u64 / 8).max(1)
     }
 
-    /// Bytes of a full chunk, decoded.
+    /// Bytes of a full chunk, decoded; of a slice all that it has.
     #[must_use]
     pub fn chunk_bytes(&self) -> u64 {
+        if self.encoding.is_slice() {
+            return self.bytes().unwrap_or(0).max(1);
+        }
         self.grid.cols.saturating_mul(self.grid.rows_per_chunk).saturating_mul(self.width())
     }
 
@@ -201,7 +234,7 @@ impl StoredArray {
     /// As [`bytes`](Self::bytes).
     pub fn record_count(&self) -> Result<u64, FormatError> {
         match self.encoding {
-            Encoding::Reference { .. } => Ok(0),
+            Encoding::Reference { .. } | Encoding::Slice { .. } => Ok(0),
             _ => Ok(self.chunk_count()?.saturating_add(u64::from(self.encoding.has_head()))),
         }
     }
@@ -214,13 +247,18 @@ impl StoredArray {
 
     fn check(&self) -> Result<(), FormatError> {
         let bad = |what: &str| Err(FormatError::new(format!("{}: {what}", self.key)));
-        self.bytes()?;
+        let bytes = self.bytes()?;
+        if self.encoding.is_slice() != (self.hash.is_none() && self.grid == Grid::NONE) {
+            return bad("a hash or grid is missing, or is that of a slice");
+        }
+        if self.encoding.is_slice() {
+            return Ok(());
+        }
         if self.grid.cols == 0 || self.grid.rows_per_chunk == 0 || self.chunk_bytes() > MAX_CHUNK_BYTES {
             return bad("its chunks are empty or larger than a reader accepts");
         }
         let float = matches!(self.dtype, Dtype::BF16 | Dtype::F16 | Dtype::F32);
-        let rows =
-            self.bytes()?.div_ceil(self.width()).div_ceil(self.grid.cols).min(self.grid.rows_per_chunk);
+        let rows = bytes.div_ceil(self.width()).div_ceil(self.grid.cols).min(self.grid.rows_per_chunk);
         match &self.encoding {
             Encoding::FloatSplit if !float => bad("a float split of elements that are no BF16, F16 or F32"),
             Encoding::Codes if self.width() != 1 => bad("codes of more than a byte"),
@@ -236,13 +274,13 @@ impl StoredArray {
                     bad("a residual of something that is no float matrix in its own rows")
                 } else if all_rows > MAX_RESIDUAL_ROWS || rows > MAX_RESIDUAL_CHUNK_ROWS {
                     bad("a residual of more rows than a reader accepts")
-                } else if *transposed && self.bytes()? > MAX_TRANSPOSED_BYTES {
+                } else if *transposed && bytes > MAX_TRANSPOSED_BYTES {
                     bad("a transposed matrix larger than a reader accepts")
                 } else {
                     Ok(())
                 }
             }
-            Encoding::Verbatim { offset, .. } if offset.checked_add(self.bytes()?).is_none() => {
+            Encoding::Verbatim { offset, .. } if offset.checked_add(bytes).is_none() => {
                 bad("an offset out of range")
             }
             _ => Ok(()),
@@ -366,6 +404,9 @@ impl ShardPlan {
             for need in array.encoding.needs() {
                 let known =
                     need.variant == self.variant || self.given.iter().any(|g| g.variant == need.variant);
+                if matches!(need.array, ArrayKey::Bundle(_)) {
+                    return Err(FormatError::new(format!("{}: it refers to a bundle", array.key)));
+                }
                 if !known {
                     let text = format!(
                         "{}: it needs variant {}, which its layer is not given",
@@ -378,6 +419,7 @@ impl ShardPlan {
         let names = self.given.iter().map(|g| &g.variant).chain([&self.variant]);
         all_distinct(names, "variant")?;
         all_distinct(self.arrays.iter().map(|a| &a.key), "array")?;
+        bundles::check(&self.arrays)?;
         let mut paths: Vec<_> = self.files.iter().map(|f| &f.path).chain(&self.empty_folders).collect();
         all_distinct(paths.iter(), "file")?;
         // In this order a path is followed by what lies below it.

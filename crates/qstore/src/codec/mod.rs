@@ -88,7 +88,7 @@ impl Codec {
             || FloatKind::of(array.dtype).ok_or(DecodeError::Corrupt("a float coder for other elements"));
         let mut head = head;
         let codec = match &array.encoding {
-            Encoding::Raw | Encoding::Verbatim { .. } => Self::Raw,
+            Encoding::Raw | Encoding::Verbatim { .. } | Encoding::Slice { .. } => Self::Raw,
             Encoding::Zstd => Self::Zstd(Planes::reader(array.width())),
             Encoding::Codes => Self::Codes(CodesCoder::new(head::read_tables(&mut head)?)?),
             Encoding::FloatSplit => Self::FloatSplit(FloatSplit::open(float()?, &mut head)?),

@@ -1,6 +1,7 @@
 //! From the files of a store back to the bytes of a variant's arrays.
 
 mod array;
+mod bundles;
 mod shard;
 mod variant;
 

@@ -13,6 +13,7 @@ use qstore_container::{
 };
 
 use super::array::ArrayReader;
+use super::bundles::HeldBundles;
 use super::shard::Shard;
 use crate::error::{Error, IoContext as _, Result};
 use crate::file::zeroed;
@@ -27,6 +28,7 @@ pub struct Variant {
     /// Where each array is: shard and index in its plan.
     places: HashMap<ArrayKey, (usize, usize)>,
     given: Vec<Arc<Variant>>,
+    bundles: HeldBundles,
     bytes_read: Arc<AtomicU64>,
 }
 
@@ -85,6 +87,7 @@ impl Variant {
             shards,
             places,
             given,
+            bundles: HeldBundles::default(),
             bytes_read: bytes_read.clone(),
         };
         variant.check()?;
@@ -146,6 +149,7 @@ impl Variant {
             return Err(damaged("its list of files is not the one that the manifest names".to_owned()));
         }
         let mut parts = HashSet::new();
+        let mut last_slice = None;
         let (mut tensors, mut tensor_bytes, mut raw_bytes) = (0, 0u64, 0u64);
         for file in &last.plan.files {
             let wrong = |what: &dyn Display| damaged(format!("{}: {what}", file.path));
@@ -174,11 +178,18 @@ impl Variant {
                         tensors += 1;
                         tensor_bytes = tensor_bytes.saturating_add(span.bytes.end - span.bytes.start);
                         parts.insert(&array.key);
+                        // In the order of the files, a bundle is left for good once the next one of its type begins.
+                        if array.encoding.is_slice()
+                            && last_slice.replace(self.place(&array.key)) >= Some(self.place(&array.key))
+                        {
+                            return Err(wrong(&format!("{name} is not in the order of its file")));
+                        }
                     }
                 }
             }
         }
-        if parts.len() != self.places.len() {
+        let bundles = self.places.keys().filter(|key| matches!(key, ArrayKey::Bundle(_))).count();
+        if parts.len() + bundles != self.places.len() {
             return Err(damaged("it has arrays that belong to no file".to_owned()));
         }
         let entry = &self.entry;
@@ -187,6 +198,11 @@ impl Variant {
             return Err(damaged("its files are not those that the manifest counts".to_owned()));
         }
         Ok(())
+    }
+
+    /// Where an array of its own is.
+    fn place(&self, key: &ArrayKey) -> Option<(usize, usize)> {
+        self.places.get(key).copied()
     }
 
     fn own(&self, key: &ArrayKey) -> Option<&StoredArray> {
@@ -364,6 +380,17 @@ impl Variant {
         let mut out = zeroed(length).at(&self.folder, "cannot hold the tensor")?;
         self.array(key)?.read(offset, &mut out)?;
         Ok(out)
+    }
+
+    /// All of a bundle: that of index `index` in the plan of shard `shard`.
+    pub(super) fn bundle(self: &Arc<Self>, shard: usize, index: usize) -> Result<Arc<[u8]>> {
+        let bytes = self.shards[shard].plan.arrays[index].bytes().unwrap_or(0);
+        self.bundles.get((shard, index), bytes, || {
+            let reader = ArrayReader::open(self.clone(), shard, index)?;
+            let mut bundle = zeroed(reader.bytes()?).at(&self.folder, "cannot hold a bundle")?;
+            reader.read(0, &mut bundle)?;
+            Ok(bundle)
+        })
     }
 
     /// A reader of an array that this variant's plan refers to.

@@ -1,6 +1,6 @@
 //! Encodings that need no other array, fitted to a sample.
 
-use qstore_container::{Encoding, Grid};
+use qstore_container::{ArrayKey, Encoding, Grid};
 use qstore_kernels::{
     ClassFit, Classifier, CodesCoder, Histograms, Rows, SplitWindow, code_bucket, log2_q16, split_bucket,
     split_histogram,
@@ -62,7 +62,7 @@ pub(super) fn candidates(array: &SourceArray, grid: Grid, sample: &Sample) -> Ve
     let cols = usize::try_from(grid.cols).unwrap_or(usize::MAX);
     if let Some(float) = FloatKind::of(array.dtype) {
         fits.extend(split(float, array, cols, sample));
-    } else if element_bytes(array) == 1 && array.key.tensor().is_some() {
+    } else if element_bytes(array) == 1 && !is_file(array) {
         fits.extend(codes(array, cols, sample));
     }
     fits.extend(zstd(array, sample));
@@ -80,9 +80,13 @@ pub(super) fn candidates(array: &SourceArray, grid: Grid, sample: &Sample) -> Ve
         .collect()
 }
 
+fn is_file(array: &SourceArray) -> bool {
+    matches!(array.key, ArrayKey::File(_))
+}
+
 fn zstd(array: &SourceArray, sample: &Sample) -> Option<Fit> {
     let width = element_bytes(array);
-    let planes = Planes::writer(width, array.key.tensor().is_none());
+    let planes = Planes::writer(width, is_file(array));
     let whole = usize::try_from(width).unwrap_or(1);
     let trial = sample.bytes.len().min(ZSTD_TRIAL) / whole * whole;
     let part = sample.bytes.get(..trial)?;

@@ -3,6 +3,7 @@
 //! A [`Planner`] looks at a sample of each array's rows and at the variants below, and returns a [`PlannedArray`]: plain data that, with the
 //! array's bytes, determines what is written. Whatever it decides is lossless; a poor decision costs size alone.
 
+mod bundles;
 mod duplicates;
 mod fit;
 mod grid;
@@ -19,6 +20,7 @@ use crate::error::Result;
 use crate::ingest::{Source, SourceArray};
 use crate::scheme::FloatKind;
 
+pub(crate) use bundles::{Bundle, Bundles, is_small, most_bundles};
 pub(crate) use duplicates::Duplicates;
 use fit::Fit;
 pub(crate) use grid::grid_of;
@@ -80,12 +82,15 @@ pub(crate) struct Planner<'a> {
     pub(crate) source: &'a Source,
     pub(crate) pairs: Pairs,
     pub(crate) duplicates: Duplicates<'a>,
+    pub(crate) bundles: Bundles,
+    /// For each array whether it is to be bundled.
+    pub(crate) small: &'a [bool],
     /// Whether files are kept as they are.
     pub(crate) verbatim: bool,
 }
 
 impl Planner<'_> {
-    /// Plans array `index`; call it for each array once.
+    /// Plans array `index`, which is not small; call it for each array once.
     pub(crate) fn plan(&mut self, index: usize) -> Result<PlannedArray> {
         let array = &self.source.arrays[index];
         let grid = grid_of(array);
