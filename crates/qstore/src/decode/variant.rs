@@ -1,6 +1,6 @@
 //! An open variant.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fmt::Display;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -64,7 +64,7 @@ impl Variant {
             .iter()
             .map(|file| Shard::open(folder, file, bytes_read))
             .collect::<Result<Vec<_>>>()?;
-        let mut places = HashMap::new();
+        let mut places = HashMap::with_capacity(shards.iter().map(|shard| shard.plan.arrays.len()).sum());
         for (index, shard) in shards.iter().enumerate() {
             let damaged = |what: String| Error::damaged(&shard.path, what);
             if shard.plan.variant != entry.name {
@@ -148,20 +148,25 @@ impl Variant {
         if content_hash(&last.plan.files, &last.plan.empty_folders) != self.entry.content {
             return Err(damaged("its list of files is not the one that the manifest names".to_owned()));
         }
-        let mut parts = HashSet::new();
+        // Which arrays are of a file; by far most come in the order of the files.
+        let mut parts: Vec<Vec<bool>> =
+            self.shards.iter().map(|s| vec![false; s.plan.arrays.len()]).collect();
+        let mut next = (0, 0);
         let mut last_slice = None;
         let (mut tensors, mut tensor_bytes, mut raw_bytes) = (0, 0u64, 0u64);
         for file in &last.plan.files {
             let wrong = |what: &dyn Display| damaged(format!("{}: {what}", file.path));
-            let part = |key: ArrayKey| self.own(&key).ok_or_else(|| wrong(&format!("it lacks {key}")));
             raw_bytes = raw_bytes.saturating_add(file.bytes);
             match &file.content {
                 FileContent::Opaque => {
-                    let array = part(ArrayKey::File(file.path.clone()))?;
-                    if array.bytes().ok() != Some(file.bytes) {
+                    let key = ArrayKey::File(file.path.clone());
+                    let place = self.place(&key).ok_or_else(|| wrong(&format!("it lacks {key}")))?;
+                    let (shard, at) = place;
+                    if self.array_at(place).bytes().ok() != Some(file.bytes) {
                         return Err(wrong(&"it has another size than its array"));
                     }
-                    parts.insert(&array.key);
+                    parts[shard][at] = true;
+                    next = (shard, at + 1);
                 }
                 FileContent::Safetensors { header, tensors: names } => {
                     let header = SafetensorsHeader::parse(header.clone().into_bytes(), file.bytes);
@@ -170,26 +175,29 @@ impl Variant {
                         return Err(wrong(&"its header has other tensors"));
                     }
                     for (span, name) in spans.iter().zip(names) {
-                        let array = part(ArrayKey::Tensor(name.clone()))?;
-                        let named = *name == span.name || *name == format!("{}:{}", file.path, span.name);
+                        let place = self.place_from(next, name);
+                        let place = place.ok_or_else(|| wrong(&format!("it lacks tensor:{name}")))?;
+                        let (array, (shard, at)) = (self.array_at(place), place);
+                        let qualified = || format!("{}:{}", file.path, span.name);
+                        let named = *name == span.name || *name == qualified();
                         if !named || array.dtype != span.dtype || array.shape != span.shape {
                             return Err(wrong(&format!("its header has another {name}")));
                         }
                         tensors += 1;
                         tensor_bytes = tensor_bytes.saturating_add(span.bytes.end - span.bytes.start);
-                        parts.insert(&array.key);
+                        parts[shard][at] = true;
+                        next = (shard, at + 1);
                         // In the order of the files, a bundle is left for good once the next one of its type begins.
-                        if array.encoding.is_slice()
-                            && last_slice.replace(self.place(&array.key)) >= Some(self.place(&array.key))
-                        {
+                        if array.encoding.is_slice() && last_slice.replace(place) >= Some(place) {
                             return Err(wrong(&format!("{name} is not in the order of its file")));
                         }
                     }
                 }
             }
         }
-        let bundles = self.places.keys().filter(|key| matches!(key, ArrayKey::Bundle(_))).count();
-        if parts.len() + bundles != self.places.len() {
+        let arrays = self.shards.iter().zip(&parts).flat_map(|(s, parts)| s.plan.arrays.iter().zip(parts));
+        // A bundle is of no file: its slices are.
+        if arrays.into_iter().any(|(array, part)| *part == matches!(array.key, ArrayKey::Bundle(_))) {
             return Err(damaged("it has arrays that belong to no file".to_owned()));
         }
         let entry = &self.entry;
@@ -205,8 +213,23 @@ impl Variant {
         self.places.get(key).copied()
     }
 
+    /// Where a tensor of its own is, which is likely to come next in the plan or to be the first of the next shard.
+    fn place_from(&self, next: (usize, usize), name: &str) -> Option<(usize, usize)> {
+        let (shard, mut at) = next;
+        let arrays = &self.shards.get(shard)?.plan.arrays;
+        while arrays.get(at).is_some_and(|array| matches!(array.key, ArrayKey::Bundle(_))) {
+            at += 1;
+        }
+        let found = arrays.get(at).is_some_and(|array| array.key.tensor() == Some(name));
+        if found { Some((shard, at)) } else { self.place(&ArrayKey::Tensor(name.to_owned())) }
+    }
+
+    fn array_at(&self, (shard, at): (usize, usize)) -> &StoredArray {
+        &self.shards[shard].plan.arrays[at]
+    }
+
     fn own(&self, key: &ArrayKey) -> Option<&StoredArray> {
-        self.places.get(key).map(|&(shard, at)| &self.shards[shard].plan.arrays[at])
+        self.place(key).map(|place| self.array_at(place))
     }
 
     /// The plan's entry of an array.
