@@ -10,6 +10,9 @@ use crate::limits::{
 };
 use crate::{ArrayKey, Dtype, FormatError, Hash128, RelativePath, Sha256Hex, VariantName};
 
+/// Bytes of JSON of a plan that is compressed faster; what long lists of like tensors lose by that is within 1%.
+const LARGE_PLAN: usize = 4 << 20;
+
 /// An array of a variant, seen from another array.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -248,7 +251,8 @@ impl StoredArray {
     fn check(&self) -> Result<(), FormatError> {
         let bad = |what: &str| Err(FormatError::new(format!("{}: {what}", self.key)));
         let bytes = self.bytes()?;
-        if self.encoding.is_slice() != (self.hash.is_none() && self.grid == Grid::NONE) {
+        let slice = self.encoding.is_slice();
+        if self.hash.is_none() != slice || self.grid.is_none() != slice {
             return bad("a hash or grid is missing, or is that of a slice");
         }
         if self.encoding.is_slice() {
@@ -364,7 +368,8 @@ impl ShardPlan {
         if json.len() as u64 > MAX_PLAN_BYTES {
             return Err(FormatError::new("its plan is larger than a reader accepts; use smaller shards"));
         }
-        let stored = zstd::bulk::compress(&json, 12).map_err(|e| failed(&e))?;
+        let stored = zstd::bulk::compress(&json, if json.len() > LARGE_PLAN { 7 } else { 12 })
+            .map_err(|e| failed(&e))?;
         if json.len() as u64 > most_json(&stored) {
             // Long names or padding of one letter: a reader could not tell it from a bomb.
             return Err(FormatError::new(
@@ -449,7 +454,7 @@ pub(crate) fn all_distinct<T: std::hash::Hash + Eq + std::fmt::Display>(
     items: impl Iterator<Item = T>,
     what: &str,
 ) -> Result<(), FormatError> {
-    let mut seen = std::collections::HashSet::new();
+    let mut seen = std::collections::HashSet::with_capacity(items.size_hint().0);
     for item in items {
         if let Some(twice) = seen.replace(item) {
             return Err(FormatError::new(format!("it lists the {what} {twice} twice")));

@@ -399,6 +399,25 @@ impl Variant {
         self.read_part(&key, rows.start * row, (rows.end - rows.start) * row)
     }
 
+    /// All of several small arrays, one after another, which have `bytes` bytes together.
+    pub(crate) fn read_all<'k>(
+        self: &Arc<Self>,
+        keys: impl Iterator<Item = &'k ArrayKey>,
+        bytes: u64,
+    ) -> Result<Vec<u8>> {
+        let mut out = zeroed(bytes).at(&self.folder, "cannot hold tensors")?;
+        let mut rest = &mut out[..];
+        for key in keys {
+            let reader = self.array(key)?;
+            // There is room for all of them.
+            let own = usize::try_from(reader.bytes()?).unwrap_or(usize::MAX).min(rest.len());
+            let (own, tail) = rest.split_at_mut(own);
+            reader.read(0, own)?;
+            rest = tail;
+        }
+        Ok(out)
+    }
+
     fn read_part(self: &Arc<Self>, key: &ArrayKey, offset: u64, length: u64) -> Result<Vec<u8>> {
         let mut out = zeroed(length).at(&self.folder, "cannot hold the tensor")?;
         self.array(key)?.read(offset, &mut out)?;

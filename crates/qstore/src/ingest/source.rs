@@ -162,21 +162,13 @@ impl Source {
     /// As [`read`](Self::read).
     pub(crate) fn read_run(&self, run: Range<usize>) -> Result<Vec<u8>> {
         let arrays = &self.arrays[run];
-        let mut raw =
-            zeroed(arrays.iter().map(|array| array.bytes).sum()).at(self.path(), "cannot hold tensors")?;
-        let Origin::Stored { variant, .. } = &self.origin else {
-            if let Some(first) = arrays.first() {
-                self.read(first, 0, &mut raw)?;
-            }
-            return Ok(raw);
-        };
-        let mut rest = &mut raw[..];
-        for array in arrays {
-            // There is room for all of them.
-            let (own, tail) =
-                rest.split_at_mut(usize::try_from(array.bytes).unwrap_or(usize::MAX).min(rest.len()));
-            variant.array(&array.key)?.read(0, own)?;
-            rest = tail;
+        let bytes = arrays.iter().map(|array| array.bytes).sum();
+        if let Origin::Stored { variant, .. } = &self.origin {
+            return variant.read_all(arrays.iter().map(|array| &array.key), bytes);
+        }
+        let mut raw = zeroed(bytes).at(self.path(), "cannot hold tensors")?;
+        if let Some(first) = arrays.first() {
+            self.read(first, 0, &mut raw)?;
         }
         Ok(raw)
     }

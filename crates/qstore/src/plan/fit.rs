@@ -110,15 +110,16 @@ fn codes(array: &SourceArray, cols: usize, sample: &Sample) -> Option<Fit> {
 fn split(float: FloatKind, array: &SourceArray, cols: usize, sample: &Sample) -> Option<Fit> {
     let values = crate::codec::high_halves(float, &sample.bytes);
     let count = values.len() as u64;
+    let log_count = log2_q16(count);
     // How many leading mantissa bits to code along with the exponent.
     let windows = (float.mantissa_bits() - 3..=float.mantissa_bits()).map(|shift| {
         let histogram = split_histogram(values.iter().copied(), shift);
         let window = SplitWindow::best(shift, &histogram);
         let low = values[0] & ((1 << shift) - 1);
         let mut bits = count * u64::from(shift + 1);
-        for (high, &seen) in (0u16..).zip(&histogram) {
+        for (high, &seen) in (0u16..).zip(&histogram).filter(|(_, seen)| **seen > 0) {
             let symbol = window.symbol((high << shift) | low);
-            let each = if symbol.is_some() { log2_q16(count) - log2_q16(seen) } else { EXCEPTION_BITS << 16 };
+            let each = if symbol.is_some() { log_count - log2_q16(seen) } else { EXCEPTION_BITS << 16 };
             bits += (seen * each) >> 16;
         }
         (bits, window)
