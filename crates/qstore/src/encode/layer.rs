@@ -113,6 +113,10 @@ impl<'a> LayerWriter<'a> {
                 self.end_array()?;
                 self.begin_array(plan)
             }
+            Done::Whole { plan, raw, stored } => {
+                self.take(Done::Array(plan))?;
+                self.take(Done::Chunk { raw, stored })
+            }
             Done::Chunk { raw, stored } => {
                 self.pass(&raw)?;
                 if let Some(array) = &mut self.array {

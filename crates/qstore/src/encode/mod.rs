@@ -21,7 +21,7 @@ use crate::ingest::{Source, SourceArray};
 use crate::pipeline;
 use crate::plan::{
     Action, Bundle, Bundles, Coding, Duplicates, Original, Pairs, PlannedArray, Planner, chunk_bytes,
-    element_bytes, grid_of, is_small,
+    element_bytes, grid_of, is_small, plan_alone,
 };
 use crate::progress::Progress;
 use layer::LayerWriter;
@@ -70,7 +70,7 @@ pub(crate) fn write_layer(
     let mut writer = LayerWriter::new(source, name, target, &shards, &small)?;
     let work = |step| work(source, step);
     let sink = |done: Done| {
-        if let Done::Chunk { raw, .. } | Done::Run(Run { raw, .. }) = &done {
+        if let Done::Chunk { raw, .. } | Done::Whole { raw, .. } | Done::Run(Run { raw, .. }) = &done {
             progress.advance(raw.len() as u64);
         }
         writer.take(done)
@@ -93,6 +93,8 @@ pub(crate) enum Done {
     Bundle(CodedBundle),
     /// An array of that file begins.
     Array(Arc<PlannedArray>),
+    /// An array that is one chunk.
+    Whole { plan: Arc<PlannedArray>, raw: Vec<u8>, stored: Stored },
     /// The array's next bytes, and the chunks that hold them.
     Chunk { raw: Vec<u8>, stored: Stored },
 }
@@ -123,6 +125,7 @@ fn work(source: &Source, step: Step) -> Result<Done> {
         Step::Run(run) => return Ok(Done::Run(run)),
         Step::Bundle(bundle) => return code_bundle(source, bundle).map(Done::Bundle),
         Step::Array(plan) => return Ok(Done::Array(plan)),
+        Step::Whole { index, grid } => return code_whole(source, index, grid),
         Step::Chunk { plan, start, length } => (plan, start, length),
     };
     let array = &source.arrays[plan.index];
@@ -194,6 +197,19 @@ fn code_transposed(
         Ok(coded.map_or_else(|| (ChunkForm::Raw, part.to_vec()), |coded| (ChunkForm::Coded, coded)))
     });
     Ok(Stored::Transposed(stored.collect::<Result<_, _>>()?))
+}
+
+/// Plans and codes an array that is one chunk and needs no other array.
+fn code_whole(source: &Source, index: usize, grid: Grid) -> Result<Done> {
+    let array = &source.arrays[index];
+    let path = source.path_of(array);
+    let hold = |source| Error::Io { path: path.clone(), what: "cannot hold a chunk", source };
+    let mut raw = zeroed(array.bytes).map_err(hold)?;
+    source.read(array, 0, &mut raw)?;
+    let coding = plan_alone(array, grid, &raw);
+    let coded = code(&coding, grid, &raw, 0).map_err(|failure| failure.explain(&path, array))?;
+    let plan = PlannedArray { index, grid, action: Action::Code(Box::new(coding)) };
+    Ok(Done::Whole { plan: Arc::new(plan), raw, stored: coded.map_or(Stored::Raw, Stored::Coded) })
 }
 
 /// Plans and codes a bundle.

@@ -8,7 +8,7 @@ use qstore_container::{Encoding, Grid, Hash128};
 
 use crate::error::Result;
 use crate::ingest::Source;
-use crate::plan::{Bundle, PlannedArray, Planner, chunk_bytes, grid_of};
+use crate::plan::{Bundle, Planned, PlannedArray, Planner, chunk_bytes, grid_of};
 
 /// Bytes of small tensors that are read and passed on at a time.
 const RUN_BYTES: u64 = 256 << 10;
@@ -25,6 +25,8 @@ pub(super) enum Step {
     Run(Run),
     /// A bundle that is full.
     Bundle(Bundle),
+    /// An array of one chunk, which is yet to be planned.
+    Whole { index: usize, grid: Grid },
     /// An array begins.
     Array(Arc<PlannedArray>),
     /// The array's next bytes.
@@ -94,8 +96,14 @@ impl<'a, 's> Steps<'a, 's> {
                 if self.planner.small[self.next] {
                     self.run()?;
                 } else {
-                    let plan = Arc::new(self.planner.plan(self.next)?);
                     self.next += 1;
+                    let plan = match self.planner.plan(self.next - 1)? {
+                        Planned::Now(plan) => Arc::new(plan),
+                        Planned::Later { index, grid } => {
+                            self.ready.push_back(Step::Whole { index, grid });
+                            return Ok(true);
+                        }
+                    };
                     self.ready.push_back(Step::Array(plan.clone()));
                     // A transposed matrix is one step: its first row as coded is spread over all of its bytes.
                     let whole = plan.action.is_transposed();

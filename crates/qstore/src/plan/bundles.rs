@@ -7,9 +7,7 @@ use std::collections::BTreeMap;
 
 use qstore_container::{ArrayKey, Dtype, Encoding};
 
-use super::fit::{self, Fit};
-use super::sample::Sample;
-use super::{Coding, Pairs, grid_of};
+use super::{Coding, Pairs, grid_of, plan_alone};
 use crate::ingest::SourceArray;
 
 /// Tensors of fewer bytes are bundled. What larger ones save by tables of their own is more than those cost.
@@ -53,9 +51,7 @@ impl Bundle {
 
     /// The cheapest way to code it.
     pub(crate) fn coding(&self) -> Coding {
-        let sample = Sample { bytes: self.raw.clone(), stride: 1 };
-        let fits = fit::candidates(&self.array, grid_of(&self.array), &sample).into_iter();
-        fits.fold(Fit::raw(), |best, fit| if fit.better_than(&best) { fit } else { best }).coding
+        plan_alone(&self.array, grid_of(&self.array), &self.raw)
     }
 }
 

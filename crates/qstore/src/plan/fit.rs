@@ -40,6 +40,11 @@ impl Fit {
         Self { coding, stored, of }
     }
 
+    /// The best of these and this one.
+    pub(super) fn or_better(self, others: Vec<Self>) -> Self {
+        others.into_iter().fold(self, |best, fit| if fit.better_than(&best) { fit } else { best })
+    }
+
     pub(super) fn better_than(&self, other: &Self) -> bool {
         u128::from(self.stored) * u128::from(other.of) < u128::from(other.stored) * u128::from(self.of)
     }
