@@ -266,6 +266,10 @@ class Store:
             check(entry is variant["layer"][-1] or "files" not in plan, f"{shard.path}: files too early")
             layer.files.extend(plan.get("files", []))
             layer.empty_folders.extend(plan.get("empty_folders", []))
+        named = [f"tensor:{name}" for file in layer.files for name in file["content"].get("tensors", [])]
+        slices = {key for key, array in layer.arrays.items() if array.kind == "slice"}
+        in_order = [key for key in layer.arrays if key in slices] == [key for key in named if key in slices]
+        check(in_order, f"slices of {name} do not come in the order of its files")
         lines = [f"{file['sha256']} {file['bytes']} {relative(file['path'])}\n" for file in layer.files]
         lines += [f"{relative(folder)}/\n" for folder in layer.empty_folders]
         check(xxh3_128("".join(lines).encode()) == variant["content"], f"{name} is not what its content says")
@@ -286,7 +290,12 @@ class Store:
         """The bytes of an array (8), once their hash was checked (4)."""
         array = self.layer(variant).arrays[key]
         encoding = array.plan["encoding"]
-        fields = {"reference": "to", "slice": "of offset", "verbatim": "file offset", "residual": "codes scale scheme rounding"}
+        fields = {
+            "reference": "to",
+            "slice": "of offset",
+            "verbatim": "file offset",
+            "residual": "codes scale scheme rounding",
+        }
         has_fields(encoding, "kind " + fields.get(encoding["kind"], ""), OPTIONAL.get(encoding["kind"], ""))
         if encoding["kind"] == "reference":
             name, to = self._find(variant, encoding["to"])
