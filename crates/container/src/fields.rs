@@ -5,8 +5,10 @@
 
 use serde::{Deserialize, Deserializer};
 
-use crate::plan::{ArrayRef, Encoding, FileContent, Grid, QuantScheme, Rounding};
-use crate::{ArrayKey, FormatError, Hash128, RelativePath};
+use crate::{
+    ArrayKey, ArrayRef, Encoding, FileContent, FormatError, Grid, Hash128, QuantScheme, RelativePath,
+    Rounding,
+};
 
 /// The fields of every [`Encoding`].
 #[derive(Default, PartialEq, Deserialize)]

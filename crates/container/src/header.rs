@@ -240,8 +240,12 @@ mod tests {
         ];
         for (text, data, word) in cases {
             // The library looks at tensors alone, and keeps one of two of a name.
-            let file =
-                [&(text.len() as u64).to_le_bytes()[..], text.as_bytes(), &[0; 8][..data as usize]].concat();
+            let file = [
+                &(text.len() as u64).to_le_bytes()[..],
+                text.as_bytes(),
+                &[0; 8][..usize::try_from(data).unwrap()],
+            ]
+            .concat();
             assert!(word == "twice" || safetensors::SafeTensors::deserialize(&file).is_err(), "{text}");
             let error = parse(text, data).unwrap_err().to_string();
             assert!(error.contains(word), "{text}: {error}");

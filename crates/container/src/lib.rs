@@ -8,6 +8,7 @@
 
 mod bundles;
 mod chunks;
+mod encoding;
 mod error;
 mod fields;
 mod hash;
@@ -19,13 +20,12 @@ mod plan;
 mod shard;
 
 pub use chunks::{ChunkForm, ChunkRecord, parse_chunks, write_chunks};
+pub use encoding::{ArrayRef, Encoding, QuantScheme, Rounding};
 pub use error::FormatError;
 pub use hash::{Hash128, Sha256Hex};
 pub use header::{SafetensorsHeader, TensorSpan, header_length};
 pub use manifest::{FORMAT_VERSION, LayerFile, Manifest, VariantEntry};
 pub use names::{ArrayKey, RelativePath, VariantName};
-pub use plan::{
-    ArrayRef, Encoding, FileContent, Given, Grid, OriginalFile, QuantScheme, Rounding, ShardPlan, StoredArray,
-};
+pub use plan::{FileContent, Given, Grid, OriginalFile, ShardPlan, StoredArray};
 pub use safetensors::Dtype;
 pub use shard::{ShardContents, ShardHeader, ShardLayout};

@@ -2,6 +2,7 @@
 
 mod array;
 mod bundles;
+mod check;
 mod shard;
 mod variant;
 

@@ -107,7 +107,7 @@ impl<'a> LayerWriter<'a> {
             }
             Done::Bundle(bundle) => {
                 self.end_array()?;
-                self.write_bundle(bundle)
+                self.write_bundle(*bundle)
             }
             Done::Array(plan) => {
                 self.end_array()?;

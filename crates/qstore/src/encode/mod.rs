@@ -90,7 +90,7 @@ pub(crate) enum Done {
     /// Small tensors of that file.
     Run(Run),
     /// A bundle of small tensors that have passed.
-    Bundle(CodedBundle),
+    Bundle(Box<CodedBundle>),
     /// An array of that file begins.
     Array(Arc<PlannedArray>),
     /// An array that is one chunk.
@@ -123,7 +123,7 @@ fn work(source: &Source, step: Step) -> Result<Done> {
         Step::File(file) => return Ok(Done::File(file)),
         Step::Shard => return Ok(Done::Shard),
         Step::Run(run) => return Ok(Done::Run(run)),
-        Step::Bundle(bundle) => return code_bundle(source, bundle).map(Done::Bundle),
+        Step::Bundle(bundle) => return code_bundle(source, bundle).map(Box::new).map(Done::Bundle),
         Step::Array(plan) => return Ok(Done::Array(plan)),
         Step::Whole { index, grid } => return code_whole(source, index, grid),
         Step::Chunk { plan, start, length } => (plan, start, length),
