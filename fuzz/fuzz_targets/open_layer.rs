@@ -36,6 +36,8 @@ struct Array {
     rows_per_chunk: u8,
     encoding: u8,
     refers_to: u8,
+    /// For a kind that a bundle may have: a bundle, of one slice.
+    is_bundle: bool,
     head: Vec<u8>,
     chunks: Vec<Vec<u8>>,
 }
@@ -87,15 +89,20 @@ fn build(arrays: &[Array]) -> Vec<u8> {
                 Encoding::Verbatim { file: "y".parse().expect("a path"), offset: u64::from(array.refers_to) }
             }
         };
+        let name = ArrayKey::Tensor(format!("t{index}"));
+        let is_bundle = array.is_bundle && encoding.has_stream();
         let stored = StoredArray {
-            key: ArrayKey::Tensor(format!("t{index}")),
+            key: match u32::try_from(index) {
+                Ok(number) if is_bundle => ArrayKey::Bundle(number),
+                _ => name.clone(),
+            },
             dtype: match &encoding {
                 Encoding::FloatSplit => FLOATS[usize::from(array.dtype) % FLOATS.len()],
                 Encoding::Codes => BYTES[usize::from(array.dtype) % BYTES.len()],
                 _ => ANY[usize::from(array.dtype) % ANY.len()],
             },
-            shape: array.shape.iter().take(3).map(|&d| u64::from(d)).collect(),
-            hash: Hash128(0),
+            shape: array.shape.iter().take(if is_bundle { 1 } else { 3 }).map(|&d| u64::from(d)).collect(),
+            hash: Some(Hash128(0)),
             grid: Grid { cols: u64::from(array.cols), rows_per_chunk: u64::from(array.rows_per_chunk) },
             encoding,
         };
@@ -130,6 +137,15 @@ fn build(arrays: &[Array]) -> Vec<u8> {
         }
         if stored.encoding.has_stream() {
             layout.push(&stored.key, (data.len() - begun) as u64);
+        }
+        if let (ArrayKey::Bundle(_), 1) = (&stored.key, stored.shape.len()) {
+            plan.arrays.push(StoredArray {
+                key: name,
+                hash: None,
+                grid: Grid::NONE,
+                encoding: Encoding::Slice { of: stored.key.clone(), offset: 0 },
+                ..stored.clone()
+            });
         }
         plan.arrays.push(stored);
     }
