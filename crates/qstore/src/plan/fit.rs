@@ -1,5 +1,7 @@
 //! Encodings that need no other array, fitted to a sample.
 
+use std::borrow::Cow;
+
 use qstore_container::{ArrayKey, Encoding, Grid};
 use qstore_kernels::{
     ClassFit, Classifier, CodesCoder, Histograms, Rows, SplitWindow, code_bucket, log2_q16, split_bucket,
@@ -14,6 +16,10 @@ use crate::scheme::FloatKind;
 
 /// Bytes that zstd is tried on at most.
 const ZSTD_TRIAL: usize = 256 << 10;
+/// Bytes of one piece of a bundle that zstd is tried on, a multiple of every element's ...
+const ZSTD_PIECE: usize = 8 << 10;
+/// ... and how many there are.
+const ZSTD_PIECES: usize = 8;
 /// What a coder's states take, and a little: more than its estimates leave out.
 const LANES_BYTES: u64 = 512;
 /// Bits of an exception, its index included, and what its placeholder costs.
@@ -111,11 +117,19 @@ fn is_file(array: &SourceArray) -> bool {
 fn zstd(array: &SourceArray, sample: &Sample) -> Option<Fit> {
     let width = element_bytes(array);
     let planes = Planes::writer(width, is_file(array));
-    let whole = usize::try_from(width).unwrap_or(1);
-    let trial = sample.bytes.len().min(ZSTD_TRIAL) / whole * whole;
-    let part = sample.bytes.get(..trial)?;
-    let stored = planes.estimate(part)?;
-    Some(Fit::plain(Encoding::Zstd, Codec::Zstd(planes), stored, trial as u64))
+    let part = trial(array, &sample.bytes, usize::try_from(width).unwrap_or(1));
+    let stored = planes.estimate(&part)?;
+    Some(Fit::plain(Encoding::Zstd, Codec::Zstd(planes), stored, part.len() as u64))
+}
+
+/// What zstd is tried on: the beginning, or pieces of a bundle, in which one tensor is not like another.
+fn trial<'a>(array: &SourceArray, bytes: &'a [u8], width: usize) -> Cow<'a, [u8]> {
+    let pieces = bytes.len() / ZSTD_PIECE;
+    if !matches!(array.key, ArrayKey::Bundle(_)) || pieces <= ZSTD_PIECES {
+        return Cow::Borrowed(&bytes[..bytes.len().min(ZSTD_TRIAL) / width * width]);
+    }
+    let piece = |i: usize| &bytes[i * pieces / ZSTD_PIECES * ZSTD_PIECE..][..ZSTD_PIECE];
+    (0..ZSTD_PIECES).flat_map(piece).copied().collect()
 }
 
 fn codes(array: &SourceArray, cols: usize, sample: &Sample) -> Option<Fit> {
@@ -135,9 +149,11 @@ fn split(float: FloatKind, array: &SourceArray, cols: usize, sample: &Sample) ->
     let values = crate::codec::high_halves(float, &sample.bytes);
     let count = values.len() as u64;
     let log_count = log2_q16(count);
-    // How many leading mantissa bits to code along with the exponent.
-    let windows = (float.mantissa_bits() - 3..=float.mantissa_bits()).map(|shift| {
-        let histogram = split_histogram(values.iter().copied(), shift);
+    // How many leading mantissa bits to code along with the exponent. One bit less adds up pairs of counts.
+    let finest = split_histogram(values.iter().copied(), float.mantissa_bits() - 3);
+    let windows = (0..=3u32).map(|coarser| {
+        let shift = float.mantissa_bits() - 3 + coarser;
+        let histogram: Vec<u64> = finest.chunks(1 << coarser).map(|counts| counts.iter().sum()).collect();
         let window = SplitWindow::best(shift, &histogram);
         let low = values[0] & ((1 << shift) - 1);
         let mut bits = count * u64::from(shift + 1);
