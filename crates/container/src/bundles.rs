@@ -65,3 +65,83 @@ fn bundle_bytes(bundle: &StoredArray) -> Result<u64, FormatError> {
     }
     Ok(bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Grid, Hash128};
+
+    fn bundle(number: u32, dtype: Dtype, elements: u64) -> StoredArray {
+        StoredArray {
+            key: ArrayKey::Bundle(number),
+            dtype,
+            shape: vec![elements],
+            hash: Some(Hash128(0)),
+            grid: Grid { cols: 512, rows_per_chunk: 1024 },
+            encoding: Encoding::Raw,
+        }
+    }
+
+    fn slice(dtype: Dtype, elements: u64, of: u32, offset: u64) -> StoredArray {
+        StoredArray {
+            key: ArrayKey::Tensor(format!("{of}.{offset}")),
+            dtype,
+            shape: vec![elements],
+            hash: None,
+            grid: Grid::NONE,
+            encoding: Encoding::Slice { of: ArrayKey::Bundle(of), offset },
+        }
+    }
+
+    #[test]
+    fn slices_fill_the_bundles_of_their_type_in_order() {
+        use Dtype::{BF16, F32, U8};
+        let good = [
+            slice(BF16, 3, 0, 0),
+            slice(U8, 0, 1, 0),
+            slice(F32, 1, 7, 0),
+            slice(BF16, 2, 0, 6),
+            bundle(0, BF16, 5),
+            slice(BF16, 4, 5, 0),
+            slice(U8, 9, 1, 0),
+            bundle(1, U8, 9),
+            bundle(7, F32, 1),
+            bundle(5, BF16, 4),
+        ];
+        assert_eq!(check(&good), Ok(()));
+        assert_eq!(check(&[]), Ok(()));
+        assert_eq!(check(&[slice(U8, 0, 1, 0), bundle(1, U8, 0)]), Ok(()));
+
+        let full = bundle(0, U8, 4);
+        let matrix = StoredArray { shape: vec![2, 2], ..full.clone() };
+        let kept = Encoding::Verbatim { file: "x".parse().unwrap(), offset: 0 };
+        let nested = StoredArray { encoding: slice(U8, 4, 1, 0).encoding, ..full.clone() };
+        let file = StoredArray { key: "file:x".parse().unwrap(), ..slice(U8, 4, 0, 0) };
+        let of_tensor = Encoding::Slice { of: ArrayKey::Tensor("0.0".to_owned()), offset: 0 };
+        let bad = [
+            (vec![full.clone()], "bytes of no tensor"),
+            (vec![bundle(0, U8, 0)], "bytes of no tensor"),
+            (vec![slice(U8, 3, 0, 0), full.clone()], "bytes of no tensor"),
+            (vec![slice(U8, 5, 0, 0), full.clone()], "outside its bundle"),
+            (vec![slice(U8, 4, 0, u64::MAX), full.clone()], "does not begin"),
+            (vec![slice(U8, 2, 0, 2), slice(U8, 2, 0, 0), full.clone()], "does not begin"),
+            (vec![slice(U8, 2, 0, 0), slice(U8, 2, 0, 1), full.clone()], "does not begin"),
+            (vec![slice(U8, 4, 1, 0), full.clone()], "no bundle here"),
+            (vec![StoredArray { encoding: of_tensor, ..slice(U8, 4, 0, 0) }], "no bundle here"),
+            (vec![slice(Dtype::I8, 4, 0, 0), full.clone()], "another type"),
+            (vec![file, full.clone()], "no tensor"),
+            (vec![slice(U8, 4, 0, 0), matrix], "no plain list"),
+            (vec![slice(U8, 4, 0, 0), nested], "no plain list"),
+            (vec![slice(U8, 4, 0, 0), StoredArray { encoding: kept, ..full.clone() }], "no plain list"),
+            (vec![slice(U8, (1 << 20) + 1, 0, 0), bundle(0, U8, (1 << 20) + 1)], "larger"),
+            (
+                vec![slice(U8, 2, 0, 0), slice(U8, 4, 1, 0), slice(U8, 2, 0, 2), full, bundle(1, U8, 4)],
+                "another bundle than the one",
+            ),
+        ];
+        for (arrays, word) in bad {
+            let error = check(&arrays).unwrap_err().to_string();
+            assert!(error.contains(word), "{word}: {error}");
+        }
+    }
+}

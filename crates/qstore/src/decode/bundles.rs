@@ -8,6 +8,8 @@ use crate::error::Result;
 /// Bytes of decoded bundles that are held at most, beside the newest. Whoever reads in the order of the plan needs one bundle of each element
 /// type, and so does each of several threads that read different parts.
 const HELD_BYTES: u64 = 32 << 20;
+/// Bundles that are held at most: they are searched one by one.
+const HELD_BUNDLES: usize = 128;
 
 /// The bundles that were decoded last.
 #[derive(Debug, Default)]
@@ -51,7 +53,7 @@ impl HeldBundles {
         let new = Held { place, bytes, decoded: Arc::default() };
         held.push_back(new.clone());
         let mut all: u64 = held.iter().map(|held| held.bytes).sum();
-        while all > HELD_BYTES && held.len() > 1 {
+        while (all > HELD_BYTES || held.len() > HELD_BUNDLES) && held.len() > 1 {
             all -= held.pop_front().map_or(0, |oldest| oldest.bytes);
         }
         new
@@ -84,6 +86,8 @@ mod tests {
         assert!(held.held.lock().unwrap().len() <= 32);
         get(0);
         assert_eq!(*decodes.lock().unwrap(), 101);
+        (0..1000).for_each(|index| drop(held.get((1, index), 0, || Ok(Vec::new()))));
+        assert_eq!(held.held.lock().unwrap().len(), HELD_BUNDLES);
     }
 
     #[test]

@@ -82,3 +82,30 @@ impl Bundles {
         open.map(|(dtype, (number, raw))| Bundle::new(number, dtype, raw))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place(encoding: &Encoding) -> (String, u64) {
+        let Encoding::Slice { of, offset } = encoding else { panic!("{encoding:?}") };
+        (of.to_string(), *offset)
+    }
+
+    #[test]
+    fn each_type_has_a_bundle_until_it_is_full() {
+        let mut bundles = Bundles::default();
+        let mut add = |dtype, bytes: usize| {
+            let (encoding, closed) = bundles.add(dtype, &vec![1; bytes]);
+            (place(&encoding), closed.map(|bundle| bundle.array.key.to_string()))
+        };
+        assert_eq!(add(Dtype::BF16, 1000), (("bundle:0".to_owned(), 0), None));
+        assert_eq!(add(Dtype::U8, 7), (("bundle:1".to_owned(), 0), None));
+        assert_eq!(add(Dtype::BF16, BUNDLE_BYTES - 1000), (("bundle:0".to_owned(), 1000), None));
+        assert_eq!(add(Dtype::BF16, 0), (("bundle:0".to_owned(), BUNDLE_BYTES as u64), None));
+        assert_eq!(add(Dtype::BF16, 2), (("bundle:2".to_owned(), 0), Some("bundle:0".to_owned())));
+        let left: Vec<_> = bundles.close().map(|b| (b.array.key.to_string(), b.array.shape)).collect();
+        assert_eq!(left, [("bundle:1".to_owned(), vec![7]), ("bundle:2".to_owned(), vec![1])]);
+        assert_eq!(bundles.close().count(), 0);
+    }
+}

@@ -15,7 +15,7 @@ const MAX_COLS: u64 = 1 << 20;
 /// Rows of fewer elements than lanes waste the coder's width.
 const MIN_COLS: u64 = 64;
 /// Columns of a bundle: rows of few tensors each, which may differ in their spread.
-const BUNDLE_COLS: u64 = 512;
+const BUNDLE_COLS: u64 = 256;
 /// Bytes of a chunk of a file that is not safetensors; zstd finds more in longer ones.
 const FILE_CHUNK: u64 = 4 << 20;
 
