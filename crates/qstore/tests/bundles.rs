@@ -97,9 +97,10 @@ fn small_tensors_between_large_ones_come_back() {
             let found = loaded.iter().find(|found| found.name == name).unwrap();
             assert!(found.data == tensor.data && found.dtype == tensor.dtype, "{name}");
         }
-        // What loading reads is known before, each bundle counted once.
+        // What loading reads is known before, each bundle counted once; a reader that cannot hold all bundles may read some again.
         let inspection = inspect(&store, true).unwrap();
-        assert_eq!(inspection.variants[0].read_bytes, Some(variant.bytes_read()));
+        let (expected, read) = (inspection.variants[0].read_bytes.unwrap(), variant.bytes_read());
+        assert!(expected == read || shard_size < u64::MAX && expected < read, "{expected} {read}");
         let tensors = inspection.variants[0].tensors.as_ref().unwrap();
         assert!(tensors.iter().filter(|t| t.encoding == "slice").count() > 1500);
         let shares: u64 = tensors.iter().map(|t| t.stored_bytes).sum();
