@@ -9,7 +9,7 @@ use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
 use qstore::{Options, Silent, Store, inspect, verify};
 use qstore_container::{
-    ArrayKey, ArrayRef, ChunkForm, ChunkRecord, Dtype, Encoding, Grid, Hash128, LayerFile, Manifest,
+    ArrayKey, ArrayRef, ChunkForm, ChunkRecord, Dtype, Encoding, Grid, Hash128, Lanes, LayerFile, Manifest,
     ShardHeader, ShardLayout, ShardPlan, StoredArray, VariantEntry, write_chunks,
 };
 
@@ -103,7 +103,7 @@ fn build(arrays: &[Array]) -> Vec<u8> {
             },
             shape: array.shape.iter().take(if is_bundle { 1 } else { 3 }).map(|&d| u64::from(d)).collect(),
             hash: Some(Hash128(0)),
-            grid: Grid { cols: u64::from(array.cols), rows_per_chunk: u64::from(array.rows_per_chunk) },
+            grid: Grid { cols: u64::from(array.cols), rows_per_chunk: u64::from(array.rows_per_chunk), lanes: Lanes::Narrow },
             encoding,
         };
         if stored.grid.cols == 0 || stored.grid.rows_per_chunk == 0 {

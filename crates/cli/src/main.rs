@@ -1,5 +1,7 @@
 //! The `qstore` command: one lossless store for one model in every precision that it ships in.
 
+#![forbid(unsafe_code)]
+
 mod args;
 mod commands;
 mod failure;

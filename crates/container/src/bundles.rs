@@ -77,7 +77,7 @@ mod tests {
             dtype,
             shape: vec![elements],
             hash: Some(Hash128(0)),
-            grid: Grid { cols: 512, rows_per_chunk: 1024 },
+            grid: Grid { cols: 512, rows_per_chunk: 1024, lanes: crate::Lanes::Narrow },
             encoding: Encoding::Raw,
         }
     }

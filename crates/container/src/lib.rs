@@ -6,6 +6,8 @@
 //! Everything read here may be hostile: each parser checks lengths against [`limits`] and the real size of the file before it allocates,
 //! and what it returns is consistent in itself.
 
+#![forbid(unsafe_code)]
+
 mod bundles;
 mod chunks;
 mod encoding;
@@ -26,6 +28,6 @@ pub use hash::{Hash128, Sha256Hex};
 pub use header::{SafetensorsHeader, TensorSpan, header_length};
 pub use manifest::{FORMAT_VERSION, LayerFile, Manifest, VariantEntry};
 pub use names::{ArrayKey, RelativePath, VariantName};
-pub use plan::{FileContent, Given, Grid, OriginalFile, ShardPlan, StoredArray};
+pub use plan::{FileContent, Given, Grid, Lanes, OriginalFile, ShardPlan, StoredArray};
 pub use safetensors::Dtype;
 pub use shard::{ShardContents, ShardHeader, ShardLayout};

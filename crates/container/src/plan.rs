@@ -21,11 +21,52 @@ pub struct Grid {
     pub cols: u64,
     /// Rows a chunk.
     pub rows_per_chunk: u64,
+    /// Lanes of a chunk's coder.
+    #[serde(default, skip_serializing_if = "Lanes::is_default")]
+    pub lanes: Lanes,
+}
+
+/// How many lanes a coder has, which also says how its slots are arranged; plans give the number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(try_from = "u16", into = "u16")]
+pub enum Lanes {
+    /// 64 lanes, ascending slots. What plans mean that do not say.
+    #[default]
+    Narrow,
+    /// 128 lanes, alias slots.
+    Wide,
+}
+
+impl Lanes {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl From<Lanes> for u16 {
+    fn from(lanes: Lanes) -> Self {
+        match lanes {
+            Lanes::Narrow => 64,
+            Lanes::Wide => 128,
+        }
+    }
+}
+
+impl TryFrom<u16> for Lanes {
+    type Error = FormatError;
+
+    fn try_from(lanes: u16) -> Result<Self, FormatError> {
+        match lanes {
+            64 => Ok(Self::Narrow),
+            128 => Ok(Self::Wide),
+            _ => Err(FormatError::new(format!("a coder has 64 or 128 lanes, not {lanes}"))),
+        }
+    }
 }
 
 impl Grid {
     /// That of a slice, which has no chunks of its own.
-    pub const NONE: Self = Self { cols: 0, rows_per_chunk: 0 };
+    pub const NONE: Self = Self { cols: 0, rows_per_chunk: 0, lanes: Lanes::Narrow };
 
     fn is_none(&self) -> bool {
         *self == Self::NONE

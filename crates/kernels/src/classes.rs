@@ -5,6 +5,8 @@
 
 use crate::cost::entropy_bits;
 use crate::error::DecodeError;
+use crate::rows::Rows;
+use crate::stream::LANES;
 use crate::table::SymbolTable;
 
 /// Number of buckets that a row statistic maps to.
@@ -182,11 +184,43 @@ pub(crate) fn class_width(classes: usize) -> u32 {
     classes.max(1).next_power_of_two().trailing_zeros()
 }
 
+/// Rows that are coded one after another with one table and begin at lane 0 each.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Run {
+    pub(crate) class: u8,
+    /// Neighbours whose length is a multiple of the lanes count as one row: the lanes go on as if they were.
+    pub(crate) elements: std::ops::Range<usize>,
+}
+
 /// The rows in the order in which a chunk codes their symbols: by class, then as they come, so that a decoder changes tables rarely.
-pub(crate) fn coding_order(classes: &[u8]) -> Vec<usize> {
-    let mut order: Vec<usize> = (0..classes.len()).collect();
-    order.sort_by_key(|&row| classes[row]);
-    order
+pub(crate) struct Runs(Vec<Run>);
+
+impl Runs {
+    pub(crate) fn new(rows: Rows, classes: &[u8]) -> Self {
+        let mut order: Vec<usize> = (0..classes.len()).collect();
+        if classes.iter().any(|class| *class != 0) {
+            order.sort_by_key(|&row| classes[row]);
+        }
+        let mut runs: Vec<Run> = Vec::new();
+        for row in order {
+            let (class, elements) = (classes[row], rows.range(row));
+            match runs.last_mut() {
+                Some(last)
+                    if last.class == class
+                        && last.elements.end == elements.start
+                        && last.elements.len().is_multiple_of(LANES) =>
+                {
+                    last.elements.end = elements.end;
+                }
+                _ => runs.push(Run { class, elements }),
+            }
+        }
+        Self(runs)
+    }
+
+    pub(crate) fn iter(&self) -> std::slice::Iter<'_, Run> {
+        self.0.iter()
+    }
 }
 
 /// Fails if a row's class has no table.

@@ -11,18 +11,25 @@
 //! An exception is a code that its row's table lacks (tables may come from a sample); the stream has that table's likeliest symbol in its
 //! place.
 
+use std::sync::OnceLock;
+
+use crate::Scratch;
+use crate::backend::Backend;
 use crate::bits::{pack_plane, plane_bytes, unpack_plane};
-use crate::classes::{BUCKETS, Classifier, check_classes, class_width, coding_order};
+use crate::classes::{BUCKETS, Classifier, Runs, check_classes, class_width};
 use crate::cost::log2_q16;
 use crate::error::{DecodeError, EncodeError};
-use crate::rans::{LANES, LaneDecoder, LaneEncoder, STATE_BYTES};
 use crate::rows::Rows;
-use crate::table::{Slot, SymbolTable, TABLE_BITS};
+use crate::stream::{Layout, States, WordReader, WordWriter};
+use crate::symbols::{self, DecodeTable, EncodeTable};
+use crate::table::SymbolTable;
 
 /// The bucket of a row of codes: its mean magnitude on a logarithmic scale.
 #[must_use]
 pub fn code_bucket(row: &[u8]) -> u8 {
-    let sum: u64 = row.iter().map(|&c| u64::from(c.cast_signed().unsigned_abs())).sum();
+    // Short sums, so that compilers make vector code of it.
+    let sum_of = |part: &[u8]| part.iter().map(|&c| u16::from(c.cast_signed().unsigned_abs())).sum::<u16>();
+    let sum: u64 = row.chunks(256).map(|part| u64::from(sum_of(part))).sum();
     // The mean in 1/16, on a scale of twelve steps an octave from 4 up to 128.
     let mean = sum * 16 / (row.len().max(1) as u64);
     let steps = ((log2_q16(mean) * 12) >> 16).saturating_sub(6 * 12);
@@ -32,8 +39,7 @@ pub fn code_bucket(row: &[u8]) -> u8 {
 /// Codes chunks of bytes with the tables of one tensor.
 #[derive(Debug, Clone)]
 pub struct CodesCoder {
-    tables: Vec<SymbolTable>,
-    slots: Vec<Vec<Slot>>,
+    tables: Tables,
 }
 
 impl CodesCoder {
@@ -41,40 +47,54 @@ impl CodesCoder {
     ///
     /// # Errors
     /// No table, or more than 16.
-    pub fn new(tables: Vec<SymbolTable>) -> Result<Self, DecodeError> {
-        if !(1..=crate::classes::MAX_CLASSES).contains(&tables.len()) {
-            return Err(DecodeError::Corrupt("a number of row classes other than 1 to 16"));
-        }
-        let slots = tables.iter().map(SymbolTable::slots).collect();
-        Ok(Self { tables, slots })
+    pub fn new(tables: Vec<SymbolTable>, layout: Layout) -> Result<Self, DecodeError> {
+        Ok(Self { tables: Tables::new(tables, layout)? })
+    }
+
+    /// The same coder on another backend, for tests and measurements. What it writes is the same.
+    #[must_use]
+    pub fn on(self, backend: Backend) -> Self {
+        Self { tables: self.tables.on(backend) }
+    }
+
+    /// How its streams are laid out.
+    #[must_use]
+    pub fn layout(&self) -> Layout {
+        self.tables.layout()
     }
 
     /// The tables, one for each class.
     #[must_use]
     pub fn tables(&self) -> &[SymbolTable] {
-        &self.tables
+        self.tables.all()
     }
 
     /// One chunk.
     ///
     /// # Errors
     /// Too many elements, or so many exceptions that it would not shrink.
-    pub fn encode(&self, codes: &[u8], cols: usize, classifier: &Classifier) -> Result<Vec<u8>, EncodeError> {
+    pub fn encode(
+        &self,
+        codes: &[u8],
+        cols: usize,
+        classifier: &Classifier,
+        scratch: &mut Scratch,
+    ) -> Result<Vec<u8>, EncodeError> {
         let rows = Rows::new(codes.len(), cols);
         let classes: Vec<u8> = rows.iter().map(|row| classifier.class(code_bucket(&codes[row]))).collect();
         let mut exceptions = Exceptions::new(codes.len())?;
-        let stream = encode_symbols(codes, rows, &classes, &self.tables, |index| {
-            exceptions.push(index);
-        })?;
-        let mut out = Vec::with_capacity(codes.len());
+        let words = &mut scratch.words;
+        let states = self.tables.encode(codes, rows, &classes, words, &mut exceptions)?;
+        let words = words.words();
+        let mut out = Vec::with_capacity(2048 + words.len());
         out.extend(exceptions.count()?.to_le_bytes());
-        pack_plane(classes.iter().map(|&c| u16::from(c)), class_width(self.tables.len()), &mut out);
-        out.extend(stream.states);
+        pack_plane(classes.iter().map(|&c| u16::from(c)), self.tables.class_width(), &mut out);
+        states.write(&mut out);
         for index in exceptions.sorted() {
             out.extend(index.to_le_bytes());
             out.push(codes[index as usize]);
         }
-        out.extend(stream.words);
+        out.extend(words);
         Ok(out)
     }
 
@@ -86,10 +106,10 @@ impl CodesCoder {
         let rows = Rows::new(out.len(), cols);
         let mut input = Input(chunk);
         let exceptions = input.u32()? as usize;
-        let classes = input.classes(rows.count(), self.tables.len())?;
-        let states = input.array::<STATE_BYTES>()?;
+        let classes = input.classes(rows.count(), self.tables.all().len())?;
+        let states = input.states(self.tables.layout())?;
         let exceptions = input.items::<5>(exceptions)?;
-        decode_symbols(states, input.0, rows, &classes, &self.slots, out)?;
+        self.tables.decode(states, input.0, rows, &classes, out)?;
         for &[a, b, c, d, code] in exceptions {
             let index = u32::from_le_bytes([a, b, c, d]) as usize;
             *out.get_mut(index).ok_or(DecodeError::Corrupt("an exception outside the chunk"))? = code;
@@ -129,61 +149,105 @@ impl Exceptions {
     }
 }
 
-/// A coded stream, not yet laid out.
-pub(crate) struct Stream {
-    pub(crate) states: [u8; STATE_BYTES],
-    pub(crate) words: Vec<u8>,
+/// The tables of the row classes of one tensor, ready for use.
+#[derive(Debug, Clone)]
+pub(crate) struct Tables {
+    backend: Backend,
+    layout: Layout,
+    tables: Vec<SymbolTable>,
+    decode: Vec<DecodeTable>,
+    /// Made when the first chunk is encoded; readers need none.
+    encode: OnceLock<Vec<EncodeTable>>,
 }
 
-/// Codes `symbols` row by row in [`coding_order`]; `missing` gets the index of each symbol that its table lacks.
-pub(crate) fn encode_symbols(
-    symbols: &[u8],
-    rows: Rows,
-    classes: &[u8],
-    tables: &[SymbolTable],
-    mut missing: impl FnMut(usize),
-) -> Result<Stream, EncodeError> {
-    if symbols.len() != rows.len() || classes.len() != rows.count() {
-        return Err(EncodeError::Shape);
-    }
-    let mut encoder = LaneEncoder::new(symbols.len() / 2);
-    for row in coding_order(classes).into_iter().rev() {
-        let table = tables.get(usize::from(classes[row])).ok_or(EncodeError::Shape)?;
-        let range = rows.range(row);
-        for (column, &symbol) in symbols[range.clone()].iter().enumerate().rev() {
-            let coded = if table.frequency(symbol) > 0 {
-                symbol
-            } else {
-                missing(range.start + column);
-                table.likeliest()
-            };
-            encoder.put(column % LANES, table.start(coded), table.frequency(coded), TABLE_BITS);
+impl Tables {
+    pub(crate) fn new(tables: Vec<SymbolTable>, layout: Layout) -> Result<Self, DecodeError> {
+        if !(1..=crate::classes::MAX_CLASSES).contains(&tables.len()) {
+            return Err(DecodeError::Corrupt("a number of row classes other than 1 to 16"));
         }
+        let none =
+            Self { backend: Backend::SCALAR, layout, tables, decode: Vec::new(), encode: OnceLock::new() };
+        Ok(none.on(Backend::best()))
     }
-    let (states, words) = encoder.finish();
-    Ok(Stream { states, words: words.flatten().collect() })
-}
 
-/// Inverse of [`encode_symbols`].
-pub(crate) fn decode_symbols(
-    states: &[u8; STATE_BYTES],
-    words: &[u8],
-    rows: Rows,
-    classes: &[u8],
-    tables: &[Vec<Slot>],
-    out: &mut [u8],
-) -> Result<(), DecodeError> {
-    let mut decoder = LaneDecoder::new(states, words)?;
-    for row in coding_order(classes) {
-        let table = &tables[usize::from(classes[row])];
-        for (column, symbol) in out[rows.range(row)].iter_mut().enumerate() {
-            let lane = column % LANES;
-            let slot = table[decoder.slot(lane, TABLE_BITS) as usize];
-            decoder.advance(lane, slot.offset(), slot.frequency(), TABLE_BITS)?;
-            *symbol = slot.symbol();
-        }
+    /// The same for another backend.
+    pub(crate) fn on(self, backend: Backend) -> Self {
+        let decode = self.tables.iter().map(|table| DecodeTable::new(table, self.layout, backend)).collect();
+        Self { backend, decode, ..self }
     }
-    decoder.finish()
+
+    pub(crate) fn backend(&self) -> Backend {
+        self.backend
+    }
+
+    pub(crate) fn layout(&self) -> Layout {
+        self.layout
+    }
+
+    pub(crate) fn all(&self) -> &[SymbolTable] {
+        &self.tables
+    }
+
+    pub(crate) fn class_width(&self) -> u32 {
+        class_width(self.tables.len())
+    }
+
+    /// The table of a row of this class, of which there is one.
+    pub(crate) fn of(&self, class: u8) -> &SymbolTable {
+        &self.tables[usize::from(class)]
+    }
+
+    /// Codes `symbols` by class and row into `words`, and returns the states. Symbols that their table lacks become exceptions.
+    pub(crate) fn encode(
+        &self,
+        symbols: &[u8],
+        rows: Rows,
+        classes: &[u8],
+        words: &mut WordWriter,
+        exceptions: &mut Exceptions,
+    ) -> Result<States, EncodeError> {
+        if symbols.len() != rows.len() || classes.len() != rows.count() {
+            return Err(EncodeError::Shape);
+        }
+        words.begin(symbols.len());
+        let mut states = States::first(self.layout);
+        let tables = self
+            .encode
+            .get_or_init(|| self.tables.iter().map(|table| EncodeTable::new(table, self.layout)).collect());
+        for run in Runs::new(rows, classes).iter().rev() {
+            let table = tables.get(usize::from(run.class)).ok_or(EncodeError::Shape)?;
+            let symbols = &symbols[run.elements.clone()];
+            if symbols::encode_row(self.backend, &mut states, words, table, symbols) {
+                let missing = symbols.iter().enumerate().filter(|(_, symbol)| table.lacks(**symbol));
+                missing.for_each(|(at, _)| exceptions.push(run.elements.start + at));
+            }
+        }
+        Ok(states)
+    }
+
+    /// Inverse of [`encode`](Self::encode), but for the exceptions. The classes have been checked.
+    pub(crate) fn decode(
+        &self,
+        mut states: States,
+        words: &[u8],
+        rows: Rows,
+        classes: &[u8],
+        out: &mut [u8],
+    ) -> Result<(), DecodeError> {
+        let mut words = WordReader::new(words)?;
+        for run in Runs::new(rows, classes).iter() {
+            let table = &self.decode[usize::from(run.class)];
+            symbols::decode_row(
+                self.backend,
+                &mut states,
+                &mut words,
+                table,
+                &mut out[run.elements.clone()],
+            )?;
+        }
+        words.finish()?;
+        states.finish()
+    }
 }
 
 /// The unread rest of a chunk.
@@ -200,6 +264,11 @@ impl<'a> Input<'a> {
         let (head, tail) = self.0.split_first_chunk().ok_or(DecodeError::Truncated)?;
         self.0 = tail;
         Ok(head)
+    }
+
+    /// The states of a stream.
+    pub(crate) fn states(&mut self, layout: Layout) -> Result<States, DecodeError> {
+        States::read(layout, self.take(layout.state_bytes())?)
     }
 
     pub(crate) fn u32(&mut self) -> Result<u32, DecodeError> {
@@ -237,16 +306,16 @@ mod tests {
         ClassFit::new(&histograms, 1)
     }
 
-    fn round_trip(codes: &[u8], cols: usize, sample: &[u8]) -> usize {
+    fn round_trip(codes: &[u8], cols: usize, sample: &[u8], layout: Layout) -> usize {
         let fit = fit(sample, cols);
-        let coder = CodesCoder::new(fit.tables).unwrap();
-        let Ok(chunk) = coder.encode(codes, cols, &fit.classifier) else {
+        let coder = CodesCoder::new(fit.tables, layout).unwrap();
+        let Ok(chunk) = coder.encode(codes, cols, &fit.classifier, &mut Scratch::default()) else {
             return codes.len();
         };
         let mut back = vec![0xaa; codes.len()];
         coder.decode(&chunk, cols, &mut back).unwrap();
         assert_eq!(back, codes);
-        for cut in 0..chunk.len().min(400) {
+        for cut in 0..chunk.len().min(700) {
             assert!(coder.decode(&chunk[..cut], cols, &mut back).is_err(), "cut at {cut}");
         }
         chunk.len()
@@ -255,9 +324,11 @@ mod tests {
     proptest! {
         #[test]
         fn any_codes(codes in proptest::collection::vec(any::<u8>(), 0..3000), cols in 1usize..400, seen in 0usize..3000) {
-            round_trip(&codes, cols, &codes);
-            // Tables from a sample: the rest are exceptions.
-            round_trip(&codes, cols, &codes[..seen.min(codes.len())]);
+            for layout in [Layout::Narrow, Layout::Wide] {
+                round_trip(&codes, cols, &codes, layout);
+                // Tables from a sample: the rest are exceptions.
+                round_trip(&codes, cols, &codes[..seen.min(codes.len())], layout);
+            }
         }
     }
 
@@ -267,7 +338,7 @@ mod tests {
             .map(|i| (i.wrapping_mul(2_654_435_761).leading_zeros().min(7)).to_le_bytes()[0])
             .collect();
         // Geometric with ratio 1/2: two bits each.
-        let bytes = round_trip(&codes, 1000, &codes);
+        let bytes = round_trip(&codes, 1000, &codes, Layout::Wide);
         assert!(bytes < 100_000 * 2 / 8 + 800, "{bytes}");
     }
 
@@ -275,8 +346,8 @@ mod tests {
     fn damage_is_noticed_or_harmless_never_a_panic() {
         let codes: Vec<u8> = (0..2000u32).map(|i| (i * i % 23).to_le_bytes()[0]).collect();
         let fit = fit(&codes, 100);
-        let coder = CodesCoder::new(fit.tables).unwrap();
-        let chunk = coder.encode(&codes, 100, &fit.classifier).unwrap();
+        let coder = CodesCoder::new(fit.tables, Layout::Wide).unwrap();
+        let chunk = coder.encode(&codes, 100, &fit.classifier, &mut Scratch::default()).unwrap();
         let mut noticed = 0;
         for bit in 0..chunk.len() * 8 {
             let mut bad = chunk.clone();

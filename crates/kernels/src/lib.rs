@@ -17,23 +17,38 @@
     )
 )]
 
+mod alias;
+mod backend;
+mod bins;
 mod bits;
 mod classes;
 mod codes;
 mod cost;
 mod error;
-mod rans;
+mod floats;
 mod residual;
 mod rows;
+mod scratch;
 mod split;
+mod stream;
+mod symbols;
 mod table;
+#[cfg(target_arch = "x86_64")]
+mod x86;
 
+pub use backend::Backend;
+pub use bins::BinTable;
 pub use bits::{pack_plane, plane_bytes, unpack_plane};
 pub use classes::{BUCKETS, ClassFit, Classifier, Histograms};
 pub use codes::{CodesCoder, code_bucket};
 pub use cost::log2_q16;
 pub use error::{DecodeError, EncodeError};
-pub use residual::{BinTable, ResidualCoder, RowBins, zero_symbols};
+pub use residual::{ResidualCoder, zero_symbols};
 pub use rows::Rows;
+pub use scratch::Scratch;
 pub use split::{SplitCoder, SplitWindow, split_bucket, split_histogram};
+pub use stream::Layout;
 pub use table::{SymbolTable, TABLE_BITS};
+
+/// The bytes of a 16-bit float, little-endian, as tensors have them; no alignment is asked for.
+pub type Half = [u8; 2];

@@ -15,16 +15,19 @@
 //! With `shift` equal to the mantissa's width the symbol is the exponent; a smaller `shift` adds leading mantissa bits, which are not quite
 //! evenly spread either.
 
-use crate::bits::{pack_plane, plane_bytes, unpack_plane};
-use crate::classes::{BUCKETS, Classifier, class_width};
-use crate::codes::{Exceptions, Input, decode_symbols, encode_symbols};
+use crate::Half;
+use crate::backend::Backend;
+use crate::bits::{pack_plane, plane_bytes};
+use crate::classes::{BUCKETS, Classifier};
+use crate::codes::{Exceptions, Input, Tables};
 use crate::error::{DecodeError, EncodeError};
-use crate::rans::STATE_BYTES;
+use crate::floats;
 use crate::rows::Rows;
-use crate::table::{Slot, SymbolTable};
+use crate::scratch::{Scratch, at_least};
+use crate::stream::Layout;
+use crate::table::SymbolTable;
 
 const MAGNITUDE: u16 = 0x7fff;
-const SIGN: u16 = 0x8000;
 
 /// Which part of a magnitude is the symbol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,20 +83,34 @@ impl SplitWindow {
         }
     }
 
-    fn plane_width(self) -> u32 {
+    /// The symbol of `value`, or 0; and 1 if it has none. Without a branch.
+    #[inline(always)]
+    pub(crate) fn symbol_or_none(self, value: u16) -> (u16, u16) {
+        let high = (value & MAGNITUDE) >> self.shift;
+        // Symbol 1 and up; below the base it wraps around to a large number.
+        let symbol = high.wrapping_sub(self.base - 1);
+        let is_zero = high == 0;
+        let is_symbol = !is_zero & (symbol.wrapping_sub(1) < 255);
+        (if is_symbol { symbol } else { 0 }, u16::from(!is_zero & !is_symbol))
+    }
+
+    /// Bits of a value that are kept raw.
+    pub(crate) fn plane_width(self) -> u32 {
         self.shift + 1
     }
 
-    fn low(self, value: u16) -> u16 {
+    /// Low bits of the magnitude, and the sign above them.
+    #[inline(always)]
+    pub(crate) fn low(self, value: u16) -> u16 {
         let mask = (1 << self.shift) - 1;
-        (value & mask) | u16::from(value & SIGN != 0) << self.shift
+        (value & mask) | (value >> 15) << self.shift
     }
 
-    fn join(self, symbol: u8, low: u16) -> u16 {
-        let high = match symbol {
-            0 => 0,
-            s => (self.base + u16::from(s) - 1) << self.shift,
-        };
+    /// The value of a symbol and raw bits, which may have others above them.
+    #[inline(always)]
+    pub(crate) fn join(self, symbol: u8, low: u16) -> u16 {
+        let high =
+            if symbol == 0 { 0 } else { (self.base - 1).wrapping_add(u16::from(symbol)) << self.shift };
         let mask = (1 << self.shift) - 1;
         (high & MAGNITUDE) | (low & mask) | (low >> self.shift) << 15
     }
@@ -115,6 +132,11 @@ pub fn split_bucket(window: SplitWindow, mantissa_bits: u32, row: impl Iterator<
     let (sum, count) = row
         .filter_map(|value| window.symbol(value))
         .fold((0u64, 0u64), |(sum, count), s| (sum + u64::from(s), count + 1));
+    bucket_of(window, mantissa_bits, sum, count)
+}
+
+/// The bucket of a row whose `count` symbols add up to `sum`.
+fn bucket_of(window: SplitWindow, mantissa_bits: u32, sum: u64, count: u64) -> u8 {
     // In eighths of a binade, modulo the number of buckets: the means of a tensor's rows rarely lie more than 8 binades apart.
     let binades = (sum * 8).checked_div(count).unwrap_or(0) >> mantissa_bits.saturating_sub(window.shift);
     (binades % BUCKETS as u64).to_le_bytes()[0]
@@ -125,8 +147,7 @@ pub fn split_bucket(window: SplitWindow, mantissa_bits: u32, row: impl Iterator<
 pub struct SplitCoder {
     window: SplitWindow,
     mantissa_bits: u32,
-    tables: Vec<SymbolTable>,
-    slots: Vec<Vec<Slot>>,
+    tables: Tables,
 }
 
 impl SplitCoder {
@@ -138,12 +159,21 @@ impl SplitCoder {
         window: SplitWindow,
         mantissa_bits: u32,
         tables: Vec<SymbolTable>,
+        layout: Layout,
     ) -> Result<Self, DecodeError> {
-        if !(1..=crate::classes::MAX_CLASSES).contains(&tables.len()) {
-            return Err(DecodeError::Corrupt("a number of row classes other than 1 to 16"));
-        }
-        let slots = tables.iter().map(SymbolTable::slots).collect();
-        Ok(Self { window, mantissa_bits, tables, slots })
+        Ok(Self { window, mantissa_bits, tables: Tables::new(tables, layout)? })
+    }
+
+    /// The same coder on another backend, for tests and measurements. What it writes is the same.
+    #[must_use]
+    pub fn on(self, backend: Backend) -> Self {
+        Self { tables: self.tables.on(backend), ..self }
+    }
+
+    /// How its streams are laid out.
+    #[must_use]
+    pub fn layout(&self) -> Layout {
+        self.tables.layout()
     }
 
     /// The window.
@@ -155,7 +185,7 @@ impl SplitCoder {
     /// The tables, one for each class.
     #[must_use]
     pub fn tables(&self) -> &[SymbolTable] {
-        &self.tables
+        self.tables.all()
     }
 
     /// One chunk.
@@ -164,41 +194,45 @@ impl SplitCoder {
     /// Too many elements, or so many exceptions that it would not shrink.
     pub fn encode(
         &self,
-        values: &[u16],
+        values: &[Half],
         cols: usize,
         classifier: &Classifier,
+        scratch: &mut Scratch,
     ) -> Result<Vec<u8>, EncodeError> {
         let rows = Rows::new(values.len(), cols);
-        let classes: Vec<u8> = rows
-            .iter()
-            .map(|row| split_bucket(self.window, self.mantissa_bits, values[row].iter().copied()))
-            .map(|bucket| classifier.class(bucket))
-            .collect();
         let mut exceptions = Exceptions::new(values.len())?;
-        let mut symbols = vec![0; values.len()];
-        let cells = symbols.iter_mut().zip(values).enumerate();
-        for (index, (symbol, &value)) in cells {
-            let table = &self.tables[usize::from(classes[index / cols.max(1)])];
-            *symbol = match self.window.symbol(value) {
-                Some(s) if table.frequency(s) > 0 => s,
-                _ => {
-                    exceptions.push(index);
-                    table.likeliest()
+        let symbols = at_least(&mut scratch.symbols, values.len());
+        let mut classes = Vec::with_capacity(rows.count());
+        for range in rows.iter() {
+            let (symbols, values) = (&mut symbols[range.clone()], &values[range.clone()]);
+            let (sum, missing) = floats::cut(self.window, values, symbols);
+            let count = (values.len() - missing) as u64;
+            let class = classifier.class(bucket_of(self.window, self.mantissa_bits, sum, count));
+            classes.push(class);
+            if missing > 0 {
+                let likeliest = self.tables.of(class).likeliest();
+                let cells = symbols.iter_mut().zip(values).enumerate();
+                for (column, (symbol, value)) in cells {
+                    if self.window.symbol(u16::from_le_bytes(*value)).is_none() {
+                        exceptions.push(range.start + column);
+                        *symbol = likeliest;
+                    }
                 }
-            };
+            }
         }
-        let stream = encode_symbols(&symbols, rows, &classes, &self.tables, |_| ())?;
-        let mut out = Vec::with_capacity(values.len() * 2);
+        let words = &mut scratch.words;
+        let states = self.tables.encode(symbols, rows, &classes, words, &mut exceptions)?;
+        let (words, width) = (words.words(), self.window.plane_width());
+        let mut out = Vec::with_capacity(2048 + plane_bytes(values.len(), width) + words.len());
         out.extend(exceptions.count()?.to_le_bytes());
-        pack_plane(classes.iter().map(|&c| u16::from(c)), class_width(self.tables.len()), &mut out);
-        out.extend(stream.states);
-        let lows = values.iter().map(|&v| self.window.low(v));
-        pack_plane(lows, self.window.plane_width(), &mut out);
+        pack_plane(classes.iter().map(|&c| u16::from(c)), self.tables.class_width(), &mut out);
+        states.write(&mut out);
+        floats::append_lows(self.window, values, &mut out);
         for index in exceptions.sorted() {
             out.extend(index.to_le_bytes());
-            out.extend(values[index as usize].to_le_bytes());
+            out.extend(values[index as usize]);
         }
-        out.extend(stream.words);
+        out.extend(words);
         Ok(out)
     }
 
@@ -206,30 +240,32 @@ impl SplitCoder {
     ///
     /// # Errors
     /// The chunk is truncated or damaged; `out` then holds anything.
-    pub fn decode(&self, chunk: &[u8], cols: usize, out: &mut [u16]) -> Result<(), DecodeError> {
+    pub fn decode(
+        &self,
+        chunk: &[u8],
+        cols: usize,
+        scratch: &mut Scratch,
+        out: &mut [Half],
+    ) -> Result<(), DecodeError> {
         let rows = Rows::new(out.len(), cols);
         let mut input = Input(chunk);
         let exceptions = input.u32()? as usize;
-        let classes = input.classes(rows.count(), self.tables.len())?;
-        let states = input.array::<STATE_BYTES>()?;
-        let width = self.window.plane_width();
-        let plane = input.take(plane_bytes(out.len(), width))?;
+        let classes = input.classes(rows.count(), self.tables.all().len())?;
+        let states = input.states(self.tables.layout())?;
+        let plane = input.take(plane_bytes(out.len(), self.window.plane_width()))?;
         let exceptions = input.items::<6>(exceptions)?;
-        let mut symbols = vec![0; out.len()];
-        decode_symbols(states, input.0, rows, &classes, &self.slots, &mut symbols)?;
-        unpack_plane(plane, out.len(), width, |index, low| {
-            out[index] = self.window.join(symbols[index], low);
-        })?;
+        let symbols = at_least(&mut scratch.symbols, out.len());
+        self.tables.decode(states, input.0, rows, &classes, symbols)?;
+        floats::join(self.tables.backend(), self.window, symbols, plane, out);
         patch(exceptions, out)
     }
 }
 
 /// Puts the exceptions (index u32, value u16) in place.
-pub(crate) fn patch(exceptions: &[[u8; 6]], out: &mut [u16]) -> Result<(), DecodeError> {
+pub(crate) fn patch(exceptions: &[[u8; 6]], out: &mut [Half]) -> Result<(), DecodeError> {
     for &[a, b, c, d, low, high] in exceptions {
         let index = u32::from_le_bytes([a, b, c, d]) as usize;
-        *out.get_mut(index).ok_or(DecodeError::Corrupt("an exception outside the chunk"))? =
-            u16::from_le_bytes([low, high]);
+        *out.get_mut(index).ok_or(DecodeError::Corrupt("an exception outside the chunk"))? = [low, high];
     }
     Ok(())
 }
@@ -249,13 +285,15 @@ mod tests {
             histograms.add_row(bucket, row.iter().filter_map(|&v| window.symbol(v)));
         }
         let fit = ClassFit::new(&histograms, 1);
-        let coder = SplitCoder::new(window, 7, fit.tables).unwrap();
-        let chunk = coder.encode(values, cols, &fit.classifier).ok()?;
-        let mut back = vec![0; values.len()];
-        coder.decode(&chunk, cols, &mut back).unwrap();
+        let coder = SplitCoder::new(window, 7, fit.tables, Layout::Wide).unwrap();
+        let values: Vec<Half> = values.iter().map(|value| value.to_le_bytes()).collect();
+        let scratch = &mut Scratch::default();
+        let chunk = coder.encode(&values, cols, &fit.classifier, scratch).ok()?;
+        let mut back = vec![[0; 2]; values.len()];
+        coder.decode(&chunk, cols, scratch, &mut back).unwrap();
         assert_eq!(back, values);
-        for cut in 0..chunk.len().min(400) {
-            assert!(coder.decode(&chunk[..cut], cols, &mut back).is_err(), "cut at {cut}");
+        for cut in 0..chunk.len().min(700) {
+            assert!(coder.decode(&chunk[..cut], cols, scratch, &mut back).is_err(), "cut at {cut}");
         }
         Some(chunk.len())
     }

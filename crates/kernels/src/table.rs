@@ -110,18 +110,6 @@ impl SymbolTable {
         u64::try_from(sum >> 16).unwrap_or(u64::MAX)
     }
 
-    /// For each slot its packed (symbol, frequency, slot - start).
-    pub(crate) fn slots(&self) -> Vec<Slot> {
-        let mut slots = Vec::with_capacity(TOTAL as usize);
-        for symbol in 0..=255u8 {
-            let frequency = self.frequency(symbol);
-            slots.extend(
-                (0..frequency).map(|offset| Slot((offset << 20) | (frequency << 8) | u32::from(symbol))),
-            );
-        }
-        slots
-    }
-
     /// Appends the stored form: a bitmap of the symbols present (32 bytes, low bit first), then each one's frequency in order, as one byte
     /// below 128, else as two: `0x80 | f & 0x7f`, `f >> 7`.
     pub fn write(&self, out: &mut Vec<u8>) {
@@ -168,24 +156,6 @@ impl SymbolTable {
         }
         *bytes = rest;
         Ok(Self::with_starts(frequency))
-    }
-}
-
-/// One entry of a decoding table: symbol (8 bits), frequency (12), offset in the symbol's slots (12), from the low end.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Slot(u32);
-
-impl Slot {
-    pub(crate) fn symbol(self) -> u8 {
-        self.0.to_le_bytes()[0]
-    }
-
-    pub(crate) fn frequency(self) -> u32 {
-        (self.0 >> 8) & 0xfff
-    }
-
-    pub(crate) fn offset(self) -> u32 {
-        self.0 >> 20
     }
 }
 

@@ -3,6 +3,7 @@
 //! A store keeps a model's variants (BF16, INT8, ...) so that each comes back byte for byte: the lowest precision by itself, each higher one
 //! as what it adds. [`pack`] makes a store of folders, [`unpack`] restores one, [`load`] decodes one into memory, [`verify`] checks all.
 
+#![forbid(unsafe_code)]
 #![cfg_attr(
     test,
     allow(
@@ -20,6 +21,7 @@ mod encode;
 mod error;
 mod file;
 mod ingest;
+mod memory;
 mod new_folder;
 mod pipeline;
 mod plan;
@@ -32,6 +34,7 @@ mod synthetic;
 
 pub use decode::{TensorInfo, Variant};
 pub use error::{Error, Result};
+pub use memory::TensorBytes;
 pub use progress::{Progress, Silent};
 pub use qstore_container::{Dtype, Manifest, VariantEntry, VariantName};
 pub use quantize::{Quantized, quantize};

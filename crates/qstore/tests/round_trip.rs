@@ -42,7 +42,7 @@ fn check_variant(store: &Store, root: &Path, name: &str, options: &Options) {
         let view = original.tensor(&tensor.name).unwrap();
         assert_eq!(view.dtype(), tensor.dtype);
         assert!(view.shape().iter().map(|&d| d as u64).eq(tensor.shape.iter().copied()));
-        assert!(view.data() == tensor.data, "{}", tensor.name);
+        assert!(*view.data() == *tensor.data, "{}", tensor.name);
         let rows = tensor.shape.first().copied().unwrap_or(0);
         // Rows of types smaller than a byte may begin within one.
         if rows > 2 && (tensor.data.len() as u64).is_multiple_of(rows) {

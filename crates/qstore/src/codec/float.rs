@@ -10,11 +10,15 @@
 //! low     plane  F32 alone
 //! ```
 
+use std::borrow::Cow;
+
 use qstore_kernels::{
-    Classifier, DecodeError, SplitCoder, SplitWindow, SymbolTable, pack_plane, plane_bytes, unpack_plane,
+    Classifier, DecodeError, Half, Layout, SplitCoder, SplitWindow, SymbolTable, pack_plane, plane_bytes,
+    unpack_plane,
 };
 
 use super::head::{read_tables, write_tables};
+use super::workspace::{Workspace, at_least};
 use crate::scheme::FloatKind;
 
 /// Codes floats of one kind with the window and tables of one array.
@@ -29,16 +33,17 @@ impl FloatSplit {
         float: FloatKind,
         window: SplitWindow,
         tables: Vec<SymbolTable>,
+        layout: Layout,
     ) -> Result<Self, DecodeError> {
-        let coder = SplitCoder::new(window, float.mantissa_bits(), tables)?;
+        let coder = SplitCoder::new(window, float.mantissa_bits(), tables, layout)?;
         Ok(Self { float, coder })
     }
 
-    pub(crate) fn open(float: FloatKind, head: &mut &[u8]) -> Result<Self, DecodeError> {
+    pub(crate) fn open(float: FloatKind, layout: Layout, head: &mut &[u8]) -> Result<Self, DecodeError> {
         let ([shift, low, high], rest) = head.split_first_chunk().ok_or(DecodeError::Truncated)?;
         *head = rest;
         let window = SplitWindow::new(u32::from(*shift), u16::from_le_bytes([*low, *high]))?;
-        Self::new(float, window, read_tables(head)?)
+        Self::new(float, window, read_tables(head)?, layout)
     }
 
     pub(crate) fn head(&self) -> Vec<u8> {
@@ -50,28 +55,36 @@ impl FloatSplit {
         head
     }
 
-    pub(crate) fn encode(&self, raw: &[u8], cols: usize, classifier: &Classifier) -> Option<Vec<u8>> {
-        let coded = self.coder.encode(&high_halves(self.float, raw), cols, classifier).ok()?;
+    pub(crate) fn encode(
+        &self,
+        raw: &[u8],
+        cols: usize,
+        classifier: &Classifier,
+        workspace: &mut Workspace,
+    ) -> Option<Vec<u8>> {
+        let high = high_halves(self.float, raw);
+        let coded = self.coder.encode(&high, cols, classifier, &mut workspace.scratch).ok()?;
         with_low_halves(self.float, raw, coded)
     }
 
-    pub(crate) fn decode(&self, stored: &[u8], cols: usize, out: &mut [u8]) -> Result<(), DecodeError> {
-        let parts = Parts::of(self.float, stored, out.len())?;
-        let mut high = vec![0; out.len() / self.float.width()];
-        self.coder.decode(parts.high, cols, &mut high)?;
-        parts.join(&high, out)
+    pub(crate) fn decode(
+        &self,
+        stored: &[u8],
+        cols: usize,
+        workspace: &mut Workspace,
+        out: &mut [u8],
+    ) -> Result<(), DecodeError> {
+        let Workspace { scratch, high, .. } = workspace;
+        Parts::of(self.float, stored, out.len())?
+            .decode(out, high, |part, halves| self.coder.decode(part, cols, scratch, halves))
     }
 }
 
 /// The high 16 bits of each float.
-pub(crate) fn high_halves(float: FloatKind, raw: &[u8]) -> Vec<u16> {
+pub(crate) fn high_halves(float: FloatKind, raw: &[u8]) -> Cow<'_, [Half]> {
     match float {
-        FloatKind::Bf16 | FloatKind::F16 => {
-            raw.as_chunks().0.iter().map(|b| u16::from_le_bytes(*b)).collect()
-        }
-        FloatKind::F32 => {
-            raw.as_chunks::<4>().0.iter().map(|&[_, _, low, high]| u16::from_le_bytes([low, high])).collect()
-        }
+        FloatKind::Bf16 | FloatKind::F16 => Cow::Borrowed(raw.as_chunks().0),
+        FloatKind::F32 => raw.as_chunks::<4>().0.iter().map(|&[_, _, low, high]| [low, high]).collect(),
     }
 }
 
@@ -103,7 +116,7 @@ pub(crate) fn with_low_halves(float: FloatKind, raw: &[u8], coded: Vec<u8>) -> O
 
 /// The two parts of a chunk.
 pub(crate) struct Parts<'a> {
-    pub(crate) high: &'a [u8],
+    high: &'a [u8],
     low: Option<(u32, &'a [u8])>,
 }
 
@@ -127,18 +140,20 @@ impl<'a> Parts<'a> {
         Ok(Self { high, low: Some((width, plane)) })
     }
 
-    /// Writes the floats with these high halves.
-    pub(crate) fn join(&self, high: &[u16], out: &mut [u8]) -> Result<(), DecodeError> {
-        let Some((width, plane)) = self.low else {
-            for (bytes, high) in out.as_chunks_mut().0.iter_mut().zip(high) {
-                *bytes = high.to_le_bytes();
-            }
-            return Ok(());
-        };
+    /// Decodes the floats into `out`, their high halves by `decode`, which is given the part that holds them; `buffer` is for those of 32-bit floats.
+    pub(crate) fn decode(
+        &self,
+        out: &mut [u8],
+        buffer: &mut Vec<Half>,
+        decode: impl FnOnce(&[u8], &mut [Half]) -> Result<(), DecodeError>,
+    ) -> Result<(), DecodeError> {
+        let Some((width, plane)) = self.low else { return decode(self.high, out.as_chunks_mut().0) };
         let floats = out.as_chunks_mut::<4>().0;
+        let high = at_least(buffer, floats.len());
+        decode(self.high, high)?;
         unpack_plane(plane, high.len(), width, |index, low| {
-            let low = low.checked_shl(16 - width).unwrap_or(0);
-            floats[index] = (u32::from(high[index]) << 16 | u32::from(low)).to_le_bytes();
+            let low = low.checked_shl(16 - width).unwrap_or(0).to_le_bytes();
+            floats[index] = [low[0], low[1], high[index][0], high[index][1]];
         })
     }
 }

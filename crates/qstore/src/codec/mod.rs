@@ -1,16 +1,20 @@
 //! One codec for each way in which a chunk can be coded: bytes of whole rows to stored bytes, and back.
 
+mod bins;
 mod float;
 mod head;
 mod planes;
 mod residual;
+mod workspace;
 
-use qstore_container::{Encoding, StoredArray};
-use qstore_kernels::{Classifier, CodesCoder, DecodeError};
+use qstore_container::{Encoding, Grid, Lanes, StoredArray};
+use qstore_kernels::{Classifier, CodesCoder, DecodeError, Layout};
 
+pub(crate) use bins::RowBins;
 pub(crate) use float::{FloatSplit, high_halves, low_width};
 pub(crate) use planes::Planes;
-pub(crate) use residual::{GivenRows, Residual};
+pub(crate) use residual::{GivenRows, Residual, count_zeros};
+pub(crate) use workspace::{Workspace, at_least, with_workspace};
 
 use crate::scheme::FloatKind;
 
@@ -22,6 +26,14 @@ pub(crate) enum Codec {
     Codes(CodesCoder),
     FloatSplit(FloatSplit),
     Residual(Residual),
+}
+
+/// How streams of chunks of this grid are laid out.
+pub(crate) fn layout_of(grid: Grid) -> Layout {
+    match grid.lanes {
+        Lanes::Narrow => Layout::Narrow,
+        Lanes::Wide => Layout::Wide,
+    }
 }
 
 /// The transposed of a matrix with rows of `cols` elements of `width` bytes.
@@ -41,14 +53,15 @@ impl Codec {
         raw: &[u8],
         cols: usize,
         classifier: &Classifier,
-        given: Option<&GivenRows>,
+        given: Option<GivenRows>,
+        workspace: &mut Workspace,
     ) -> Option<Vec<u8>> {
         let coded = match (self, given) {
             (Self::Raw, _) => None,
             (Self::Zstd(planes), _) => planes.encode(raw),
-            (Self::Codes(coder), _) => coder.encode(raw, cols, classifier).ok(),
-            (Self::FloatSplit(split), _) => split.encode(raw, cols, classifier),
-            (Self::Residual(residual), Some(given)) => residual.encode(raw, cols, given),
+            (Self::Codes(coder), _) => coder.encode(raw, cols, classifier, &mut workspace.scratch).ok(),
+            (Self::FloatSplit(split), _) => split.encode(raw, cols, classifier, workspace),
+            (Self::Residual(residual), Some(given)) => residual.encode(raw, cols, given, workspace),
             (Self::Residual(_), None) => None,
         };
         coded.filter(|coded| coded.len() < raw.len())
@@ -59,15 +72,16 @@ impl Codec {
         &self,
         stored: &[u8],
         cols: usize,
-        given: Option<&GivenRows>,
+        given: Option<GivenRows>,
+        workspace: &mut Workspace,
         out: &mut [u8],
     ) -> Result<(), DecodeError> {
         match (self, given) {
             (Self::Raw, _) => Err(DecodeError::Corrupt("a coded chunk in a raw array")),
             (Self::Zstd(planes), _) => planes.decode(stored, out),
             (Self::Codes(coder), _) => coder.decode(stored, cols, out),
-            (Self::FloatSplit(split), _) => split.decode(stored, cols, out),
-            (Self::Residual(residual), Some(given)) => residual.decode(stored, cols, given, out),
+            (Self::FloatSplit(split), _) => split.decode(stored, cols, workspace, out),
+            (Self::Residual(residual), Some(given)) => residual.decode(stored, cols, given, workspace, out),
             (Self::Residual(_), None) => Err(DecodeError::Corrupt("a residual without codes")),
         }
     }
@@ -87,14 +101,13 @@ impl Codec {
         let float =
             || FloatKind::of(array.dtype).ok_or(DecodeError::Corrupt("a float coder for other elements"));
         let mut head = head;
+        let layout = layout_of(array.grid);
         let codec = match &array.encoding {
             Encoding::Raw | Encoding::Verbatim { .. } | Encoding::Slice { .. } => Self::Raw,
             Encoding::Zstd => Self::Zstd(Planes::reader(array.width())),
-            Encoding::Codes => Self::Codes(CodesCoder::new(head::read_tables(&mut head)?)?),
-            Encoding::FloatSplit => Self::FloatSplit(FloatSplit::open(float()?, &mut head)?),
-            Encoding::Residual { scheme, rounding, .. } => {
-                Self::Residual(Residual::open(float()?, *scheme, *rounding, &mut head)?)
-            }
+            Encoding::Codes => Self::Codes(CodesCoder::new(head::read_tables(&mut head)?, layout)?),
+            Encoding::FloatSplit => Self::FloatSplit(FloatSplit::open(float()?, layout, &mut head)?),
+            Encoding::Residual { .. } => Self::Residual(Residual::open(float()?, layout, &mut head)?),
             Encoding::Reference { .. } => return Err(DecodeError::Corrupt("a reference to a reference")),
         };
         if !head.is_empty() {

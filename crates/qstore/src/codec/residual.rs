@@ -1,57 +1,37 @@
 //! Floats given their quantisation codes.
 
-use std::collections::HashMap;
-
-use qstore_container::{QuantScheme, Rounding};
-use qstore_kernels::{DecodeError, ResidualCoder, RowBins, SymbolTable, zero_symbols};
+use qstore_kernels::{BinTable, DecodeError, Layout, ResidualCoder, SymbolTable, zero_symbols};
 
 use super::float::{Parts, high_halves, with_low_halves};
-use crate::scheme::{self, FloatKind};
+use super::workspace::Workspace;
+use crate::scheme::FloatKind;
 
-/// What a chunk is given: the rows' codes and scales.
-#[derive(Debug, Clone)]
-pub(crate) struct GivenRows {
-    pub(crate) codes: Vec<u8>,
-    pub(crate) scales: Vec<f32>,
+/// What a chunk is given.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct GivenRows<'a> {
+    /// The code of each weight.
+    pub(crate) codes: &'a [u8],
+    /// The bins of each row.
+    pub(crate) bins: &'a [&'a BinTable],
 }
 
 /// Codes floats of one kind given the codes of one array.
 #[derive(Debug, Clone)]
 pub(crate) struct Residual {
     float: FloatKind,
-    scheme: QuantScheme,
-    rounding: Rounding,
     coder: ResidualCoder,
 }
 
 impl Residual {
-    /// Fits the table of codes of 0 to sampled chunks: their raw bytes with what they are given.
-    pub(crate) fn fit(
-        float: FloatKind,
-        scheme: QuantScheme,
-        rounding: Rounding,
-        cols: usize,
-        sample: &[(Vec<u8>, GivenRows)],
-    ) -> Result<Self, DecodeError> {
-        let mut histogram = [0u64; 256];
-        for (raw, given) in sample {
-            let bins = row_bins(scheme, rounding, float, &given.scales);
-            let values = high_halves(float, raw);
-            zero_symbols(&given.codes, &values, cols, &bins, float.mantissa_bits())
-                .for_each(|symbol| histogram[usize::from(symbol)] += 1);
-        }
-        let coder = ResidualCoder::new(float.mantissa_bits(), SymbolTable::from_histogram(&histogram))?;
-        Ok(Self { float, scheme, rounding, coder })
+    /// With a table of codes of 0 that fits this histogram, which [`count_zeros`] has filled.
+    pub(crate) fn fit(float: FloatKind, zeros: &[u64; 256], layout: Layout) -> Result<Self, DecodeError> {
+        let coder = ResidualCoder::new(float.mantissa_bits(), SymbolTable::from_histogram(zeros), layout)?;
+        Ok(Self { float, coder })
     }
 
-    pub(crate) fn open(
-        float: FloatKind,
-        scheme: QuantScheme,
-        rounding: Rounding,
-        head: &mut &[u8],
-    ) -> Result<Self, DecodeError> {
-        let coder = ResidualCoder::new(float.mantissa_bits(), SymbolTable::read(head)?)?;
-        Ok(Self { float, scheme, rounding, coder })
+    pub(crate) fn open(float: FloatKind, layout: Layout, head: &mut &[u8]) -> Result<Self, DecodeError> {
+        let coder = ResidualCoder::new(float.mantissa_bits(), SymbolTable::read(head)?, layout)?;
+        Ok(Self { float, coder })
     }
 
     pub(crate) fn head(&self) -> Vec<u8> {
@@ -60,9 +40,15 @@ impl Residual {
         head
     }
 
-    pub(crate) fn encode(&self, raw: &[u8], cols: usize, given: &GivenRows) -> Option<Vec<u8>> {
-        let bins = row_bins(self.scheme, self.rounding, self.float, &given.scales);
-        let coded = self.coder.encode(&given.codes, &high_halves(self.float, raw), cols, &bins).ok()?;
+    pub(crate) fn encode(
+        &self,
+        raw: &[u8],
+        cols: usize,
+        given: GivenRows,
+        workspace: &mut Workspace,
+    ) -> Option<Vec<u8>> {
+        let high = high_halves(self.float, raw);
+        let coded = self.coder.encode(given.codes, &high, cols, given.bins, &mut workspace.scratch).ok()?;
         with_low_halves(self.float, raw, coded)
     }
 
@@ -76,27 +62,26 @@ impl Residual {
         &self,
         stored: &[u8],
         cols: usize,
-        given: &GivenRows,
+        given: GivenRows,
+        workspace: &mut Workspace,
         out: &mut [u8],
     ) -> Result<(), DecodeError> {
-        let parts = Parts::of(self.float, stored, out.len())?;
-        let bins = row_bins(self.scheme, self.rounding, self.float, &given.scales);
-        let mut high = vec![0; out.len() / self.float.width()];
-        self.coder.decode(parts.high, &given.codes, cols, &bins, &mut high)?;
-        parts.join(&high, out)
+        let Workspace { scratch, high, .. } = workspace;
+        Parts::of(self.float, stored, out.len())?.decode(out, high, |part, halves| {
+            self.coder.decode(part, given.codes, cols, given.bins, scratch, halves)
+        })
     }
 }
 
-/// The bins of each row; rows of equal scale share a table.
-fn row_bins(scheme: QuantScheme, rounding: Rounding, float: FloatKind, scales: &[f32]) -> RowBins {
-    let scheme = scheme::of(scheme);
-    let mut bins = RowBins::default();
-    let mut known = HashMap::new();
-    for scale in scales {
-        let table = *known
-            .entry(scale.to_bits())
-            .or_insert_with(|| bins.add_table(scheme.bins(rounding, *scale, float)));
-        bins.add_row(table);
-    }
-    bins
+/// Counts the symbols that the codes of 0 of a chunk take.
+pub(crate) fn count_zeros(
+    float: FloatKind,
+    raw: &[u8],
+    cols: usize,
+    given: GivenRows,
+    into: &mut [u64; 256],
+) {
+    let values = high_halves(float, raw);
+    zero_symbols(given.codes, &values, cols, given.bins, float.mantissa_bits())
+        .for_each(|symbol| into[usize::from(symbol)] += 1);
 }

@@ -7,10 +7,13 @@ use std::sync::Arc;
 use qstore_container::limits::MAX_HEAD_BYTES;
 use qstore_container::{ArrayKey, ChunkForm, ChunkRecord, Encoding, StoredArray};
 
+use qstore_kernels::DecodeError;
+
 use super::variant::{Variant, is_within};
-use crate::codec::{Codec, GivenRows, transpose};
+use crate::codec::{Codec, GivenRows, RowBins, Workspace, at_least, transpose, with_workspace};
 use crate::error::{Error, IoContext as _, Result};
-use crate::file::{read_range, zeroed};
+use crate::file::{read_exact_at, read_range, zeroed};
+use crate::scheme::FloatKind;
 
 /// A reader of one array: its tables are decoded, its chunks are not.
 #[derive(Debug)]
@@ -32,8 +35,7 @@ pub(crate) struct ArrayReader {
 #[derive(Debug)]
 struct GivenArrays {
     codes: Box<ArrayReader>,
-    /// One a row.
-    scales: Vec<f32>,
+    bins: RowBins,
 }
 
 impl ArrayReader {
@@ -95,12 +97,12 @@ impl ArrayReader {
             })
             .collect();
         let given = match &array.encoding {
-            Encoding::Residual { codes, scale, .. } => {
-                let scale = variant.referred_array(scale)?;
-                let mut bytes = zeroed(scale.bytes()?).at(&file.path, "cannot hold the scales")?;
-                scale.read(0, &mut bytes)?;
-                let scales = bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
-                Some(GivenArrays { codes: Box::new(variant.referred_array(codes)?), scales })
+            Encoding::Residual { codes, scale, scheme, rounding, .. } => {
+                let float =
+                    FloatKind::of(array.dtype).ok_or_else(|| damaged(&"a residual of other elements"))?;
+                let scales = variant.referred_array(scale)?.read_scales()?;
+                let bins = RowBins::new(*scheme, *rounding, float, scales);
+                Some(GivenArrays { codes: Box::new(variant.referred_array(codes)?), bins })
             }
             _ => None,
         };
@@ -144,61 +146,95 @@ impl ArrayReader {
         Error::damaged(path, format!("{}: {}", self.stored().key, what.to_string()))
     }
 
+    /// All of an array of 32-bit floats.
+    pub(crate) fn read_scales(&self) -> Result<Vec<f32>> {
+        let mut bytes = zeroed(self.bytes()?).at(self.variant.folder(), "cannot hold the scales")?;
+        self.read(0, &mut bytes)?;
+        Ok(bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect())
+    }
+
     /// Decodes chunk `index` into `out`, which must have its length.
     fn read_chunk(&self, index: u64, out: &mut [u8]) -> Result<()> {
         let at = usize::try_from(index).unwrap_or(usize::MAX);
         let (Some(record), Some(&offset)) = (self.records().get(at), self.offsets.get(at)) else {
             return Err(self.damaged(&"a chunk is missing"));
         };
-        let stored = self.read_stored(record, offset)?;
-        if !record.matches(&stored) {
-            return Err(self.damaged(&format!("chunk {index} is damaged: its checksum does not fit")));
-        }
+        let check = |stored: &[u8]| {
+            if record.matches(stored) {
+                return Ok(());
+            }
+            Err(self.damaged(&format!("chunk {index} is damaged: its checksum does not fit")))
+        };
         if record.form == ChunkForm::Raw {
-            if out.len() != stored.len() {
+            if out.len() != record.length as usize {
                 return Err(self.damaged(&format!("chunk {index} has another length than its rows")));
             }
-            out.copy_from_slice(&stored);
-            return Ok(());
+            self.read_stored(offset, out)?;
+            return check(out);
         }
-        let grid = self.stored().grid;
-        let given = self.given.as_ref().map(|given| {
-            let start = index * grid.cols * grid.rows_per_chunk;
-            let mut codes = vec![0; out.len() / usize::try_from(self.stored().width()).unwrap_or(1)];
-            given.codes.read(start, &mut codes)?;
-            let first = usize::try_from(index * grid.rows_per_chunk).unwrap_or(usize::MAX);
-            let rows = codes.len().div_ceil(usize::try_from(grid.cols).unwrap_or(usize::MAX).max(1));
-            let scales = first.checked_add(rows).and_then(|end| given.scales.get(first..end));
-            let scales = scales.ok_or_else(|| self.damaged(&"it has fewer scales than rows"))?.to_vec();
-            Ok::<_, Error>(GivenRows { codes, scales })
-        });
-        let cols = usize::try_from(grid.cols).unwrap_or(usize::MAX);
-        self.codec
-            .decode(&stored, cols, given.transpose()?.as_ref(), out)
-            .map_err(|e| self.damaged(&format!("chunk {index}: {e}")))
+        with_workspace(|workspace| {
+            let mut buffer = std::mem::take(&mut workspace.stored);
+            let stored = at_least(&mut buffer, record.length as usize);
+            let result = self
+                .read_stored(offset, stored)
+                .and_then(|()| check(stored))
+                .and_then(|()| self.decode_chunk(index, stored, workspace, out));
+            workspace.stored = buffer;
+            result
+        })
     }
 
-    fn read_stored(&self, record: &ChunkRecord, offset: u64) -> Result<Vec<u8>> {
-        let length = u64::from(record.length);
-        self.variant.count_read(length);
+    fn decode_chunk(
+        &self,
+        index: u64,
+        stored: &[u8],
+        workspace: &mut Workspace,
+        out: &mut [u8],
+    ) -> Result<()> {
+        let grid = self.stored().grid;
+        let cols = usize::try_from(grid.cols).unwrap_or(usize::MAX);
+        let explain = |e: DecodeError| self.damaged(&format!("chunk {index}: {e}"));
+        let Some(given) = &self.given else {
+            return self.codec.decode(stored, cols, None, workspace, out).map_err(explain);
+        };
+        let mut buffer = std::mem::take(&mut workspace.codes);
+        let codes = at_least(&mut buffer, out.len() / usize::try_from(self.stored().width()).unwrap_or(1));
+        let first = usize::try_from(index * grid.rows_per_chunk).unwrap_or(usize::MAX);
+        let rows = first..first.saturating_add(codes.len().div_ceil(cols.max(1)));
+        let result = given.codes.read(index * grid.cols * grid.rows_per_chunk, codes).and_then(|()| {
+            given.bins.with_rows(rows, |bins| {
+                let given = GivenRows { codes, bins };
+                self.codec.decode(stored, cols, Some(given), workspace, out).map_err(explain)
+            })
+        });
+        workspace.codes = buffer;
+        result
+    }
+
+    /// Fills `stored` with a chunk as it is stored.
+    fn read_stored(&self, offset: u64, stored: &mut [u8]) -> Result<()> {
+        self.variant.count_read(stored.len() as u64);
         match &self.verbatim {
             None => {
                 let shard = self.variant.shard(self.shard);
-                read_range(&shard.file, &shard.path, offset, length)
+                read_exact_at(&shard.file, stored, offset).at(&shard.path, "cannot read")
             }
-            Some((path, file)) => match read_range(file, path, offset, length) {
-                Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::UnexpectedEof => {
+            Some((path, file)) => match read_exact_at(file, stored, offset) {
+                Err(source) if source.kind() == std::io::ErrorKind::UnexpectedEof => {
                     Err(self.damaged(&"the kept file is cut short"))
                 }
-                result => result,
+                result => result.at(path, "cannot read"),
             },
         }
     }
 
     /// Checks the checksum of every stored chunk without decoding any.
     pub(crate) fn check_stored(&self) -> Result<()> {
+        let mut buffer = Vec::new();
         for (index, (record, &offset)) in self.records().iter().zip(&self.offsets).enumerate() {
-            if !record.matches(&self.read_stored(record, offset)?) {
+            let stored = at_least(&mut buffer, record.length as usize);
+            self.read_stored(offset, stored)?;
+            if !record.matches(stored) {
                 return Err(self.damaged(&format!("chunk {index} is damaged: its checksum does not fit")));
             }
         }

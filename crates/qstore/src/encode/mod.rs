@@ -13,7 +13,7 @@ use std::sync::Arc;
 use qstore_container::{ChunkForm, Grid, Hash128, StoredArray, VariantEntry, VariantName};
 use rayon::ThreadPool;
 
-use crate::codec::transpose;
+use crate::codec::{GivenRows, Workspace, at_least, transpose, with_workspace};
 use crate::decode::Variant;
 use crate::error::{Error, Result};
 use crate::file::zeroed;
@@ -230,15 +230,32 @@ fn code_bundle(source: &Source, bundle: Bundle) -> Result<CodedBundle> {
 
 /// Codes a chunk and decodes it again: what is committed has been read back once.
 fn code(coding: &Coding, grid: Grid, raw: &[u8], start: u64) -> Result<Option<Vec<u8>>, Failure> {
+    with_workspace(|workspace| {
+        let Some(given) = &coding.given else { return code_given(coding, grid, raw, None, workspace) };
+        let mut codes = std::mem::take(&mut workspace.codes);
+        let coded = given.with_rows(grid, start, raw.len(), &mut codes, |given| {
+            code_given(coding, grid, raw, Some(given), workspace)
+        });
+        workspace.codes = codes;
+        coded.map_err(Failure::Given)?
+    })
+}
+
+fn code_given(
+    coding: &Coding,
+    grid: Grid,
+    raw: &[u8],
+    given: Option<GivenRows>,
+    workspace: &mut Workspace,
+) -> Result<Option<Vec<u8>>, Failure> {
     let cols = usize::try_from(grid.cols).unwrap_or(usize::MAX);
-    let given = coding.given.as_ref().map(|given| given.rows(grid, start, raw.len())).transpose();
-    let given = given.map_err(Failure::Given)?;
-    let Some(coded) = coding.codec.encode(raw, cols, &coding.classifier, given.as_ref()) else {
+    let Some(coded) = coding.codec.encode(raw, cols, &coding.classifier, given, workspace) else {
         return Ok(None);
     };
-    let mut back = vec![0; raw.len()];
-    match coding.codec.decode(&coded, cols, given.as_ref(), &mut back) {
-        Ok(()) if back == raw => Ok(Some(coded)),
-        _ => Err(Failure::NotInverse),
-    }
+    let mut decoded = std::mem::take(&mut workspace.decoded);
+    let back = at_least(&mut decoded, raw.len());
+    let result = coding.codec.decode(&coded, cols, given, workspace, back);
+    let same = result.is_ok() && back == raw;
+    workspace.decoded = decoded;
+    if same { Ok(Some(coded)) } else { Err(Failure::NotInverse) }
 }

@@ -10,7 +10,7 @@ use qstore_kernels::{
 
 use super::Coding;
 use super::sample::{Sample, element_bytes};
-use crate::codec::{Codec, FloatSplit, Planes};
+use crate::codec::{Codec, FloatSplit, Planes, layout_of, with_workspace};
 use crate::ingest::SourceArray;
 use crate::scheme::FloatKind;
 
@@ -74,9 +74,9 @@ pub(super) fn candidates(array: &SourceArray, grid: Grid, sample: &Sample) -> Ve
     }
     let cols = usize::try_from(grid.cols).unwrap_or(usize::MAX);
     if let Some(float) = FloatKind::of(array.dtype) {
-        fits.extend(split(float, array, cols, sample));
+        fits.extend(split(float, array, grid, sample));
     } else if element_bytes(array) == 1 && !is_file(array) {
-        fits.extend(codes(array, cols, sample));
+        fits.extend(codes(array, grid, sample));
     }
     let slow = zstd(array, sample);
     if sample.stride > 1 {
@@ -93,7 +93,10 @@ pub(super) fn candidates(array: &SourceArray, grid: Grid, sample: &Sample) -> Ve
     fits.extend(slow);
     fits.into_iter()
         .map(|fit| {
-            let coded = fit.coding.codec.encode(&sample.bytes, cols, &fit.coding.classifier, None);
+            let coding = &fit.coding;
+            let coded = with_workspace(|workspace| {
+                coding.codec.encode(&sample.bytes, cols, &coding.classifier, None, workspace)
+            });
             let head = fit.coding.codec.head().map_or(0, |head| head.len());
             let stored = coded.map_or(array.bytes, |coded| (coded.len() + head) as u64);
             Fit { stored, of: array.bytes, ..fit }
@@ -132,7 +135,8 @@ fn trial<'a>(array: &SourceArray, bytes: &'a [u8], width: usize) -> Cow<'a, [u8]
     (0..ZSTD_PIECES).flat_map(piece).copied().collect()
 }
 
-fn codes(array: &SourceArray, cols: usize, sample: &Sample) -> Option<Fit> {
+fn codes(array: &SourceArray, grid: Grid, sample: &Sample) -> Option<Fit> {
+    let cols = usize::try_from(grid.cols).unwrap_or(usize::MAX);
     let mut histograms = Histograms::default();
     for row in Rows::new(sample.bytes.len(), cols).iter() {
         let row = &sample.bytes[row];
@@ -140,13 +144,17 @@ fn codes(array: &SourceArray, cols: usize, sample: &Sample) -> Option<Fit> {
     }
     let fit = ClassFit::new(&histograms, sample.stride);
     let stored = class_fit_bytes(&fit, sample.stride);
-    let codec = Codec::Codes(CodesCoder::new(fit.tables).ok()?);
+    let codec = Codec::Codes(CodesCoder::new(fit.tables, layout_of(grid)).ok()?);
     let coding = Coding { encoding: Encoding::Codes, codec, classifier: fit.classifier, given: None };
     Some(Fit { coding, stored, of: array.bytes })
 }
 
-fn split(float: FloatKind, array: &SourceArray, cols: usize, sample: &Sample) -> Option<Fit> {
-    let values = crate::codec::high_halves(float, &sample.bytes);
+fn split(float: FloatKind, array: &SourceArray, grid: Grid, sample: &Sample) -> Option<Fit> {
+    let cols = usize::try_from(grid.cols).unwrap_or(usize::MAX);
+    let values: Vec<u16> = crate::codec::high_halves(float, &sample.bytes)
+        .iter()
+        .map(|half| u16::from_le_bytes(*half))
+        .collect();
     let count = values.len() as u64;
     let log_count = log2_q16(count);
     // How many leading mantissa bits to code along with the exponent. One bit less adds up pairs of counts.
@@ -178,7 +186,7 @@ fn split(float: FloatKind, array: &SourceArray, cols: usize, sample: &Sample) ->
     let low_bits = crate::codec::low_width(float, &sample.bytes);
     let raw_bits = count * u64::from(window.shift() + 1 + low_bits) + exceptions * EXCEPTION_BITS;
     let stored = class_fit_bytes(&fit, sample.stride) + raw_bits * sample.stride / 8;
-    let codec = Codec::FloatSplit(FloatSplit::new(float, window, fit.tables).ok()?);
+    let codec = Codec::FloatSplit(FloatSplit::new(float, window, fit.tables, layout_of(grid)).ok()?);
     let coding = Coding { encoding: Encoding::FloatSplit, codec, classifier: fit.classifier, given: None };
     Some(Fit { coding, stored, of: array.bytes })
 }

@@ -1,7 +1,7 @@
 //! How an array is cut into chunks.
 
 use qstore_container::limits::MAX_RESIDUAL_CHUNK_ROWS;
-use qstore_container::{ArrayKey, Grid};
+use qstore_container::{ArrayKey, Grid, Lanes};
 
 use crate::ingest::SourceArray;
 
@@ -16,6 +16,8 @@ const MAX_COLS: u64 = 1 << 20;
 const MIN_COLS: u64 = 64;
 /// Columns of a bundle: rows of few tensors each, which may differ in their spread.
 const BUNDLE_COLS: u64 = 256;
+/// Elements from which an array's coders have 128 lanes: speed matters more, and 128 bytes a stream and chunk less.
+const WIDE_ELEMENTS: u64 = 1 << 20;
 /// Bytes of a chunk of a file that is not safetensors; zstd finds more in longer ones.
 const FILE_CHUNK: u64 = 4 << 20;
 
@@ -23,10 +25,11 @@ const FILE_CHUNK: u64 = 4 << 20;
 /// long enough; all others are cut into rows of 4096.
 pub(crate) fn grid_of(array: &SourceArray) -> Grid {
     if matches!(array.key, ArrayKey::File(_)) {
-        return Grid { cols: FLAT_COLS, rows_per_chunk: FILE_CHUNK / FLAT_COLS };
+        return Grid { cols: FLAT_COLS, rows_per_chunk: FILE_CHUNK / FLAT_COLS, lanes: Lanes::Narrow };
     }
     if matches!(array.key, ArrayKey::Bundle(_)) {
-        return Grid { cols: BUNDLE_COLS, rows_per_chunk: CHUNK_ELEMENTS / BUNDLE_COLS };
+        let rows_per_chunk = CHUNK_ELEMENTS / BUNDLE_COLS;
+        return Grid { cols: BUNDLE_COLS, rows_per_chunk, lanes: Lanes::Narrow };
     }
     let whole_bytes = array.dtype.bitsize().is_multiple_of(8);
     let cols = match array.shape[..] {
@@ -39,7 +42,9 @@ pub(crate) fn grid_of(array: &SourceArray) -> Grid {
     };
     let cols = if (1..=MAX_COLS).contains(&cols) { cols } else { FLAT_COLS };
     let most_rows = if array.shape.len() == 2 { MAX_RESIDUAL_CHUNK_ROWS } else { CHUNK_ELEMENTS };
-    Grid { cols, rows_per_chunk: (CHUNK_ELEMENTS / cols).clamp(1, most_rows) }
+    let elements = array.bytes / super::sample::element_bytes(array);
+    let lanes = if elements < WIDE_ELEMENTS { Lanes::Narrow } else { Lanes::Wide };
+    Grid { cols, rows_per_chunk: (CHUNK_ELEMENTS / cols).clamp(1, most_rows), lanes }
 }
 
 #[cfg(test)]

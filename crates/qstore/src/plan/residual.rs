@@ -1,5 +1,7 @@
 //! Floats given the codes of a quantised matrix below, fitted to a few chunks.
 
+use std::ops::Range;
+
 use qstore_container::limits::{MAX_RESIDUAL_ROWS, MAX_TRANSPOSED_BYTES};
 use qstore_container::{ArrayKey, ArrayRef, Encoding, Grid, Rounding};
 use qstore_kernels::Classifier;
@@ -9,7 +11,9 @@ use super::fit::Fit;
 use super::grid::grid_of;
 use super::sample::{chunk_bytes, read_chunk, spread_chunks};
 use super::{Coding, Pair};
-use crate::codec::{Codec, GivenRows, Residual, transpose};
+use crate::codec::{
+    Codec, GivenRows, Residual, RowBins, at_least, count_zeros, layout_of, transpose, with_workspace,
+};
 use crate::decode::ArrayReader;
 use crate::error::{IoContext as _, Result};
 use crate::file::zeroed;
@@ -27,38 +31,34 @@ pub(super) enum Way {
 #[derive(Debug)]
 pub(crate) struct GivenReaders {
     codes: ArrayReader,
-    /// One a row.
-    scales: Vec<f32>,
+    bins: RowBins,
     /// Bytes of a weight.
     width: usize,
-    /// Whether the codes or scales equal, by chance, an array that is stored as a residual; readers refuse residuals given residuals.
-    is_residual: bool,
 }
 
 impl GivenReaders {
-    fn open(pair: &Pair, float: FloatKind) -> Result<Self> {
-        let variant = &pair.variant;
-        let codes = variant.array(&pair.group.codes)?;
-        let scale = variant.array(&pair.group.scale)?;
-        let mut bytes = zeroed(scale.bytes()?).at(variant.folder(), "cannot hold the scales")?;
-        scale.read(0, &mut bytes)?;
-        let scales = bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
-        let residual = |reader: &ArrayReader| matches!(reader.stored().encoding, Encoding::Residual { .. });
-        let is_residual = residual(&codes) || residual(&scale);
-        Ok(Self { codes, scales, width: float.width(), is_residual })
-    }
-
-    /// The codes and scales of the chunk of `bytes` bytes that begins at byte `start` of the array.
-    pub(crate) fn rows(&self, grid: Grid, start: u64, bytes: usize) -> Result<GivenRows> {
+    /// Calls `work` with what the chunk of `bytes` bytes that begins at byte `start` of the array is given. `buffer` is for the codes.
+    pub(crate) fn with_rows<R>(
+        &self,
+        grid: Grid,
+        start: u64,
+        bytes: usize,
+        buffer: &mut Vec<u8>,
+        work: impl FnOnce(GivenRows) -> R,
+    ) -> Result<R> {
         let first = start / self.width as u64;
-        let mut codes = vec![0; bytes / self.width];
-        self.codes.read(first, &mut codes)?;
-        let rows = (codes.len() as u64).div_ceil(grid.cols);
-        let (first, rows) = (usize::try_from(first / grid.cols), usize::try_from(rows));
-        // Scales and weights have the same number of rows; see `Pairs`.
-        let scales = self.scales.iter().skip(first.unwrap_or(usize::MAX)).take(rows.unwrap_or(0));
-        Ok(GivenRows { codes, scales: scales.copied().collect() })
+        let codes = at_least(buffer, bytes / self.width);
+        self.codes.read(first, codes)?;
+        let rows = rows_of(grid, first, codes.len());
+        Ok(self.bins.with_rows(rows, |bins| work(GivenRows { codes, bins })))
     }
+}
+
+/// The rows of `elements` elements from number `first` on.
+fn rows_of(grid: Grid, first: u64, elements: usize) -> Range<usize> {
+    let (first, rows) = (first / grid.cols, (elements as u64).div_ceil(grid.cols));
+    let end = usize::try_from(first.saturating_add(rows)).unwrap_or(usize::MAX);
+    usize::try_from(first).unwrap_or(usize::MAX)..end
 }
 
 /// A matrix as if it were stored the other way round.
@@ -81,25 +81,28 @@ pub(super) fn fit(
     if coded.shape != pair.group.shape || grid.cols != pair.group.shape[1] || large {
         return Ok(None);
     }
-    let given = GivenReaders::open(pair, float)?;
-    if given.is_residual {
+    let (codes, scale) = (pair.variant.array(&pair.group.codes)?, pair.variant.array(&pair.group.scale)?);
+    // The codes or scales may equal, by chance, an array that is stored as a residual; readers refuse residuals given residuals.
+    if [&codes, &scale].iter().any(|given| matches!(given.stored().encoding, Encoding::Residual { .. })) {
         return Ok(None);
     }
-    let sample = sample(source, array, way, &coded, grid, &given)?;
-    let cols = usize::try_from(grid.cols).unwrap_or(usize::MAX);
-    let mut best: Option<(u64, Residual, Rounding)> = None;
+    let scales = scale.read_scales()?;
+    let parts = sample(source, array, float, way, &coded, grid, &codes)?;
+    let sample = Sample { float, cols: usize::try_from(grid.cols).unwrap_or(usize::MAX), parts };
+    let mut best: Option<(u64, Residual, Rounding, RowBins)> = None;
     for rounding in Rounding::ALL {
-        let Ok(residual) = Residual::fit(float, pair.group.scheme, rounding, cols, &sample) else { continue };
-        let tried = Trial::of(&residual, cols, &sample);
+        let bins = RowBins::new(pair.group.scheme, rounding, float, scales.clone());
+        let Ok(residual) = Residual::fit(float, &sample.zeros(&bins), layout_of(grid)) else { continue };
+        let tried = sample.try_out(&residual, &bins);
         if best.as_ref().is_none_or(|(least, ..)| tried.stored < *least) {
-            best = Some((tried.stored, residual, rounding));
+            best = Some((tried.stored, residual, rounding, bins));
         }
         if tried.exceptions == 0 {
             break;
         }
     }
     let refer = |array: &ArrayKey| ArrayRef { variant: pair.variant.name().clone(), array: array.clone() };
-    Ok(best.map(|(stored, residual, rounding)| Fit {
+    Ok(best.map(|(stored, residual, rounding, bins)| Fit {
         coding: Coding {
             encoding: Encoding::Residual {
                 codes: refer(&pair.group.codes),
@@ -110,22 +113,30 @@ pub(super) fn fit(
             },
             codec: Codec::Residual(residual),
             classifier: Classifier::single(),
-            given: Some(given),
+            given: Some(GivenReaders { codes, bins, width: float.width() }),
         },
         stored,
-        of: sample.iter().map(|(raw, _)| raw.len() as u64).sum(),
+        of: sample.parts.iter().map(|part| part.raw.len() as u64).sum(),
     }))
+}
+
+/// A chunk with what it is given.
+struct Part {
+    raw: Vec<u8>,
+    codes: Vec<u8>,
+    rows: Range<usize>,
 }
 
 /// A few chunks with what they are given.
 fn sample(
     source: &Source,
     array: &SourceArray,
+    float: FloatKind,
     way: Way,
     coded: &SourceArray,
     grid: Grid,
-    given: &GivenReaders,
-) -> Result<Vec<(Vec<u8>, GivenRows)>> {
+    codes: &ArrayReader,
+) -> Result<Vec<Part>> {
     let matrix = match way {
         Way::Straight => None,
         Way::Transposed => Some(read_transposed(source, array)?),
@@ -140,8 +151,10 @@ fn sample(
                 from.take(usize::try_from(full).unwrap_or(usize::MAX)).copied().collect()
             }
         };
-        let rows = given.rows(grid, start, raw.len())?;
-        Ok((raw, rows))
+        let first = start / float.width() as u64;
+        let mut given = vec![0; raw.len() / float.width()];
+        codes.read(first, &mut given)?;
+        Ok(Part { rows: rows_of(grid, first, given.len()), raw, codes: given })
     };
     spread_chunks(coded, grid).into_par_iter().map(take).collect()
 }
@@ -153,24 +166,47 @@ fn read_transposed(source: &Source, array: &SourceArray) -> Result<Vec<u8>> {
     Ok(transpose(&raw, array.shape.last().copied().unwrap_or(1), super::sample::element_bytes(array)))
 }
 
+/// What residuals are tried on.
+struct Sample {
+    float: FloatKind,
+    cols: usize,
+    parts: Vec<Part>,
+}
+
 /// What a residual makes of a sample.
 struct Trial {
     stored: u64,
     exceptions: u64,
 }
 
-impl Trial {
-    fn of(residual: &Residual, cols: usize, sample: &[(Vec<u8>, GivenRows)]) -> Self {
-        let chunks: Vec<Self> = sample
-            .par_iter()
-            .map(|(raw, rows)| match residual.encode(raw, cols, rows) {
+impl Sample {
+    /// A histogram of what the codes of 0 stand for.
+    fn zeros(&self, bins: &RowBins) -> [u64; 256] {
+        let mut zeros = [0; 256];
+        for Part { raw, codes, rows } in &self.parts {
+            bins.with_rows(rows.clone(), |bins| {
+                count_zeros(self.float, raw, self.cols, GivenRows { codes, bins }, &mut zeros);
+            });
+        }
+        zeros
+    }
+
+    fn try_out(&self, residual: &Residual, bins: &RowBins) -> Trial {
+        let encode = |Part { raw, codes, rows }: &Part| {
+            let coded = with_workspace(|workspace| {
+                bins.with_rows(rows.clone(), |bins| {
+                    residual.encode(raw, self.cols, GivenRows { codes, bins }, workspace)
+                })
+            });
+            match coded {
                 Some(coded) => {
-                    Self { stored: coded.len() as u64, exceptions: u64::from(residual.exceptions(&coded)) }
+                    Trial { stored: coded.len() as u64, exceptions: u64::from(residual.exceptions(&coded)) }
                 }
-                None => Self { stored: raw.len() as u64, exceptions: raw.len() as u64 },
-            })
-            .collect();
-        let sum = |of: fn(&Self) -> u64| chunks.iter().map(of).sum();
-        Self { stored: sum(|chunk| chunk.stored), exceptions: sum(|chunk| chunk.exceptions) }
+                None => Trial { stored: raw.len() as u64, exceptions: raw.len() as u64 },
+            }
+        };
+        let trials: Vec<Trial> = self.parts.par_iter().map(encode).collect();
+        let sum = |of: fn(&Trial) -> u64| trials.iter().map(of).sum();
+        Trial { stored: sum(|trial| trial.stored), exceptions: sum(|trial| trial.exceptions) }
     }
 }

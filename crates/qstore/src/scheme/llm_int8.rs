@@ -3,7 +3,6 @@
 //! `X.weight` holds I8 codes of shape [out, in] and `X.SCB` one F32 a row: the largest magnitude of the row. Weights are rounded to FP16 first.
 //! A code is `rint(fl(w * factor))`, half to even; builds differ in how they round the factor, 127 / SCB ([`Rounding`]).
 
-use half::f16;
 use qstore_container::{ArrayKey, Dtype, QuantScheme, Rounding};
 use qstore_kernels::BinTable;
 
@@ -39,24 +38,38 @@ impl Scheme for LlmInt8 {
 
     fn bins(&self, rounding: Rounding, scale: f32, float: FloatKind) -> BinTable {
         let quantiser = Quantiser::new(rounding, scale);
+        let code = |magnitude: u32| (in_f16(float.value(magnitude)) * quantiser.factor).round_ties_even();
         let end = float.infinity();
         // first[k] is the least magnitude with a code of k or more; the last entry ends bin 127, as no weight exceeds the row's scale.
         let mut first = [0u32; 129];
-        for (k, first) in (0u16..).zip(&mut first).skip(1).take(127) {
-            let k = f32::from(k);
-            let guess = float.magnitude_near((k - 0.5) * (scale / 127.0));
-            *first = first_where(end, guess, |m| quantiser.code(float.value(m)) >= k);
+        let step = scale / 127.0;
+        // The edge lies at half a step, or is the next magnitude, or the one below. For all codes at once and without branches, so that compilers make
+        // vector code of it.
+        let mut found = [false; 128];
+        for (k, (first, found)) in first.iter_mut().zip(&mut found).enumerate() {
+            #[expect(clippy::cast_precision_loss, reason = "at most 127")]
+            let k = k as f32;
+            let guess = float.magnitude_of((k - 0.5).abs() * step).clamp(1, end - 1);
+            let (below, at, above) = (code(guess - 1) >= k, code(guess) >= k, code(guess + 1) >= k);
+            *first = if at { guess } else { guess + 1 };
+            *found = !below & above;
         }
-        let beyond =
-            first_where(end, float.magnitude_near(scale), |m| rounded_to_f16(float.value(m)) > scale);
+        for (k, (first, found)) in first.iter_mut().zip(found).enumerate().skip(1) {
+            if !found {
+                #[expect(clippy::cast_precision_loss, reason = "at most 127")]
+                let k = k as f32;
+                let guess = float.magnitude_near((k - 0.5) * step);
+                *first = first_where(end, guess, |m| code(m) >= k);
+            }
+        }
+        let beyond = first_where(end, float.magnitude_near(scale), |m| in_f16(float.value(m)) > scale);
         first[128] = beyond.max(first[127]);
-        let mut bins = [(0u16, 1u16); 128];
-        for (bin, edges) in bins.iter_mut().zip(first.windows(2)).skip(1) {
-            let lo = float.high(edges[0]);
-            let last = float.high(edges[1].saturating_sub(1)).max(lo);
-            *bin = (lo, last - lo + 1);
+        let (mut lo, mut width) = ([0u16; 128], [1u16; 128]);
+        for (k, edges) in first.windows(2).enumerate().skip(1) {
+            lo[k] = float.high(edges[0]);
+            width[k] = float.high(edges[1].saturating_sub(1)).max(lo[k]) - lo[k] + 1;
         }
-        BinTable::new(&bins)
+        BinTable::new(&lo, &width)
     }
 }
 
@@ -77,13 +90,15 @@ impl Quantiser {
     }
 
     /// The code of `weight` before it is cut to 8 bits.
+    #[cfg(test)]
     fn code(&self, weight: f32) -> f32 {
         (rounded_to_f16(weight) * self.factor).round_ties_even()
     }
 }
 
+#[cfg(test)]
 fn rounded_to_f16(value: f32) -> f32 {
-    f16::from_f32(value).to_f32()
+    half::f16::from_f32(value).to_f32()
 }
 
 /// Quantises a row as bitsandbytes does on a CPU: its scale, and a code for each weight. Neither step branches, so that compilers make vector
@@ -106,7 +121,8 @@ pub(crate) fn quantise_row(weights: &[f32], codes: &mut Vec<u8>) -> f32 {
     scale
 }
 
-/// As [`rounded_to_f16`], without a branch or a call.
+/// `value` rounded to FP16, half to even, without a branch or a call.
+#[inline(always)]
 fn in_f16(value: f32) -> f32 {
     const LEAST_NORMAL: f32 = 6.103_515_6e-5;
     let magnitude = value.abs();
@@ -165,7 +181,7 @@ fn first_where(last: u32, guess: u32, holds: impl Fn(u32) -> bool) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use qstore_kernels::{ResidualCoder, RowBins, SymbolTable};
+    use qstore_kernels::{Half, Layout, ResidualCoder, Scratch, SymbolTable};
 
     #[test]
     fn searches_find_the_first() {
@@ -193,15 +209,16 @@ mod tests {
         zero[..140].fill(1);
         for float in [FloatKind::Bf16, FloatKind::F16] {
             let coder =
-                ResidualCoder::new(float.mantissa_bits(), SymbolTable::from_histogram(&zero)).unwrap();
+                ResidualCoder::new(float.mantissa_bits(), SymbolTable::from_histogram(&zero), Layout::Narrow)
+                    .unwrap();
             for rounding in Rounding::ALL {
                 for scale in [0.05, 0.1171875, 1.0, 0.001, 65504.0, 3.1e-5, 6e-8] {
                     let scale = rounded_to_f16(scale);
                     let (codes, values) = whole_row(rounding, scale, float);
-                    let mut bins = RowBins::default();
-                    let table = bins.add_table(LlmInt8.bins(rounding, scale, float));
-                    bins.add_row(table);
-                    let chunk = coder.encode(&codes, &values, values.len(), &bins).unwrap();
+                    let table = LlmInt8.bins(rounding, scale, float);
+                    let values: Vec<Half> = values.iter().map(|value| value.to_le_bytes()).collect();
+                    let scratch = &mut Scratch::default();
+                    let chunk = coder.encode(&codes, &values, values.len(), &[&table], scratch).unwrap();
                     let exceptions = u32::from_le_bytes(chunk[..4].try_into().unwrap());
                     assert_eq!(exceptions, 0, "{float:?} {rounding:?} {scale}");
                 }

@@ -8,11 +8,11 @@ use rayon::prelude::*;
 use super::Options;
 use crate::decode::{TensorInfo, Variant};
 use crate::error::{Error, IoContext as _, Result};
-use crate::file::zeroed;
+use crate::memory::TensorBytes;
 use crate::progress::Progress;
 
 /// A tensor in memory.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct LoadedTensor {
     /// Its name; `FILE:NAME` where several files of the variant have one of that name.
     pub name: String,
@@ -21,7 +21,7 @@ pub struct LoadedTensor {
     /// Shape; empty for a scalar.
     pub shape: Vec<u64>,
     /// Its elements, little-endian, the last dimension fastest.
-    pub data: Vec<u8>,
+    pub data: TensorBytes,
 }
 
 /// Decodes every tensor of a variant, in parallel, in the order of storage. Files that are not safetensors are not read.
@@ -32,7 +32,7 @@ pub fn load(variant: &Arc<Variant>, options: &Options, progress: &dyn Progress) 
     progress.begin(&format!("loading {}", variant.name()), variant.entry().tensor_bytes);
     let load_one = |tensor: TensorInfo| {
         let reader = variant.array(&ArrayKey::Tensor(tensor.name.clone()))?;
-        let mut data = zeroed(tensor.bytes).at(variant.folder(), "cannot hold the tensor")?;
+        let mut data = TensorBytes::zeroed(tensor.bytes).at(variant.folder(), "cannot hold the tensor")?;
         let piece = usize::try_from(reader.piece_bytes()).unwrap_or(usize::MAX);
         data.par_chunks_mut(piece).enumerate().try_for_each(|(index, out)| {
             reader.read((index * piece) as u64, out)?;

@@ -3,7 +3,7 @@
 use std::fs;
 
 use qstore_container::ChunkForm;
-use qstore_kernels::{Classifier, CodesCoder, SymbolTable};
+use qstore_kernels::{Classifier, CodesCoder, Layout, Scratch, SymbolTable};
 use serde_json::{Value, json};
 
 use crate::common::options;
@@ -196,8 +196,9 @@ fn rows_without_number() {
     let rows = 16u64 << 20;
     let mut histogram = [0; 256];
     histogram[0] = 1;
-    let coder = CodesCoder::new(vec![SymbolTable::from_histogram(&histogram)]).unwrap();
-    let chunk = coder.encode(&vec![0; rows as usize], 1, &Classifier::single()).unwrap();
+    let coder = CodesCoder::new(vec![SymbolTable::from_histogram(&histogram)], Layout::Narrow).unwrap();
+    let chunk =
+        coder.encode(&vec![0; rows as usize], 1, &Classifier::single(), &mut Scratch::default()).unwrap();
     let mut head = vec![1];
     coder.tables()[0].write(&mut head);
     // The decoded tensor itself, which loading must hold, and working memory of a few times its size.
@@ -212,7 +213,12 @@ fn rows_without_number() {
                 json!({"kind": "codes"}),
             );
             let chunk = coder
-                .encode(&vec![0; (rows / cols * cols) as usize], cols as usize, &Classifier::single())
+                .encode(
+                    &vec![0; (rows / cols * cols) as usize],
+                    cols as usize,
+                    &Classifier::single(),
+                    &mut Scratch::default(),
+                )
                 .unwrap();
             add(f, "int8", entry, vec![(ChunkForm::Head, head.clone()), (ChunkForm::Coded, chunk)]);
         });

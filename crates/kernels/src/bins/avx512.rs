@@ -1,0 +1,306 @@
+//! 32 lanes a register. States are kept as their two halves of 16 bits: the low half is the slot, the product of frequency and high half comes as
+//! two halves as well, and a state needs a word exactly when its high half is 0.
+
+use std::arch::x86_64::{
+    __m512i, __mmask32, _mm512_abs_epi8, _mm512_add_epi16, _mm512_add_epi32, _mm512_and_si512,
+    _mm512_cmpge_epu16_mask, _mm512_cmple_epu16_mask, _mm512_cmplt_epu16_mask, _mm512_mask_add_epi16,
+    _mm512_mask_expand_epi16, _mm512_mask_mov_epi16, _mm512_mask_sub_epi16, _mm512_mask_testn_epi16_mask,
+    _mm512_maskz_mov_epi16, _mm512_min_epu8, _mm512_movepi8_mask, _mm512_movepi16_mask, _mm512_mulhi_epu16,
+    _mm512_mullo_epi16, _mm512_or_si512, _mm512_permutex2var_epi8, _mm512_permutexvar_epi64,
+    _mm512_set1_epi8, _mm512_set1_epi16, _mm512_setr_epi64, _mm512_setzero_si512, _mm512_srlv_epi16,
+    _mm512_sub_epi16, _mm512_testn_epi8_mask, _mm512_testn_epi16_mask, _mm512_unpackhi_epi8,
+    _mm512_unpacklo_epi8,
+};
+
+use super::{BinTable, Given, MAGNITUDE, RESIDUAL_BITS, SIGN};
+use crate::Half;
+use crate::error::DecodeError;
+use crate::stream::{LANES, States, WINDOW, WordReader, WordWriter};
+use crate::symbols::avx512::put;
+use crate::x86::avx512::{Halves, count32, load, load_32_words, load_lanes, store, store_lanes, widen};
+
+/// A table of 128 bytes.
+#[derive(Clone, Copy)]
+struct Plane([__m512i; 2]);
+
+impl Plane {
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt")]
+    fn load(bytes: &[u8; 128]) -> Self {
+        let halves: &[[u8; 64]] = bytes.as_chunks().0;
+        Self([load(&halves[0]), load(&halves[1])])
+    }
+
+    /// The entry of each index, of which seven bits count.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt")]
+    fn look_up(self, indices: __m512i) -> __m512i {
+        _mm512_permutex2var_epi8(self.0[0], indices, self.0[1])
+    }
+}
+
+/// The tables of one row.
+#[derive(Clone, Copy)]
+struct Planes {
+    lo: [Plane; 2],
+    frequency: [Plane; 2],
+    factor: [Plane; 2],
+    shift: Plane,
+}
+
+impl Planes {
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt")]
+    fn load(table: &BinTable) -> Self {
+        let planes = &table.planes;
+        Self {
+            lo: [Plane::load(&planes.lo[0]), Plane::load(&planes.lo[1])],
+            frequency: [Plane::load(&planes.frequency[0]), Plane::load(&planes.frequency[1])],
+            factor: [Plane::load(&planes.factor[0]), Plane::load(&planes.factor[1])],
+            shift: Plane::load(&planes.shift),
+        }
+    }
+}
+
+/// A half of each of 64 bytes, widened to 16 bits with another 64 bytes above them: the even or the odd groups of eight. [`in_order`] makes of
+/// these the first and second half.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt")]
+fn interleave(low: __m512i, high: __m512i) -> [__m512i; 2] {
+    [_mm512_unpacklo_epi8(low, high), _mm512_unpackhi_epi8(low, high)]
+}
+
+/// Sorts bytes so that interleaving yields the first 32 and the last 32 in their order: it works on each 128 bits by themselves.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt")]
+fn in_order(bytes: __m512i) -> __m512i {
+    _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7), bytes)
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt")]
+pub(super) fn decode(
+    states: &mut States,
+    words: &mut WordReader,
+    given: &Given,
+    out: &mut [Half],
+) -> Result<(), DecodeError> {
+    if states.sets().len() == 1 {
+        decode_chunk::<1>(states, words, given, out)
+    } else {
+        decode_chunk::<2>(states, words, given, out)
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt")]
+fn decode_chunk<const SETS: usize>(
+    states: &mut States,
+    words: &mut WordReader,
+    given: &Given,
+    out: &mut [Half],
+) -> Result<(), DecodeError> {
+    let mut lanes: [Halves; SETS] = std::array::from_fn(|set| Halves::load(states.set(set)));
+    let mut zeros = Zeros { list: given.zeros, used: 0 };
+    for (table, range) in given.bins.iter().zip(given.rows.iter()) {
+        let (codes, out) = (&given.codes[range.clone()], &mut out[range]);
+        if table.planes.wide {
+            decode_row::<SETS, true>(&mut lanes, words, table, codes, &mut zeros, out)?;
+        } else {
+            decode_row::<SETS, false>(&mut lanes, words, table, codes, &mut zeros, out)?;
+        }
+    }
+    for (set, lanes) in lanes.iter().enumerate() {
+        lanes.store(states.set(set));
+    }
+    Ok(())
+}
+
+/// The values of codes of 0 that are still to come.
+struct Zeros<'a> {
+    list: &'a [Half],
+    used: usize,
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt")]
+fn decode_row<const SETS: usize, const WIDE: bool>(
+    lanes: &mut [Halves; SETS],
+    words: &mut WordReader,
+    table: &BinTable,
+    codes: &[u8],
+    zeros: &mut Zeros,
+    out: &mut [Half],
+) -> Result<(), DecodeError> {
+    let planes = Planes::load(table);
+    let mut groups = codes.chunks_exact(SETS * LANES);
+    let mut outs = out.chunks_exact_mut(SETS * LANES);
+    for (codes, out) in (&mut groups).zip(&mut outs) {
+        let blocks = codes.as_chunks::<LANES>().0.iter().zip(out.as_chunks_mut::<LANES>().0);
+        for (lanes, (codes, out)) in lanes.iter_mut().zip(blocks) {
+            let used = decode_block::<WIDE>(lanes, words.window()?, &planes, codes, u64::MAX, zeros, out);
+            words.skip(used);
+        }
+    }
+    let rest = groups.remainder().chunks(LANES).zip(outs.into_remainder().chunks_mut(LANES));
+    for (lanes, (rest, out)) in lanes.iter_mut().zip(rest) {
+        let (mut codes, mut values) = ([1; LANES], [[0; 2]; LANES]);
+        codes[..rest.len()].copy_from_slice(rest);
+        let active = u64::MAX >> (LANES - rest.len());
+        let used = decode_block::<WIDE>(lanes, words.window()?, &planes, &codes, active, zeros, &mut values);
+        words.skip(used);
+        out.copy_from_slice(&values[..rest.len()]);
+    }
+    Ok(())
+}
+
+/// Decodes a value in each lane of `active`; returns how many words were read.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt")]
+fn decode_block<const WIDE: bool>(
+    lanes: &mut Halves,
+    window: &[u8; WINDOW],
+    planes: &Planes,
+    codes: &[u8; LANES],
+    active: u64,
+    zeros: &mut Zeros,
+    out: &mut [Half; LANES],
+) -> usize {
+    let codes = load(codes);
+    let zero = _mm512_testn_epi8_mask(codes, codes);
+    let negative = _mm512_movepi8_mask(codes);
+    let bin = in_order(_mm512_min_epu8(_mm512_abs_epi8(codes), _mm512_set1_epi8(127)));
+    let lo = interleave(planes.lo[0].look_up(bin), planes.lo[1].look_up(bin));
+    let frequency = interleave(planes.frequency[0].look_up(bin), planes.frequency[1].look_up(bin));
+    let factor_high = if WIDE { planes.factor[1].look_up(bin) } else { _mm512_setzero_si512() };
+    let factor = interleave(planes.factor[0].look_up(bin), factor_high);
+    let shift = if WIDE {
+        interleave(planes.shift.look_up(bin), _mm512_setzero_si512())
+    } else {
+        [_mm512_setzero_si512(); 2]
+    };
+
+    let one = _mm512_set1_epi16(1);
+    let mut used = 0;
+    for (half, out) in out.as_flattened_mut().as_chunks_mut::<64>().0.iter_mut().enumerate() {
+        let part = |mask: u64| (mask >> (32 * half)) as __mmask32;
+        let (low, high) = (lanes.low[half], lanes.high[half]);
+        let frequency = frequency[half];
+        // The slot divided by the frequency: the estimate or one more.
+        let mut place = _mm512_mulhi_epu16(low, factor[half]);
+        if WIDE {
+            place = _mm512_srlv_epi16(place, shift[half]);
+        }
+        let offset = _mm512_sub_epi16(low, _mm512_mullo_epi16(place, frequency));
+        let more = _mm512_cmpge_epu16_mask(offset, frequency);
+        let offset = _mm512_mask_sub_epi16(offset, more, offset, frequency);
+        let place = _mm512_mask_add_epi16(place, more, place, one);
+        // The next state, frequency * high + offset, in halves.
+        let product = _mm512_mullo_epi16(frequency, high);
+        let next_low = _mm512_add_epi16(product, offset);
+        let carry = _mm512_cmplt_epu16_mask(next_low, product);
+        let upper = _mm512_mulhi_epu16(frequency, high);
+        let next_high = _mm512_mask_add_epi16(upper, carry, upper, one);
+
+        let active = part(active & !zero);
+        let renormalise = _mm512_mask_testn_epi16_mask(active, next_high, next_high);
+        let read = load_32_words(window, used);
+        let filled_low = _mm512_mask_expand_epi16(next_low, renormalise, read);
+        let filled_high = _mm512_mask_mov_epi16(next_high, renormalise, next_low);
+        lanes.low[half] = _mm512_mask_mov_epi16(low, active, filled_low);
+        lanes.high[half] = _mm512_mask_mov_epi16(high, active, filled_high);
+        used += count32(renormalise);
+
+        let magnitude =
+            _mm512_and_si512(_mm512_add_epi16(lo[half], place), _mm512_set1_epi16(MAGNITUDE.cast_signed()));
+        let sign = _mm512_maskz_mov_epi16(part(negative), _mm512_set1_epi16(SIGN.cast_signed()));
+        let value = _mm512_or_si512(magnitude, sign);
+        let zero = part(zero);
+        let listed: &[u8] = zeros.list[zeros.used..zeros.used + 32].as_flattened();
+        let listed = listed.first_chunk().map_or(value, |listed| load(listed));
+        let value = _mm512_mask_expand_epi16(value, zero, listed);
+        zeros.used += count32(zero);
+        store(out, value);
+    }
+    used
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt")]
+pub(super) fn encode_row(
+    states: &mut States,
+    words: &mut WordWriter,
+    table: &BinTable,
+    codes: &[u8],
+    values: &[Half],
+    outside: &mut dyn FnMut(usize),
+) {
+    let planes = Planes::load(table);
+    let (blocks, rest) = codes.as_chunks::<LANES>();
+    let (value_blocks, value_rest) = values.as_chunks::<LANES>();
+    let report = |missed: u64, block: usize, outside: &mut dyn FnMut(usize)| {
+        let mut missed = missed;
+        while missed != 0 {
+            outside(block * LANES + missed.trailing_zeros() as usize);
+            missed &= missed - 1;
+        }
+    };
+    if !rest.is_empty() {
+        let (mut codes, mut values) = ([0; LANES], [[0; 2]; LANES]);
+        codes[..rest.len()].copy_from_slice(rest);
+        values[..rest.len()].copy_from_slice(value_rest);
+        let missed = encode_block(states.set(blocks.len()), words, &planes, &codes, &values);
+        report(missed, blocks.len(), outside);
+    }
+    for (block, (codes, values)) in blocks.iter().zip(value_blocks).enumerate().rev() {
+        let missed = encode_block(states.set(block), words, &planes, codes, values);
+        report(missed, block, outside);
+    }
+}
+
+/// Codes a value in each lane whose code is not 0; returns the lanes of those that are not in their bins.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt")]
+fn encode_block(
+    set: &mut [u32; LANES],
+    words: &mut WordWriter,
+    planes: &Planes,
+    codes: &[u8; LANES],
+    values: &[Half; LANES],
+) -> u64 {
+    let codes = load(codes);
+    let zero = _mm512_testn_epi8_mask(codes, codes);
+    let negative = _mm512_movepi8_mask(codes);
+    let bin = in_order(_mm512_min_epu8(_mm512_abs_epi8(codes), _mm512_set1_epi8(127)));
+    let lo = interleave(planes.lo[0].look_up(bin), planes.lo[1].look_up(bin));
+    let frequency = interleave(planes.frequency[0].look_up(bin), planes.frequency[1].look_up(bin));
+    let mut missed = 0;
+    let mut lanes = load_lanes(set);
+    let halves: &[[u8; 64]] = values.as_flattened().as_chunks().0;
+    for (half, values) in halves.iter().enumerate().rev() {
+        let part = |mask: u64| (mask >> (32 * half)) as __mmask32;
+        let values = load(values);
+        let magnitude = _mm512_and_si512(values, _mm512_set1_epi16(MAGNITUDE.cast_signed()));
+        let below = _mm512_cmplt_epu16_mask(magnitude, lo[half]);
+        let place = _mm512_sub_epi16(magnitude, lo[half]);
+        let start = _mm512_mullo_epi16(place, frequency[half]);
+        let over = _mm512_mulhi_epu16(place, frequency[half]);
+        // The place's interval ends by 2^16: start <= 2^16 - frequency, which in 16 bits is -frequency, as no frequency is 0.
+        let last = _mm512_sub_epi16(_mm512_setzero_si512(), frequency[half]);
+        let fits = _mm512_testn_epi16_mask(over, over)
+            & _mm512_cmple_epu16_mask(start, last)
+            & !below
+            & !(_mm512_movepi16_mask(values) ^ part(negative));
+        let start = _mm512_maskz_mov_epi16(fits, start);
+        let active = part(!zero);
+        missed |= u64::from(active & !fits) << (32 * half);
+        let (starts, frequencies) = (widen(start), widen(frequency[half]));
+        for quarter in [1, 0] {
+            let state = &mut lanes[2 * half + quarter];
+            let active = (active >> (16 * quarter)) as u16;
+            *state = put::<RESIDUAL_BITS>(*state, words, frequencies[quarter], active, |offset| {
+                _mm512_add_epi32(starts[quarter], offset)
+            });
+        }
+    }
+    store_lanes(set, lanes);
+    missed
+}

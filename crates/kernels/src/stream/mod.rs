@@ -1,0 +1,131 @@
+//! Range asymmetric numeral systems (Duda 2013), 64 or 128 interleaved lanes.
+//!
+//! With `n` lanes, lane `j` codes elements `j`, `j + n`, ... of a row; a new row starts at lane 0. States are 32 bits wide and kept in
+//! `[2^16, 2^32)`; renormalisation moves whole 16-bit words, at most one a symbol, which the decoder reads in the order of its elements. The
+//! encoder runs backwards from states of 2^16, so a decoder that ends anywhere else has read a damaged stream.
+//!
+//! A *block* is up to 64 elements of a row, one in each lane of a *set*: the unit of work of every backend. Where there are two sets, blocks use
+//! them in turn, so that the work on one hides the latencies of the other.
+
+mod words;
+
+pub(crate) use words::{WINDOW, WordReader, WordWriter};
+
+use crate::error::DecodeError;
+
+/// Lanes of a set.
+pub(crate) const LANES: usize = 64;
+/// Least value of a state.
+pub(crate) const LOWER: u32 = 1 << 16;
+
+/// How a stream is laid out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Layout {
+    /// 64 lanes; each symbol's slots follow those of the symbol below.
+    #[default]
+    Narrow,
+    /// 128 lanes and alias slots: decodes faster, and takes some hundred bytes a chunk more.
+    Wide,
+}
+
+impl Layout {
+    /// Sets of lanes.
+    pub(crate) fn sets(self) -> usize {
+        match self {
+            Self::Narrow => 1,
+            Self::Wide => 2,
+        }
+    }
+
+    /// Bytes of the lane states at the front of a stream.
+    pub(crate) fn state_bytes(self) -> usize {
+        self.sets() * LANES * 4
+    }
+}
+
+/// The state of each lane.
+#[derive(Clone)]
+pub(crate) struct States {
+    sets: usize,
+    lanes: [[u32; LANES]; 2],
+}
+
+impl States {
+    /// Where encoders begin and decoders end.
+    pub(crate) fn first(layout: Layout) -> Self {
+        Self { sets: layout.sets(), lanes: [[LOWER; LANES]; 2] }
+    }
+
+    pub(crate) fn read(layout: Layout, bytes: &[u8]) -> Result<Self, DecodeError> {
+        let mut states = Self::first(layout);
+        if bytes.len() != layout.state_bytes() {
+            return Err(DecodeError::Truncated);
+        }
+        for (lane, bytes) in states.sets_mut().as_flattened_mut().iter_mut().zip(bytes.as_chunks().0) {
+            *lane = u32::from_le_bytes(*bytes);
+        }
+        if states.sets().as_flattened().iter().any(|&state| state < LOWER) {
+            return Err(DecodeError::Corrupt("a coder state out of range"));
+        }
+        Ok(states)
+    }
+
+    pub(crate) fn write(&self, out: &mut Vec<u8>) {
+        out.extend(self.sets().as_flattened().iter().flat_map(|state| state.to_le_bytes()));
+    }
+
+    /// The sets in use.
+    #[inline(always)]
+    pub(crate) fn sets(&self) -> &[[u32; LANES]] {
+        &self.lanes[..self.sets]
+    }
+
+    /// The sets in use.
+    #[inline(always)]
+    pub(crate) fn sets_mut(&mut self) -> &mut [[u32; LANES]] {
+        &mut self.lanes[..self.sets]
+    }
+
+    /// The set that block number `block` of a row uses.
+    #[inline(always)]
+    pub(crate) fn set(&mut self, block: usize) -> &mut [u32; LANES] {
+        &mut self.lanes[block % 2 % self.sets]
+    }
+
+    /// Checks that a stream ended where its encoder began.
+    pub(crate) fn finish(&self) -> Result<(), DecodeError> {
+        if self.sets().as_flattened().iter().any(|&state| state != LOWER) {
+            return Err(DecodeError::Corrupt("a coder that does not end in its first state"));
+        }
+        Ok(())
+    }
+}
+
+/// Codes a symbol in a lane, which is what every encoder does: `slot` says which of `2^bits` slots is the symbol's number so and so. `frequency`, how
+/// many it has, is at least 1 and below `2^bits`; `bits` is at most 16.
+#[inline(always)]
+pub(crate) fn put(
+    state: &mut u32,
+    words: &mut WordWriter,
+    frequency: u32,
+    bits: u32,
+    slot: impl FnOnce(u32) -> u32,
+) {
+    if *state >> (32 - bits) >= frequency {
+        words.push((*state & 0xffff) as u16);
+        *state >>= 16;
+    }
+    *state = ((*state / frequency) << bits) + slot(*state % frequency);
+}
+
+/// Fills up a decoder's state if it is too low, with the first word of `window` that is not used yet.
+// Q: why arithmetic and no branch? Half of all symbols need a word, at random: a wrong guess costs more than all else that a symbol takes.
+#[inline(always)]
+pub(crate) fn refill(next: u32, window: &[u8; WINDOW], used: &mut usize) -> u32 {
+    // Fewer than 64 words have been used when the last element of a block asks.
+    let at = (2 * *used) % WINDOW;
+    let word = u32::from(u16::from_le_bytes([window[at], window[at + 1]]));
+    let low = u32::from(next < LOWER);
+    *used += low as usize;
+    (next << (16 * low)) | (word & low.wrapping_neg())
+}

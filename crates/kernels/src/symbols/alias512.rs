@@ -1,0 +1,143 @@
+//! Alias tables with 512-bit registers: 32 lanes each, states kept as halves of 16 bits, every lookup a permutation of bytes.
+//!
+//! Q: why not gather from a table of all slots? A gather of 16 entries takes 22 cycles on Zen 4; all the permutations of this file together take as
+//! long for 64 lanes.
+
+use std::arch::x86_64::{
+    __m512i, __mmask32, _mm512_add_epi16, _mm512_and_si512, _mm512_cmpge_epu8_mask, _mm512_cmplt_epu16_mask,
+    _mm512_mask_add_epi16, _mm512_mask_blend_epi8, _mm512_mask_expand_epi16, _mm512_mask_mov_epi16,
+    _mm512_mask_testn_epi16_mask, _mm512_maskz_mov_epi8, _mm512_movepi8_mask, _mm512_mulhi_epu16,
+    _mm512_mullo_epi16, _mm512_packus_epi16, _mm512_permutex2var_epi8, _mm512_permutexvar_epi64,
+    _mm512_set1_epi16, _mm512_setr_epi64, _mm512_slli_epi16, _mm512_srli_epi16, _mm512_unpackhi_epi8,
+    _mm512_unpacklo_epi8,
+};
+
+use super::AliasPlanes;
+use crate::error::DecodeError;
+use crate::stream::{LANES, States, WINDOW, WordReader};
+use crate::x86::avx512::{Halves, count32, load, load_32_words, store};
+
+/// A table of 256 bytes.
+#[derive(Clone, Copy)]
+struct Plane([__m512i; 4]);
+
+impl Plane {
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt")]
+    fn load(bytes: &[u8; 256]) -> Self {
+        let quarters: &[[u8; 64]] = bytes.as_chunks().0;
+        Self([load(&quarters[0]), load(&quarters[1]), load(&quarters[2]), load(&quarters[3])])
+    }
+
+    /// The entry of each index; `upper` tells which indices have their top bit set.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt")]
+    fn look_up(&self, indices: __m512i, upper: u64) -> __m512i {
+        let below = _mm512_permutex2var_epi8(self.0[0], indices, self.0[1]);
+        let above = _mm512_permutex2var_epi8(self.0[2], indices, self.0[3]);
+        _mm512_mask_blend_epi8(upper, below, above)
+    }
+}
+
+struct Planes {
+    own: Plane,
+    other: Plane,
+    adjust: [Plane; 2],
+    frequency: [Plane; 2],
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt")]
+pub(super) fn decode_row(
+    states: &mut States,
+    words: &mut WordReader,
+    table: &AliasPlanes,
+    out: &mut [u8],
+) -> Result<(), DecodeError> {
+    let planes = Planes {
+        own: Plane::load(&table.own),
+        other: Plane::load(&table.other),
+        adjust: [Plane::load(&table.adjust[0]), Plane::load(&table.adjust[1])],
+        frequency: [Plane::load(&table.frequency[0]), Plane::load(&table.frequency[1])],
+    };
+    // The two sets of lanes; alias tables come with two.
+    let mut lanes = [Halves::load(states.set(0)), Halves::load(states.set(1))];
+    let mut pairs = out.chunks_exact_mut(2 * LANES);
+    for pair in &mut pairs {
+        for (lanes, block) in lanes.iter_mut().zip(pair.as_chunks_mut::<LANES>().0) {
+            let used = decode_block(lanes, words.window()?, &planes, block, u64::MAX);
+            words.skip(used);
+        }
+    }
+    for (lanes, rest) in lanes.iter_mut().zip(pairs.into_remainder().chunks_mut(LANES)) {
+        let mut block = [0; LANES];
+        let active = u64::MAX >> (LANES - rest.len());
+        let used = decode_block(lanes, words.window()?, &planes, &mut block, active);
+        words.skip(used);
+        rest.copy_from_slice(&block[..rest.len()]);
+    }
+    lanes[0].store(states.set(0));
+    lanes[1].store(states.set(1));
+    Ok(())
+}
+
+/// Decodes a symbol in each lane of `active`; returns how many words were read.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt")]
+fn decode_block(
+    lanes: &mut Halves,
+    window: &[u8; WINDOW],
+    planes: &Planes,
+    out: &mut [u8; LANES],
+    active: u64,
+) -> usize {
+    // Packing and unpacking work on each 128 bits by themselves: together they leave every lane where it was.
+    let [a, b] = lanes.low;
+    let low_byte = _mm512_set1_epi16(0xff);
+    let low_four = _mm512_set1_epi16(0xf);
+    let place = [_mm512_and_si512(a, low_four), _mm512_and_si512(b, low_four)];
+    let bucket = _mm512_packus_epi16(
+        _mm512_and_si512(_mm512_srli_epi16::<4>(a), low_byte),
+        _mm512_and_si512(_mm512_srli_epi16::<4>(b), low_byte),
+    );
+    let upper = _mm512_movepi8_mask(bucket);
+    let own = planes.own.look_up(bucket, upper);
+    let is_other = _mm512_cmpge_epu8_mask(_mm512_packus_epi16(place[0], place[1]), own);
+    let symbol = _mm512_mask_blend_epi8(is_other, bucket, planes.other.look_up(bucket, upper));
+    let adjust = unpack(
+        _mm512_maskz_mov_epi8(is_other, planes.adjust[0].look_up(bucket, upper)),
+        _mm512_maskz_mov_epi8(is_other, planes.adjust[1].look_up(bucket, upper)),
+    );
+    let upper = _mm512_movepi8_mask(symbol);
+    let frequency =
+        unpack(planes.frequency[0].look_up(symbol, upper), planes.frequency[1].look_up(symbol, upper));
+
+    let one = _mm512_set1_epi16(1);
+    let mut used = 0;
+    for half in 0..2 {
+        let active = (active >> (32 * half)) as __mmask32;
+        let (low, high, frequency) = (lanes.low[half], lanes.high[half], frequency[half]);
+        let offset = _mm512_add_epi16(place[half], adjust[half]);
+        // The next state is frequency * (state >> 12) + offset. With state >> 12 = 16 * high + (low >> 12) that is the product of 16 * frequency
+        // and high, and a rest of at most 4095 * 15 + 4094 < 2^16.
+        let rest = _mm512_add_epi16(_mm512_mullo_epi16(frequency, _mm512_srli_epi16::<12>(low)), offset);
+        let sixteen = _mm512_slli_epi16::<4>(frequency);
+        let next_low = _mm512_add_epi16(_mm512_mullo_epi16(sixteen, high), rest);
+        let carry = _mm512_cmplt_epu16_mask(next_low, rest);
+        let upper = _mm512_mulhi_epu16(sixteen, high);
+        let next_high = _mm512_mask_add_epi16(upper, carry, upper, one);
+        let renormalise = _mm512_mask_testn_epi16_mask(active, next_high, next_high);
+        let filled_low = _mm512_mask_expand_epi16(next_low, renormalise, load_32_words(window, used));
+        let filled_high = _mm512_mask_mov_epi16(next_high, renormalise, next_low);
+        lanes.low[half] = _mm512_mask_mov_epi16(low, active, filled_low);
+        lanes.high[half] = _mm512_mask_mov_epi16(high, active, filled_high);
+        used += count32(renormalise);
+    }
+    store(out, _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7), symbol));
+    used
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt")]
+fn unpack(low: __m512i, high: __m512i) -> [__m512i; 2] {
+    [_mm512_unpacklo_epi8(low, high), _mm512_unpackhi_epi8(low, high)]
+}

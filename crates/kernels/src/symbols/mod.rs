@@ -1,0 +1,170 @@
+//! Streams of symbols coded with tables: the rows of `codes` and `float-split`, and the codes of 0 of a residual.
+
+#[cfg(target_arch = "x86_64")]
+mod alias512;
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod avx512;
+mod scalar;
+
+use crate::alias::Alias;
+use crate::backend::{Backend, Kind};
+use crate::error::DecodeError;
+use crate::stream::{Layout, States, WordReader, WordWriter};
+use crate::table::{SymbolTable, TABLE_BITS};
+
+/// Slots of a table.
+pub(crate) const SLOTS: usize = 1 << TABLE_BITS;
+
+/// A table in the form that its backend decodes with.
+#[derive(Debug, Clone)]
+pub(crate) enum DecodeTable {
+    /// For each slot the symbol (8 bits), its frequency (12) and the slot's offset in it (12), from the low end.
+    Slots(Box<[u32; SLOTS]>),
+    /// Bytes by bucket or symbol, for backends that look them up in registers.
+    Planes(Box<AliasPlanes>),
+}
+
+/// An alias table, a byte of each entry in a plane of its own.
+#[derive(Debug, Clone)]
+pub(crate) struct AliasPlanes {
+    own: [u8; 256],
+    other: [u8; 256],
+    /// What makes of the place in the bucket the offset in the other symbol: `first - own`, modulo 2^16.
+    adjust: [[u8; 256]; 2],
+    /// Of a symbol.
+    frequency: [[u8; 256]; 2],
+}
+
+impl DecodeTable {
+    pub(crate) fn new(table: &SymbolTable, layout: Layout, backend: Backend) -> Self {
+        match (layout, backend.0) {
+            #[cfg(target_arch = "x86_64")]
+            (Layout::Wide, Kind::Avx512) => Self::Planes(Box::new(AliasPlanes::new(table))),
+            _ => {
+                let mut slots = Box::new([0; SLOTS]);
+                for (slot, (symbol, offset)) in slots.iter_mut().zip(arrangement(table, layout)) {
+                    *slot = u32::from(offset) << 20 | table.frequency(symbol) << 8 | u32::from(symbol);
+                }
+                Self::Slots(slots)
+            }
+        }
+    }
+}
+
+impl AliasPlanes {
+    #[cfg(target_arch = "x86_64")]
+    fn new(table: &SymbolTable) -> Self {
+        let alias = Alias::new(table);
+        let planes = |value: &dyn Fn(usize) -> u16| {
+            [0, 1].map(|byte| std::array::from_fn(|index| value(index).to_le_bytes()[byte]))
+        };
+        Self {
+            own: alias.own,
+            other: alias.other,
+            adjust: planes(&|bucket| alias.first[bucket].wrapping_sub(u16::from(alias.own[bucket]))),
+            frequency: planes(&|symbol| (table.frequency(symbol as u8) & 0xfff) as u16),
+        }
+    }
+}
+
+/// For each slot its symbol, and which of the symbol's slots it is.
+fn arrangement(table: &SymbolTable, layout: Layout) -> Vec<(u8, u16)> {
+    match layout {
+        Layout::Narrow => (0..=255u8)
+            .flat_map(|symbol| {
+                (0..table.frequency(symbol)).map(move |offset| (symbol, (offset & 0xfff) as u16))
+            })
+            .collect(),
+        Layout::Wide => {
+            let alias = Alias::new(table);
+            (0..1 << TABLE_BITS).map(|slot| alias.at(slot)).collect()
+        }
+    }
+}
+
+/// A table as encoders use it.
+#[derive(Debug, Clone)]
+pub(crate) struct EncodeTable {
+    /// For each symbol the sum of the frequencies below it (12 bits) and its frequency (12), from the low end. A symbol that the table lacks has those of
+    /// the likeliest one, and [`MISSING`] set.
+    entries: Box<[u32; 256]>,
+    /// The slots of each symbol, one symbol after another. `None` if they ascend.
+    slots: Option<Box<[u32; SLOTS]>>,
+}
+
+const MISSING: u32 = 1 << 31;
+
+impl EncodeTable {
+    pub(crate) fn new(table: &SymbolTable, layout: Layout) -> Self {
+        let entry = |symbol| table.start(symbol) | table.frequency(symbol) << 12;
+        let stand_in = entry(table.likeliest()) | MISSING;
+        let mut entries = Box::new([stand_in; 256]);
+        for (symbol, slot) in (0..=255u8).zip(entries.iter_mut()) {
+            if table.frequency(symbol) > 0 {
+                *slot = entry(symbol);
+            }
+        }
+        let slots = (layout == Layout::Wide).then(|| {
+            let mut slots = Box::new([0; SLOTS]);
+            for (slot, (symbol, offset)) in (0..).zip(arrangement(table, layout)) {
+                slots[(table.start(symbol) + u32::from(offset)) as usize % SLOTS] = slot;
+            }
+            slots
+        });
+        Self { entries, slots }
+    }
+
+    /// Whether the table lacks `symbol`.
+    pub(crate) fn lacks(&self, symbol: u8) -> bool {
+        self.entries[usize::from(symbol)] & MISSING != 0
+    }
+}
+
+/// Decodes one row.
+#[allow(unsafe_code, reason = "calls functions that need instructions")]
+pub(crate) fn decode_row(
+    backend: Backend,
+    states: &mut States,
+    words: &mut WordReader,
+    table: &DecodeTable,
+    out: &mut [u8],
+) -> Result<(), DecodeError> {
+    match (table, backend.0) {
+        (DecodeTable::Slots(table), Kind::Scalar) => scalar::decode_row(states, words, table, out),
+        // SAFETY: a backend of this kind exists only where the processor has its instructions.
+        #[cfg(target_arch = "x86_64")]
+        (DecodeTable::Slots(table), Kind::Avx2) => unsafe { avx2::decode_row(states, words, table, out) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        (DecodeTable::Slots(table), Kind::Avx512) => unsafe { avx512::decode_row(states, words, table, out) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        (DecodeTable::Planes(table), Kind::Avx512) => unsafe {
+            alias512::decode_row(states, words, table, out)
+        },
+        // A coder makes its tables for its own backend.
+        (DecodeTable::Planes(_), _) => Err(DecodeError::Corrupt("a table of another backend")),
+    }
+}
+
+/// Codes one row, its last element first. Returns whether the table lacked a symbol, in whose place there is the likeliest one.
+#[allow(unsafe_code, reason = "calls functions that need instructions")]
+pub(crate) fn encode_row(
+    backend: Backend,
+    states: &mut States,
+    words: &mut WordWriter,
+    table: &EncodeTable,
+    symbols: &[u8],
+) -> bool {
+    match backend.0 {
+        Kind::Scalar => scalar::encode_row(states, words, table, symbols),
+        // Divisions are what costs, and AVX2 has none for integers: the portable code is as good.
+        #[cfg(target_arch = "x86_64")]
+        Kind::Avx2 => scalar::encode_row(states, words, table, symbols),
+        // SAFETY: a backend of this kind exists only where the processor has its instructions.
+        #[cfg(target_arch = "x86_64")]
+        Kind::Avx512 => unsafe { avx512::encode_row(states, words, table, symbols) },
+    }
+}

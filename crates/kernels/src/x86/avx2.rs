@@ -1,0 +1,106 @@
+//! 256-bit loads, stores and gathers.
+
+use std::arch::x86_64::{
+    __m128i, __m256i, _mm_loadu_si128, _mm256_and_si256, _mm256_blendv_epi8, _mm256_castsi256_ps,
+    _mm256_cmpeq_epi32, _mm256_cvtepu8_epi32, _mm256_cvtepu16_epi32, _mm256_i32gather_epi32,
+    _mm256_loadu_si256, _mm256_movemask_ps, _mm256_or_si256, _mm256_permutevar8x32_epi32, _mm256_set1_epi32,
+    _mm256_setzero_si256, _mm256_slli_epi32, _mm256_srli_epi32, _mm256_storeu_si256,
+};
+
+use super::load_8;
+use crate::stream::{LANES, WINDOW};
+
+/// The states of all lanes, 8 a register.
+#[inline]
+#[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
+pub(crate) fn load_lanes(lanes: &[u32; LANES]) -> [__m256i; 8] {
+    let eighths: &[[u32; 8]] = lanes.as_chunks().0;
+    // SAFETY: each eighth is 32 readable bytes.
+    [0, 1, 2, 3, 4, 5, 6, 7].map(|i| unsafe { _mm256_loadu_si256(eighths[i].as_ptr().cast()) })
+}
+
+/// Puts the states back.
+#[inline]
+#[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
+pub(crate) fn store_lanes(lanes: &mut [u32; LANES], values: [__m256i; 8]) {
+    let eighths: &mut [[u32; 8]] = lanes.as_chunks_mut().0;
+    for (eighth, value) in eighths.iter_mut().zip(values) {
+        // SAFETY: the eighth is 32 writable bytes.
+        unsafe { _mm256_storeu_si256(eighth.as_mut_ptr().cast(), value) }
+    }
+}
+
+/// 32 bytes.
+#[inline]
+#[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
+pub(crate) fn load(bytes: &[u8; 32]) -> __m256i {
+    // SAFETY: 32 bytes are readable.
+    unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) }
+}
+
+/// Stores 32 bytes.
+#[inline]
+#[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
+pub(crate) fn store(bytes: &mut [u8; 32], value: __m256i) {
+    // SAFETY: 32 bytes are writable.
+    unsafe { _mm256_storeu_si256(bytes.as_mut_ptr().cast(), value) }
+}
+
+/// 8 words of a window after the first `used`, of which there are at most 56: seven eighths of a block.
+#[inline]
+#[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
+fn load_8_words(window: &[u8; WINDOW], used: usize) -> __m128i {
+    let words = &window[2 * used..2 * used + 16];
+    // SAFETY: 16 bytes are readable.
+    unsafe { _mm_loadu_si128(words.as_ptr().cast()) }
+}
+
+/// The table's entries at `indices`, of which only the low bits count: `N` is a power of two.
+#[inline]
+#[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
+pub(crate) fn gather<const N: usize>(table: &[u32; N], indices: __m256i) -> __m256i {
+    const { assert!(N.is_power_of_two() && N <= 1 << 16) };
+    let indices = _mm256_and_si256(indices, _mm256_set1_epi32((N - 1) as i32));
+    // SAFETY: every index is below `N`.
+    unsafe { _mm256_i32gather_epi32::<4>(table.as_ptr().cast(), indices) }
+}
+
+/// For each set of 8 lanes, where the next words go: lane `j`, if it is in the set, takes the word whose number is how many lanes of the set lie below `j`.
+static PLACES: [[u8; 8]; 256] = places();
+
+const fn places() -> [[u8; 8]; 256] {
+    let mut places = [[0; 8]; 256];
+    let mut set = 0;
+    while set < 256 {
+        let (mut lane, mut word) = (0, 0);
+        while lane < 8 {
+            if set >> lane & 1 == 1 {
+                places[set][lane] = word;
+                word += 1;
+            }
+            lane += 1;
+        }
+        set += 1;
+    }
+    places
+}
+
+/// The permutation that hands words to the lanes of `set`.
+#[inline]
+#[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
+fn places_of(set: u8) -> __m256i {
+    _mm256_cvtepu8_epi32(load_8(&PLACES[usize::from(set)]))
+}
+
+/// Fills up those of 8 states that are too low.
+#[inline]
+#[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
+pub(crate) fn refill(next: __m256i, window: &[u8; WINDOW], used: &mut usize) -> __m256i {
+    let low = _mm256_cmpeq_epi32(_mm256_srli_epi32::<16>(next), _mm256_setzero_si256());
+    let set = _mm256_movemask_ps(_mm256_castsi256_ps(low)) as u8;
+    let words = _mm256_cvtepu16_epi32(load_8_words(window, *used));
+    let words = _mm256_permutevar8x32_epi32(words, places_of(set));
+    *used += set.count_ones() as usize;
+    let filled = _mm256_or_si256(_mm256_slli_epi32::<16>(next), words);
+    _mm256_blendv_epi8(next, filled, low)
+}
