@@ -1,13 +1,13 @@
 //! Decoding a whole variant into memory.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use qstore_container::{ArrayKey, Dtype};
-use rayon::prelude::*;
 
 use super::Options;
-use crate::decode::{TensorInfo, Variant};
-use crate::error::{Error, IoContext as _, Result};
+use crate::decode::{ArrayReader, Variant};
+use crate::error::{IoContext as _, Result};
 use crate::memory::TensorBytes;
 use crate::progress::Progress;
 
@@ -30,16 +30,92 @@ pub struct LoadedTensor {
 /// Damage, an I/O error, or too little memory.
 pub fn load(variant: &Arc<Variant>, options: &Options, progress: &dyn Progress) -> Result<Vec<LoadedTensor>> {
     progress.begin(&format!("loading {}", variant.name()), variant.entry().tensor_bytes);
-    let load_one = |tensor: TensorInfo| {
-        let reader = variant.array(&ArrayKey::Tensor(tensor.name.clone()))?;
-        let mut data = TensorBytes::zeroed(tensor.bytes).at(variant.folder(), "cannot hold the tensor")?;
-        let piece = usize::try_from(reader.piece_bytes()).unwrap_or(usize::MAX);
-        data.par_chunks_mut(piece).enumerate().try_for_each(|(index, out)| {
-            reader.read((index * piece) as u64, out)?;
-            progress.advance(out.len() as u64);
-            Ok::<_, Error>(())
-        })?;
+    let allocate = |tensor: crate::decode::TensorInfo| {
+        // Large ones take no memory before they are written to.
+        let data = TensorBytes::zeroed(tensor.bytes).at(variant.folder(), "cannot hold the tensor")?;
         Ok(LoadedTensor { name: tensor.name, dtype: tensor.dtype, shape: tensor.shape, data })
     };
-    options.pool()?.install(|| variant.tensors().into_par_iter().map(load_one).collect())
+    let mut tensors = variant.tensors().into_iter().map(allocate).collect::<Result<Vec<_>>>()?;
+    let pieces = Pieces { variant, tensors: tensors.iter_mut(), open: None };
+    decode_all(pieces, options, progress)?;
+    Ok(tensors)
+}
+
+/// Decodes the pieces on all threads. Each takes the next one: so the whole is read from its beginning to its end, and one huge tensor or a thousand
+/// small ones both keep every thread busy.
+fn decode_all(pieces: Pieces, options: &Options, progress: &dyn Progress) -> Result<()> {
+    let (pieces, failed) = (Mutex::new(pieces), AtomicBool::new(false));
+    let next = || pieces.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let work = |_: rayon::BroadcastContext| {
+        while !failed.load(Ordering::Relaxed) {
+            let Some(piece) = next() else { break };
+            let done = piece.and_then(|Piece { reader, start, out }| {
+                reader.read(start, out)?;
+                progress.advance(out.len() as u64);
+                Ok(())
+            });
+            if done.is_err() {
+                failed.store(true, Ordering::Relaxed);
+                return done;
+            }
+        }
+        Ok(())
+    };
+    options.pool()?.broadcast(work).into_iter().collect()
+}
+
+/// A part of a tensor that is decoded at a time.
+struct Piece<'a> {
+    reader: Arc<ArrayReader>,
+    start: u64,
+    out: &'a mut [u8],
+}
+
+/// All pieces in the order of storage.
+struct Pieces<'a> {
+    variant: &'a Arc<Variant>,
+    tensors: std::slice::IterMut<'a, LoadedTensor>,
+    open: Option<OpenTensor<'a>>,
+}
+
+/// The tensor that is being decoded.
+struct OpenTensor<'a> {
+    reader: Arc<ArrayReader>,
+    /// What is yet to be handed out, from byte `at` on.
+    rest: &'a mut [u8],
+    at: u64,
+    piece: usize,
+}
+
+impl<'a> OpenTensor<'a> {
+    fn new(variant: &Arc<Variant>, tensor: &'a mut LoadedTensor) -> Result<Self> {
+        let reader = variant.array(&ArrayKey::Tensor(tensor.name.clone()))?;
+        let piece = usize::try_from(reader.piece_bytes()).unwrap_or(usize::MAX).max(1);
+        Ok(Self { reader: Arc::new(reader), rest: &mut tensor.data, at: 0, piece })
+    }
+
+    fn next(&mut self) -> Option<Piece<'a>> {
+        let rest = std::mem::take(&mut self.rest);
+        let (out, rest) = rest.split_at_mut(self.piece.min(rest.len()));
+        let piece = Piece { reader: self.reader.clone(), start: self.at, out };
+        self.at += piece.out.len() as u64;
+        self.rest = rest;
+        (!piece.out.is_empty()).then_some(piece)
+    }
+}
+
+impl<'a> Iterator for Pieces<'a> {
+    type Item = Result<Piece<'a>>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if let Some(piece) = self.open.as_mut().and_then(OpenTensor::next) {
+                return Some(Ok(piece));
+            }
+            match OpenTensor::new(self.variant, self.tensors.next()?) {
+                Ok(tensor) => self.open = Some(tensor),
+                Err(error) => return Some(Err(error)),
+            }
+        }
+    }
 }
