@@ -1,25 +1,26 @@
 //! Work on many threads, results in order, a bounded amount of it in flight.
 
 use std::collections::VecDeque;
-use std::sync::mpsc::sync_channel;
+use std::sync::mpsc::{Receiver, TryRecvError, sync_channel};
 
-use rayon::ThreadPool;
+use rayon::{ThreadPool, Yield};
 
 use crate::error::{Error, Result};
 
-/// Runs `work` on each of `jobs` in the pool and hands the results to `sink` in the order of the jobs, on the caller's thread. At most
-/// `window` jobs are begun and not yet handed over, which bounds memory.
+/// Runs `work` on each of `jobs` in the pool and hands the results to `sink` in the order of the jobs. `jobs` and `sink` run on one thread of the
+/// pool, which works as well while it waits; so no more threads are busy than the pool has. At most `window` jobs are begun and not yet handed
+/// over, which bounds memory.
 ///
 /// # Errors
 /// The first error of a job, of the work on it or of `sink`, in that order; later jobs are not begun.
 pub(crate) fn ordered<J: Send, R: Send>(
     pool: &ThreadPool,
     window: usize,
-    jobs: impl Iterator<Item = Result<J>>,
+    jobs: impl Iterator<Item = Result<J>> + Send,
     work: impl Fn(J) -> Result<R> + Sync,
-    mut sink: impl FnMut(R) -> Result<()>,
+    mut sink: impl FnMut(R) -> Result<()> + Send,
 ) -> Result<()> {
-    pool.in_place_scope(|scope| {
+    pool.scope_fifo(|scope| {
         let work = &work;
         let mut jobs = jobs.fuse();
         let mut waiting = VecDeque::new();
@@ -29,14 +30,30 @@ pub(crate) fn ordered<J: Send, R: Send>(
                 let job = job?;
                 let (sender, receiver) = sync_channel(1);
                 // A send fails only if this function has returned early; the result is of no use then.
-                scope.spawn(move |_| drop(sender.send(work(job))));
+                scope.spawn_fifo(move |_| drop(sender.send(work(job))));
                 waiting.push_back(receiver);
             }
             let Some(first) = waiting.pop_front() else { return Ok(()) };
-            // The sender is dropped unsent only by a panic, which the scope passes on.
-            sink(first.recv().map_err(|_| Error::usage("a worker thread failed"))??)?;
+            sink(wait(&first)??)?;
         }
     })
+}
+
+/// The result of a job; does others until it is there.
+fn wait<R>(result: &Receiver<R>) -> Result<R> {
+    // The sender is dropped unsent only by a panic, which the scope passes on.
+    let failed = || Error::usage("a worker thread failed");
+    loop {
+        match result.try_recv() {
+            Ok(result) => return Ok(result),
+            Err(TryRecvError::Disconnected) => return Err(failed()),
+            Err(TryRecvError::Empty) => {}
+        }
+        if rayon::yield_now() != Some(Yield::Executed) {
+            // No job is left to do: another thread has this one.
+            return result.recv().map_err(|_| failed());
+        }
+    }
 }
 
 #[cfg(test)]

@@ -57,7 +57,7 @@ pub(super) fn restore(
     file: &OriginalFile,
     pool: &ThreadPool,
     window: usize,
-    mut sink: impl FnMut(&[u8]) -> Result<()>,
+    mut sink: impl FnMut(&[u8]) -> Result<()> + Send,
 ) -> Result<()> {
     let mut hasher = Sha256::new();
     let mut pass = |bytes: &[u8]| {
