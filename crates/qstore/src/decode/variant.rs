@@ -17,6 +17,7 @@ use super::shard::Shard;
 use crate::error::{Error, IoContext as _, Result};
 use crate::file::zeroed;
 use crate::scheme::ArrayInfo;
+use crate::throttle::Throttle;
 
 /// A variant of a store, open for reading: its own layer and those that it is given, and nothing else.
 #[derive(Debug)]
@@ -28,6 +29,7 @@ pub struct Variant {
     places: HashMap<ArrayKey, (usize, usize)>,
     given: Vec<Arc<Variant>>,
     bytes_read: Arc<AtomicU64>,
+    read_limit: Option<Arc<Throttle>>,
 }
 
 /// What is known of a tensor without reading it.
@@ -86,9 +88,16 @@ impl Variant {
             places,
             given,
             bytes_read: bytes_read.clone(),
+            read_limit: None,
         };
         variant.check()?;
         Ok(variant)
+    }
+
+    /// Has the arrays read no faster than `limit` allows.
+    pub(crate) fn with_read_limit(mut self, limit: Option<Arc<Throttle>>) -> Self {
+        self.read_limit = limit;
+        self
     }
 
     /// Whether all that arrays and files refer to is there and fits.
@@ -263,8 +272,12 @@ impl Variant {
         self.bytes_read.load(Ordering::Relaxed)
     }
 
+    /// Counts stored bytes that are being read; where reading is limited, waits until it may be done.
     pub(crate) fn count_read(&self, bytes: u64) {
         self.bytes_read.fetch_add(bytes, Ordering::Relaxed);
+        if let Some(limit) = &self.read_limit {
+            limit.take(bytes);
+        }
     }
 
     /// The original files.
