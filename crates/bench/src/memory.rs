@@ -1,7 +1,8 @@
 //! How much memory this process has used.
 
 /// The most memory that was resident at once, in bytes; `None` where the system does not tell (elsewhere than on Linux).
-pub(crate) fn peak_rss_bytes() -> Option<u64> {
+#[must_use]
+pub fn peak_rss_bytes() -> Option<u64> {
     // See proc_pid_status(5); the unit is always kB.
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     parse_peak(&status)
