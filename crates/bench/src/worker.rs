@@ -45,3 +45,104 @@ pub(crate) fn perform(work: &dyn Work, job: &Job) -> Result<Outcome> {
         Task::Describe => Err(Error::Peer(format!("{} needs no description", job.peer))),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::path::Path;
+
+    use qstore::VariantSpec;
+
+    use crate::checkpoint::Checkpoint;
+    use crate::compare::Loaded;
+
+    /// Stores properly, and loads with one bit wrong.
+    struct Liar(&'static dyn Work);
+
+    impl Work for Liar {
+        fn save(&self, job: &Job) -> Result<()> {
+            self.0.save(job)
+        }
+
+        fn load(&self, job: &Job) -> Result<Loaded> {
+            let mut loaded = self.0.load(job)?;
+            if let Some(byte) = loaded.parts.last_mut().and_then(|part| part.data.last_mut()) {
+                *byte ^= 1;
+            }
+            Ok(loaded)
+        }
+    }
+
+    fn work(name: &str) -> &'static dyn Work {
+        let Runs::Here { work, .. } = peers::find(name).unwrap().runs() else { panic!("{name}") };
+        work
+    }
+
+    /// A model of two files, one of them with tensors that shrink and tensors that do not.
+    fn variant(folder: &Path) -> Checkpoint {
+        let noise: Vec<u8> =
+            (0..50_000u32).flat_map(|i| i.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+        let header = format!(
+            r#"{{"a":{{"dtype":"U8","shape":[100000],"data_offsets":[0,100000]}},"b":{{"dtype":"U8","shape":[{0}],"data_offsets":[100000,{1}]}}}}"#,
+            noise.len(),
+            100_000 + noise.len()
+        );
+        let length = (header.len() as u64).to_le_bytes();
+        let file = [&length[..], header.as_bytes(), &[3; 100_000], &noise].concat();
+        fs::create_dir(folder).unwrap();
+        fs::write(folder.join("model.safetensors"), file).unwrap();
+        fs::write(folder.join("config.json"), "{}").unwrap();
+        let spec = VariantSpec { name: "v".parse().unwrap(), folder: folder.to_owned(), verbatim: false };
+        Checkpoint::scan(&spec).unwrap()
+    }
+
+    fn job(task: Task, stored: &Path, variant: &Checkpoint) -> Job {
+        Job {
+            peer: "test".to_owned(),
+            task,
+            variants: vec![variant.clone()],
+            stored: stored.to_owned(),
+            threads: 2,
+            memory: 1 << 28,
+            bytes_per_second: None,
+        }
+    }
+
+    #[test]
+    fn what_is_loaded_is_what_was_saved_and_a_lie_is_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let variant = variant(&dir.path().join("model"));
+        for name in ["none", "lz4", "zstd-1", "zstd", "ours"] {
+            let stored = dir.path().join(name);
+            fs::create_dir(&stored).unwrap();
+            perform(work(name), &job(Task::Save, &stored, &variant)).unwrap();
+            let mut load = job(Task::Load, &stored, &variant);
+            for bytes_per_second in [None, Some(1 << 30)] {
+                load.bytes_per_second = bytes_per_second;
+                let outcome = perform(work(name), &load).unwrap();
+                assert_eq!(outcome.different, None, "{name}");
+                assert!(outcome.bytes_read > 150_000 && outcome.seconds > 0.0, "{name}: {outcome:?}");
+            }
+            let difference = perform(&Liar(work(name)), &load).unwrap().different.unwrap();
+            assert!(difference.contains("v: ") && difference.contains("differ"), "{name}: {difference}");
+        }
+    }
+
+    #[test]
+    fn jobs_come_and_outcomes_go_as_json() {
+        let dir = tempfile::tempdir().unwrap();
+        let variant = variant(&dir.path().join("model"));
+        let mut job = job(Task::Save, &dir.path().join("stored"), &variant);
+        job.peer = "none".to_owned();
+        let mut answer = Vec::new();
+        serve(&serde_json::to_vec(&job).unwrap()[..], &mut answer).unwrap();
+        let outcome: Outcome = serde_json::from_slice(&answer).unwrap();
+        assert_eq!(outcome.different, None);
+        assert!(dir.path().join("stored/v/config.json").is_file());
+
+        job.peer = "zipnn".to_owned();
+        assert!(serve(&serde_json::to_vec(&job).unwrap()[..], Vec::new()).is_err());
+        assert!(serve(&b"{}"[..], Vec::new()).unwrap_err().to_string().contains("broken"));
+    }
+}

@@ -7,6 +7,7 @@ mod tables;
 use std::fs;
 use std::path::Path;
 
+use humansize::{BINARY, format_size};
 use serde::Serialize;
 
 use crate::checkpoint::Checkpoint;
@@ -166,6 +167,18 @@ impl Report {
     #[must_use]
     pub fn tables(&self) -> Vec<Table> {
         tables::tables(self)
+    }
+
+    /// Where and how it was measured, in a line.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        let Self { machine, settings, .. } = self;
+        let memory = machine.memory_bytes.map(|bytes| format_size(bytes, BINARY));
+        let known = [machine.cpu.clone(), memory, machine.system.clone(), machine.file_system.clone()];
+        let mut parts: Vec<_> = known.into_iter().flatten().collect();
+        parts.push(format!("{} of {} cores", settings.threads.min(machine.cores), machine.cores));
+        parts.push(format!("{} repeats", settings.repeats));
+        parts.join(", ")
     }
 
     /// Writes `report.md`, `report.json` and the charts into `folder`, which must be there.

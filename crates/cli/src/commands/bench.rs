@@ -76,14 +76,14 @@ fn scratch(arguments: &Bench) -> PathBuf {
 }
 
 fn print(report: &Report, console: &Console) -> Result<(), Failure> {
-    for (index, figures) in report.tables().into_iter().enumerate() {
+    console.result(report.summary())?;
+    for figures in report.tables() {
         let header: Vec<_> = figures.header.iter().map(String::as_str).collect();
         let mut table = table(&header, 1);
         for row in figures.rows {
             table.add_row(row);
         }
-        let gap = if index == 0 { "" } else { "\n" };
-        console.result(format_args!("{gap}{}\n\n{}", figures.title, table.trim_fmt()))?;
+        console.result(format_args!("\n{}\n\n{}", figures.title, table.trim_fmt()))?;
     }
     for peer in &report.absent {
         console
@@ -93,7 +93,7 @@ fn print(report: &Report, console: &Console) -> Result<(), Failure> {
         console.result(format_args!("\nleft out: {what}"))?;
     }
     console.note("")?;
-    report.notes.iter().try_for_each(|note| console.note(note))
+    report.notes.iter().try_for_each(|note| console.note(format_args!("- {note}")))
 }
 
 /// The report's folder, made before hours of work could be for nothing. Dropped empty, it is gone.

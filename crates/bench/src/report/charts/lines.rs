@@ -51,6 +51,8 @@ pub(super) fn lines(title: &str, rates: &[u32], lines: &[Line<'_>]) -> Result<St
             .configure_mesh()
             .disable_x_mesh()
             .x_labels(0)
+            .x_label_formatter(&|_| String::new())
+            .set_tick_mark_size(LabelAreaPosition::Bottom, 0)
             .x_desc("read bandwidth, MiB/s")
             .y_desc("seconds")
             .y_label_formatter(&|value| tick(*value))

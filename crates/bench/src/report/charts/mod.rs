@@ -10,7 +10,7 @@ use plotters::style::RGBColor;
 use self::bars::{Bar, Group, bars};
 use self::lines::{Line, lines};
 use super::tables::column;
-use super::{PeerFacts, Report};
+use super::{LoadFacts, PeerFacts, Report};
 use crate::error::{Error, Result};
 use crate::options::Cache;
 use crate::statistics::real;
@@ -25,7 +25,7 @@ pub(crate) struct Chart {
 }
 
 /// Pixels.
-const SIZE: (u32, u32) = (900, 480);
+const SIZE: (u32, u32) = (1000, 480);
 
 const FONT: &str = "sans-serif";
 
@@ -71,18 +71,24 @@ fn sizes(report: &Report) -> Result<Chart> {
 }
 
 fn loads(report: &Report, cache: Cache) -> Result<Chart> {
-    let group = |load: &super::LoadFacts| {
+    let found = |load: &LoadFacts, peer: &PeerFacts| {
+        peer.load(load.name, cache, None).map(|load| load.measure.seconds.clone())
+    };
+    let all = report.loads.iter().flat_map(|load| report.peers.iter().filter_map(|peer| found(load, peer)));
+    let longest = all.map(|seconds| seconds.median).fold(0.0, f64::max);
+    let (unit, name) = if longest < 1.0 { (1e-3, "milliseconds") } else { (1.0, "seconds") };
+    let group = |load: &LoadFacts| {
         let bar = |peer: &PeerFacts| {
-            let seconds = &peer.load(load.name, cache, None)?.measure.seconds;
-            let spread = (seconds.lowest, seconds.highest);
-            Some(Bar { series: peer.title, colour: colour(peer), value: seconds.median, spread })
+            let seconds = found(load, peer)?;
+            let spread = (seconds.lowest / unit, seconds.highest / unit);
+            Some(Bar { series: peer.title, colour: colour(peer), value: seconds.median / unit, spread })
         };
         Group { label: column(load), bars: report.peers.iter().filter_map(bar).collect() }
     };
     let groups: Vec<_> = report.loads.iter().map(group).collect();
     let title = format!("Load time, page cache {}", cache.name());
     let file = format!("load-{}.svg", cache.name());
-    Ok(Chart { file, svg: bars(&title, "seconds", &groups).map_err(failed)?, title })
+    Ok(Chart { file, svg: bars(&title, name, &groups).map_err(failed)?, title })
 }
 
 fn bandwidths(report: &Report, load: &str, label: &str) -> Result<Chart> {
@@ -103,13 +109,11 @@ fn bandwidths(report: &Report, load: &str, label: &str) -> Result<Chart> {
 
 /// A number with three digits or so.
 fn digits(value: f64) -> String {
-    match value.abs() {
+    match value {
         100.0.. => format!("{value:.0}"),
         10.0.. => format!("{value:.1}"),
         1.0.. => format!("{value:.2}"),
-        0.1.. => format!("{value:.3}"),
-        0.01.. => format!("{value:.4}"),
-        _ => format!("{value}"),
+        _ => format!("{value:.3}"),
     }
 }
 
