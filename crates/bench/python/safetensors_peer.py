@@ -1,7 +1,10 @@
 """safetensors by its own package: with torch where there is torch, else with numpy and ml_dtypes."""
 
+import json
 import platform
 from importlib.metadata import version
+
+import safetensors  # noqa: F401  before the others, so that it is the one to be named if it is missing
 
 try:
     import torch
@@ -54,4 +57,5 @@ def as_bytes(tensor):
     return memoryview(raw(tensor).numpy() if torch else raw(tensor))
 
 
-serve(describe, prepare, save, load, as_bytes)
+# From frame.py, which stands before this in the same program.
+serve(describe, prepare, save, load, as_bytes)  # noqa: F821

@@ -1,6 +1,7 @@
 """ZipNN by its own package, tensor by tensor into a safetensors file, as its scripts zipnn_compress_safetensors.py and
 zipnn_decompress_safetensors.py do. They keep integers as they are; here 8-bit ones are coded as 8-bit floats."""
 
+import json
 import platform
 import warnings
 from importlib.metadata import version
@@ -67,4 +68,5 @@ def as_bytes(tensor):
     return memoryview(tensor.reshape(-1).view(torch.uint8).numpy())
 
 
-serve(describe, prepare, save, load, as_bytes)
+# From frame.py, which stands before this in the same program.
+serve(describe, prepare, save, load, as_bytes)  # noqa: F821

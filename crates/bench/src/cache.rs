@@ -44,16 +44,13 @@ pub(crate) fn means(folder: &Path) -> Result<Means, String> {
     let folder = tempfile::tempdir_in(folder).map_err(|e| e.to_string())?;
     let path = folder.path().join("probe");
     std::fs::write(&path, vec![1; 1 << 20]).map_err(|e| e.to_string())?;
-    let mut why = "the system keeps files cached when it is asked not to".to_owned();
     for means in [Means::Advice, Means::Everything] {
-        let forgotten = forget(folder.path(), means).map_err(|e| e.to_string());
-        match forgotten.and_then(|()| system::is_cached(&path).map_err(|e| e.to_string())) {
-            Ok(false) => return Ok(means),
-            Ok(true) => {}
-            Err(error) => why = error,
+        forget(folder.path(), means).map_err(|e| e.to_string())?;
+        if !system::is_cached(&path).map_err(|e| e.to_string())? {
+            return Ok(means);
         }
     }
-    Err(why)
+    Err("the system keeps files cached when it is asked not to".to_owned())
 }
 
 fn each_file(folder: &Path, mut act: impl FnMut(&Path) -> Result<()>) -> Result<()> {
@@ -94,6 +91,11 @@ mod system {
         match preadv2(&file, &mut [IoSliceMut::new(&mut byte)], middle, ReadWriteFlags::NOWAIT) {
             Ok(read) => Ok(read > 0),
             Err(Errno::AGAIN) => Ok(false),
+            // As on tmpfs, whose files are always in memory.
+            Err(Errno::OPNOTSUPP) => Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                "the file system does not tell what is cached",
+            )),
             Err(error) => Err(error.into()),
         }
     }

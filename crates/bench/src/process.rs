@@ -48,9 +48,9 @@ struct Description {
 impl Processes {
     /// The version of a peer, or why it is absent.
     pub(crate) fn describe(&self, peer: &dyn Peer) -> Result<String, Absence> {
-        let Runs::Python { install, .. } = peer.runs() else {
-            let Runs::Here { version, .. } = peer.runs() else { return Ok(String::new()) };
-            return Ok(version);
+        let install = match peer.runs() {
+            Runs::Here { version, .. } => return Ok(version),
+            Runs::Python { install, .. } => install,
         };
         let python = self.python.display();
         let absent = |why: String| Absence {

@@ -359,3 +359,87 @@ fn folder_bytes(folder: &Path) -> Result<u64> {
     }
     Ok(sum)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn checkpoints(names: &[&str]) -> Vec<Checkpoint> {
+        let of =
+            |name: &&str| Checkpoint { name: (*name).to_owned(), folder: PathBuf::new(), files: Vec::new() };
+        names.iter().map(of).collect()
+    }
+
+    fn options(peers: &[&str]) -> Options {
+        Options {
+            variants: Vec::new(),
+            peers: peers.iter().map(|name| (*name).to_owned()).collect(),
+            repeats: 1,
+            bandwidths: vec![100, 20, 0, 100],
+            caches: vec![Cache::Warm, Cache::Dropped],
+            scratch: std::env::temp_dir(),
+            python: "/no/such/python".into(),
+            worker: Vec::new(),
+            threads: 1,
+            memory: 1,
+        }
+    }
+
+    #[test]
+    fn the_lowest_the_highest_and_all_are_loaded() {
+        assert_eq!(loads(&checkpoints(&["a"])), [("high", vec![0])]);
+        let three = [("low", vec![0]), ("high", vec![2]), ("both", vec![0, 1, 2])];
+        assert_eq!(loads(&checkpoints(&["a", "b", "c"])), three);
+    }
+
+    #[test]
+    fn peers_are_found_once_and_in_order() {
+        let find = |peers: &[&str]| {
+            let options = options(peers);
+            let processes = Processes { worker: Vec::new(), python: options.python.clone() };
+            find_peers(&options, &processes)
+        };
+        let (found, absent) = find(&["ours", "zipnn", "none", "ours"]).unwrap();
+        assert_eq!(found.iter().map(|(peer, _)| peer.name()).collect::<Vec<_>>(), ["none", "ours"]);
+        assert_eq!(absent.iter().map(|peer| peer.name).collect::<Vec<_>>(), ["zipnn"]);
+        let (found, absent) = find(&[]).unwrap();
+        assert_eq!(found.len() + absent.len(), peers::ALL.len() - 1, "all but the second level of zstd");
+        let unknown = find(&["gzip"]).err().unwrap();
+        assert!(unknown.is_usage() && unknown.to_string().contains("no peer gzip; there are none, lz4"));
+        assert!(find(&["zipnn"]).err().unwrap().is_usage(), "nothing would be measured");
+    }
+
+    #[test]
+    fn every_load_is_measured_under_every_condition() {
+        let options = options(&[]);
+        let variants = checkpoints(&["a", "b"]);
+        let mut bench = Bench {
+            options: &options,
+            processes: Processes { worker: Vec::new(), python: PathBuf::new() },
+            loads: loads(&variants),
+            variants,
+            means: Some(Means::Advice),
+        };
+        assert_eq!(bench.bandwidths(), [20, 100]);
+        let described = |bench: &Bench<'_>| -> Vec<_> {
+            bench.conditions().into_iter().map(|condition| bench.describe(condition)).collect()
+        };
+        let all = described(&bench);
+        assert_eq!(all.len(), 3 * 4);
+        assert_eq!(
+            (&*all[0], &*all[5], &*all[6]),
+            ("load low, warm", "load both, dropped", "load low, 20 MiB/s")
+        );
+        bench.means = None;
+        assert_eq!(described(&bench).len(), 3 * 3, "what cannot be dropped is left out");
+    }
+
+    #[test]
+    fn room_is_looked_for_first() {
+        let folder = std::env::temp_dir();
+        assert!(check_room(&folder, 1, 6).is_ok());
+        #[cfg(target_os = "linux")]
+        assert!(check_room(&folder, u64::MAX, 2).unwrap_err().to_string().contains("--dir"));
+        assert!(check_room(Path::new("/no/such/folder"), 1, 1).unwrap_err().is_usage());
+    }
+}

@@ -176,8 +176,11 @@ impl Report {
         let memory = machine.memory_bytes.map(|bytes| format_size(bytes, BINARY));
         let known = [machine.cpu.clone(), memory, machine.system.clone(), machine.file_system.clone()];
         let mut parts: Vec<_> = known.into_iter().flatten().collect();
-        parts.push(format!("{} of {} cores", settings.threads.min(machine.cores), machine.cores));
-        parts.push(format!("{} repeats", settings.repeats));
+        let count =
+            |number: usize, one: &str| format!("{number} {one}{}", if number == 1 { "" } else { "s" });
+        parts.push(count(machine.cores, "core"));
+        parts.push(count(settings.threads, "thread"));
+        parts.push(count(settings.repeats as usize, "repeat"));
         parts.join(", ")
     }
 
