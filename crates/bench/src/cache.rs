@@ -54,7 +54,7 @@ pub(crate) fn means(folder: &Path) -> Result<Means, String> {
 }
 
 fn each_file(folder: &Path, mut act: impl FnMut(&Path) -> Result<()>) -> Result<()> {
-    for entry in walkdir::WalkDir::new(folder) {
+    for entry in walkdir::WalkDir::new(folder).follow_links(true) {
         let entry = entry.map_err(std::io::Error::from).at(folder, "cannot list")?;
         if entry.file_type().is_file() {
             act(entry.path())?;

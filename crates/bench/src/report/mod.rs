@@ -218,7 +218,7 @@ pub(crate) fn notes(machine: &Machine, settings: &Settings) -> Vec<String> {
         "Times are medians with the lowest and the highest in brackets, of the work alone. Peers took turns, and each measurement was made in a \
          process of its own."
             .to_owned(),
-        "A save stores all variants from their folders and ends when all is on the disk. A load ends when the bytes of every tensor are in memory; \
+        "A save stores all variants from their folders, which were read once before, and ends when all is on the disk. A load ends when the bytes of every tensor are in memory; \
          all of them were then compared with the source, in every repeat."
             .to_owned(),
         "Peak memory is of the whole process. For peers that are Python packages it includes the interpreter and what they import, some hundred \
