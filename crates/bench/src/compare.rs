@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::path::Path;
 
+use qstore::TensorBytes;
+
 use crate::checkpoint::{Checkpoint, SourceFile};
 use crate::error::{IoContext as _, Result};
 use crate::pieces::read_exact_at;
@@ -25,7 +27,7 @@ pub(crate) struct Part {
     /// The variant's name.
     pub(crate) variant: String,
     pub(crate) what: What,
-    pub(crate) data: Vec<u8>,
+    pub(crate) data: TensorBytes,
 }
 
 /// Which piece.
@@ -112,7 +114,9 @@ mod tests {
     use crate::checkpoint::Tensor;
 
     fn part(what: What, data: &[u8]) -> Part {
-        Part { variant: "v".to_owned(), what, data: data.to_vec() }
+        let mut held = TensorBytes::zeroed(data.len() as u64).unwrap();
+        held.copy_from_slice(data);
+        Part { variant: "v".to_owned(), what, data: held }
     }
 
     fn tensor(name: &str, data: &[u8]) -> Part {

@@ -3,6 +3,7 @@
 //! [`run`] stores variants of a model with each peer, loads them again, compares every loaded byte with the source, and gives a [`Report`].
 //! Each measurement is made in a process of its own; those of peers written in Rust call [`serve`], the others are Python programs.
 
+#![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::float_cmp, reason = "what is compared is exact in binary"))]
 
 mod cache;

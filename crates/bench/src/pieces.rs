@@ -1,12 +1,13 @@
 //! Files read, copied and coded in pieces, by all threads of the current pool at once. This is the best that we know for peers that have no
-//! threads of their own, so that what is compared is coders and not loops around them.
+//! threads of their own, so that what is compared is coders and not loops around them. For the same reason their results lie in the library's
+//! kind of memory, huge pages where the system has them.
 
 use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use qstore::Throttle;
+use qstore::{TensorBytes, Throttle};
 use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use serde::{Deserialize, Serialize};
@@ -47,9 +48,10 @@ pub(crate) fn pool(threads: usize) -> Result<ThreadPool> {
 }
 
 /// Reads the file at `path`, all of it.
-pub(crate) fn read_whole(path: &Path, limit: Option<&Throttle>) -> Result<Vec<u8>> {
+pub(crate) fn read_whole(path: &Path, limit: Option<&Throttle>) -> Result<TensorBytes> {
     let file = File::open(path).at(path, "cannot open")?;
-    let mut data = zeroed(file.metadata().at(path, "cannot read")?.len()).at(path, "cannot hold it")?;
+    let mut data =
+        TensorBytes::zeroed(file.metadata().at(path, "cannot read")?.len()).at(path, "cannot hold it")?;
     data.par_chunks_mut(PIECE).enumerate().try_for_each(|(index, piece)| {
         wait(limit, piece.len());
         read_exact_at(&file, piece, index as u64 * PIECE_BYTES).at(path, "cannot read")
@@ -93,10 +95,10 @@ pub(crate) fn code(source: &Path, target: &Path, coder: &dyn Coder) -> Result<()
 }
 
 /// Decodes what [`code`] wrote.
-pub(crate) fn decode(path: &Path, coder: &dyn Coder, limit: Option<&Throttle>) -> Result<Vec<u8>> {
+pub(crate) fn decode(path: &Path, coder: &dyn Coder, limit: Option<&Throttle>) -> Result<TensorBytes> {
     let file = File::open(path).at(path, "cannot open")?;
     let index = read_index(&file, limit).at(path, "cannot read")?;
-    let mut data = zeroed(index.bytes).at(path, "cannot hold it")?;
+    let mut data = TensorBytes::zeroed(index.bytes).at(path, "cannot hold it")?;
     if data.len().div_ceil(PIECE) != index.pieces.len() {
         return Err(invalid()).at(path, "cannot read");
     }
@@ -124,7 +126,7 @@ fn read_index(file: &File, limit: Option<&Throttle>) -> io::Result<Index> {
     read_exact_at(file, &mut length, end)?;
     let length = u64::from_le_bytes(length);
     let start = end.checked_sub(length).ok_or_else(invalid)?;
-    let mut index = zeroed(length)?;
+    let mut index = vec![0; usize::try_from(length).map_err(|_| invalid())?];
     wait(limit, index.len());
     read_exact_at(file, &mut index, start)?;
     Ok(serde_json::from_slice(&index)?)
@@ -159,12 +161,6 @@ fn create(path: &Path) -> Result<File> {
         fs::create_dir_all(parent).at(parent, "cannot create")?;
     }
     File::create_new(path).at(path, "cannot create")
-}
-
-/// Memory that the system has not given yet: whoever writes to a page first waits for it, which is then part of the load.
-fn zeroed(length: u64) -> io::Result<Vec<u8>> {
-    let length = usize::try_from(length).map_err(|_| io::ErrorKind::OutOfMemory)?;
-    Ok(vec![0; length])
 }
 
 /// Fills `buffer` from byte `offset` on, leaving the file's own position out of it, so that threads can share a handle.
@@ -237,10 +233,10 @@ mod tests {
             let (source, coded, copied) = (path(name), path("sub").join(name), path("copied").join(name));
             fs::write(&source, data).unwrap();
             pool.install(|| {
-                assert!(read_whole(&source, None).unwrap() == data);
+                assert!(*read_whole(&source, None).unwrap() == *data);
                 copy(&source, &copied).unwrap();
                 code(&source, &coded, &Halving).unwrap();
-                assert!(decode(&coded, &Halving, None).unwrap() == data);
+                assert!(*decode(&coded, &Halving, None).unwrap() == *data);
             });
             assert!(fs::read(copied).unwrap() == data);
         }

@@ -9,7 +9,7 @@ mod zstd;
 
 use std::path::PathBuf;
 
-use qstore::Throttle;
+use qstore::{TensorBytes, Throttle};
 
 use crate::checkpoint::{Checkpoint, SourceFile};
 use crate::compare::{Loaded, Part, What};
@@ -96,7 +96,7 @@ fn load_coded(job: &Job, suffix: &str, coder: &dyn Coder) -> Result<Loaded> {
 /// Loads the files with tensors, one after another, each with all threads.
 fn load_files(
     job: &Job,
-    read: impl Fn(&std::path::Path, Option<&Throttle>) -> Result<Vec<u8>> + Sync,
+    read: impl Fn(&std::path::Path, Option<&Throttle>) -> Result<TensorBytes> + Sync,
     suffix: &str,
 ) -> Result<Loaded> {
     let limit = job.bytes_per_second.map(Throttle::new);

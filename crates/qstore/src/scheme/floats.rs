@@ -110,7 +110,8 @@ mod tests {
     #[test]
     fn every_half_has_its_value() {
         for magnitude in 0..=0x7fff {
-            let (ours, theirs) = (FloatKind::F16.value(magnitude), f16::from_bits(low_half(magnitude)).to_f32());
+            let (ours, theirs) =
+                (FloatKind::F16.value(magnitude), f16::from_bits(low_half(magnitude)).to_f32());
             assert!(ours.to_bits() == theirs.to_bits() || ours.is_nan() && theirs.is_nan(), "{magnitude:#x}");
             if magnitude < 0x7c00 {
                 assert_eq!(FloatKind::F16.magnitude_of(theirs), magnitude);
