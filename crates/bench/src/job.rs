@@ -34,6 +34,8 @@ pub(crate) struct Job {
     pub(crate) memory: u64,
     /// How fast stored bytes may be read.
     pub(crate) bytes_per_second: Option<u64>,
+    /// Bytes of memory to use and give back before the work.
+    pub(crate) settle_bytes: u64,
 }
 
 impl Job {

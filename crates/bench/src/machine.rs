@@ -43,6 +43,11 @@ impl Machine {
     }
 }
 
+/// Main memory that holds nothing, not even what could be read again.
+pub(crate) fn free_memory_bytes() -> Option<u64> {
+    kibibytes(&field(&std::fs::read_to_string("/proc/meminfo").ok()?, "MemFree", ':')?)
+}
+
 /// The value of the first line `key separator value`.
 fn field(text: &str, key: &str, separator: char) -> Option<String> {
     let mut pairs = text.lines().filter_map(|line| line.split_once(separator));

@@ -65,6 +65,7 @@ impl Processes {
             threads: 1,
             memory: 0,
             bytes_per_second: None,
+            settle_bytes: 0,
         };
         let output = self.output(peer, &job).map_err(|e| absent(format!("{python} does not start: {e}")))?;
         if !output.status.success() {
@@ -165,6 +166,7 @@ mod tests {
             threads: 1,
             memory: 0,
             bytes_per_second: None,
+            settle_bytes: 0,
         };
         let run = |script: &str| {
             let worker = ["sh", "-c", script].map(OsString::from).to_vec();

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use crate::error::{Error, Result};
 use crate::job::{Job, Outcome, Task};
-use crate::memory::peak_rss_bytes;
+use crate::memory::{peak_rss_bytes, settle};
 use crate::peers::{self, Runs, Work};
 
 /// Does the job that comes as JSON from `input`, and writes its outcome as JSON to `output`. This is what the processes that [`run`](crate::run)
@@ -28,6 +28,7 @@ pub fn serve(mut input: impl Read, mut output: impl Write) -> Result<()> {
 
 /// Does the job, takes the time, then compares.
 pub(crate) fn perform(work: &dyn Work, job: &Job) -> Result<Outcome> {
+    settle(job.settle_bytes);
     let began = Instant::now();
     match job.task {
         Task::Load => {
@@ -106,6 +107,7 @@ mod tests {
             threads: 2,
             memory: 1 << 28,
             bytes_per_second: None,
+            settle_bytes: 0,
         }
     }
 

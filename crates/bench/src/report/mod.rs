@@ -216,7 +216,7 @@ impl PeerFacts {
 pub(crate) fn notes(machine: &Machine, settings: &Settings) -> Vec<String> {
     let mut notes = vec![
         "Times are medians with the lowest and the highest in brackets, of the work alone. Peers took turns, and each measurement was made in a \
-         process of its own."
+         process of its own, which had used as much memory before as it would need."
             .to_owned(),
         "A save stores all variants from their folders, which were read once before, and ends when all is on the disk. A load ends when the bytes of every tensor are in memory; \
          all of them were then compared with the source, in every repeat."
