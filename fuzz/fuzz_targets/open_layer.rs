@@ -9,7 +9,7 @@ use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
 use qstore::{Options, Silent, Store, inspect, verify};
 use qstore_container::{
-    ArrayKey, ArrayRef, ChunkForm, ChunkRecord, Dtype, Encoding, Grid, Hash128, LayerFile, Manifest,
+    ArrayKey, ArrayRef, ChunkForm, ChunkRecord, Dtype, Encoding, Grid, Hash128, Lanes, LayerFile, Manifest,
     ShardHeader, ShardLayout, ShardPlan, StoredArray, VariantEntry, write_chunks,
 };
 
@@ -36,6 +36,8 @@ struct Array {
     rows_per_chunk: u8,
     encoding: u8,
     refers_to: u8,
+    /// For a kind that a bundle may have: a bundle, of one slice.
+    is_bundle: bool,
     head: Vec<u8>,
     chunks: Vec<Vec<u8>>,
 }
@@ -87,16 +89,21 @@ fn build(arrays: &[Array]) -> Vec<u8> {
                 Encoding::Verbatim { file: "y".parse().expect("a path"), offset: u64::from(array.refers_to) }
             }
         };
+        let name = ArrayKey::Tensor(format!("t{index}"));
+        let is_bundle = array.is_bundle && encoding.has_stream();
         let stored = StoredArray {
-            key: ArrayKey::Tensor(format!("t{index}")),
+            key: match u32::try_from(index) {
+                Ok(number) if is_bundle => ArrayKey::Bundle(number),
+                _ => name.clone(),
+            },
             dtype: match &encoding {
                 Encoding::FloatSplit => FLOATS[usize::from(array.dtype) % FLOATS.len()],
                 Encoding::Codes => BYTES[usize::from(array.dtype) % BYTES.len()],
                 _ => ANY[usize::from(array.dtype) % ANY.len()],
             },
-            shape: array.shape.iter().take(3).map(|&d| u64::from(d)).collect(),
-            hash: Hash128(0),
-            grid: Grid { cols: u64::from(array.cols), rows_per_chunk: u64::from(array.rows_per_chunk) },
+            shape: array.shape.iter().take(if is_bundle { 1 } else { 3 }).map(|&d| u64::from(d)).collect(),
+            hash: Some(Hash128(0)),
+            grid: Grid { cols: u64::from(array.cols), rows_per_chunk: u64::from(array.rows_per_chunk), lanes: Lanes::Narrow },
             encoding,
         };
         if stored.grid.cols == 0 || stored.grid.rows_per_chunk == 0 {
@@ -130,6 +137,15 @@ fn build(arrays: &[Array]) -> Vec<u8> {
         }
         if stored.encoding.has_stream() {
             layout.push(&stored.key, (data.len() - begun) as u64);
+        }
+        if let (ArrayKey::Bundle(_), 1) = (&stored.key, stored.shape.len()) {
+            plan.arrays.push(StoredArray {
+                key: name,
+                hash: None,
+                grid: Grid::NONE,
+                encoding: Encoding::Slice { of: stored.key.clone(), offset: 0 },
+                ..stored.clone()
+            });
         }
         plan.arrays.push(stored);
     }

@@ -79,7 +79,8 @@ def test_equal_tensors_are_stored_once(
     high, low = read_tensors(make_pair(*case).high), read_tensors(make_pair(*case).low)
     stored = tensors_of(qstore.inspect(make_store(*case)), VARIANT_NAMES[case[1]])
 
-    shared = _shared(high, low)
+    # A reference takes as much as the smallest do.
+    shared = {name for name in _shared(high, low) if int(stored[name]["raw_bytes"]) >= 64}
     assert shared, "the quantised folder kept no tensor as it was"
     assert {name: _encoding(stored[name]) for name in shared} == dict.fromkeys(shared, ("reference", "int8"))
 

@@ -14,7 +14,6 @@ import zstandard
 
 Ints = npt.NDArray[Any]
 
-LANES = 64
 #: Per dtype: mantissa bits of the (high half's) 16 bits, and the magnitude of infinity.
 FLOATS = {"BF16": (7, 0x7F80), "F16": (10, 0x7C00), "F32": (7, 0x7F80_0000)}
 
@@ -82,7 +81,7 @@ class Table(NamedTuple):
     offset: Ints
 
     @classmethod
-    def read(cls, head: Cursor) -> Table:
+    def read(cls, head: Cursor, lanes: int) -> Table:
         frequencies = np.zeros(256, np.uint32)
         for present in np.flatnonzero(np.unpackbits(head.array("u1", 32), bitorder="little")):
             frequency = head.number("u1")
@@ -91,19 +90,41 @@ class Table(NamedTuple):
             check(1 <= frequency <= 4095, "a frequency is out of range")
             frequencies[present] = frequency
         check(frequencies.sum() == 4096, "frequencies do not add up to 4096")
+        if lanes == 128:
+            symbol, offset = alias_slots(frequencies)
+            return cls(symbol, frequencies[symbol], offset)
         symbol = np.repeat(np.arange(256, dtype=np.uint8), frequencies)
         start = np.cumsum(frequencies, dtype=np.uint32) - frequencies
         return cls(symbol, frequencies[symbol], np.arange(4096, dtype=np.uint32) - start[symbol])
 
     @classmethod
-    def read_list(cls, head: Cursor) -> list[Table]:
+    def read_list(cls, head: Cursor, lanes: int) -> list[Table]:
         count = head.number("u1")
         check(1 <= count <= 16, "a list of tables has 1 to 16")
-        return [cls.read(head) for _ in range(count)]
+        return [cls.read(head, lanes) for _ in range(count)]
+
+
+def alias_slots(frequencies: Ints) -> tuple[Ints, Ints]:
+    """The symbol and the offset of each slot in buckets of 16 (7.3)."""
+    rest = frequencies.astype(np.int64)
+    poor, rich = [s for s in range(256) if rest[s] < 16], [s for s in range(256) if rest[s] > 16]
+    symbol, offset = np.repeat(np.arange(256), 16), np.tile(np.arange(16), 256)
+    for bucket in poor:  # grows while it is gone through
+        if not rich:
+            break
+        giver, own = rich[0], rest[bucket]
+        rest[giver] -= 16 - own
+        symbol[16 * bucket + own : 16 * bucket + 16] = giver
+        offset[16 * bucket + own : 16 * bucket + 16] = rest[giver] + np.arange(16 - own)
+        if rest[giver] <= 16:
+            rich.pop(0)
+        if rest[giver] < 16:
+            poor.append(giver)
+    return symbol.astype(np.uint8), offset.astype(np.uint32)
 
 
 class Coder:
-    """The 64 lanes of a stream (7.3): elements of a row whose lanes follow one another decode at once."""
+    """The lanes of a stream (7.3): elements of a row whose lanes follow one another decode at once."""
 
     def __init__(self, states: Ints, words: bytes) -> None:
         check((states >= 1 << 16).all() and len(words) % 2 == 0, "states too small, or half a word")
@@ -120,19 +141,20 @@ class Coder:
     def symbols(self, table: Table, count: int) -> Ints:
         """One row of symbols (7.4)."""
         row = np.empty(count, np.uint8)
-        for begin in range(0, count, LANES):
-            lanes = slice(0, min(LANES, count - begin))
+        all_lanes = self.states.size
+        for begin in range(0, count, all_lanes):
+            lanes = slice(0, min(all_lanes, count - begin))
             states = self.states[lanes]
             slot = states & 0xFFF
-            row[begin : begin + LANES] = table.symbol[slot]
+            row[begin : begin + all_lanes] = table.symbol[slot]
             self._advance(lanes, table.frequency[slot] * (states >> 12) + table.offset[slot])
         return row
 
     def uniform(self, frequencies: Ints, coded: Ints) -> Ints:
         """One row of `r`, each uniform with its own frequency; 0, and no lane used, where not `coded`."""
         row = np.zeros(coded.size, np.uint32)
-        for begin in range(0, coded.size, LANES):
-            lanes = np.flatnonzero(coded[begin : begin + LANES])
+        for begin in range(0, coded.size, self.states.size):
+            lanes = np.flatnonzero(coded[begin : begin + self.states.size])
             states, frequency = self.states[lanes], frequencies[begin + lanes]
             slot = states & 0xFFFF
             row[begin + lanes] = r = slot // frequency
@@ -151,13 +173,13 @@ def put_exceptions(values: Ints, exceptions: Ints) -> Ints:
 
 
 def decode_classed(
-    tables: list[Table], chunk: Cursor, elements: int, cols: int, width: int, value: str
+    tables: list[Table], chunk: Cursor, elements: int, cols: int, lanes: int, width: int, value: str
 ) -> tuple[Ints, Ints, Ints]:
     """Symbols, bit plane (of `width` bits) and exceptions, which chunks of 8.1 and 8.2 have alike (7.4)."""
     count = chunk.number("<u4")
     classes = chunk.plane(math.ceil(elements / cols), (len(tables) - 1).bit_length())
     check((classes < len(tables)).all(), "a row is of a class without a table")
-    states, plane = chunk.array("<u4", LANES), chunk.plane(elements, width)
+    states, plane = chunk.array("<u4", lanes), chunk.plane(elements, width)
     exceptions = chunk.array(exception_of(value), count)
     coder, symbols = Coder(states, chunk.rest()), np.empty(elements, np.uint8)
     for row in np.argsort(classes, kind="stable"):
@@ -167,35 +189,37 @@ def decode_classed(
     return symbols, plane, exceptions
 
 
-def decode_codes(head: Cursor, chunk: Cursor, elements: int, cols: int) -> Ints:
+def decode_codes(head: Cursor, chunk: Cursor, elements: int, cols: int, lanes: int) -> Ints:
     """A chunk of `codes` (8.1)."""
-    tables = Table.read_list(head)
+    tables = Table.read_list(head, lanes)
     head.end()
-    symbols, _, exceptions = decode_classed(tables, chunk, elements, cols, 0, "u1")
+    symbols, _, exceptions = decode_classed(tables, chunk, elements, cols, lanes, 0, "u1")
     return put_exceptions(symbols, exceptions)
 
 
-def decode_float_split(head: Cursor, chunk: Cursor, elements: int, cols: int) -> Ints:
+def decode_float_split(head: Cursor, chunk: Cursor, elements: int, cols: int, lanes: int) -> Ints:
     """The bits of 16-bit floats, or of the high halves of F32, from a chunk of `float-split` (8.2)."""
-    shift, base, tables = head.number("u1"), head.number("<u2"), Table.read_list(head)
+    shift, base, tables = head.number("u1"), head.number("<u2"), Table.read_list(head, lanes)
     head.end()
     check(1 <= shift <= 14 and 1 <= base <= 32767, "shift or base is out of range")
-    symbols, plane, exceptions = decode_classed(tables, chunk, elements, cols, shift + 1, "<u2")
+    symbols, plane, exceptions = decode_classed(tables, chunk, elements, cols, lanes, shift + 1, "<u2")
     high = np.where(symbols == 0, 0, base - 1 + symbols.astype(np.uint32))
     low, sign = plane & ((1 << shift) - 1), plane >> shift
     bits = sign << 15 | (high << shift) & 0x7FFF | low
     return put_exceptions(bits.astype("<u2"), exceptions)
 
 
-def decode_residual(head: Cursor, chunk: Cursor, dtype: str, codes: Ints, scales: Ints, rule: str) -> Ints:
+def decode_residual(
+    head: Cursor, chunk: Cursor, dtype: str, codes: Ints, scales: Ints, rule: str, lanes: int
+) -> Ints:
     """The bits of 16-bit floats, or of the high halves of F32, from a chunk of `residual` (8.3)."""
-    table = Table.read(head)
+    table = Table.read(head, lanes)
     head.end()
     mantissa_bits = FLOATS[dtype][0]
     lo, frequency = bins(dtype, scales, rule)
     is_zero, k = codes == 0, np.minimum(np.abs(codes.astype(np.int16)), 127)
     row_of_zero = np.nonzero(is_zero)[0]
-    count, states = chunk.number("<u4"), chunk.array("<u4", LANES)
+    count, states = chunk.number("<u4"), chunk.array("<u4", lanes)
     plane = chunk.plane(row_of_zero.size, mantissa_bits + 1)
     exceptions = chunk.array(exception_of("<u2"), count)
     coder = Coder(states, chunk.rest())

@@ -14,7 +14,7 @@ import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,8 @@ Json = dict[str, Any]
 MIB = 1 << 20
 FORM_HEAD, FORM_CODED, FORM_RAW = 0, 1, 2
 KINDS_WITH_HEAD = ("residual", "float-split", "codes")
+KINDS_ELSEWHERE = ("reference", "slice")
+KINDS_OF_BUNDLES = ("float-split", "codes", "zstd", "raw")
 OPTIONAL = {"residual": "transposed"}
 RECORD = np.dtype([("length", "<u4"), ("form", "u1"), ("zero", "u1", 3), ("hash", "<u8")])
 
@@ -90,6 +92,10 @@ class Array:
         return max(1, self.bits // 8)
 
     @property
+    def kind(self) -> str:
+        return str(self.plan["encoding"]["kind"])
+
+    @property
     def transposed(self) -> bool:
         """Whether what is coded is the transposed matrix (8.3)."""
         return self.plan["encoding"].get("transposed", False) is True
@@ -101,6 +107,8 @@ class Array:
     @property
     def chunk_sizes(self) -> list[int]:
         """Decoded bytes of each chunk (6)."""
+        if self.kind in KINDS_ELSEWHERE:
+            return []
         cols, rows = self.plan["grid"]["cols"], self.plan["grid"]["rows_per_chunk"]
         starts = range(0, self.size, self.width * cols * rows) if self.size else range(0)
         return [min(starts.step, self.size - start) for start in starts]
@@ -155,6 +163,28 @@ class Shard:
         check(not self.records["zero"].any(), f"{path}: a record's zeros are not")
 
 
+def check_bundles(arrays: list[Array]) -> None:
+    """Whether the slices of a shard fill its bundles, type by type and in order (4, 11)."""
+    bundles = {array.plan["key"]: array for array in arrays if array.plan["key"].startswith("bundle:")}
+    for key, bundle in bundles.items():
+        check(re.fullmatch(r"bundle:(0|[1-9]\d{0,9})", key) and int(key[7:]) < 1 << 32, f"{key} is no bundle")
+        plain = bundle.kind in KINDS_OF_BUNDLES and len(bundle.plan["shape"]) == 1
+        check(plain and bundle.size <= MIB, f"{key} is too large, or no list of elements")
+    filled, current = dict[str, int](), dict[str, str]()
+    for array in arrays:
+        if array.kind != "slice":
+            continue
+        key, of, dtype = array.plan["key"], array.plan["encoding"]["of"], array.plan["dtype"]
+        check(key.startswith("tensor:") and of in bundles, f"{key} is a slice of {of}")
+        check(bundles[of].plan["dtype"] == dtype, f"{key} has another type than {of}")
+        before = current.setdefault(dtype, of)
+        full = before == of or filled[before] == bundles[before].size
+        check(full and array.plan["encoding"]["offset"] == filled.get(of, 0), f"{key} comes out of order")
+        current[dtype], filled[of] = of, filled.get(of, 0) + array.size
+    sizes = {key: bundle.size for key, bundle in bundles.items()}
+    check(filled == sizes, "a bundle has bytes of no tensor, or a slice ends outside of it")
+
+
 @dataclass(frozen=True)
 class Layer:
     """What the shards of a variant hold together (4)."""
@@ -170,6 +200,7 @@ class Store:
     def __init__(self, folder: Path) -> None:
         self.folder, self.variants = folder, dict[str, Json]()
         self.layer = cache(self._layer)
+        self.bundle = lru_cache(32)(self.array)
         file = self._file("qstore.json")
         check(file.stat().st_size <= 16 * MIB, "the manifest is too large")
         manifest = parse(file.read_bytes())
@@ -213,8 +244,11 @@ class Store:
             check(plan["variant"] == name, f"{shard.path} is of another variant")
             check(all(given in variant["given"] for given in plan["given"]), f"{shard.path}: given")
             for array_plan in plan["arrays"]:
-                has_fields(array_plan, "key dtype shape hash grid encoding")
-                has_fields(array_plan["grid"], "cols rows_per_chunk")
+                if array_plan["encoding"]["kind"] == "slice":
+                    has_fields(array_plan, "key dtype shape encoding")
+                else:
+                    has_fields(array_plan, "key dtype shape hash grid encoding")
+                    has_fields(array_plan["grid"], "cols rows_per_chunk", "lanes")
                 key, encoding = array_plan["key"], array_plan["encoding"]
                 check(key not in layer.arrays, f"a second {key}")
                 kind, source = encoding["kind"], shard.path
@@ -222,15 +256,20 @@ class Store:
                 if kind == "verbatim":
                     source, begin = self._file(f"{name}/{relative(encoding['file'])}"), encoding["offset"]
                 array = Array(array_plan, records, source, begin)
-                count = 0 if kind == "reference" else len(array.chunk_sizes) + (kind in KINDS_WITH_HEAD)
+                count = len(array.chunk_sizes) + (kind in KINDS_WITH_HEAD)
                 own, records = records[:count], records[count:]
                 check(own.size == count, f"{shard.path}: the list of chunks is too short")
                 check(kind == "verbatim" or own["length"].sum(dtype=np.uint64) == length, f"{key}: length")
                 layer.arrays[key] = replace(array, records=own)
+            check_bundles([layer.arrays[array["key"]] for array in plan["arrays"]])
             check(not shard.streams and not records.size, f"{shard.path}: streams or records of no array")
             check(entry is variant["layer"][-1] or "files" not in plan, f"{shard.path}: files too early")
             layer.files.extend(plan.get("files", []))
             layer.empty_folders.extend(plan.get("empty_folders", []))
+        named = [f"tensor:{name}" for file in layer.files for name in file["content"].get("tensors", [])]
+        slices = {key for key, array in layer.arrays.items() if array.kind == "slice"}
+        in_order = [key for key in layer.arrays if key in slices] == [key for key in named if key in slices]
+        check(in_order, f"slices of {name} do not come in the order of its files")
         lines = [f"{file['sha256']} {file['bytes']} {relative(file['path'])}\n" for file in layer.files]
         lines += [f"{relative(folder)}/\n" for folder in layer.empty_folders]
         check(xxh3_128("".join(lines).encode()) == variant["content"], f"{name} is not what its content says")
@@ -244,26 +283,36 @@ class Store:
         has_fields(ref, "variant array")
         given = {given["variant"] for given in self.variants[variant]["given"]}
         check(ref["variant"] in {variant} | given, f"{variant} is not given {ref['variant']}")
+        check(not ref["array"].startswith("bundle:"), f"{variant} refers to a bundle")
         return ref["variant"], ref["array"]
 
     def array(self, variant: str, key: str) -> bytes:
         """The bytes of an array (8), once their hash was checked (4)."""
         array = self.layer(variant).arrays[key]
         encoding = array.plan["encoding"]
-        fields = {"reference": "to", "verbatim": "file offset", "residual": "codes scale scheme rounding"}
+        fields = {
+            "reference": "to",
+            "slice": "of offset",
+            "verbatim": "file offset",
+            "residual": "codes scale scheme rounding",
+        }
         has_fields(encoding, "kind " + fields.get(encoding["kind"], ""), OPTIONAL.get(encoding["kind"], ""))
         if encoding["kind"] == "reference":
             name, to = self._find(variant, encoding["to"])
             target = self.layer(name).arrays[to].plan["encoding"]["kind"]
             check(target != "reference", f"{key} of {variant} leads to a reference")
             data = self.array(name, to)
+        elif encoding["kind"] == "slice":
+            begin = encoding["offset"]
+            data = self.bundle(variant, encoding["of"])[begin : begin + array.size]
         else:
             data = b"".join(self._chunks(variant, array))
             if array.transposed:
                 cols = array.plan["shape"][0]
                 data = np.frombuffer(data, f"V{array.width}").reshape(-1, cols).T.tobytes()
         check(len(data) == array.size, f"{key} of {variant} has another size")
-        check(xxh3_128(data) == array.plan["hash"], f"{key} of {variant} is damaged")
+        own_hash = array.kind == "slice" or xxh3_128(data) == array.plan["hash"]
+        check(own_hash, f"{key} of {variant} is damaged")
         return data
 
     def _given(self, variant: str, array: Array) -> tuple[Ints, Ints]:
@@ -288,6 +337,8 @@ class Store:
         """The decoded chunks of an array that is no reference (5, 6, 8)."""
         dtype, kind = array.plan["dtype"], array.plan["encoding"]["kind"]
         cols, step = array.plan["grid"]["cols"], array.plan["grid"]["rows_per_chunk"]
+        lanes = array.plan["grid"].get("lanes", 64)
+        check(lanes in (64, 128), "a coder has 64 or 128 lanes")
         stored, head = array.stored(), b""
         if kind in KINDS_WITH_HEAD:
             form, head = next(stored)
@@ -304,14 +355,16 @@ class Store:
             if kind == "zstd":
                 yield decode_zstd(chunk, elements, array.width)
             elif kind == "codes" and array.width == 1:
-                yield decode_codes(Cursor(head), chunk, elements, cols).tobytes()
+                yield decode_codes(Cursor(head), chunk, elements, cols, lanes).tobytes()
             elif kind in KINDS_WITH_HEAD and dtype in FLOATS:
                 part = Cursor(chunk.take(chunk.number("<u4")) if dtype == "F32" else chunk.rest())
                 if codes is not None and scales is not None:
                     rows, rule = slice(number * step, (number + 1) * step), array.plan["encoding"]["rounding"]
-                    halves = decode_residual(Cursor(head), part, dtype, codes[rows], scales[rows], rule)
+                    halves = decode_residual(
+                        Cursor(head), part, dtype, codes[rows], scales[rows], rule, lanes
+                    )
                 else:
-                    halves = decode_float_split(Cursor(head), part, elements, cols)
+                    halves = decode_float_split(Cursor(head), part, elements, cols, lanes)
                 yield (low_halves(chunk, halves) if dtype == "F32" else halves).tobytes()
             else:
                 raise DamageError(f"a coded chunk of {kind} {dtype}")

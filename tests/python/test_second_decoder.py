@@ -32,7 +32,7 @@ Floats = npt.NDArray[Any]
 GOLDEN = Path(__file__).resolve().parents[2] / "crates/qstore/tests/golden"
 GOLDEN_CASES = sorted(listing.parent for listing in GOLDEN.glob("*/*/expected.sha256"))
 DTYPES = {"bf16": ml_dtypes.bfloat16, "fp16": np.float16, "fp32": np.float32}
-KINDS = {"reference", "residual", "float-split", "codes", "zstd", "raw"}
+KINDS = {"reference", "slice", "residual", "float-split", "codes", "zstd", "raw"}
 
 #: The factor that a row of one scale is multiplied by, under each name of section 9.
 RULES: dict[str, Callable[[Floats], Floats]] = {
@@ -76,6 +76,9 @@ def matrices(dtype: npt.DTypeLike, rng: np.random.Generator) -> tuple[dict[str, 
     for shape in (1, 1), (1, 200), (200, 1), (65, 63), (3, 129), (0, 7), (7, 0), (400, 64):
         add(f"shape_{shape[0]}x{shape[1]}", draw(*shape))
     add("two_chunks", draw(600, 1000))
+    # From a million elements on, coders have 128 lanes.
+    add("wide", draw(1030, 1019))
+    high["wide_vector"] = draw(1_100_003)
     # As GPT-2 keeps them: the codes are those of the transposed matrix.
     for shape in (600, 1000), (200, 200):
         add(f"turned_{shape[0]}", draw(*shape))
@@ -222,6 +225,23 @@ def test_restores_from_small_shards(binary: Path, bf16_pair: dict[str, Path], tm
     assert all(len(variant["layer"]) > 2 for variant in store.variants.values())
 
 
+def test_restores_very_many_small_tensors(binary: Path, tmp_path: Path) -> None:
+    """Several bundles of each type, in several shards, beside a tensor that is named like one."""
+    rng = np.random.default_rng(11)
+    tensors: dict[str, Floats] = {"bundle:0": np.array([1, 2, 3], np.uint8)}
+    for index in range(1500):
+        drawn = rng.standard_normal((index % 4, index % 50 * 5)).astype(np.float32)
+        tensors[f"blocks.{index}"] = drawn.astype([np.float32, ml_dtypes.bfloat16, np.int8][index % 3])
+    folder = tmp_path / "small"
+    folder.mkdir()
+    save_file(tensors, folder / "model.safetensors")
+    for number, options in enumerate(((), ("--shard-size", "100kB"))):
+        store = pack(binary, {"small": folder}, tmp_path / f"store-{number}", *options)
+        bundles = [key for key in store.layer("small").arrays if key.startswith("bundle:")]
+        assert len(bundles) > 3
+        assert_restores(store, {"small": folder}, tmp_path / f"restored-{number}")
+
+
 def test_restores_codes_that_a_sample_misses(binary: Path, tmp_path: Path) -> None:
     """Tables of a large tensor come from some of its rows; a rare code elsewhere has no symbol."""
     rng = np.random.default_rng(21)
@@ -256,7 +276,7 @@ def test_layer_files_are_safetensors(binary: Path, bf16_pair: dict[str, Path], t
             stored = {
                 key
                 for key, array in store.layer(name).arrays.items()
-                if array.plan["encoding"]["kind"] not in ("reference", "verbatim")
+                if array.plan["encoding"]["kind"] not in ("reference", "verbatim", "slice")
             }
             assert set(streams) == stored
 

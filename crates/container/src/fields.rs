@@ -3,10 +3,12 @@
 //! serde's own way to read such objects holds all of their JSON in a form that is many times as large before it looks at the kind, and lets
 //! unknown fields of kinds without fields pass. Here each field is read as what it is, and then the kind says which ones must be there.
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
-use crate::plan::{ArrayRef, Encoding, FileContent, QuantScheme, Rounding};
-use crate::{FormatError, RelativePath};
+use crate::{
+    ArrayKey, ArrayRef, Encoding, FileContent, FormatError, Grid, Hash128, QuantScheme, RelativePath,
+    Rounding,
+};
 
 /// The fields of every [`Encoding`].
 #[derive(Default, PartialEq, Deserialize)]
@@ -15,6 +17,7 @@ pub(crate) struct EncodingFields {
     kind: Option<EncodingKind>,
     to: Option<ArrayRef>,
     file: Option<RelativePath>,
+    of: Option<ArrayKey>,
     offset: Option<u64>,
     codes: Option<ArrayRef>,
     scale: Option<ArrayRef>,
@@ -28,6 +31,7 @@ pub(crate) struct EncodingFields {
 enum EncodingKind {
     Reference,
     Verbatim,
+    Slice,
     Residual,
     FloatSplit,
     Codes,
@@ -43,6 +47,7 @@ impl EncodingFields {
             EncodingKind::Verbatim => {
                 Encoding::Verbatim { file: self.file.take()?, offset: self.offset.take()? }
             }
+            EncodingKind::Slice => Encoding::Slice { of: self.of.take()?, offset: self.offset.take()? },
             EncodingKind::Residual => Encoding::Residual {
                 codes: self.codes.take()?,
                 scale: self.scale.take()?,
@@ -65,6 +70,20 @@ impl TryFrom<EncodingFields> for Encoding {
         let encoding = fields.take().filter(|_| fields == EncodingFields::default());
         encoding.ok_or_else(|| FormatError::new("an encoding has other fields than those of its kind"))
     }
+}
+
+/// A hash that is there: a slice has none, and not one of `null`.
+pub(crate) fn some_hash<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Hash128>, D::Error> {
+    Hash128::deserialize(deserializer).map(Some)
+}
+
+/// A grid that is there: a slice has none, and not an empty one.
+pub(crate) fn some_grid<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Grid, D::Error> {
+    let grid = Grid::deserialize(deserializer)?;
+    if grid.cols == 0 || grid.rows_per_chunk == 0 {
+        return Err(serde::de::Error::custom("a grid with empty chunks"));
+    }
+    Ok(grid)
 }
 
 /// The fields of every [`FileContent`].
@@ -120,6 +139,7 @@ mod tests {
         let encodings = [
             Encoding::Reference { to: array() },
             Encoding::Verbatim { file: "a/b".parse().unwrap(), offset: u64::MAX },
+            Encoding::Slice { of: "bundle:7".parse().unwrap(), offset: 0 },
             residual(false),
             residual(true),
             Encoding::FloatSplit,

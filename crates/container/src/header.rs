@@ -4,12 +4,14 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::ops::Range;
 
-use safetensors::tensor::{Metadata, TensorInfo};
 use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 
 use crate::limits::{MAX_DIMENSIONS, MAX_HEADER_BYTES};
 use crate::{Dtype, FormatError};
+
+/// The entry of a header that is no tensor.
+const METADATA: &str = "__metadata__";
 
 /// The length of the JSON header of a safetensors file of `file_bytes` bytes that begins with `prefix`.
 ///
@@ -63,42 +65,58 @@ impl SafetensorsHeader {
         let start = 8 + header.len() as u64;
         let text = String::from_utf8(header).map_err(|_| FormatError::new("its header is not UTF-8"))?;
         let Entries { metadata, mut tensors } = serde_json::from_str(&text).map_err(|e| bad_json(&e))?;
-        tensors.sort_by_key(|(_, info)| info.data_offsets);
-        let parsed = Metadata::new(None, tensors)
-            .map_err(|e| FormatError::new(format!("its header is not a safetensors header: {e}")))?;
-        let end = start.saturating_add(parsed.data_len() as u64);
+        let mut names = HashSet::with_capacity(tensors.len());
+        if let Some(twice) = tensors.iter().find(|tensor| !names.insert(tensor.name.as_str())) {
+            return Err(bad_json(&format!("the name {:?} occurs twice", twice.name)));
+        }
+        drop(names);
+        tensors.sort_by(|a, b| {
+            (a.bytes.start, a.bytes.end, &a.name).cmp(&(b.bytes.start, b.bytes.end, &b.name))
+        });
+        let data = check_spans(&tensors).map_err(|e| bad_json(&e))?;
+        let end = start.saturating_add(data);
         if end != file_bytes {
             return Err(FormatError::new(format!(
                 "its tensors end at byte {end}, but the file has {file_bytes} bytes: it is {}",
                 if end > file_bytes { "cut short" } else { "followed by bytes that belong to no tensor" }
             )));
         }
-        let mut tensors: Vec<TensorSpan> = parsed
-            .tensors()
-            .into_iter()
-            .map(|(name, info)| TensorSpan {
-                name,
-                dtype: info.dtype,
-                shape: info.shape.iter().map(|&d| d as u64).collect(),
-                bytes: start + info.data_offsets.0 as u64..start + info.data_offsets.1 as u64,
-            })
-            .collect();
-        tensors.sort_by(|a, b| {
-            (a.bytes.start, a.bytes.end, &a.name).cmp(&(b.bytes.start, b.bytes.end, &b.name))
-        });
+        for tensor in &mut tensors {
+            // The end of each is at most the file's.
+            tensor.bytes = start + tensor.bytes.start..start + tensor.bytes.end;
+        }
         Ok(Self { text, tensors, metadata: metadata.unwrap_or_default() })
     }
 }
 
-fn bad_json(error: &serde_json::Error) -> FormatError {
+fn bad_json(error: &dyn fmt::Display) -> FormatError {
     FormatError::new(format!("its header is not a safetensors header: {error}"))
+}
+
+/// Where the last tensor ends. What is refused is what the safetensors library refuses.
+fn check_spans(tensors: &[TensorSpan]) -> Result<u64, String> {
+    let mut end = 0;
+    for TensorSpan { name, dtype, shape, bytes } in tensors {
+        if bytes.start != end || bytes.end < bytes.start {
+            return Err(format!("the offset of tensor {name:?} is not where the one before it ends"));
+        }
+        let elements = shape.iter().try_fold(1u64, |product, d| product.checked_mul(*d));
+        let bits = elements.and_then(|elements| elements.checked_mul(dtype.bitsize() as u64));
+        let bits = bits.ok_or_else(|| format!("the shape of tensor {name:?} overflows"))?;
+        if !bits.is_multiple_of(8) || bits / 8 != bytes.end - bytes.start {
+            return Err(format!("tensor {name:?} has another size than its shape"));
+        }
+        end = bytes.end;
+    }
+    Ok(end)
 }
 
 /// The entries of a header, not yet checked against each other. The safetensors library's own reading keeps one of the values of a name that
 /// occurs twice, in silence, and holds all of the JSON in a form that is many times as large.
 struct Entries {
     metadata: Option<HashMap<String, String>>,
-    tensors: Vec<(String, TensorInfo)>,
+    /// Offsets count from the end of the header.
+    tensors: Vec<TensorSpan>,
 }
 
 impl<'de> Deserialize<'de> for Entries {
@@ -118,16 +136,18 @@ impl<'de> Visitor<'de> for EntryVisitor {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Entries, A::Error> {
         let mut entries = Entries { metadata: None, tensors: Vec::new() };
-        let mut seen = HashSet::new();
+        let mut metadata = false;
         while let Some(name) = map.next_key::<String>()? {
-            if name == "__metadata__" {
+            if name == METADATA {
+                if metadata {
+                    return Err(serde::de::Error::custom(format!("the name {name:?} occurs twice")));
+                }
+                metadata = true;
                 entries.metadata = map.next_value()?;
             } else {
                 let Span { dtype, shape, data_offsets } = map.next_value()?;
-                entries.tensors.push((name.clone(), TensorInfo { dtype, shape: shape.0, data_offsets }));
-            }
-            if let Some(twice) = seen.replace(name) {
-                return Err(serde::de::Error::custom(format!("the name {twice:?} occurs twice")));
+                let (start, end) = data_offsets;
+                entries.tensors.push(TensorSpan { name, dtype, shape: shape.0, bytes: start..end });
             }
         }
         Ok(entries)
@@ -139,11 +159,11 @@ impl<'de> Visitor<'de> for EntryVisitor {
 struct Span {
     dtype: Dtype,
     shape: Shape,
-    data_offsets: (usize, usize),
+    data_offsets: (u64, u64),
 }
 
 /// A shape of at most [`MAX_DIMENSIONS`] dimensions.
-struct Shape(Vec<usize>);
+struct Shape(Vec<u64>);
 
 impl<'de> Deserialize<'de> for Shape {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -219,6 +239,14 @@ mod tests {
             ("", 0, "header"),
         ];
         for (text, data, word) in cases {
+            // The library looks at tensors alone, and keeps one of two of a name.
+            let file = [
+                &(text.len() as u64).to_le_bytes()[..],
+                text.as_bytes(),
+                &[0; 8][..usize::try_from(data).unwrap()],
+            ]
+            .concat();
+            assert!(word == "twice" || safetensors::SafeTensors::deserialize(&file).is_err(), "{text}");
             let error = parse(text, data).unwrap_err().to_string();
             assert!(error.contains(word), "{text}: {error}");
         }

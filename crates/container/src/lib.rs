@@ -8,7 +8,9 @@
 
 #![forbid(unsafe_code)]
 
+mod bundles;
 mod chunks;
+mod encoding;
 mod error;
 mod fields;
 mod hash;
@@ -20,14 +22,12 @@ mod plan;
 mod shard;
 
 pub use chunks::{ChunkForm, ChunkRecord, parse_chunks, write_chunks};
+pub use encoding::{ArrayRef, Encoding, QuantScheme, Rounding};
 pub use error::FormatError;
 pub use hash::{Hash128, Sha256Hex};
 pub use header::{SafetensorsHeader, TensorSpan, header_length};
 pub use manifest::{FORMAT_VERSION, LayerFile, Manifest, VariantEntry};
 pub use names::{ArrayKey, RelativePath, VariantName};
-pub use plan::{
-    ArrayRef, Encoding, FileContent, Given, Grid, Lanes, OriginalFile, QuantScheme, Rounding, ShardPlan,
-    StoredArray,
-};
+pub use plan::{FileContent, Given, Grid, Lanes, OriginalFile, ShardPlan, StoredArray};
 pub use safetensors::Dtype;
-pub use shard::{ShardHeader, ShardLayout};
+pub use shard::{ShardContents, ShardHeader, ShardLayout};

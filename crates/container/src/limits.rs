@@ -24,6 +24,8 @@ pub const MAX_RESIDUAL_CHUNK_ROWS: u64 = 1 << 14;
 pub const MAX_RESIDUAL_ROWS: u64 = 1 << 22;
 /// Bytes of a matrix that is stored transposed: a reader holds all of it to give any part.
 pub const MAX_TRANSPOSED_BYTES: u64 = 256 << 20;
+/// Bytes of a bundle: a reader of one slice decodes all of it, and keeps several.
+pub const MAX_BUNDLE_BYTES: u64 = 1 << 20;
 /// Bytes of the tables at the front of an array's stream: sixteen of the largest, and a little.
 pub const MAX_HEAD_BYTES: u64 = 16 << 10;
 /// Characters of a variant's name.

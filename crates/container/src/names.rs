@@ -83,13 +83,15 @@ impl FromStr for RelativePath {
     }
 }
 
-/// What a stream holds: a tensor of the variant or a file of it that is not safetensors.
+/// What an array is: a tensor of the variant, a file of it that is not safetensors, or a bundle of small tensors.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ArrayKey {
     /// A tensor, by its name; where several files of the variant have one of that name, by `FILE:NAME`.
     Tensor(String),
     /// A file, by its path.
     File(RelativePath),
+    /// Small tensors one after another, by their number in the layer.
+    Bundle(u32),
 }
 
 impl ArrayKey {
@@ -98,7 +100,7 @@ impl ArrayKey {
     pub fn tensor(&self) -> Option<&str> {
         match self {
             Self::Tensor(name) => Some(name),
-            Self::File(_) => None,
+            Self::File(_) | Self::Bundle(_) => None,
         }
     }
 }
@@ -108,6 +110,7 @@ impl fmt::Display for ArrayKey {
         match self {
             Self::Tensor(name) => write!(f, "tensor:{name}"),
             Self::File(path) => write!(f, "file:{path}"),
+            Self::Bundle(number) => write!(f, "bundle:{number}"),
         }
     }
 }
@@ -119,6 +122,11 @@ impl FromStr for ArrayKey {
         match text.split_once(':') {
             Some(("tensor", name)) => Ok(Self::Tensor(name.to_owned())),
             Some(("file", path)) => Ok(Self::File(path.parse()?)),
+            Some(("bundle", number)) => {
+                // One text for each number.
+                let parsed = number.parse().ok().filter(|parsed: &u32| parsed.to_string() == number);
+                parsed.map(Self::Bundle).ok_or_else(|| FormatError::new(format!("{text:?} is no bundle")))
+            }
             _ => Err(FormatError::new(format!("{text:?} names neither a tensor nor a file"))),
         }
     }
@@ -137,6 +145,16 @@ mod tests {
         }
         for bad in ["", "/", "/etc/passwd", "..", "a/../b", "a//b", "a/", "./a", "a\\b", "C:x", "a\0b"] {
             assert!(bad.parse::<RelativePath>().is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn keys_have_one_text() {
+        for good in ["tensor:", "tensor:bundle:0", "file:a/b", "bundle:0", "bundle:4294967295"] {
+            assert_eq!(good.parse::<ArrayKey>().unwrap().to_string(), good);
+        }
+        for bad in ["", "x", "file:", "bundle:", "bundle:00", "bundle:+1", "bundle:-1", "bundle:4294967296"] {
+            assert!(bad.parse::<ArrayKey>().is_err(), "{bad:?}");
         }
     }
 

@@ -2,140 +2,16 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::fields::{ContentFields, EncodingFields};
+use crate::bundles;
+use crate::fields::{ContentFields, some_grid, some_hash};
 use crate::limits::{
     MAX_CHUNK_BYTES, MAX_CHUNK_ROWS, MAX_FILES, MAX_PLAN_BYTES, MAX_PLAN_EXPANSION, MAX_PLAN_WINDOW_LOG,
     MAX_RESIDUAL_CHUNK_ROWS, MAX_RESIDUAL_ROWS, MAX_TRANSPOSED_BYTES, PLAN_SLACK_BYTES,
 };
-use crate::{ArrayKey, Dtype, FormatError, Hash128, RelativePath, Sha256Hex, VariantName};
+use crate::{ArrayKey, Dtype, Encoding, FormatError, Hash128, RelativePath, Sha256Hex, VariantName};
 
-/// An array of a variant, seen from another array.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ArrayRef {
-    /// The variant: the one that the referring array is in, or one that its layer is given.
-    pub variant: VariantName,
-    /// The array.
-    pub array: ArrayKey,
-}
-
-/// A family of quantisers whose codes a residual can be given.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum QuantScheme {
-    /// bitsandbytes LLM.int8(): one F32 absolute maximum a row (`SCB`), codes from -127 to 127.
-    #[serde(rename = "llm.int8")]
-    LlmInt8,
-}
-
-impl QuantScheme {
-    /// The name that plans and the command line use.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::LlmInt8 => "llm.int8",
-        }
-    }
-}
-
-/// How a quantiser rounds; `docs/format.md` gives each one's arithmetic.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Rounding {
-    /// `rint(fl(w * fl(r * 127)))` with `r = fl(1 / s)`: bitsandbytes on CPU.
-    ReciprocalTimes127,
-    /// The same with the F32 just above `r`: a GPU's approximate reciprocal may be off by one.
-    ReciprocalUpTimes127,
-    /// The same with the F32 just below `r`.
-    ReciprocalDownTimes127,
-    /// `rint(fl(w * fl(127 / s)))`.
-    Quotient127,
-}
-
-impl Rounding {
-    /// Every rule, the likeliest first.
-    pub const ALL: [Self; 4] = [
-        Self::ReciprocalTimes127,
-        Self::ReciprocalUpTimes127,
-        Self::ReciprocalDownTimes127,
-        Self::Quotient127,
-    ];
-}
-
-/// How the bytes of an array are stored.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "kebab-case", try_from = "EncodingFields")]
-pub enum Encoding {
-    /// Not at all: they equal those of another array.
-    Reference {
-        /// The other array, which is itself no reference.
-        to: ArrayRef,
-    },
-    /// In the original file, which the store keeps as it is under the variant's name.
-    Verbatim {
-        /// Path of the file in the variant.
-        file: RelativePath,
-        /// First byte in the file.
-        offset: u64,
-    },
-    /// As what the floats add to their quantisation codes.
-    Residual {
-        /// The codes, I8 of the same shape.
-        codes: ArrayRef,
-        /// One F32 scale a row.
-        scale: ArrayRef,
-        /// What the codes mean.
-        scheme: QuantScheme,
-        /// How the quantiser rounded, as far as known.
-        rounding: Rounding,
-        /// Whether the codes are those of the transposed matrix, which is then what is coded.
-        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-        transposed: bool,
-    },
-    /// High bits of floats coded, sign and low bits raw.
-    FloatSplit,
-    /// One-byte codes with order-0 tables.
-    Codes,
-    /// Zstandard, over the bytes regrouped by their place in an element.
-    Zstd,
-    /// As they are.
-    Raw,
-}
-
-impl Encoding {
-    /// The name that the plan and the command line use.
-    #[must_use]
-    pub fn name(&self) -> &'static str {
-        match self {
-            Self::Reference { .. } => "reference",
-            Self::Verbatim { .. } => "verbatim",
-            Self::Residual { .. } => "residual",
-            Self::FloatSplit => "float-split",
-            Self::Codes => "codes",
-            Self::Zstd => "zstd",
-            Self::Raw => "raw",
-        }
-    }
-
-    /// The arrays that decoding needs.
-    pub fn needs(&self) -> impl Iterator<Item = &ArrayRef> {
-        let needs = match self {
-            Self::Reference { to } => [Some(to), None],
-            Self::Residual { codes, scale, .. } => [Some(codes), Some(scale)],
-            _ => [None, None],
-        };
-        needs.into_iter().flatten()
-    }
-
-    fn has_head(&self) -> bool {
-        matches!(self, Self::Residual { .. } | Self::FloatSplit | Self::Codes)
-    }
-
-    /// Whether the shard has a stream for the array.
-    #[must_use]
-    pub fn has_stream(&self) -> bool {
-        !matches!(self, Self::Reference { .. } | Self::Verbatim { .. })
-    }
-}
+/// Bytes of JSON of a plan that is compressed faster; what long lists of like tensors lose by that is within 1%.
+const LARGE_PLAN: usize = 4 << 20;
 
 /// How an array is cut into chunks: rows of `cols` elements, `rows_per_chunk` rows to a chunk; the last row and the last chunk may be short.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -188,7 +64,16 @@ impl TryFrom<u16> for Lanes {
     }
 }
 
-/// One array of a variant: a tensor, or a file that is not safetensors (as U8).
+impl Grid {
+    /// That of a slice, which has no chunks of its own.
+    pub const NONE: Self = Self { cols: 0, rows_per_chunk: 0, lanes: Lanes::Narrow };
+
+    fn is_none(&self) -> bool {
+        *self == Self::NONE
+    }
+}
+
+/// One array of a variant: a tensor, a file that is not safetensors (as U8), or a bundle.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StoredArray {
@@ -198,12 +83,18 @@ pub struct StoredArray {
     pub dtype: Dtype,
     /// Shape.
     pub shape: Vec<u64>,
-    /// XXH3-128 of its bytes.
-    pub hash: Hash128,
-    /// Chunks. One element of a type smaller than a byte counts as packed: the grid then counts bytes.
+    /// XXH3-128 of its bytes; a slice has none of its own.
+    #[serde(default, deserialize_with = "some_hash", skip_serializing_if = "Option::is_none")]
+    pub hash: Option<Hash128>,
+    /// Chunks. One element of a type smaller than a byte counts as packed: the grid then counts bytes. [`Grid::NONE`] for a slice.
+    #[serde(default = "no_grid", deserialize_with = "some_grid", skip_serializing_if = "Grid::is_none")]
     pub grid: Grid,
     /// Encoding.
     pub encoding: Encoding,
+}
+
+fn no_grid() -> Grid {
+    Grid::NONE
 }
 
 impl StoredArray {
@@ -222,9 +113,12 @@ impl StoredArray {
         (self.dtype.bitsize() as u64 / 8).max(1)
     }
 
-    /// Bytes of a full chunk, decoded.
+    /// Bytes of a full chunk, decoded; of a slice all that it has.
     #[must_use]
     pub fn chunk_bytes(&self) -> u64 {
+        if self.encoding.is_slice() {
+            return self.bytes().unwrap_or(0).max(1);
+        }
         self.grid.cols.saturating_mul(self.grid.rows_per_chunk).saturating_mul(self.width())
     }
 
@@ -242,7 +136,7 @@ impl StoredArray {
     /// As [`bytes`](Self::bytes).
     pub fn record_count(&self) -> Result<u64, FormatError> {
         match self.encoding {
-            Encoding::Reference { .. } => Ok(0),
+            Encoding::Reference { .. } | Encoding::Slice { .. } => Ok(0),
             _ => Ok(self.chunk_count()?.saturating_add(u64::from(self.encoding.has_head()))),
         }
     }
@@ -255,13 +149,19 @@ impl StoredArray {
 
     fn check(&self) -> Result<(), FormatError> {
         let bad = |what: &str| Err(FormatError::new(format!("{}: {what}", self.key)));
-        self.bytes()?;
+        let bytes = self.bytes()?;
+        let slice = self.encoding.is_slice();
+        if self.hash.is_none() != slice || self.grid.is_none() != slice {
+            return bad("a hash or grid is missing, or is that of a slice");
+        }
+        if self.encoding.is_slice() {
+            return Ok(());
+        }
         if self.grid.cols == 0 || self.grid.rows_per_chunk == 0 || self.chunk_bytes() > MAX_CHUNK_BYTES {
             return bad("its chunks are empty or larger than a reader accepts");
         }
         let float = matches!(self.dtype, Dtype::BF16 | Dtype::F16 | Dtype::F32);
-        let rows =
-            self.bytes()?.div_ceil(self.width()).div_ceil(self.grid.cols).min(self.grid.rows_per_chunk);
+        let rows = bytes.div_ceil(self.width()).div_ceil(self.grid.cols).min(self.grid.rows_per_chunk);
         match &self.encoding {
             Encoding::FloatSplit if !float => bad("a float split of elements that are no BF16, F16 or F32"),
             Encoding::Codes if self.width() != 1 => bad("codes of more than a byte"),
@@ -277,13 +177,13 @@ impl StoredArray {
                     bad("a residual of something that is no float matrix in its own rows")
                 } else if all_rows > MAX_RESIDUAL_ROWS || rows > MAX_RESIDUAL_CHUNK_ROWS {
                     bad("a residual of more rows than a reader accepts")
-                } else if *transposed && self.bytes()? > MAX_TRANSPOSED_BYTES {
+                } else if *transposed && bytes > MAX_TRANSPOSED_BYTES {
                     bad("a transposed matrix larger than a reader accepts")
                 } else {
                     Ok(())
                 }
             }
-            Encoding::Verbatim { offset, .. } if offset.checked_add(self.bytes()?).is_none() => {
+            Encoding::Verbatim { offset, .. } if offset.checked_add(bytes).is_none() => {
                 bad("an offset out of range")
             }
             _ => Ok(()),
@@ -367,7 +267,8 @@ impl ShardPlan {
         if json.len() as u64 > MAX_PLAN_BYTES {
             return Err(FormatError::new("its plan is larger than a reader accepts; use smaller shards"));
         }
-        let stored = zstd::bulk::compress(&json, 12).map_err(|e| failed(&e))?;
+        let stored = zstd::bulk::compress(&json, if json.len() > LARGE_PLAN { 7 } else { 12 })
+            .map_err(|e| failed(&e))?;
         if json.len() as u64 > most_json(&stored) {
             // Long names or padding of one letter: a reader could not tell it from a bomb.
             return Err(FormatError::new(
@@ -407,6 +308,9 @@ impl ShardPlan {
             for need in array.encoding.needs() {
                 let known =
                     need.variant == self.variant || self.given.iter().any(|g| g.variant == need.variant);
+                if matches!(need.array, ArrayKey::Bundle(_)) {
+                    return Err(FormatError::new(format!("{}: it refers to a bundle", array.key)));
+                }
                 if !known {
                     let text = format!(
                         "{}: it needs variant {}, which its layer is not given",
@@ -419,6 +323,7 @@ impl ShardPlan {
         let names = self.given.iter().map(|g| &g.variant).chain([&self.variant]);
         all_distinct(names, "variant")?;
         all_distinct(self.arrays.iter().map(|a| &a.key), "array")?;
+        bundles::check(&self.arrays)?;
         let mut paths: Vec<_> = self.files.iter().map(|f| &f.path).chain(&self.empty_folders).collect();
         all_distinct(paths.iter(), "file")?;
         // In this order a path is followed by what lies below it.
@@ -448,7 +353,7 @@ pub(crate) fn all_distinct<T: std::hash::Hash + Eq + std::fmt::Display>(
     items: impl Iterator<Item = T>,
     what: &str,
 ) -> Result<(), FormatError> {
-    let mut seen = std::collections::HashSet::new();
+    let mut seen = std::collections::HashSet::with_capacity(items.size_hint().0);
     for item in items {
         if let Some(twice) = seen.replace(item) {
             return Err(FormatError::new(format!("it lists the {what} {twice} twice")));

@@ -5,9 +5,8 @@
 //! change of any byte.
 
 use std::collections::HashMap;
+use std::fmt::Write as _;
 use std::ops::Range;
-
-use serde_json::{Map, Value, json};
 
 use crate::{
     ArrayKey, ChunkForm, ChunkRecord, FORMAT_VERSION, FormatError, Hash128, SafetensorsHeader, ShardPlan,
@@ -43,24 +42,21 @@ impl ShardLayout {
     }
 
     fn text(&self, plan: Hash128, chunks: Hash128, chunk_bytes: u64, plan_bytes: u64) -> String {
-        let metadata = json!({
-            "format": "qstore",
-            "format_version": FORMAT_VERSION.to_string(),
-            "plan_xxh3": plan.to_string(),
-            "chunks_xxh3": chunks.to_string(),
-        });
-        let mut header = Map::from_iter([("__metadata__".to_owned(), metadata)]);
+        let mut text = format!(
+            r#"{{"__metadata__":{{"format":"qstore","format_version":"{FORMAT_VERSION}","plan_xxh3":"{plan}","chunks_xxh3":"{chunks}"}}"#
+        );
         let mut offset = 0u64;
         let ours = [(CHUNKS.to_owned(), chunk_bytes), (PLAN.to_owned(), plan_bytes)];
         for (name, bytes) in self.streams.iter().chain(&ours) {
             let end = offset.saturating_add(*bytes);
-            header.insert(
-                name.clone(),
-                json!({"dtype": "U8", "shape": [bytes], "data_offsets": [offset, end]}),
-            );
+            let name = serde_json::Value::from(name.as_str());
+            // A string takes any text.
+            let _ =
+                write!(text, r#",{name}:{{"dtype":"U8","shape":[{bytes}],"data_offsets":[{offset},{end}]}}"#);
             offset = end;
         }
-        Value::Object(header).to_string()
+        text.push('}');
+        text
     }
 
     /// The length field and the header, `reserved` bytes in all, for a shard that ends with the streams `chunks` and `plan`.
@@ -137,18 +133,17 @@ impl ShardHeader {
         self.own_stream(CHUNKS)
     }
 
-    /// The plan and the list of chunks from their streams' bytes, checked against the header and each other. The records of array `i` follow
-    /// those of array `i - 1`.
+    /// The plan and the list of chunks from their streams' bytes, checked against the header and each other.
     ///
     /// # Errors
     /// A hash, a number of chunks or a stream's length that does not fit.
-    pub fn contents(&self, plan: &[u8], chunks: &[u8]) -> Result<(ShardPlan, Vec<ChunkRecord>), FormatError> {
+    pub fn contents(&self, plan: &[u8], chunks: &[u8]) -> Result<ShardContents, FormatError> {
         if Hash128::of(plan) != self.plan_hash || Hash128::of(chunks) != self.chunks_hash {
             return Err(FormatError::new("its plan or its list of chunks is damaged"));
         }
         let (plan, records) = (ShardPlan::parse(plan)?, parse_chunks(chunks)?);
         let mut rest = &records[..];
-        let mut streams = 0;
+        let mut streams = Vec::with_capacity(plan.arrays.len());
         for array in &plan.arrays {
             let damaged = |what: &str| FormatError::new(format!("{}: {what}", array.key));
             let count = usize::try_from(array.record_count()?).unwrap_or(usize::MAX);
@@ -162,24 +157,31 @@ impl ShardHeader {
             if !head_first {
                 return Err(damaged("its chunks do not fit its encoding"));
             }
-            if array.encoding.has_stream() {
-                streams += 1;
+            streams.push(if array.encoding.has_stream() {
                 let range = self.own_stream(&array.key.to_string())?;
                 let stored: u64 = own.iter().map(|r| u64::from(r.length)).sum();
                 if range.end - range.start != stored {
                     return Err(damaged("its stream has another length than its chunks"));
                 }
-            }
+                Some(range)
+            } else {
+                None
+            });
         }
-        if !rest.is_empty() || streams + 2 != self.streams.len() {
+        if !rest.is_empty() || streams.iter().flatten().count() + 2 != self.streams.len() {
             return Err(FormatError::new("it has chunks or streams that belong to no array"));
         }
-        Ok((plan, records))
+        Ok(ShardContents { plan, records, streams })
     }
+}
 
-    /// Where the stream of an array lies in the file.
-    #[must_use]
-    pub fn stream(&self, key: &ArrayKey) -> Option<Range<u64>> {
-        self.streams.get(&key.to_string()).cloned()
-    }
+/// What a shard holds.
+#[derive(Debug)]
+pub struct ShardContents {
+    /// Its arrays.
+    pub plan: ShardPlan,
+    /// Their chunks: those of array `i` follow those of array `i - 1`.
+    pub records: Vec<ChunkRecord>,
+    /// For each array where its stream lies in the file, if it has one.
+    pub streams: Vec<Option<Range<u64>>>,
 }

@@ -265,13 +265,13 @@ mod tests {
         BinTable::new(&lo, &width)
     }
 
-    fn coder(codes: &[u8], values: &[Half], cols: usize, bins: &RowBins) -> ResidualCoder {
+    fn coder(codes: &[u8], values: &[Half], cols: usize, bins: &[&BinTable]) -> ResidualCoder {
         let mut histogram = [0; 256];
         zero_symbols(codes, values, cols, bins, 7).for_each(|s| histogram[usize::from(s)] += 1);
         ResidualCoder::new(7, SymbolTable::from_histogram(&histogram), Layout::Wide).unwrap()
     }
 
-    fn round_trip(codes: &[u8], values: &[u16], cols: usize, bins: &RowBins) -> Option<usize> {
+    fn round_trip(codes: &[u8], values: &[u16], cols: usize, bins: &[&BinTable]) -> Option<usize> {
         let values = &halves(values)[..];
         let coder = coder(codes, values, cols, bins);
         let scratch = &mut Scratch::default();

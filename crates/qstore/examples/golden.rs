@@ -34,6 +34,7 @@ fn main() {
     shards_and_kept_files(root);
     every_dtype(root);
     transposed(root);
+    bundles(root);
 }
 
 /// Packs `bf16` and `int8` of `work` (or whichever is there) into `root/name`, with the SHA-256 of every original file beside the store.
@@ -120,6 +121,34 @@ fn transposed(root: &Path) {
     write_checkpoint(&work.path().join("bf16"), &tensors);
     write_checkpoint(&work.path().join("int8"), &twin);
     keep(root, "transposed", work.path(), "", u64::MAX);
+}
+
+/// Small tensors of several types in several bundles and shards, some of them in both variants, some twice in one.
+fn bundles(root: &Path) {
+    let work = tempfile::tempdir().unwrap();
+    let mut high = model(25, Dtype::BF16, &[(30, 40), (64, 160)]);
+    let mut rng = StdRng::seed_from_u64(25);
+    let small = [Dtype::BF16, Dtype::F32, Dtype::F16, Dtype::U8, Dtype::I64, Dtype::F4, Dtype::BOOL];
+    for (index, dtype) in small.into_iter().cycle().take(120).enumerate() {
+        let shape = [index % 5, 2 + 3 * (index % 7) * (index % 3) * 2];
+        let tensor = match dtype {
+            Dtype::BF16 | Dtype::F32 | Dtype::F16 => common::weights(&mut rng, dtype, shape[0], shape[1]),
+            _ => {
+                let bytes = shape.iter().product::<usize>() * dtype.bitsize() / 8;
+                Tensor::new(dtype, &shape, (0..bytes).map(|b| (b * index % 3) as u8 % 2).collect())
+            }
+        };
+        high.insert(format!("blocks.{}.{index}", index / 10), tensor);
+    }
+    high.insert("bundle:0".to_owned(), Tensor::new(Dtype::U8, &[], vec![9]));
+    let again = high["blocks.1.14"].clone();
+    high.insert("blocks.again".to_owned(), again);
+    let mut low = llm_int8(&high);
+    low.remove("blocks.2.21");
+    low.insert("blocks.0.0".to_owned(), common::weights(&mut rng, Dtype::BF16, 9, 50));
+    write_checkpoint(&work.path().join("bf16"), &high);
+    write_checkpoint(&work.path().join("int8"), &low);
+    keep(root, "bundles", work.path(), "", 20_000);
 }
 
 fn every_dtype(root: &Path) {

@@ -22,7 +22,7 @@ fn golden_stores_are_read() {
         }
     }
     // Every encoding of version 1 occurs.
-    for encoding in ["reference", "verbatim", "residual", "float-split", "codes", "zstd", "raw"] {
+    for encoding in ["reference", "verbatim", "slice", "residual", "float-split", "codes", "zstd", "raw"] {
         assert!(encodings.contains_key(encoding), "no golden store has {encoding}");
     }
 }

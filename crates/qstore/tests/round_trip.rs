@@ -42,7 +42,7 @@ fn check_variant(store: &Store, root: &Path, name: &str, options: &Options) {
         let view = original.tensor(&tensor.name).unwrap();
         assert_eq!(view.dtype(), tensor.dtype);
         assert!(view.shape().iter().map(|&d| d as u64).eq(tensor.shape.iter().copied()));
-        assert!(view.data() == tensor.data, "{}", tensor.name);
+        assert!(*view.data() == *tensor.data, "{}", tensor.name);
         let rows = tensor.shape.first().copied().unwrap_or(0);
         // Rows of types smaller than a byte may begin within one.
         if rows > 2 && (tensor.data.len() as u64).is_multiple_of(rows) {
@@ -63,7 +63,12 @@ fn a_pair_shrinks_and_comes_back() {
         let high = &inspection.variants[1];
         assert_eq!((high.name.as_str(), &high.given[..]), ("bf16", &["int8".to_owned()][..]));
         for tensor in high.tensors.iter().flatten() {
-            let want = if tensor.name.ends_with("_proj.weight") { "residual" } else { "reference" };
+            // A matrix of 210 weights is cheaper by itself.
+            let want = match tensor.name.as_str() {
+                "model.layers.2.mlp.up_proj.weight" => "slice",
+                name if name.ends_with("_proj.weight") => "residual",
+                _ => "reference",
+            };
             assert_eq!(tensor.encoding, want, "{} {dtype}", tensor.name);
         }
         assert!(inspection.ratio < 0.75, "{dtype}: {}", inspection.ratio);

@@ -39,7 +39,7 @@ pub(super) fn decode(
             let used = scalar::decode_block(
                 states.set(blocks.len()),
                 words.window()?,
-                table,
+                &scalar::Bins::of(table),
                 rest,
                 &mut zeros,
                 out_rest,

@@ -6,10 +6,9 @@ use std::arch::x86_64::{
     _mm512_cmpge_epu16_mask, _mm512_cmple_epu16_mask, _mm512_cmplt_epu16_mask, _mm512_mask_add_epi16,
     _mm512_mask_expand_epi16, _mm512_mask_mov_epi16, _mm512_mask_sub_epi16, _mm512_mask_testn_epi16_mask,
     _mm512_maskz_mov_epi16, _mm512_min_epu8, _mm512_movepi8_mask, _mm512_movepi16_mask, _mm512_mulhi_epu16,
-    _mm512_mullo_epi16, _mm512_or_si512, _mm512_permutex2var_epi8, _mm512_permutexvar_epi64,
-    _mm512_set1_epi8, _mm512_set1_epi16, _mm512_setr_epi64, _mm512_setzero_si512, _mm512_srlv_epi16,
-    _mm512_sub_epi16, _mm512_testn_epi8_mask, _mm512_testn_epi16_mask, _mm512_unpackhi_epi8,
-    _mm512_unpacklo_epi8,
+    _mm512_mullo_epi16, _mm512_or_si512, _mm512_permutex2var_epi8, _mm512_set1_epi8, _mm512_set1_epi16,
+    _mm512_setzero_si512, _mm512_srlv_epi16, _mm512_sub_epi16, _mm512_testn_epi8_mask,
+    _mm512_testn_epi16_mask,
 };
 
 use super::{BinTable, Given, MAGNITUDE, RESIDUAL_BITS, SIGN};
@@ -17,7 +16,9 @@ use crate::Half;
 use crate::error::DecodeError;
 use crate::stream::{LANES, States, WINDOW, WordReader, WordWriter};
 use crate::symbols::avx512::put;
-use crate::x86::avx512::{Halves, count32, load, load_32_words, load_lanes, store, store_lanes, widen};
+use crate::x86::avx512::{
+    Halves, count32, in_order, interleave, load, load_32_words, load_lanes, store, store_lanes, widen,
+};
 
 /// A table of 128 bytes.
 #[derive(Clone, Copy)]
@@ -60,21 +61,6 @@ impl Planes {
             shift: Plane::load(&planes.shift),
         }
     }
-}
-
-/// A half of each of 64 bytes, widened to 16 bits with another 64 bytes above them: the even or the odd groups of eight. [`in_order`] makes of
-/// these the first and second half.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt")]
-fn interleave(low: __m512i, high: __m512i) -> [__m512i; 2] {
-    [_mm512_unpacklo_epi8(low, high), _mm512_unpackhi_epi8(low, high)]
-}
-
-/// Sorts bytes so that interleaving yields the first 32 and the last 32 in their order: it works on each 128 bits by themselves.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt")]
-fn in_order(bytes: __m512i) -> __m512i {
-    _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7), bytes)
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt")]

@@ -14,12 +14,39 @@ pub(super) fn decode(
     let mut zeros = given.zeros;
     for (bins, range) in given.bins.iter().zip(given.rows.iter()) {
         let blocks = given.codes[range.clone()].chunks(LANES).zip(out[range].chunks_mut(LANES));
+        let bins = Bins::of(bins);
         for (number, (codes, out)) in blocks.enumerate() {
-            let used = decode_block(states.set(number), words.window()?, bins, codes, &mut zeros, out);
+            let used = decode_block(states.set(number), words.window()?, &bins, codes, &mut zeros, out);
             words.skip(used);
         }
     }
     Ok(())
+}
+
+/// A row's bins by code, which takes less work a weight than by magnitude.
+pub(super) struct Bins([Bin; 256]);
+
+#[derive(Clone, Copy)]
+struct Bin {
+    lo: u16,
+    frequency: u16,
+    reciprocal: u32,
+}
+
+impl Bins {
+    pub(super) fn of(table: &BinTable) -> Self {
+        let bin = |k: usize| Bin {
+            lo: table.lo(k),
+            frequency: (table.frequency(k) & 0xffff) as u16,
+            reciprocal: table.reciprocal[k],
+        };
+        let mut bins = [bin(127); 256];
+        for k in 0..128 {
+            bins[k] = bin(k);
+            bins[(256 - k) % 256] = bin(k);
+        }
+        Self(bins)
+    }
 }
 
 /// Decodes up to 64 values; returns how many words were read.
@@ -27,7 +54,7 @@ pub(super) fn decode(
 pub(super) fn decode_block(
     states: &mut [u32; LANES],
     window: &[u8; WINDOW],
-    bins: &BinTable,
+    bins: &Bins,
     codes: &[u8],
     zeros: &mut &[Half],
     out: &mut [Half],
@@ -42,16 +69,15 @@ pub(super) fn decode_block(
             }
             continue;
         }
-        let k = bin_of(code);
-        let slot = *state & 0xffff;
-        let frequency = bins.frequency(k);
+        let bin = bins.0[usize::from(code)];
+        let (slot, frequency) = (*state & 0xffff, u32::from(bin.frequency));
         // The product's high half is below 2^16.
-        let place = ((u64::from(slot) * u64::from(bins.reciprocal[k])) >> 32) as u32;
-        // At most (2^16 - 1) * (2^16 - 1) + 2^16 - 1 < 2^32.
-        let next = frequency * (*state >> RESIDUAL_BITS) + (slot - place * frequency);
+        let place = ((u64::from(slot) * u64::from(bin.reciprocal)) >> 32) as u32;
+        // At most (2^16 - 1) * (2^16 - 1) + 2^16 - 1 < 2^32; the difference alone may wrap around.
+        let next = frequency.wrapping_mul((*state >> RESIDUAL_BITS).wrapping_sub(place)).wrapping_add(slot);
         *state = refill(next, window, &mut used);
-        let magnitude = bins.lo(k).wrapping_add(place as u16) & MAGNITUDE;
-        *value = (magnitude | u16::from(is_negative(code)) << 15).to_le_bytes();
+        let magnitude = bin.lo.wrapping_add(place as u16) & MAGNITUDE;
+        *value = (magnitude | u16::from(code & 0x80) << 8).to_le_bytes();
     }
     used
 }

@@ -1,6 +1,7 @@
 //! The definition.
 
 use crate::Half;
+use crate::bits::pack_plane;
 use crate::split::SplitWindow;
 
 /// Elements whose bits begin and end on a byte.
@@ -53,16 +54,32 @@ pub(crate) fn cut(window: SplitWindow, values: &[Half], symbols: &mut [u8]) -> (
 
 /// Appends the raw bits of each value as a bit plane.
 pub(crate) fn append_lows(window: SplitWindow, values: &[Half], out: &mut Vec<u8>) {
-    let width = window.plane_width() as usize;
-    for group in values.chunks(GROUP) {
-        let mut fours = [0u64; 2];
-        for (four, values) in fours.iter_mut().zip(group.chunks(4)) {
-            for (value, place) in values.iter().zip(0..) {
-                *four |= u64::from(window.low(u16::from_le_bytes(*value))) << (place * width);
-            }
-        }
-        let bits = u128::from(fours[0]) | u128::from(fours[1]) << (4 * width);
-        let bytes = (group.len() * width).div_ceil(8);
-        out.extend_from_slice(&bits.to_le_bytes()[..bytes]);
+    let width = window.plane_width();
+    let begin = out.len();
+    let (groups, rest) = values.as_chunks::<GROUP>();
+    // A group has `width` bytes, at most 15; 16 are written, and the next group overwrites what is too much.
+    out.resize(begin + groups.len() * width as usize + 16, 0);
+    let mut at = begin;
+    for group in groups {
+        let fours = group.as_chunks::<4>().0;
+        let bits = pack_four(window, &fours[0]) | pack_four(window, &fours[1]) << (4 * width);
+        out[at..at + 16].copy_from_slice(&bits.to_le_bytes());
+        at += width as usize;
     }
+    out.truncate(at);
+    pack_plane(rest.iter().map(|value| window.low(u16::from_le_bytes(*value))), width, out);
+}
+
+/// The raw bits of four values, one after another. Works on all four at once, in one register.
+#[inline(always)]
+fn pack_four(window: SplitWindow, values: &[Half; 4]) -> u128 {
+    const SIGNS: u64 = 0x8000_8000_8000_8000;
+    let (width, shift) = (window.plane_width(), window.shift());
+    let [a, b, c, d] = *values;
+    let values = u64::from_le_bytes([a[0], a[1], b[0], b[1], c[0], c[1], d[0], d[1]]);
+    let lows = SIGNS >> 15 << shift;
+    let raw = values & (lows - (SIGNS >> 15)) | (values & SIGNS) >> (15 - shift);
+    // Pairs of 16 bits become pairs of `width` bits, and then these become one.
+    let pairs = raw & 0x0000_ffff_0000_ffff | (raw & 0xffff_0000_ffff_0000) >> (16 - width);
+    u128::from(pairs & 0xffff_ffff | pairs >> 32 << (2 * width))
 }

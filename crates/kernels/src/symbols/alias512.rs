@@ -7,43 +7,20 @@ use std::arch::x86_64::{
     __m512i, __mmask32, _mm512_add_epi16, _mm512_and_si512, _mm512_cmpge_epu8_mask, _mm512_cmplt_epu16_mask,
     _mm512_mask_add_epi16, _mm512_mask_blend_epi8, _mm512_mask_expand_epi16, _mm512_mask_mov_epi16,
     _mm512_mask_testn_epi16_mask, _mm512_maskz_mov_epi8, _mm512_movepi8_mask, _mm512_mulhi_epu16,
-    _mm512_mullo_epi16, _mm512_packus_epi16, _mm512_permutex2var_epi8, _mm512_permutexvar_epi64,
-    _mm512_set1_epi16, _mm512_setr_epi64, _mm512_slli_epi16, _mm512_srli_epi16, _mm512_unpackhi_epi8,
-    _mm512_unpacklo_epi8,
+    _mm512_mullo_epi16, _mm512_packus_epi16, _mm512_permutexvar_epi64, _mm512_set1_epi16, _mm512_setr_epi64,
+    _mm512_slli_epi16, _mm512_srli_epi16, _mm512_unpackhi_epi8, _mm512_unpacklo_epi8,
 };
 
 use super::AliasPlanes;
 use crate::error::DecodeError;
 use crate::stream::{LANES, States, WINDOW, WordReader};
-use crate::x86::avx512::{Halves, count32, load, load_32_words, store};
-
-/// A table of 256 bytes.
-#[derive(Clone, Copy)]
-struct Plane([__m512i; 4]);
-
-impl Plane {
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt")]
-    fn load(bytes: &[u8; 256]) -> Self {
-        let quarters: &[[u8; 64]] = bytes.as_chunks().0;
-        Self([load(&quarters[0]), load(&quarters[1]), load(&quarters[2]), load(&quarters[3])])
-    }
-
-    /// The entry of each index; `upper` tells which indices have their top bit set.
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt")]
-    fn look_up(&self, indices: __m512i, upper: u64) -> __m512i {
-        let below = _mm512_permutex2var_epi8(self.0[0], indices, self.0[1]);
-        let above = _mm512_permutex2var_epi8(self.0[2], indices, self.0[3]);
-        _mm512_mask_blend_epi8(upper, below, above)
-    }
-}
+use crate::x86::avx512::{Halves, Plane256, count32, load_32_words, store};
 
 struct Planes {
-    own: Plane,
-    other: Plane,
-    adjust: [Plane; 2],
-    frequency: [Plane; 2],
+    own: Plane256,
+    other: Plane256,
+    adjust: [Plane256; 2],
+    frequency: [Plane256; 2],
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt")]
@@ -54,10 +31,10 @@ pub(super) fn decode_row(
     out: &mut [u8],
 ) -> Result<(), DecodeError> {
     let planes = Planes {
-        own: Plane::load(&table.own),
-        other: Plane::load(&table.other),
-        adjust: [Plane::load(&table.adjust[0]), Plane::load(&table.adjust[1])],
-        frequency: [Plane::load(&table.frequency[0]), Plane::load(&table.frequency[1])],
+        own: Plane256::load(&table.own),
+        other: Plane256::load(&table.other),
+        adjust: [Plane256::load(&table.adjust[0]), Plane256::load(&table.adjust[1])],
+        frequency: [Plane256::load(&table.frequency[0]), Plane256::load(&table.frequency[1])],
     };
     // The two sets of lanes; alias tables come with two.
     let mut lanes = [Halves::load(states.set(0)), Halves::load(states.set(1))];

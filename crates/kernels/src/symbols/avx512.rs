@@ -2,22 +2,22 @@
 
 use std::arch::x86_64::{
     __m512i, __mmask16, _mm512_add_epi32, _mm512_and_si512, _mm512_cmpge_epu32_mask, _mm512_cmplt_epi32_mask,
-    _mm512_cmplt_epu32_mask, _mm512_cvtepi32_epi16, _mm512_cvtepu8_epi32, _mm512_cvtepu16_epi32,
-    _mm512_cvtepu32_ps, _mm512_cvttps_epu32, _mm512_fnmadd_ps, _mm512_mask_add_epi32, _mm512_mask_mov_epi32,
+    _mm512_cmplt_epu32_mask, _mm512_cvtepi32_epi16, _mm512_cvtepu16_epi32, _mm512_cvtepu32_ps,
+    _mm512_cvttps_epu32, _mm512_fnmadd_ps, _mm512_mask_add_epi32, _mm512_mask_mov_epi32,
     _mm512_mask_or_epi32, _mm512_mask_srli_epi32, _mm512_mask_sub_epi32, _mm512_maskz_compress_epi32,
-    _mm512_maskz_expand_epi32, _mm512_mul_ps, _mm512_mullo_epi32, _mm512_or_si512, _mm512_rcp14_ps,
-    _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_si512, _mm512_slli_epi32, _mm512_srli_epi32,
-    _mm512_sub_epi32, _mm512_test_epi32_mask,
+    _mm512_maskz_expand_epi32, _mm512_movepi8_mask, _mm512_mul_ps, _mm512_mullo_epi32, _mm512_rcp14_ps,
+    _mm512_set1_epi16, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_si512, _mm512_slli_epi32,
+    _mm512_srli_epi32, _mm512_sub_epi32,
 };
 
-use super::{EncodeTable, MISSING, SLOTS};
+use super::{EncodeTable, SLOTS};
 use crate::error::DecodeError;
 use crate::stream::{LANES, LOWER, States, WINDOW, WordReader, WordWriter};
 use crate::table::TABLE_BITS;
 use crate::x86::avx512::{
-    count16, gather, load_16_words, load_lanes, store_lanes, store_low_bytes, store_words,
+    Plane256, count16, gather, in_order, interleave, load, load_16_words, load_lanes, store_lanes,
+    store_low_bytes, store_words, to_floats, widen,
 };
-use crate::x86::load_16;
 
 const WHOLE: u64 = u64::MAX;
 
@@ -92,46 +92,54 @@ pub(super) fn encode_row(
     table: &EncodeTable,
     symbols: &[u8],
 ) -> bool {
-    let mut seen = _mm512_setzero_si512();
+    let planes = table.planes.each_ref().map(|plane| Plane256::load(plane));
+    let tables = (&planes, table.slots.as_deref());
+    let mut missing = 0;
     let (blocks, rest) = symbols.as_chunks::<LANES>();
     if !rest.is_empty() {
         // What pads the block is not coded, but must not count as missing either.
         let mut block = [rest[0]; LANES];
         block[..rest.len()].copy_from_slice(rest);
         let active = first_lanes(rest.len());
-        encode_block(states.set(blocks.len()), words, table, &block, active, &mut seen);
+        missing |= encode_block(states.set(blocks.len()), words, tables, &block, active);
     }
     for (number, block) in blocks.iter().enumerate().rev() {
-        encode_block(states.set(number), words, table, block, WHOLE, &mut seen);
+        missing |= encode_block(states.set(number), words, tables, block, WHOLE);
     }
-    _mm512_test_epi32_mask(seen, _mm512_set1_epi32(MISSING.cast_signed())) != 0
+    missing != 0
 }
 
+/// Codes a symbol in each lane of `active`; returns the lanes whose symbols the table lacks.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt")]
 fn encode_block(
     set: &mut [u32; LANES],
     words: &mut WordWriter,
-    table: &EncodeTable,
+    (planes, slots): (&[Plane256; 4], Option<&[u32; SLOTS]>),
     symbols: &[u8; LANES],
     active: u64,
-    seen: &mut __m512i,
-) {
-    let low12 = _mm512_set1_epi32(0xfff);
-    let quarters: &[[u8; 16]] = symbols.as_chunks().0;
+) -> u64 {
+    let symbols = in_order(load(symbols));
+    let upper = _mm512_movepi8_mask(symbols);
+    let start = interleave(planes[0].look_up(symbols, upper), planes[1].look_up(symbols, upper));
+    let top = planes[3].look_up(symbols, upper);
+    let frequency = interleave(planes[2].look_up(symbols, upper), top);
     let mut lanes = load_lanes(set);
-    for (quarter, (state, symbols)) in lanes.iter_mut().zip(quarters).enumerate().rev() {
-        let active = (active >> (16 * quarter)) as __mmask16;
-        let entry = gather(&table.entries, _mm512_cvtepu8_epi32(load_16(symbols)));
-        *seen = _mm512_or_si512(*seen, entry);
-        let start = _mm512_and_si512(entry, low12);
-        let frequency = _mm512_and_si512(_mm512_srli_epi32::<12>(entry), low12);
-        *state = put::<TABLE_BITS>(*state, words, frequency, active, |offset| {
-            let place = _mm512_add_epi32(start, offset);
-            table.slots.as_ref().map_or(place, |slots| gather(slots, place))
-        });
+    for half in [1, 0] {
+        let frequency = _mm512_and_si512(frequency[half], _mm512_set1_epi16(0xfff));
+        let (starts, frequencies) = (widen(start[half]), widen(frequency));
+        for quarter in [1, 0] {
+            let active = (active >> (32 * half + 16 * quarter)) as __mmask16;
+            let state = &mut lanes[2 * half + quarter];
+            *state = put::<TABLE_BITS>(*state, words, frequencies[quarter], active, |offset| {
+                let place = _mm512_add_epi32(starts[quarter], offset);
+                slots.map_or(place, |slots| gather(slots, place))
+            });
+        }
     }
     store_lanes(set, lanes);
+    // The top byte's sign is the flag. Which lane it is does not matter.
+    _mm512_movepi8_mask(top)
 }
 
 /// Codes a symbol in each lane of `active`; see [`crate::stream::put`]. Frequencies are at least 1.
@@ -152,7 +160,7 @@ pub(crate) fn put<const BITS: u32>(
     let shifted = _mm512_mask_srli_epi32::<16>(state, renormalise, state);
 
     // The quotient has at most 20 bits and the estimate of it 22 good ones, so it is off by one at most. A remainder's sign tells.
-    let divisor = crate::x86::avx512::to_floats(frequency);
+    let divisor = to_floats(frequency);
     let estimate = _mm512_rcp14_ps(divisor);
     let error = _mm512_fnmadd_ps(divisor, estimate, _mm512_set1_ps(2.0));
     let inverse = _mm512_mul_ps(estimate, error);

@@ -87,9 +87,12 @@ fn arrangement(table: &SymbolTable, layout: Layout) -> Vec<(u8, u16)> {
 /// A table as encoders use it.
 #[derive(Debug, Clone)]
 pub(crate) struct EncodeTable {
-    /// For each symbol the sum of the frequencies below it (12 bits) and its frequency (12), from the low end. A symbol that the table lacks has those of
-    /// the likeliest one, and [`MISSING`] set.
+    /// For each symbol the sum of the frequencies below it, and its frequency 16 bits above. A symbol that the table lacks has those of the likeliest one,
+    /// and [`MISSING`] set.
     entries: Box<[u32; 256]>,
+    /// The bytes of the entries, each in a plane of its own, for backends that look them up in registers.
+    #[cfg(target_arch = "x86_64")]
+    planes: Box<[[u8; 256]; 4]>,
     /// The slots of each symbol, one symbol after another. `None` if they ascend.
     slots: Option<Box<[u32; SLOTS]>>,
 }
@@ -98,7 +101,7 @@ const MISSING: u32 = 1 << 31;
 
 impl EncodeTable {
     pub(crate) fn new(table: &SymbolTable, layout: Layout) -> Self {
-        let entry = |symbol| table.start(symbol) | table.frequency(symbol) << 12;
+        let entry = |symbol| table.start(symbol) | table.frequency(symbol) << 16;
         let stand_in = entry(table.likeliest()) | MISSING;
         let mut entries = Box::new([stand_in; 256]);
         for (symbol, slot) in (0..=255u8).zip(entries.iter_mut()) {
@@ -113,7 +116,14 @@ impl EncodeTable {
             }
             slots
         });
-        Self { entries, slots }
+        #[cfg(target_arch = "x86_64")]
+        let planes = Box::new(std::array::from_fn(|byte| entries.map(|entry| entry.to_le_bytes()[byte])));
+        Self {
+            entries,
+            #[cfg(target_arch = "x86_64")]
+            planes,
+            slots,
+        }
     }
 
     /// Whether the table lacks `symbol`.

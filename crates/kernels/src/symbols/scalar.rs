@@ -55,7 +55,7 @@ pub(super) fn encode_row(
         for (state, &symbol) in states.set(number).iter_mut().zip(block).rev() {
             let entry = table.entries[usize::from(symbol)];
             seen |= entry;
-            put(state, words, (entry >> 12) & 0xfff, TABLE_BITS, |offset| {
+            put(state, words, (entry >> 16) & 0xfff, TABLE_BITS, |offset| {
                 let place = (entry & 0xfff) + offset;
                 table.slots.as_ref().map_or(place, |slots| slots[place as usize % SLOTS])
             });

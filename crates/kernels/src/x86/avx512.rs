@@ -5,8 +5,9 @@ use std::arch::x86_64::{
     _mm256_mask_storeu_epi16, _mm512_and_si512, _mm512_castsi256_si512, _mm512_castsi512_si256,
     _mm512_cvtepi32_epi8, _mm512_cvtepi32_epi16, _mm512_cvtepi32_ps, _mm512_cvtepu16_epi32,
     _mm512_extracti64x4_epi64, _mm512_i32gather_epi32, _mm512_inserti64x4, _mm512_loadu_si512,
-    _mm512_maskz_loadu_epi8, _mm512_or_si512, _mm512_set1_epi32, _mm512_setzero_si512, _mm512_slli_epi32,
-    _mm512_srli_epi32, _mm512_storeu_si512,
+    _mm512_mask_blend_epi8, _mm512_maskz_loadu_epi8, _mm512_or_si512, _mm512_permutex2var_epi8,
+    _mm512_permutexvar_epi64, _mm512_set1_epi32, _mm512_setr_epi64, _mm512_setzero_si512, _mm512_slli_epi32,
+    _mm512_srli_epi32, _mm512_storeu_si512, _mm512_unpackhi_epi8, _mm512_unpacklo_epi8,
 };
 
 use crate::stream::{LANES, WINDOW};
@@ -168,4 +169,41 @@ pub(crate) fn widen(lanes: __m512i) -> [__m512i; 2] {
         _mm512_cvtepu16_epi32(_mm512_castsi512_si256(lanes)),
         _mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64::<1>(lanes)),
     ]
+}
+
+/// A table of 256 bytes.
+#[derive(Clone, Copy)]
+pub(crate) struct Plane256([__m512i; 4]);
+
+impl Plane256 {
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt")]
+    pub(crate) fn load(bytes: &[u8; 256]) -> Self {
+        let quarters: &[[u8; 64]] = bytes.as_chunks().0;
+        Self([load(&quarters[0]), load(&quarters[1]), load(&quarters[2]), load(&quarters[3])])
+    }
+
+    /// The entry of each index; `upper` tells which indices have their top bit set.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt")]
+    pub(crate) fn look_up(&self, indices: __m512i, upper: u64) -> __m512i {
+        let below = _mm512_permutex2var_epi8(self.0[0], indices, self.0[1]);
+        let above = _mm512_permutex2var_epi8(self.0[2], indices, self.0[3]);
+        _mm512_mask_blend_epi8(upper, below, above)
+    }
+}
+
+/// A half of each of 64 bytes, widened to 16 bits with another 64 bytes above them: the even or the odd groups of eight. [`in_order`] makes of
+/// these the first and second half.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt")]
+pub(crate) fn interleave(low: __m512i, high: __m512i) -> [__m512i; 2] {
+    [_mm512_unpacklo_epi8(low, high), _mm512_unpackhi_epi8(low, high)]
+}
+
+/// Sorts bytes so that interleaving yields the first 32 and the last 32 in their order: it works on each 128 bits by themselves.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt")]
+pub(crate) fn in_order(bytes: __m512i) -> __m512i {
+    _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7), bytes)
 }

@@ -103,7 +103,7 @@ impl Codec {
         let mut head = head;
         let layout = layout_of(array.grid);
         let codec = match &array.encoding {
-            Encoding::Raw | Encoding::Verbatim { .. } => Self::Raw,
+            Encoding::Raw | Encoding::Verbatim { .. } | Encoding::Slice { .. } => Self::Raw,
             Encoding::Zstd => Self::Zstd(Planes::reader(array.width())),
             Encoding::Codes => Self::Codes(CodesCoder::new(head::read_tables(&mut head)?, layout)?),
             Encoding::FloatSplit => Self::FloatSplit(FloatSplit::open(float()?, layout, &mut head)?),

@@ -27,6 +27,8 @@ pub(crate) struct ArrayReader {
     /// The kept original file, for a verbatim array.
     verbatim: Option<(PathBuf, File)>,
     given: Option<GivenArrays>,
+    /// For a slice the index of its bundle, and its first byte there.
+    slice: Option<(usize, u64)>,
 }
 
 /// What a residual is given.
@@ -55,7 +57,9 @@ impl ArrayReader {
                 let handle = File::open(&path).at(&path, "cannot open")?;
                 (*offset, Some((path, handle)))
             }
-            _ => (file.stream_start(&array.key).ok_or_else(|| damaged(&"it has no stream"))?, None),
+            // What is read lies in its bundle.
+            Encoding::Slice { .. } => (0, None),
+            _ => (file.stream(index).ok_or_else(|| damaged(&"it has no stream"))?.start, None),
         };
         let mut head = Vec::new();
         if array.has_head() {
@@ -102,7 +106,11 @@ impl ArrayReader {
             }
             _ => None,
         };
-        Ok(Self { variant: variant.clone(), shard, index, codec, offsets, verbatim, given })
+        let slice = file.slice(index);
+        if array.encoding.is_slice() && slice.is_none() {
+            return Err(damaged(&"it has no bundle"));
+        }
+        Ok(Self { variant: variant.clone(), shard, index, codec, offsets, verbatim, given, slice })
     }
 
     /// The plan's entry of the array whose bytes are read (for a reference the one referred to).
@@ -239,6 +247,9 @@ impl ArrayReader {
         let total = self.bytes()?;
         let end = offset.checked_add(out.len() as u64).filter(|end| *end <= total);
         let end = end.ok_or_else(|| self.damaged(&"more is asked of it than it has"))?;
+        if let Some((bundle, start)) = self.slice {
+            return self.read_slice(bundle, start.saturating_add(offset), out);
+        }
         if !matches!(array.encoding, Encoding::Residual { transposed: true, .. }) {
             return self.read_coded(offset, out);
         }
@@ -248,6 +259,18 @@ impl ArrayReader {
         // Both ends are within the matrix.
         let (start, end) = (usize::try_from(offset).unwrap_or(0), usize::try_from(end).unwrap_or(0));
         out.copy_from_slice(&matrix[start..end]);
+        Ok(())
+    }
+
+    /// Fills `out` from byte `start` of a bundle on.
+    fn read_slice(&self, bundle: usize, start: u64, out: &mut [u8]) -> Result<()> {
+        let bytes = self.variant.bundle(self.shard, bundle).map_err(|error| match error {
+            Error::Damaged { path, what } => Error::damaged(path, format!("{}: {what}", self.stored().key)),
+            other => other,
+        })?;
+        let from = usize::try_from(start).unwrap_or(usize::MAX);
+        let part = from.checked_add(out.len()).and_then(|end| bytes.get(from..end));
+        out.copy_from_slice(part.ok_or_else(|| self.damaged(&"it is not within its bundle"))?);
         Ok(())
     }
 

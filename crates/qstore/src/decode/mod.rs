@@ -1,6 +1,8 @@
 //! From the files of a store back to the bytes of a variant's arrays.
 
 mod array;
+mod bundles;
+mod check;
 mod shard;
 mod variant;
 

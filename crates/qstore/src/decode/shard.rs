@@ -1,11 +1,15 @@
 //! One open shard file.
 
+use std::collections::HashMap;
 use std::fs::File;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use qstore_container::{ArrayKey, ChunkRecord, Encoding, LayerFile, ShardHeader, ShardPlan, StoredArray};
+use qstore_container::{
+    ArrayKey, ChunkRecord, Encoding, LayerFile, ShardContents, ShardHeader, ShardPlan, StoredArray,
+};
 
 use crate::error::{Error, IoContext as _, Result};
 use crate::file::{read_range, read_safetensors_header};
@@ -19,7 +23,10 @@ pub(crate) struct Shard {
     records: Vec<ChunkRecord>,
     /// For each array of the plan the index of its first record.
     first_record: Vec<usize>,
-    header: ShardHeader,
+    /// For each array of the plan where its stream lies, if it has one.
+    streams: Vec<Option<Range<u64>>>,
+    /// Where each bundle is in the plan.
+    bundles: HashMap<ArrayKey, usize>,
 }
 
 impl Shard {
@@ -55,7 +62,8 @@ impl Shard {
         };
         let (plan, chunks) = (section(header.plan_range())?, section(header.chunks_range())?);
         bytes_read.fetch_add(header_bytes + (plan.len() + chunks.len()) as u64, Ordering::Relaxed);
-        let (plan, records) = header.contents(&plan, &chunks).map_err(|e| damaged(&e))?;
+        let ShardContents { plan, records, streams } =
+            header.contents(&plan, &chunks).map_err(|e| damaged(&e))?;
         let mut first_record = Vec::with_capacity(plan.arrays.len());
         let mut next = 0;
         for array in &plan.arrays {
@@ -64,7 +72,10 @@ impl Shard {
             // `contents` has found that many records.
             next += usize::try_from(count).unwrap_or(usize::MAX);
         }
-        Ok(Self { path, file, plan, records, first_record, header })
+        let is_bundle = |(_, array): &(usize, &StoredArray)| matches!(array.key, ArrayKey::Bundle(_));
+        let bundles = plan.arrays.iter().enumerate().filter(is_bundle);
+        let bundles = bundles.map(|(index, array)| (array.key.clone(), index)).collect();
+        Ok(Self { path, file, plan, records, first_record, streams, bundles })
     }
 
     /// The records of the plan's array `index`.
@@ -73,16 +84,31 @@ impl Shard {
         &self.records[self.first_record[index]..end]
     }
 
-    /// Array `index` of the plan, and the bytes of its stream.
+    /// Array `index` of the plan, and the bytes of its stream; for a slice its share of the bundle's.
     pub(crate) fn array(&self, index: usize) -> (&StoredArray, u64) {
         let array = &self.plan.arrays[index];
-        let stream = self.header.stream(&array.key);
-        (array, stream.map_or(0, |range| range.end - range.start))
+        let Some((bundle, offset)) = self.slice(index) else { return (array, self.stream_bytes(index)) };
+        // Rounded so that the shares of all slices add up to the bundle.
+        let (whole, stored) = (self.plan.arrays[bundle].bytes().unwrap_or(0), self.stream_bytes(bundle));
+        let share = |bytes: u64| bytes.saturating_mul(stored).checked_div(whole).unwrap_or(0);
+        (array, share(offset.saturating_add(array.bytes().unwrap_or(0))) - share(offset))
     }
 
-    /// The first byte of an array's stream.
-    pub(crate) fn stream_start(&self, key: &ArrayKey) -> Option<u64> {
-        self.header.stream(key).map(|range| range.start)
+    fn stream_bytes(&self, index: usize) -> u64 {
+        self.stream(index).map_or(0, |range| range.end - range.start)
+    }
+
+    /// Where the stream of array `index` lies.
+    pub(crate) fn stream(&self, index: usize) -> Option<&Range<u64>> {
+        self.streams.get(index)?.as_ref()
+    }
+
+    /// For a slice the index of its bundle, and its first byte there.
+    pub(crate) fn slice(&self, index: usize) -> Option<(usize, u64)> {
+        match &self.plan.arrays[index].encoding {
+            Encoding::Slice { of, offset } => Some((*self.bundles.get(of)?, *offset)),
+            _ => None,
+        }
     }
 }
 

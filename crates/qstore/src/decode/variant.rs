@@ -1,18 +1,18 @@
 //! An open variant.
 
-use std::collections::{HashMap, HashSet};
-use std::fmt::Display;
+use std::collections::HashMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use qstore_container::{
-    ArrayKey, ArrayRef, Dtype, Encoding, FileContent, Hash128, OriginalFile, RelativePath, SafetensorsHeader,
-    StoredArray, VariantEntry, VariantName,
+    ArrayKey, ArrayRef, Dtype, Encoding, Hash128, OriginalFile, RelativePath, StoredArray, VariantEntry,
+    VariantName,
 };
 
 use super::array::ArrayReader;
+use super::bundles::HeldBundles;
 use super::shard::Shard;
 use crate::error::{Error, IoContext as _, Result};
 use crate::file::zeroed;
@@ -22,12 +22,13 @@ use crate::throttle::Throttle;
 /// A variant of a store, open for reading: its own layer and those that it is given, and nothing else.
 #[derive(Debug)]
 pub struct Variant {
-    folder: PathBuf,
-    entry: VariantEntry,
-    shards: Vec<Shard>,
+    pub(super) folder: PathBuf,
+    pub(super) entry: VariantEntry,
+    pub(super) shards: Vec<Shard>,
     /// Where each array is: shard and index in its plan.
     places: HashMap<ArrayKey, (usize, usize)>,
-    given: Vec<Arc<Variant>>,
+    pub(super) given: Vec<Arc<Variant>>,
+    bundles: HeldBundles,
     bytes_read: Arc<AtomicU64>,
     read_limit: Option<Arc<Throttle>>,
 }
@@ -64,7 +65,7 @@ impl Variant {
             .iter()
             .map(|file| Shard::open(folder, file, bytes_read))
             .collect::<Result<Vec<_>>>()?;
-        let mut places = HashMap::new();
+        let mut places = HashMap::with_capacity(shards.iter().map(|shard| shard.plan.arrays.len()).sum());
         for (index, shard) in shards.iter().enumerate() {
             let damaged = |what: String| Error::damaged(&shard.path, what);
             if shard.plan.variant != entry.name {
@@ -87,6 +88,7 @@ impl Variant {
             shards,
             places,
             given,
+            bundles: HeldBundles::default(),
             bytes_read: bytes_read.clone(),
             read_limit: None,
         };
@@ -100,106 +102,17 @@ impl Variant {
         self
     }
 
-    /// Whether all that arrays and files refer to is there and fits.
-    fn check(&self) -> Result<()> {
-        for shard in &self.shards {
-            for array in &shard.plan.arrays {
-                let damaged = |what: &str| Error::damaged(&shard.path, format!("{}: {what}", array.key));
-                if matches!(array.encoding, Encoding::Verbatim { .. }) != self.entry.verbatim {
-                    return Err(damaged(
-                        "the manifest says otherwise of whether its variant is kept as it is",
-                    ));
-                }
-                match &array.encoding {
-                    Encoding::Reference { to } => {
-                        let target = self.stored(to)?;
-                        let sizes = (target.bytes().ok(), array.bytes().ok());
-                        if matches!(target.encoding, Encoding::Reference { .. }) || sizes.0 != sizes.1 {
-                            return Err(damaged(
-                                "it refers to a tensor of another size, or to another reference",
-                            ));
-                        }
-                    }
-                    Encoding::Residual { codes, scale, transposed, .. } => {
-                        if codes.variant == self.entry.name || scale.variant == self.entry.name {
-                            return Err(damaged("it is given its own variant"));
-                        }
-                        // Else opening one could take as many steps as there are paths through all the variants.
-                        for given in [codes, scale] {
-                            if matches!(self.source_of(given)?.encoding, Encoding::Residual { .. }) {
-                                return Err(damaged("it is given what is itself a residual"));
-                            }
-                        }
-                        let (codes, scale) = (self.stored(codes)?, self.stored(scale)?);
-                        let mut shape = array.shape.clone();
-                        if *transposed {
-                            shape.reverse();
-                        }
-                        let fits = codes.dtype == Dtype::I8 && codes.shape == shape;
-                        if !fits || scale.dtype != Dtype::F32 || scale.shape != shape[..1] {
-                            return Err(damaged("the codes or scales that it is given do not fit it"));
-                        }
-                    }
-                    _ => {}
-                }
-            }
-        }
-        let Some(last) = self.shards.last() else {
-            return Err(Error::damaged(
-                &self.folder,
-                format!("variant {} has no layer file", self.entry.name),
-            ));
-        };
-        let damaged = |what: String| Error::damaged(&last.path, what);
-        if content_hash(&last.plan.files, &last.plan.empty_folders) != self.entry.content {
-            return Err(damaged("its list of files is not the one that the manifest names".to_owned()));
-        }
-        let mut parts = HashSet::new();
-        let (mut tensors, mut tensor_bytes, mut raw_bytes) = (0, 0u64, 0u64);
-        for file in &last.plan.files {
-            let wrong = |what: &dyn Display| damaged(format!("{}: {what}", file.path));
-            let part = |key: ArrayKey| self.own(&key).ok_or_else(|| wrong(&format!("it lacks {key}")));
-            raw_bytes = raw_bytes.saturating_add(file.bytes);
-            match &file.content {
-                FileContent::Opaque => {
-                    let array = part(ArrayKey::File(file.path.clone()))?;
-                    if array.bytes().ok() != Some(file.bytes) {
-                        return Err(wrong(&"it has another size than its array"));
-                    }
-                    parts.insert(&array.key);
-                }
-                FileContent::Safetensors { header, tensors: names } => {
-                    let header = SafetensorsHeader::parse(header.clone().into_bytes(), file.bytes);
-                    let spans = header.map_err(|e| wrong(&e))?.tensors;
-                    if spans.len() != names.len() {
-                        return Err(wrong(&"its header has other tensors"));
-                    }
-                    for (span, name) in spans.iter().zip(names) {
-                        let array = part(ArrayKey::Tensor(name.clone()))?;
-                        let named = *name == span.name || *name == format!("{}:{}", file.path, span.name);
-                        if !named || array.dtype != span.dtype || array.shape != span.shape {
-                            return Err(wrong(&format!("its header has another {name}")));
-                        }
-                        tensors += 1;
-                        tensor_bytes = tensor_bytes.saturating_add(span.bytes.end - span.bytes.start);
-                        parts.insert(&array.key);
-                    }
-                }
-            }
-        }
-        if parts.len() != self.places.len() {
-            return Err(damaged("it has arrays that belong to no file".to_owned()));
-        }
-        let entry = &self.entry;
-        let described = (entry.tensors, entry.tensor_bytes, entry.files, entry.raw_bytes);
-        if described != (tensors, tensor_bytes, last.plan.files.len() as u64, raw_bytes) {
-            return Err(damaged("its files are not those that the manifest counts".to_owned()));
-        }
-        Ok(())
+    /// Where an array of its own is.
+    pub(super) fn place(&self, key: &ArrayKey) -> Option<(usize, usize)> {
+        self.places.get(key).copied()
+    }
+
+    pub(super) fn array_at(&self, (shard, at): (usize, usize)) -> &StoredArray {
+        &self.shards[shard].plan.arrays[at]
     }
 
     fn own(&self, key: &ArrayKey) -> Option<&StoredArray> {
-        self.places.get(key).map(|&(shard, at)| &self.shards[shard].plan.arrays[at])
+        self.place(key).map(|place| self.array_at(place))
     }
 
     /// The plan's entry of an array.
@@ -211,7 +124,7 @@ impl Variant {
     }
 
     /// The stored array behind a reference from this variant's plan.
-    fn stored(&self, to: &ArrayRef) -> Result<&StoredArray> {
+    pub(super) fn stored(&self, to: &ArrayRef) -> Result<&StoredArray> {
         let variant = if to.variant == self.entry.name {
             Some(self)
         } else {
@@ -222,17 +135,6 @@ impl Variant {
             let what = format!("variant {}: {} of {} is missing", self.entry.name, to.array, to.variant);
             Error::damaged(&self.folder, what)
         })
-    }
-
-    /// The stored array that has the bytes of one that this variant's plan refers to.
-    fn source_of(&self, to: &ArrayRef) -> Result<&StoredArray> {
-        match &self.stored(to)?.encoding {
-            Encoding::Reference { to: next } => {
-                let variant = self.given.iter().find(|g| g.entry.name == to.variant);
-                variant.map_or(self, |given| given).stored(next)
-            }
-            _ => self.stored(to),
-        }
     }
 
     /// Where the bytes of one of its arrays are: in itself, or where a reference leads.
@@ -373,10 +275,40 @@ impl Variant {
         self.read_part(&key, rows.start * row, (rows.end - rows.start) * row)
     }
 
+    /// All of several small arrays, one after another, which have `bytes` bytes together.
+    pub(crate) fn read_all<'k>(
+        self: &Arc<Self>,
+        keys: impl Iterator<Item = &'k ArrayKey>,
+        bytes: u64,
+    ) -> Result<Vec<u8>> {
+        let mut out = zeroed(bytes).at(&self.folder, "cannot hold tensors")?;
+        let mut rest = &mut out[..];
+        for key in keys {
+            let reader = self.array(key)?;
+            // There is room for all of them.
+            let own = usize::try_from(reader.bytes()?).unwrap_or(usize::MAX).min(rest.len());
+            let (own, tail) = rest.split_at_mut(own);
+            reader.read(0, own)?;
+            rest = tail;
+        }
+        Ok(out)
+    }
+
     fn read_part(self: &Arc<Self>, key: &ArrayKey, offset: u64, length: u64) -> Result<Vec<u8>> {
         let mut out = zeroed(length).at(&self.folder, "cannot hold the tensor")?;
         self.array(key)?.read(offset, &mut out)?;
         Ok(out)
+    }
+
+    /// All of a bundle: that of index `index` in the plan of shard `shard`.
+    pub(super) fn bundle(self: &Arc<Self>, shard: usize, index: usize) -> Result<Arc<[u8]>> {
+        let bytes = self.shards[shard].plan.arrays[index].bytes().unwrap_or(0);
+        self.bundles.get((shard, index), bytes, || {
+            let reader = ArrayReader::open(self.clone(), shard, index)?;
+            let mut bundle = zeroed(reader.bytes()?).at(&self.folder, "cannot hold a bundle")?;
+            reader.read(0, &mut bundle)?;
+            Ok(bundle)
+        })
     }
 
     /// A reader of an array that this variant's plan refers to.

@@ -2,7 +2,9 @@
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Write as _};
+use std::ops::Range;
 use std::path::PathBuf;
+use std::slice;
 use std::sync::Arc;
 
 use qstore_container::{
@@ -13,11 +15,12 @@ use sha2::{Digest as _, Sha256};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::shard_writer::ShardWriter;
-use super::{Done, Stored, Target};
+use super::steps::Member;
+use super::{CodedBundle, Done, Stored, Target};
 use crate::decode::content_hash;
 use crate::error::{Error, IoContext as _, Result};
-use crate::ingest::{Source, SourceContent};
-use crate::plan::{Action, PlannedArray};
+use crate::ingest::{Source, SourceArray, SourceContent};
+use crate::plan::{Action, PlannedArray, most_bundles};
 use crate::scheme::{ArrayInfo, find_groups};
 
 /// Takes the results of all steps in order.
@@ -25,12 +28,14 @@ pub(super) struct LayerWriter<'a> {
     source: &'a Source,
     name: &'a VariantName,
     target: &'a Target<'a>,
+    /// For each array whether it is bundled.
+    small: &'a [bool],
+    /// The arrays of the shards that are yet to begin.
+    next_shards: slice::Iter<'a, Range<usize>>,
     contents: Vec<Given>,
     given: Vec<Given>,
     shards: Vec<LayerFile>,
     shard: ShardWriter,
-    /// Bytes, as they are, of the arrays in the current shard.
-    shard_bytes: u64,
     file: Option<OpenFile>,
     array: Option<OpenArray>,
     files: Vec<OriginalFile>,
@@ -53,20 +58,29 @@ struct OpenArray {
 }
 
 impl<'a> LayerWriter<'a> {
-    pub(super) fn new(source: &'a Source, name: &'a VariantName, target: &'a Target<'a>) -> Result<Self> {
+    pub(super) fn new(
+        source: &'a Source,
+        name: &'a VariantName,
+        target: &'a Target<'a>,
+        shards: &'a [Range<usize>],
+        small: &'a [bool],
+    ) -> Result<Self> {
         let contents = target
             .lower
             .iter()
             .map(|lower| Given { variant: lower.name().clone(), content: lower.entry().content });
+        let mut next_shards = shards.iter();
+        let first = next_shards.next().cloned().unwrap_or(0..0);
         Ok(Self {
             source,
             name,
             target,
+            small,
+            next_shards,
             contents: contents.collect(),
             given: Vec::new(),
             shards: Vec::new(),
-            shard: next_shard(source, target, 0)?,
-            shard_bytes: 0,
+            shard: new_shard(source, target, small, first)?,
             file: None,
             array: None,
             files: Vec::new(),
@@ -79,9 +93,29 @@ impl<'a> LayerWriter<'a> {
                 self.end_file()?;
                 self.begin_file(index)
             }
+            Done::Shard => {
+                self.end_array()?;
+                let Some(next) = self.next_shards.next() else { return Ok(()) };
+                let next = new_shard(self.source, self.target, self.small, next.clone())?;
+                self.end_shard(Some(next), Vec::new())
+            }
+            Done::Run(run) => {
+                self.end_array()?;
+                self.pass(&run.raw)?;
+                run.members.into_iter().for_each(|member| self.add_small(member));
+                Ok(())
+            }
+            Done::Bundle(bundle) => {
+                self.end_array()?;
+                self.write_bundle(*bundle)
+            }
             Done::Array(plan) => {
                 self.end_array()?;
                 self.begin_array(plan)
+            }
+            Done::Whole { plan, raw, stored } => {
+                self.take(Done::Array(plan))?;
+                self.take(Done::Chunk { raw, stored })
             }
             Done::Chunk { raw, stored } => {
                 self.pass(&raw)?;
@@ -162,13 +196,6 @@ impl<'a> LayerWriter<'a> {
     }
 
     fn begin_array(&mut self, plan: Arc<PlannedArray>) -> Result<()> {
-        let bytes = self.source.arrays[plan.index].bytes;
-        if self.shard_bytes > 0 && self.shard_bytes.saturating_add(bytes) > self.target.shard_size {
-            let next = next_shard(self.source, self.target, plan.index)?;
-            self.end_shard(Some(next), Vec::new())?;
-            self.shard_bytes = 0;
-        }
-        self.shard_bytes += bytes;
         let mut array = OpenArray { plan, hasher: Xxh3::new(), records: Vec::new(), stream_bytes: 0 };
         let head = match &array.plan.action {
             Action::Code(coding) => coding.codec.head(),
@@ -218,11 +245,30 @@ impl<'a> LayerWriter<'a> {
             key: source.key.clone(),
             dtype: source.dtype,
             shape: source.shape.clone(),
-            hash: Hash128(array.hasher.digest128()),
+            hash: Some(Hash128(array.hasher.digest128())),
             grid: array.plan.grid,
             encoding,
         };
         self.shard.end_array(stored, array.records, array.stream_bytes);
+        Ok(())
+    }
+
+    fn add_small(&mut self, member: Member) {
+        let Member { index, encoding, hash, grid } = member;
+        let SourceArray { key, dtype, shape, .. } = &self.source.arrays[index];
+        let (key, shape) = (key.clone(), shape.clone());
+        self.shard.end_array(StoredArray { key, dtype: *dtype, shape, hash, grid, encoding }, Vec::new(), 0);
+    }
+
+    fn write_bundle(&mut self, bundle: CodedBundle) -> Result<()> {
+        let head = bundle.head.map(|head| (ChunkForm::Head, head));
+        let (mut records, mut bytes) = (Vec::new(), 0);
+        for (form, stored) in head.into_iter().chain(bundle.chunk) {
+            records.push(self.record(form, &stored)?);
+            bytes += stored.len() as u64;
+            self.shard.write(&stored)?;
+        }
+        self.shard.end_array(bundle.array, records, bytes);
         Ok(())
     }
 
@@ -271,15 +317,15 @@ impl<'a> LayerWriter<'a> {
     }
 }
 
-/// A shard for the arrays from `first` on, as many as fit.
-fn next_shard(source: &Source, target: &Target, first: usize) -> Result<ShardWriter> {
-    let mut bytes = 0u64;
-    let fitting = source.arrays.iter().skip(first).enumerate().take_while(|(i, array)| {
-        bytes = bytes.saturating_add(array.bytes);
-        *i == 0 || bytes <= target.shard_size
-    });
-    let keys: Vec<&ArrayKey> = fitting.map(|(_, array)| &array.key).collect();
-    ShardWriter::create(target.folder, first, keys.into_iter(), source.raw_bytes())
+/// A shard for these arrays.
+fn new_shard(source: &Source, target: &Target, small: &[bool], arrays: Range<usize>) -> Result<ShardWriter> {
+    let first = arrays.start;
+    let (bundled, others): (Vec<_>, Vec<_>) = arrays.partition(|index| small[*index]);
+    let bundles = most_bundles(bundled.iter().map(|index| &source.arrays[*index]));
+    // Their numbers are not known yet.
+    let bundles = (0..bundles).map(|_| &ArrayKey::Bundle(u32::MAX));
+    let keys = others.iter().filter(|_| !target.verbatim).map(|index| &source.arrays[*index].key);
+    ShardWriter::create(target.folder, first, keys.chain(bundles), source.raw_bytes())
 }
 
 /// The element type that has most bytes.

@@ -5,11 +5,12 @@
 
 mod layer;
 mod shard_writer;
+mod steps;
 
 use std::path::Path;
 use std::sync::Arc;
 
-use qstore_container::{ChunkForm, VariantEntry, VariantName};
+use qstore_container::{ChunkForm, Grid, Hash128, StoredArray, VariantEntry, VariantName};
 use rayon::ThreadPool;
 
 use crate::codec::{GivenRows, Workspace, at_least, transpose, with_workspace};
@@ -19,10 +20,13 @@ use crate::file::zeroed;
 use crate::ingest::{Source, SourceArray};
 use crate::pipeline;
 use crate::plan::{
-    Action, Coding, Duplicates, Original, Pairs, PlannedArray, Planner, chunk_bytes, element_bytes,
+    Action, Bundle, Bundles, Coding, Duplicates, Original, Pairs, PlannedArray, Planner, chunk_bytes,
+    element_bytes, grid_of, is_small, plan_alone,
 };
 use crate::progress::Progress;
 use layer::LayerWriter;
+pub(crate) use steps::Run;
+use steps::{Step, Steps, shards};
 
 /// Where and how a layer is written.
 pub(crate) struct Target<'a> {
@@ -51,40 +55,56 @@ pub(crate) fn write_layer(
     progress: &dyn Progress,
 ) -> Result<VariantEntry> {
     progress.begin(&format!("storing {name}"), source.raw_bytes());
+    let pairs = Pairs::find(source, target.lower)?;
+    let small: Vec<bool> =
+        source.arrays.iter().map(|array| !target.verbatim && is_small(array, &pairs)).collect();
+    let shards = shards(source, target.shard_size);
     let mut planner = Planner {
         source,
-        pairs: Pairs::find(source, target.lower)?,
+        pairs,
         duplicates: Duplicates::new(source, name, target.lower)?,
+        bundles: Bundles::default(),
+        small: &small,
         verbatim: target.verbatim,
     };
-    let mut writer = LayerWriter::new(source, name, target)?;
+    let mut writer = LayerWriter::new(source, name, target, &shards, &small)?;
     let work = |step| work(source, step);
     let sink = |done: Done| {
-        if let Done::Chunk { raw, .. } = &done {
+        if let Done::Chunk { raw, .. } | Done::Whole { raw, .. } | Done::Run(Run { raw, .. }) = &done {
             progress.advance(raw.len() as u64);
         }
         writer.take(done)
     };
-    pipeline::ordered(target.pool, target.window, steps(&mut planner), work, sink)?;
+    let steps = Steps::new(&mut planner, &shards);
+    pipeline::ordered(target.pool, target.window, steps, work, sink)?;
     planner.pairs.report(name.as_str(), progress);
     writer.finish()
-}
-
-/// A step of the work, in the order of the files.
-enum Step {
-    File(usize),
-    Array(Arc<PlannedArray>),
-    Chunk { plan: Arc<PlannedArray>, start: u64, length: u64 },
 }
 
 /// What became of a step.
 pub(crate) enum Done {
     /// A file of the source begins.
     File(usize),
+    /// The next shard begins.
+    Shard,
+    /// Small tensors of that file.
+    Run(Run),
+    /// A bundle of small tensors that have passed.
+    Bundle(Box<CodedBundle>),
     /// An array of that file begins.
     Array(Arc<PlannedArray>),
+    /// An array that is one chunk.
+    Whole { plan: Arc<PlannedArray>, raw: Vec<u8>, stored: Stored },
     /// The array's next bytes, and the chunks that hold them.
     Chunk { raw: Vec<u8>, stored: Stored },
+}
+
+/// A bundle as it is stored.
+pub(crate) struct CodedBundle {
+    pub(crate) array: StoredArray,
+    pub(crate) head: Option<Vec<u8>>,
+    /// Its one chunk; none if it is empty.
+    pub(crate) chunk: Option<(ChunkForm, Vec<u8>)>,
 }
 
 /// The stored form of an array's next bytes.
@@ -97,67 +117,15 @@ pub(crate) enum Stored {
     Transposed(Vec<(ChunkForm, Vec<u8>)>),
 }
 
-/// All steps; arrays are planned as their turn comes.
-fn steps<'a, 's>(planner: &'a mut Planner<'s>) -> impl Iterator<Item = Result<Step>> + use<'a, 's> {
-    use crate::ingest::SourceContent;
-    let source = planner.source;
-    // Zero-size arrays may come in any order within a file; a file's arrays are in the order of their bytes.
-    let arrays = source.files.iter().enumerate().flat_map(|(index, file)| {
-        let arrays = match &file.content {
-            SourceContent::Safetensors { arrays, .. } => arrays.clone(),
-            SourceContent::Opaque(array) => vec![*array],
-        };
-        std::iter::once((index, None)).chain(arrays.into_iter().map(move |a| (index, Some(a))))
-    });
-    arrays.flat_map(move |(file, array)| {
-        let Some(index) = array else { return Steps::One(Some(Ok(Step::File(file)))) };
-        match planner.plan(index) {
-            Err(error) => Steps::One(Some(Err(error))),
-            Ok(plan) => Steps::array(source, plan),
-        }
-    })
-}
-
-/// The steps of one array or file, without collecting them: an array may have very many chunks.
-enum Steps {
-    One(Option<Result<Step>>),
-    Chunks { plan: Arc<PlannedArray>, begun: bool, at: u64, bytes: u64, chunk: u64 },
-}
-
-impl Steps {
-    fn array(source: &Source, plan: PlannedArray) -> Self {
-        let array = &source.arrays[plan.index];
-        // A transposed matrix is one step: its first row as coded is spread over all of its bytes.
-        let whole = plan.action.is_transposed();
-        let chunk = if whole { array.bytes } else { chunk_bytes(array, plan.grid) };
-        Self::Chunks { plan: Arc::new(plan), begun: false, at: 0, bytes: array.bytes, chunk }
-    }
-}
-
-impl Iterator for Steps {
-    type Item = Result<Step>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        match self {
-            Self::One(step) => step.take(),
-            Self::Chunks { plan, begun, .. } if !*begun => {
-                *begun = true;
-                Some(Ok(Step::Array(plan.clone())))
-            }
-            Self::Chunks { plan, at, bytes, chunk, .. } => {
-                let (start, length) = (*at, (*bytes - *at).min(*chunk));
-                *at += length;
-                (length > 0).then(|| Ok(Step::Chunk { plan: plan.clone(), start, length }))
-            }
-        }
-    }
-}
-
 /// Reads and codes one chunk.
 fn work(source: &Source, step: Step) -> Result<Done> {
     let (plan, start, length) = match step {
         Step::File(file) => return Ok(Done::File(file)),
+        Step::Shard => return Ok(Done::Shard),
+        Step::Run(run) => return Ok(Done::Run(run)),
+        Step::Bundle(bundle) => return code_bundle(source, bundle).map(Box::new).map(Done::Bundle),
         Step::Array(plan) => return Ok(Done::Array(plan)),
+        Step::Whole { index, grid } => return code_whole(source, index, grid),
         Step::Chunk { plan, start, length } => (plan, start, length),
     };
     let array = &source.arrays[plan.index];
@@ -185,7 +153,7 @@ fn work(source: &Source, step: Step) -> Result<Done> {
             let stored = if plan.action.is_transposed() {
                 code_transposed(coding, &plan, array, &raw)
             } else {
-                code(coding, &plan, &raw, start).map(|coded| coded.map_or(Stored::Raw, Stored::Coded))
+                code(coding, plan.grid, &raw, start).map(|coded| coded.map_or(Stored::Raw, Stored::Coded))
             };
             stored.map_err(|failure| failure.explain(&path, array))?
         }
@@ -225,19 +193,48 @@ fn code_transposed(
     let chunk = chunk_bytes(array, plan.grid);
     let chunks = matrix.chunks(usize::try_from(chunk).unwrap_or(usize::MAX)).zip(0u64..);
     let stored = chunks.map(|(part, index)| {
-        let coded = code(coding, plan, part, index * chunk)?;
+        let coded = code(coding, plan.grid, part, index * chunk)?;
         Ok(coded.map_or_else(|| (ChunkForm::Raw, part.to_vec()), |coded| (ChunkForm::Coded, coded)))
     });
     Ok(Stored::Transposed(stored.collect::<Result<_, _>>()?))
 }
 
+/// Plans and codes an array that is one chunk and needs no other array.
+fn code_whole(source: &Source, index: usize, grid: Grid) -> Result<Done> {
+    let array = &source.arrays[index];
+    let path = source.path_of(array);
+    let hold = |source| Error::Io { path: path.clone(), what: "cannot hold a chunk", source };
+    let mut raw = zeroed(array.bytes).map_err(hold)?;
+    source.read(array, 0, &mut raw)?;
+    let coding = plan_alone(array, grid, &raw);
+    let coded = code(&coding, grid, &raw, 0).map_err(|failure| failure.explain(&path, array))?;
+    let plan = PlannedArray { index, grid, action: Action::Code(Box::new(coding)) };
+    Ok(Done::Whole { plan: Arc::new(plan), raw, stored: coded.map_or(Stored::Raw, Stored::Coded) })
+}
+
+/// Plans and codes a bundle.
+fn code_bundle(source: &Source, bundle: Bundle) -> Result<CodedBundle> {
+    let (grid, coding) = (grid_of(&bundle.array), bundle.coding());
+    let coded = code(&coding, grid, &bundle.raw, 0);
+    let coded = coded.map_err(|failure| failure.explain(source.path(), &bundle.array))?;
+    let Bundle { array: SourceArray { key, dtype, shape, .. }, raw } = bundle;
+    let hash = Some(Hash128::of(&raw));
+    let chunk = match coded {
+        _ if raw.is_empty() => None,
+        None => Some((ChunkForm::Raw, raw)),
+        Some(coded) => Some((ChunkForm::Coded, coded)),
+    };
+    let array = StoredArray { key, dtype, shape, hash, grid, encoding: coding.encoding };
+    Ok(CodedBundle { array, head: coding.codec.head(), chunk })
+}
+
 /// Codes a chunk and decodes it again: what is committed has been read back once.
-fn code(coding: &Coding, plan: &PlannedArray, raw: &[u8], start: u64) -> Result<Option<Vec<u8>>, Failure> {
+fn code(coding: &Coding, grid: Grid, raw: &[u8], start: u64) -> Result<Option<Vec<u8>>, Failure> {
     with_workspace(|workspace| {
-        let Some(given) = &coding.given else { return code_given(coding, plan, raw, None, workspace) };
+        let Some(given) = &coding.given else { return code_given(coding, grid, raw, None, workspace) };
         let mut codes = std::mem::take(&mut workspace.codes);
-        let coded = given.with_rows(plan.grid, start, raw.len(), &mut codes, |given| {
-            code_given(coding, plan, raw, Some(given), workspace)
+        let coded = given.with_rows(grid, start, raw.len(), &mut codes, |given| {
+            code_given(coding, grid, raw, Some(given), workspace)
         });
         workspace.codes = codes;
         coded.map_err(Failure::Given)?
@@ -246,12 +243,12 @@ fn code(coding: &Coding, plan: &PlannedArray, raw: &[u8], start: u64) -> Result<
 
 fn code_given(
     coding: &Coding,
-    plan: &PlannedArray,
+    grid: Grid,
     raw: &[u8],
     given: Option<GivenRows>,
     workspace: &mut Workspace,
 ) -> Result<Option<Vec<u8>>, Failure> {
-    let cols = usize::try_from(plan.grid.cols).unwrap_or(usize::MAX);
+    let cols = usize::try_from(grid.cols).unwrap_or(usize::MAX);
     let Some(coded) = coding.codec.encode(raw, cols, &coding.classifier, given, workspace) else {
         return Ok(None);
     };

@@ -1,6 +1,7 @@
 //! Where the bytes of a variant come from when it is stored.
 
 use std::fs::File;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::SystemTime;
@@ -9,7 +10,7 @@ use qstore_container::{ArrayKey, Dtype, FileContent, RelativePath};
 
 use crate::decode::{ArrayReader, Variant};
 use crate::error::{Error, IoContext as _, Result};
-use crate::file::read_exact_at;
+use crate::file::{read_exact_at, zeroed};
 
 /// All of a variant: its files, and the arrays that they are made of, read by range.
 #[derive(Debug)]
@@ -153,6 +154,23 @@ impl Source {
             return Ok(());
         }
         Err(Error::input(path, "it changed while it was being stored"))
+    }
+
+    /// The bytes of arrays that follow each other in one file.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub(crate) fn read_run(&self, run: Range<usize>) -> Result<Vec<u8>> {
+        let arrays = &self.arrays[run];
+        let bytes = arrays.iter().map(|array| array.bytes).sum();
+        if let Origin::Stored { variant, .. } = &self.origin {
+            return variant.read_all(arrays.iter().map(|array| &array.key), bytes);
+        }
+        let mut raw = zeroed(bytes).at(self.path(), "cannot hold tensors")?;
+        if let Some(first) = arrays.first() {
+            self.read(first, 0, &mut raw)?;
+        }
+        Ok(raw)
     }
 
     /// Fills `out` with the bytes of `array` from its byte `offset` on.

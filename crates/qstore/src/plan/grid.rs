@@ -14,6 +14,8 @@ const FLAT_COLS: u64 = 4096;
 const MAX_COLS: u64 = 1 << 20;
 /// Rows of fewer elements than lanes waste the coder's width.
 const MIN_COLS: u64 = 64;
+/// Columns of a bundle: rows of few tensors each, which may differ in their spread.
+const BUNDLE_COLS: u64 = 256;
 /// Elements from which an array's coders have 128 lanes: speed matters more, and 128 bytes a stream and chunk less.
 const WIDE_ELEMENTS: u64 = 1 << 20;
 /// Bytes of a chunk of a file that is not safetensors; zstd finds more in longer ones.
@@ -24,6 +26,10 @@ const FILE_CHUNK: u64 = 4 << 20;
 pub(crate) fn grid_of(array: &SourceArray) -> Grid {
     if matches!(array.key, ArrayKey::File(_)) {
         return Grid { cols: FLAT_COLS, rows_per_chunk: FILE_CHUNK / FLAT_COLS, lanes: Lanes::Narrow };
+    }
+    if matches!(array.key, ArrayKey::Bundle(_)) {
+        let rows_per_chunk = CHUNK_ELEMENTS / BUNDLE_COLS;
+        return Grid { cols: BUNDLE_COLS, rows_per_chunk, lanes: Lanes::Narrow };
     }
     let whole_bytes = array.dtype.bitsize().is_multiple_of(8);
     let cols = match array.shape[..] {

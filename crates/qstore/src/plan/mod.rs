@@ -3,6 +3,7 @@
 //! A [`Planner`] looks at a sample of each array's rows and at the variants below, and returns a [`PlannedArray`]: plain data that, with the
 //! array's bytes, determines what is written. Whatever it decides is lossless; a poor decision costs size alone.
 
+mod bundles;
 mod duplicates;
 mod fit;
 mod grid;
@@ -19,13 +20,14 @@ use crate::error::Result;
 use crate::ingest::{Source, SourceArray};
 use crate::scheme::FloatKind;
 
+pub(crate) use bundles::{Bundle, Bundles, is_small, most_bundles};
 pub(crate) use duplicates::Duplicates;
 use fit::Fit;
 pub(crate) use grid::grid_of;
 pub(crate) use pairs::{Pair, Pairs};
 use residual::Way;
 pub(crate) use residual::{GivenReaders, transposed};
-use sample::Sample;
+use sample::{Sample, fits_one_step};
 pub(crate) use sample::{chunk_bytes, element_bytes};
 
 /// How one array will be stored.
@@ -37,6 +39,15 @@ pub(crate) struct PlannedArray {
     pub(crate) grid: Grid,
     /// What to do with each chunk.
     pub(crate) action: Action,
+}
+
+/// What is known of an array when its turn comes.
+#[derive(Debug)]
+pub(crate) enum Planned {
+    /// All.
+    Now(PlannedArray),
+    /// That it needs no other array and is one chunk: whoever codes it also plans it, by [`plan_alone`].
+    Later { index: usize, grid: Grid },
 }
 
 /// What is done with the chunks of an array.
@@ -75,29 +86,39 @@ pub(crate) struct Coding {
     pub(crate) given: Option<GivenReaders>,
 }
 
+/// Plans an array that needs no other, from all of its bytes.
+pub(crate) fn plan_alone(array: &SourceArray, grid: Grid, bytes: &[u8]) -> Coding {
+    Fit::raw().or_better(fit::candidates(array, grid, &Sample::whole(bytes))).coding
+}
+
 /// Plans the arrays of one source, in order.
 pub(crate) struct Planner<'a> {
     pub(crate) source: &'a Source,
     pub(crate) pairs: Pairs,
     pub(crate) duplicates: Duplicates<'a>,
+    pub(crate) bundles: Bundles,
+    /// For each array whether it is to be bundled.
+    pub(crate) small: &'a [bool],
     /// Whether files are kept as they are.
     pub(crate) verbatim: bool,
 }
 
 impl Planner<'_> {
-    /// Plans array `index`; call it for each array once.
-    pub(crate) fn plan(&mut self, index: usize) -> Result<PlannedArray> {
+    /// Plans array `index`, which is not small; call it for each array once.
+    pub(crate) fn plan(&mut self, index: usize) -> Result<Planned> {
         let array = &self.source.arrays[index];
         let grid = grid_of(array);
         let action = if self.verbatim {
             Action::Keep
         } else if let Some((to, original)) = self.duplicates.find(index)? {
             Action::Refer { to, original }
+        } else if self.pairs.of(&array.key).is_empty() && fits_one_step(array, grid) {
+            return Ok(Planned::Later { index, grid });
         } else {
             Action::Code(Box::new(self.coding(array, grid)?))
         };
         let grid = if action.is_transposed() { grid_of(&transposed(array)) } else { grid };
-        Ok(PlannedArray { index, grid, action })
+        Ok(Planned::Now(PlannedArray { index, grid, action }))
     }
 
     /// The cheapest way to code `array`.
@@ -121,8 +142,7 @@ impl Planner<'_> {
         // Where a residual does this well, no other encoding comes near; do not even try one.
         if !best.is_excellent() {
             let sample = Sample::take(self.source, array, grid)?;
-            let others = fit::candidates(array, grid, &sample).into_iter();
-            best = others.fold(best, |best, fit| if fit.better_than(&best) { fit } else { best });
+            best = best.or_better(fit::candidates(array, grid, &sample));
         }
         if matches!(best.coding.encoding, Encoding::Residual { .. }) {
             self.pairs.used(&array.key);

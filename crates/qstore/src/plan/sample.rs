@@ -1,5 +1,7 @@
 //! Parts of an array, spread over the whole of it.
 
+use std::borrow::Cow;
+
 use qstore_container::Grid;
 
 use crate::error::Result;
@@ -12,14 +14,19 @@ const TRIAL_CHUNKS: u64 = 4;
 
 /// Whole rows at even distances.
 #[derive(Debug)]
-pub(crate) struct Sample {
+pub(crate) struct Sample<'a> {
     /// The rows one after another.
-    pub(crate) bytes: Vec<u8>,
+    pub(crate) bytes: Cow<'a, [u8]>,
     /// One row in how many was taken.
     pub(crate) stride: u64,
 }
 
-impl Sample {
+impl<'a> Sample<'a> {
+    /// All of an array.
+    pub(crate) fn whole(bytes: &'a [u8]) -> Self {
+        Self { bytes: Cow::Borrowed(bytes), stride: 1 }
+    }
+
     /// Reads the sample of `array`; all of it if it is small.
     pub(crate) fn take(source: &Source, array: &SourceArray, grid: Grid) -> Result<Self> {
         let width = element_bytes(array);
@@ -29,7 +36,7 @@ impl Sample {
         if stride == 1 {
             let mut bytes = vec![0; usize::try_from(array.bytes).unwrap_or(0)];
             source.read(array, 0, &mut bytes)?;
-            return Ok(Self { bytes, stride });
+            return Ok(Self { bytes: bytes.into(), stride });
         }
         let mut bytes = Vec::new();
         // The last chunk of a stored array: to decode it again for each of its rows would take forever.
@@ -53,8 +60,14 @@ impl Sample {
             bytes[begin..].copy_from_slice(&held.1[within..within + length]);
             decoded = Some(held);
         }
-        Ok(Self { bytes, stride })
+        Ok(Self { bytes: bytes.into(), stride })
     }
+}
+
+/// Whether an array is one chunk, and all of it the sample.
+pub(crate) fn fits_one_step(array: &SourceArray, grid: Grid) -> bool {
+    (1..=chunk_bytes(array, grid)).contains(&array.bytes)
+        && array.bytes / element_bytes(array) <= SAMPLE_ELEMENTS
 }
 
 /// Bytes of an element; 1 for the types that are smaller.

@@ -1,8 +1,9 @@
 //! Describing a store.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
-use qstore_container::{Encoding, FORMAT_VERSION, StoredArray, VariantEntry};
+use qstore_container::{ArrayKey, Encoding, FORMAT_VERSION, StoredArray, VariantEntry, VariantName};
 use serde::Serialize;
 
 use super::{Store, staging};
@@ -171,18 +172,29 @@ fn describe_tensors(variant: &Variant) -> Vec<TensorInspection> {
 /// Bytes that loading every tensor reads: what opening has read, and for each tensor its stream and those that it needs.
 fn read_bytes(variant: &Arc<Variant>) -> u64 {
     let opening = variant.bytes_read();
+    let mut bundles = HashSet::new();
     let tensors = variant.arrays().filter(|(array, _)| array.key.tensor().is_some());
-    opening + tensors.map(|(array, stored)| stream_bytes(variant, array, stored)).sum::<u64>()
+    opening + tensors.map(|(array, stored)| stream_bytes(variant, array, stored, &mut bundles)).sum::<u64>()
 }
 
-fn stream_bytes(variant: &Variant, array: &StoredArray, stored: u64) -> u64 {
-    let own = match array.encoding {
+/// `bundles` are those that were counted: one is read once for all of its slices.
+fn stream_bytes<'a>(
+    variant: &'a Variant,
+    array: &'a StoredArray,
+    stored: u64,
+    bundles: &mut HashSet<(&'a VariantName, &'a ArrayKey)>,
+) -> u64 {
+    let own = match &array.encoding {
         Encoding::Verbatim { .. } => array.bytes().unwrap_or(0),
+        Encoding::Slice { of, .. } if !bundles.insert((variant.name(), of)) => 0,
+        Encoding::Slice { of, .. } => variant.stored_size(of).map_or(0, |(_, stored)| stored),
         _ => stored,
     };
     let needed = array.encoding.needs().map(|need| {
         let lower = variant.given().iter().find(|g| *g.name() == need.variant).map_or(variant, |g| &**g);
-        lower.stored_size(&need.array).map_or(0, |(array, stored)| stream_bytes(lower, array, stored))
+        lower
+            .stored_size(&need.array)
+            .map_or(0, |(array, stored)| stream_bytes(lower, array, stored, bundles))
     });
     own + needed.sum::<u64>()
 }

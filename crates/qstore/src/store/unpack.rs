@@ -1,10 +1,11 @@
 //! Restoring a variant's files.
 
 use std::io::{BufWriter, Write as _};
+use std::iter::Peekable;
 use std::path::Path;
 use std::sync::Arc;
 
-use qstore_container::{ArrayKey, FileContent, OriginalFile, Sha256Hex, VariantName};
+use qstore_container::{ArrayKey, Encoding, FileContent, OriginalFile, Sha256Hex, VariantName};
 use rayon::ThreadPool;
 use sha2::{Digest as _, Sha256};
 
@@ -71,17 +72,18 @@ pub(super) fn restore(
             tensors.iter().cloned().map(ArrayKey::Tensor).collect()
         }
     };
-    let pieces =
-        keys.into_iter().flat_map(|key| match variant.array(&key).and_then(|r| Ok((r.bytes()?, r))) {
-            Err(error) => Pieces::Failed(Some(error)),
-            Ok((bytes, reader)) => {
-                Pieces::Chunks { chunk: reader.piece_bytes(), reader: Arc::new(reader), at: 0, bytes }
-            }
-        });
-    let decode = |(reader, start, length): (Arc<ArrayReader>, u64, u64)| {
-        let mut out = zeroed(length).at(variant.folder(), "cannot hold a chunk")?;
-        reader.read(start, &mut out)?;
-        Ok(out)
+    let pieces = Runs { variant, keys: keys.into_iter().peekable() };
+    let pieces = pieces.flat_map(|run| match run.and_then(|run| Pieces::of(variant, run)) {
+        Err(error) => Pieces::Failed(Some(error)),
+        Ok(pieces) => pieces,
+    });
+    let decode = |piece: Piece| match piece {
+        Piece::Whole { keys, bytes } => variant.read_all(keys.iter(), bytes),
+        Piece::Chunk { reader, start, length } => {
+            let mut out = zeroed(length).at(variant.folder(), "cannot hold a chunk")?;
+            reader.read(start, &mut out)?;
+            Ok(out)
+        }
     };
     pipeline::ordered(pool, window, pieces, decode, |bytes| pass(&bytes))?;
     let found = Sha256Hex(hasher.finalize().into());
@@ -93,22 +95,83 @@ pub(super) fn restore(
     Err(Error::damaged(variant.folder(), what))
 }
 
-/// The chunks of one array, or why it cannot be read.
+/// Bytes of small arrays that are read as one piece.
+const RUN_BYTES: u64 = 256 << 10;
+/// Small arrays that are read as one piece.
+const RUN_ARRAYS: usize = 4096;
+
+/// What a worker reads at a time.
+enum Piece {
+    /// A part of an array.
+    Chunk { reader: Arc<ArrayReader>, start: u64, length: u64 },
+    /// All of several small arrays.
+    Whole { keys: Vec<ArrayKey>, bytes: u64 },
+}
+
+/// Cuts the arrays of a file into runs: small ones that follow each other, or one other array.
+struct Runs<'a, K: Iterator<Item = ArrayKey>> {
+    variant: &'a Variant,
+    keys: Peekable<K>,
+}
+
+impl<K: Iterator<Item = ArrayKey>> Iterator for Runs<'_, K> {
+    type Item = Result<(Vec<ArrayKey>, u64)>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let variant = self.variant;
+        // References may lead to slices.
+        let small_bytes = |key: &ArrayKey| match variant.stored_array(key) {
+            Ok(array) if matches!(array.encoding, Encoding::Slice { .. } | Encoding::Reference { .. }) => {
+                array.bytes().ok().filter(|bytes| *bytes <= RUN_BYTES / 4)
+            }
+            _ => None,
+        };
+        let first = self.keys.next()?;
+        let Some(mut bytes) = small_bytes(&first) else {
+            let bytes = variant
+                .stored_array(&first)
+                .and_then(|array| array.bytes().map_err(|e| Error::damaged(variant.folder(), e)));
+            return Some(bytes.map(|bytes| (vec![first], bytes)));
+        };
+        let mut run = vec![first];
+        while run.len() < RUN_ARRAYS {
+            let Some(more) = self.keys.peek().and_then(small_bytes).filter(|more| bytes + more <= RUN_BYTES)
+            else {
+                break;
+            };
+            bytes += more;
+            run.extend(self.keys.next());
+        }
+        Some(Ok((run, bytes)))
+    }
+}
+
+/// The pieces of a run, or why it cannot be read.
 enum Pieces {
     Failed(Option<Error>),
+    Whole(Option<Piece>),
     Chunks { reader: Arc<ArrayReader>, chunk: u64, at: u64, bytes: u64 },
 }
 
+impl Pieces {
+    fn of(variant: &Arc<Variant>, (keys, bytes): (Vec<ArrayKey>, u64)) -> Result<Self> {
+        let [key] = &keys[..] else { return Ok(Self::Whole(Some(Piece::Whole { keys, bytes }))) };
+        let reader = variant.array(key)?;
+        Ok(Self::Chunks { chunk: reader.piece_bytes(), reader: Arc::new(reader), at: 0, bytes })
+    }
+}
+
 impl Iterator for Pieces {
-    type Item = Result<(Arc<ArrayReader>, u64, u64)>;
+    type Item = Result<Piece>;
 
     fn next(&mut self) -> Option<Self::Item> {
         match self {
             Self::Failed(error) => error.take().map(Err),
+            Self::Whole(piece) => piece.take().map(Ok),
             Self::Chunks { reader, chunk, at, bytes } => {
                 let (start, length) = (*at, (*bytes - *at).min(*chunk));
                 *at += length;
-                (length > 0).then(|| Ok((reader.clone(), start, length)))
+                (length > 0).then(|| Ok(Piece::Chunk { reader: reader.clone(), start, length }))
             }
         }
     }

@@ -6,7 +6,7 @@ use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use qstore_container::{Encoding, Sha256Hex, VariantName};
+use qstore_container::{Encoding, Sha256Hex, StoredArray, VariantName};
 use rayon::prelude::*;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
@@ -149,16 +149,18 @@ fn check_stored(
     options: &Options,
     progress: &dyn Progress,
 ) -> Result<()> {
-    let arrays: Vec<_> =
-        variant.arrays().filter(|(a, _)| !matches!(a.encoding, Encoding::Reference { .. })).collect();
-    let stored = |(array, stored): &(&qstore_container::StoredArray, u64)| match array.encoding {
+    // Bundles are checked for their slices.
+    let elsewhere =
+        |a: &StoredArray| matches!(a.encoding, Encoding::Reference { .. } | Encoding::Slice { .. });
+    let arrays: Vec<_> = variant.arrays().filter(|(a, _)| !elsewhere(a)).collect();
+    let stored = |(array, stored): &(&StoredArray, u64)| match array.encoding {
         Encoding::Verbatim { .. } => array.bytes().unwrap_or(0),
         _ => *stored,
     };
     result.files = variant.files().len() as u64;
     result.bytes = arrays.iter().map(stored).sum();
     progress.begin(&format!("checking {}", variant.name()), result.bytes);
-    let check = |entry: &(&qstore_container::StoredArray, u64)| {
+    let check = |entry: &(&StoredArray, u64)| {
         let outcome = variant.array(&entry.0.key).and_then(|reader| reader.check_stored());
         progress.advance(stored(entry));
         outcome.err().map(|e| e.to_string())

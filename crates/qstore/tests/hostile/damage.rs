@@ -95,7 +95,7 @@ fn untouched_stores_are_sound() {
         .flat_map(|v| v.tensors.iter().flatten())
         .map(|t| t.encoding.as_str())
         .collect();
-    for encoding in ["reference", "residual", "float-split", "codes", "zstd", "raw"] {
+    for encoding in ["reference", "slice", "residual", "float-split", "codes", "zstd", "raw"] {
         assert!(encodings.contains(&encoding), "{encoding} in {encodings:?}");
     }
 }

@@ -208,7 +208,7 @@ impl Layer {
             if kind != "reference" {
                 records.extend(chunks.iter().map(|(form, bytes)| ChunkRecord::of(*form, bytes).unwrap()));
             }
-            if !matches!(kind, "reference" | "verbatim") {
+            if !matches!(kind, "reference" | "verbatim" | "slice") {
                 let stream = chunks.iter().flat_map(|(_, bytes)| bytes.iter().copied()).collect();
                 streams.push((array["key"].as_str().unwrap_or_default().to_owned(), stream));
             }

@@ -11,7 +11,7 @@ use crate::stores::{self, Sample};
 
 /// What is expected of a forgery beside what is expected of all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Expect {
+pub enum Expect {
     /// A full check finds it, at the latest.
     Notice,
     /// Nothing: it may be harmless, as long as all comes back.
@@ -34,17 +34,17 @@ fn forged_by(trust: Trust, sample: &Sample, change: impl FnOnce(&mut Forgery)) -
     Ok(verdict.is_noticed())
 }
 
-struct Cases {
-    report: Report,
+pub struct Cases {
+    pub report: Report,
     sample: &'static Sample,
 }
 
 impl Cases {
-    fn on(sample: &'static Sample) -> Self {
+    pub fn on(sample: &'static Sample) -> Self {
         Self { report: Report::default(), sample }
     }
 
-    fn add(&mut self, label: &str, expect: Expect, change: impl FnOnce(&mut Forgery)) {
+    pub fn add(&mut self, label: &str, expect: Expect, change: impl FnOnce(&mut Forgery)) {
         let result = forged(self.sample, change).and_then(|noticed| {
             if noticed || expect == Expect::Any { Ok(()) } else { Err("nobody noticed".to_owned()) }
         });

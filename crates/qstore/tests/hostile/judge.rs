@@ -191,7 +191,7 @@ fn examine_variant(
                     let original = expected.get(&t.name);
                     original.is_some_and(|o| {
                         let shape = o.shape.iter().map(|&d| d as u64);
-                        o.data == t.data && o.dtype == t.dtype && shape.eq(t.shape.iter().copied())
+                        *o.data == *t.data && o.dtype == t.dtype && shape.eq(t.shape.iter().copied())
                     })
                 });
             if !same && !forgivable {

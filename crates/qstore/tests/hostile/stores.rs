@@ -22,7 +22,7 @@ pub struct Sample {
 /// A pair in many shards, with an array in each encoding, arrays of several chunks, and weights outside their bins.
 pub fn sharded() -> &'static Sample {
     static SAMPLE: OnceLock<Sample> = OnceLock::new();
-    SAMPLE.get_or_init(|| make(1, &[(700, 800), (64, 96)], false, 300_000))
+    SAMPLE.get_or_init(|| make(1, &[(700, 800), (180, 96)], false, 300_000))
 }
 
 /// The same kind of pair in as few and as small files as can be, for cases by the thousand.
@@ -48,8 +48,8 @@ fn make(seed: u64, shapes: &[(usize, usize)], verbatim: bool, shard_size: u64) -
     let mut high = model(seed, Dtype::BF16, shapes);
     high.remove("model.embed_tokens.weight");
     let mut rng = rand::rngs::StdRng::seed_from_u64(seed);
-    high.insert("embed.weight".to_owned(), common::weights(&mut rng, Dtype::BF16, 40, 128));
-    high.insert("single.weight".to_owned(), common::weights(&mut rng, Dtype::F32, 30, 70));
+    high.insert("embed.weight".to_owned(), common::weights(&mut rng, Dtype::BF16, 80, 128));
+    high.insert("single.weight".to_owned(), common::weights(&mut rng, Dtype::F32, 60, 70));
     let mut low = llm_int8(&high);
     // A float matrix of 32 bits with a twin, and weights outside their bins.
     let double = common::weights(&mut rng, Dtype::F32, 24, 80);
@@ -59,11 +59,15 @@ fn make(seed: u64, shapes: &[(usize, usize)], verbatim: bool, shard_size: u64) -
     for at in (0..weights.len()).step_by(997).map(|at| at / 2 * 2) {
         weights[at..at + 2].copy_from_slice(&[0x81, 0x7f]);
     }
-    // Noise, which is stored raw; numbers of 4 bytes, for zstd; nothing at all.
-    let noise = (0..600).map(|_| rng.random::<u8>()).collect();
-    high.insert("noise".to_owned(), Tensor::new(Dtype::U8, &[20, 30], noise));
-    let numbers = (0..500u32).flat_map(|i| (i * i).to_le_bytes()).collect();
-    high.insert("numbers".to_owned(), Tensor::new(Dtype::I32, &[50, 10], numbers));
+    // Noise, which is stored raw; numbers of 4 bytes, for zstd; nothing at all. Small ones are slices, of bundles like them.
+    let mut noise = |bytes: usize| (0..bytes).map(|_| rng.random::<u8>()).collect();
+    high.insert("noise".to_owned(), Tensor::new(Dtype::U8, &[20, 30], noise(600)));
+    let numbers = |count: u32| (0..count).flat_map(|i| (i * i).to_le_bytes()).collect();
+    high.insert("numbers".to_owned(), Tensor::new(Dtype::I32, &[50, 10], numbers(500)));
+    if shard_size < u64::MAX {
+        high.insert("noises".to_owned(), Tensor::new(Dtype::U8, &[20_000], noise(20_000)));
+        high.insert("numbers.more".to_owned(), Tensor::new(Dtype::I32, &[500, 10], numbers(5000)));
+    }
     high.insert("empty".to_owned(), Tensor::new(Dtype::BF16, &[0, 7], Vec::new()));
 
     let mut originals = Originals::default();

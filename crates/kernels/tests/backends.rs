@@ -1,0 +1,273 @@
+//! What every backend must do: write the bytes that the portable code writes, and read every stream, whole or damaged, to the same result. `fuzz/asan`
+//! runs this under AddressSanitizer as well, which shows that no stream makes a backend read or write out of bounds.
+
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "test data is made with casts, and a test that cannot go on should panic"
+)]
+
+use proptest::prelude::*;
+use qstore_kernels::{
+    Backend, BinTable, ClassFit, CodesCoder, DecodeError, Half, Histograms, Layout, ResidualCoder, Rows,
+    Scratch, SplitCoder, SplitWindow, SymbolTable, code_bucket, split_bucket, split_histogram, zero_symbols,
+};
+
+const LAYOUTS: [Layout; 2] = [Layout::Narrow, Layout::Wide];
+
+/// A coder of any kind, with what its chunks are given.
+enum Coder {
+    Codes(CodesCoder, ClassFit),
+    Split(SplitCoder, ClassFit),
+    Residual(ResidualCoder, Vec<u8>, Vec<BinTable>),
+}
+
+impl Coder {
+    fn on(&self, backend: Backend) -> Self {
+        match self {
+            Self::Codes(coder, fit) => Self::Codes(coder.clone().on(backend), fit.clone()),
+            Self::Split(coder, fit) => Self::Split(coder.clone().on(backend), fit.clone()),
+            Self::Residual(coder, codes, bins) => {
+                Self::Residual(coder.clone().on(backend), codes.clone(), bins.clone())
+            }
+        }
+    }
+
+    fn encode(&self, data: &[u8], cols: usize, scratch: &mut Scratch) -> Option<Vec<u8>> {
+        let halves: &[Half] = data.as_chunks().0;
+        match self {
+            Self::Codes(coder, fit) => coder.encode(data, cols, &fit.classifier, scratch).ok(),
+            Self::Split(coder, fit) => coder.encode(halves, cols, &fit.classifier, scratch).ok(),
+            Self::Residual(coder, codes, bins) => {
+                coder.encode(codes, halves, cols, &of_rows(bins, halves.len(), cols), scratch).ok()
+            }
+        }
+    }
+
+    /// The result, and on success what was decoded.
+    fn decode(
+        &self,
+        chunk: &[u8],
+        cols: usize,
+        bytes: usize,
+        scratch: &mut Scratch,
+    ) -> Result<Vec<u8>, DecodeError> {
+        // One byte off, so that nothing is aligned, between bytes that must stay.
+        let mut memory = vec![0xa5; bytes + 2];
+        let out = &mut memory[1..=bytes];
+        match self {
+            Self::Codes(coder, _) => coder.decode(chunk, cols, out)?,
+            Self::Split(coder, _) => coder.decode(chunk, cols, scratch, out.as_chunks_mut().0)?,
+            Self::Residual(coder, codes, bins) => {
+                let bins = of_rows(bins, bytes / 2, cols);
+                coder.decode(chunk, codes, cols, &bins, scratch, out.as_chunks_mut().0)?;
+            }
+        }
+        assert_eq!((memory[0], memory[bytes + 1]), (0xa5, 0xa5), "a write outside the output");
+        memory.truncate(bytes + 1);
+        memory.remove(0);
+        Ok(memory)
+    }
+}
+
+fn of_rows(bins: &[BinTable], values: usize, cols: usize) -> Vec<&BinTable> {
+    (0..values.div_ceil(cols)).map(|row| &bins[row * 7 % bins.len()]).collect()
+}
+
+/// Every backend encodes `data` to the same chunk, and decodes it, every damaged form of it and every truncation to the same.
+fn check(coder: &Coder, data: &[u8], cols: usize, damage: &[(usize, u8)]) {
+    let scratch = &mut Scratch::default();
+    let scalar = coder.on(Backend::SCALAR);
+    let Some(chunk) = scalar.encode(data, cols, scratch) else {
+        for backend in Backend::available() {
+            assert!(coder.on(backend).encode(data, cols, scratch).is_none(), "{backend}");
+        }
+        return;
+    };
+    let mut bad = chunk.clone();
+    let mut streams = vec![chunk.clone()];
+    for &(at, bits) in damage {
+        let at = at % bad.len();
+        bad[at] ^= bits | 1;
+        streams.push(bad.clone());
+        streams.push(chunk[..at].to_vec());
+    }
+    // Extremes: states and words of all ones, and of all zeros behind states that are in range.
+    for byte in [0xff, 0, 1, 0x80] {
+        let mut stream = chunk.clone();
+        stream.iter_mut().skip(4 + 300).for_each(|b| *b = byte);
+        streams.push(stream);
+    }
+    let wanted: Vec<_> =
+        streams.iter().map(|stream| scalar.decode(stream, cols, data.len(), scratch)).collect();
+    assert_eq!(wanted[0].as_deref(), Ok(data));
+    for backend in Backend::available() {
+        let coder = coder.on(backend);
+        assert!(coder.encode(data, cols, scratch).as_ref() == Some(&chunk), "{backend} writes other bytes");
+        for (number, (stream, wanted)) in streams.iter().zip(&wanted).enumerate() {
+            // In a block of its own, so that a read behind its end is one behind the allocation.
+            let stream = stream.clone().into_boxed_slice();
+            let got = coder.decode(&stream, cols, data.len(), scratch);
+            assert!(
+                got == *wanted,
+                "{backend} reads stream {number} otherwise, {} bytes in rows of {cols}",
+                data.len()
+            );
+        }
+    }
+}
+
+fn codes_coder(sample: &[u8], cols: usize, layout: Layout) -> Coder {
+    let mut histograms = Histograms::default();
+    for row in Rows::new(sample.len(), cols).iter() {
+        histograms.add_row(code_bucket(&sample[row.clone()]), sample[row].iter().copied());
+    }
+    let fit = ClassFit::new(&histograms, 1);
+    Coder::Codes(CodesCoder::new(fit.tables.clone(), layout).unwrap(), fit)
+}
+
+fn split_coder(sample: &[u8], cols: usize, shift: u32, layout: Layout) -> Coder {
+    let values: Vec<u16> = sample.as_chunks().0.iter().map(|half| u16::from_le_bytes(*half)).collect();
+    let window = SplitWindow::best(shift, &split_histogram(values.iter().copied(), shift));
+    let mut histograms = Histograms::default();
+    for row in Rows::new(values.len(), cols).iter() {
+        let row = &values[row];
+        let bucket = split_bucket(window, 7, row.iter().copied());
+        histograms.add_row(bucket, row.iter().filter_map(|&value| window.symbol(value)));
+    }
+    let fit = ClassFit::new(&histograms, 1);
+    Coder::Split(SplitCoder::new(window, 7, fit.tables.clone(), layout).unwrap(), fit)
+}
+
+/// Bins of `step` magnitudes each from `first` on.
+fn bins(first: u16, step: u16) -> BinTable {
+    let mut lo = [0; 128];
+    for (k, lo) in (0u16..).zip(&mut lo).skip(1) {
+        *lo = first.saturating_add(step.saturating_mul(k - 1)).min(0x7fff);
+    }
+    BinTable::new(&lo, &[step; 128])
+}
+
+fn residual_coder(
+    codes: Vec<u8>,
+    data: &[u8],
+    cols: usize,
+    bins: Vec<BinTable>,
+    mantissa: u32,
+    layout: Layout,
+) -> Coder {
+    let halves: &[Half] = data.as_chunks().0;
+    let mut histogram = [0; 256];
+    zero_symbols(&codes, halves, cols, &of_rows(&bins, halves.len(), cols), mantissa)
+        .for_each(|symbol| histogram[usize::from(symbol)] += 1);
+    let table = SymbolTable::from_histogram(&histogram);
+    Coder::Residual(ResidualCoder::new(mantissa, table, layout).unwrap(), codes, bins)
+}
+
+/// Weights that lie in the bins of their codes, but for one in sixteen.
+fn weights(codes: &[u8], cols: usize, bins: &[(u16, u16)], seed: u64) -> Vec<u8> {
+    let mut state = seed | 1;
+    let mut next = move || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 40) as u16
+    };
+    let weight = |(index, &code): (usize, &u8)| {
+        let (first, step) = bins[index / cols * 7 % bins.len()];
+        let (random, odd) = (next(), next() % 16 == 0);
+        let k = u16::from(code.cast_signed().unsigned_abs().min(127));
+        let magnitude = match k {
+            _ if odd => random,
+            0 => random % first.max(1),
+            _ => first.wrapping_add(step.wrapping_mul(k - 1)).wrapping_add(random % step.max(1)),
+        };
+        (magnitude & 0x7fff | u16::from(code.cast_signed() < 0) << 15).to_le_bytes()
+    };
+    codes.iter().enumerate().flat_map(weight).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn codes(
+        data in prop_oneof![
+            proptest::collection::vec(any::<u8>(), 0..2500),
+            proptest::collection::vec(120u8..136, 0..2500),
+            proptest::collection::vec(prop_oneof![50 => Just(3u8), 1 => any::<u8>()], 0..2500),
+        ],
+        cols in prop_oneof![1usize..400, Just(64), Just(128), Just(192), Just(256)],
+        seen in 0usize..3000,
+        damage in proptest::collection::vec(any::<(usize, u8)>(), 4),
+    ) {
+        for layout in LAYOUTS {
+            check(&codes_coder(&data, cols, layout), &data, cols, &damage);
+            check(&codes_coder(&data[..seen.min(data.len())], cols, layout), &data, cols, &damage);
+        }
+    }
+
+    #[test]
+    fn floats(
+        data in prop_oneof![
+            proptest::collection::vec(any::<[u8; 2]>(), 0..1500),
+            proptest::collection::vec((any::<u8>(), prop_oneof![0x3bu8..0x3e, 0xbbu8..0xbe]).prop_map(|(a, b)| [a, b]), 0..1500),
+        ],
+        cols in prop_oneof![1usize..400, Just(64), Just(128), Just(192)],
+        shift in 1u32..=14,
+        damage in proptest::collection::vec(any::<(usize, u8)>(), 4),
+    ) {
+        let data = data.as_flattened();
+        for layout in LAYOUTS {
+            check(&split_coder(data, cols, shift, layout), data, cols, &damage);
+        }
+    }
+
+    #[test]
+    fn residuals(
+        codes in prop_oneof![
+            proptest::collection::vec(any::<u8>(), 0..2500),
+            proptest::collection::vec(prop_oneof![Just(0u8), Just(1), Just(255)], 0..2500),
+            proptest::collection::vec(Just(0u8), 0..500),
+        ],
+        cols in prop_oneof![1usize..400, Just(64), Just(128), Just(192), Just(256)],
+        tables in proptest::collection::vec((1u16..0x6000, prop_oneof![Just(1u16), 1u16..40, 200u16..300, 1u16..2000]), 1..5),
+        mantissa in prop_oneof![Just(7u32), Just(10), 1u32..=14],
+        seed in any::<u64>(),
+        damage in proptest::collection::vec(any::<(usize, u8)>(), 4),
+    ) {
+        let data = weights(&codes, cols, &tables, seed);
+        let bins: Vec<_> = tables.iter().map(|&(first, step)| bins(first, step)).collect();
+        for layout in LAYOUTS {
+            check(&residual_coder(codes.clone(), &data, cols, bins.clone(), mantissa, layout), &data, cols, &damage);
+        }
+    }
+}
+
+#[test]
+fn every_length_of_a_row() {
+    let source: Vec<u8> = (0..3000u32).map(|i| (i * i % 251) as u8).collect();
+    for length in 0..=400 {
+        for cols in [length.max(1), 64, 128, 130] {
+            for layout in LAYOUTS {
+                let data = &source[..length];
+                check(&codes_coder(data, cols, layout), data, cols, &[(5, 8), (length, 1)]);
+                let floats = &source[..2 * length];
+                check(&split_coder(floats, cols, 6, layout), floats, cols, &[(9, 8)]);
+                let tables = [(0x3000, 17), (0x1000, 300)];
+                let weights = weights(data, cols, &tables, length as u64);
+                let bins: Vec<_> = tables.iter().map(|&(first, step)| bins(first, step)).collect();
+                let coder = residual_coder(data.to_vec(), &weights, cols, bins, 7, layout);
+                check(&coder, &weights, cols, &[(length, 4)]);
+            }
+        }
+    }
+}
+
+#[test]
+fn this_machine_tests_more_than_the_definition() {
+    let names: Vec<_> = Backend::available().iter().map(|backend| backend.name()).collect();
+    println!("tested: {}", names.join(", "));
+    assert_eq!(names[0], "scalar");
+    assert_eq!(Backend::best().name(), names[names.len() - 1]);
+}

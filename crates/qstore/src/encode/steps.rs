@@ -1,0 +1,209 @@
+//! The steps of storing a variant, in the order of its files.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::Arc;
+
+use qstore_container::{Encoding, Grid, Hash128};
+
+use crate::error::Result;
+use crate::ingest::Source;
+use crate::plan::{Bundle, Planned, PlannedArray, Planner, chunk_bytes, grid_of};
+
+/// Bytes of small tensors that are read and passed on at a time.
+const RUN_BYTES: u64 = 256 << 10;
+/// Small tensors that are passed on at a time.
+const RUN_ARRAYS: usize = 4096;
+
+/// A step of the work.
+pub(super) enum Step {
+    /// A file of the source begins.
+    File(usize),
+    /// The next shard begins.
+    Shard,
+    /// Small tensors, which need no more work.
+    Run(Run),
+    /// A bundle that is full.
+    Bundle(Bundle),
+    /// An array of one chunk, which is yet to be planned.
+    Whole { index: usize, grid: Grid },
+    /// An array begins.
+    Array(Arc<PlannedArray>),
+    /// The array's next bytes.
+    Chunk { plan: Arc<PlannedArray>, start: u64, length: u64 },
+}
+
+/// Small tensors that lie one after another in a file.
+pub(crate) struct Run {
+    /// Their bytes.
+    pub(crate) raw: Vec<u8>,
+    /// How each is stored.
+    pub(crate) members: Vec<Member>,
+}
+
+/// How a small tensor is stored: as a slice, or as a reference.
+pub(crate) struct Member {
+    /// Its index in the source.
+    pub(crate) index: usize,
+    pub(crate) encoding: Encoding,
+    pub(crate) hash: Option<Hash128>,
+    pub(crate) grid: Grid,
+}
+
+/// The arrays of each shard, by their index in the source: as many as fit.
+pub(super) fn shards(source: &Source, shard_size: u64) -> Vec<Range<usize>> {
+    let mut shards = Vec::new();
+    let (mut first, mut bytes) = (0, 0u64);
+    for (index, array) in source.arrays.iter().enumerate() {
+        if bytes > 0 && bytes.saturating_add(array.bytes) > shard_size {
+            shards.push(first..index);
+            (first, bytes) = (index, 0);
+        }
+        bytes = bytes.saturating_add(array.bytes);
+    }
+    shards.push(first..source.arrays.len());
+    shards
+}
+
+/// All steps. Arrays are planned as their turn comes, and chunks are not collected: an array may have very many.
+pub(super) struct Steps<'a, 's> {
+    planner: &'a mut Planner<'s>,
+    /// The first array of each shard that is yet to begin.
+    shards: VecDeque<usize>,
+    /// Files that have begun.
+    files: usize,
+    /// The next array; those of a file follow each other.
+    next: usize,
+    ready: VecDeque<Step>,
+    chunks: Option<Chunks>,
+}
+
+impl<'a, 's> Steps<'a, 's> {
+    pub(super) fn new(planner: &'a mut Planner<'s>, shards: &[Range<usize>]) -> Self {
+        let shards = shards.iter().skip(1).map(|shard| shard.start).collect();
+        Self { planner, shards, files: 0, next: 0, ready: VecDeque::new(), chunks: None }
+    }
+
+    /// Makes the next steps ready; false at the end.
+    fn advance(&mut self) -> Result<bool> {
+        let source = self.planner.source;
+        match source.arrays.get(self.next).filter(|array| array.file < self.files) {
+            Some(array) => {
+                if self.shards.pop_front_if(|first| *first == self.next).is_some() {
+                    self.close_bundles();
+                    self.ready.push_back(Step::Shard);
+                }
+                if self.planner.small[self.next] {
+                    self.run()?;
+                } else {
+                    self.next += 1;
+                    let plan = match self.planner.plan(self.next - 1)? {
+                        Planned::Now(plan) => Arc::new(plan),
+                        Planned::Later { index, grid } => {
+                            self.ready.push_back(Step::Whole { index, grid });
+                            return Ok(true);
+                        }
+                    };
+                    self.ready.push_back(Step::Array(plan.clone()));
+                    // A transposed matrix is one step: its first row as coded is spread over all of its bytes.
+                    let whole = plan.action.is_transposed();
+                    let chunk = if whole { array.bytes } else { chunk_bytes(array, plan.grid) };
+                    self.chunks = Some(Chunks { plan, at: 0, bytes: array.bytes, chunk });
+                }
+            }
+            None if self.files < source.files.len() => {
+                self.ready.push_back(Step::File(self.files));
+                self.files += 1;
+            }
+            None => {
+                self.close_bundles();
+                return Ok(!self.ready.is_empty());
+            }
+        }
+        Ok(true)
+    }
+
+    /// A bundle lies in the shard of its slices.
+    fn close_bundles(&mut self) {
+        self.ready.extend(self.planner.bundles.close().map(Step::Bundle));
+    }
+
+    /// Makes a run of small tensors ready, and the bundles that it fills.
+    fn run(&mut self) -> Result<()> {
+        let source = self.planner.source;
+        let end = self.shards.front().copied().unwrap_or(source.arrays.len());
+        let (first, file) = (self.next, source.arrays[self.next].file);
+        let mut bytes = 0;
+        let of_run = |&index: &usize| {
+            bytes += source.arrays[index].bytes;
+            let small = self.planner.small[index] && source.arrays[index].file == file;
+            index == first || small && index - first < RUN_ARRAYS && bytes <= RUN_BYTES
+        };
+        let run = first..first + (first..end).take_while(of_run).count();
+        self.next = run.end;
+        let raw = source.read_run(run.clone())?;
+        let mut rest = &raw[..];
+        let mut members = Vec::with_capacity(run.len());
+        let mut full = Vec::new();
+        for index in run {
+            let array = &source.arrays[index];
+            // The run has all of their bytes.
+            let (own, tail) =
+                rest.split_at(usize::try_from(array.bytes).unwrap_or(usize::MAX).min(rest.len()));
+            rest = tail;
+            members.push(match self.planner.duplicates.find_small(index, own)? {
+                Some((to, hash)) => {
+                    let encoding = Encoding::Reference { to };
+                    Member { index, encoding, hash: Some(hash), grid: grid_of(array) }
+                }
+                None => {
+                    let (encoding, closed) = self.planner.bundles.add(array.dtype, own);
+                    full.extend(closed.map(Step::Bundle));
+                    Member { index, encoding, hash: None, grid: Grid::NONE }
+                }
+            });
+        }
+        self.ready.push_back(Step::Run(Run { raw, members }));
+        self.ready.extend(full);
+        Ok(())
+    }
+}
+
+impl Iterator for Steps<'_, '_> {
+    type Item = Result<Step>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if let Some(step) = self.ready.pop_front() {
+                return Some(Ok(step));
+            }
+            if let Some(step) = self.chunks.as_mut().and_then(Iterator::next) {
+                return Some(Ok(step));
+            }
+            self.chunks = None;
+            match self.advance() {
+                Ok(true) => {}
+                Ok(false) => return None,
+                Err(error) => return Some(Err(error)),
+            }
+        }
+    }
+}
+
+/// The chunks of one array.
+struct Chunks {
+    plan: Arc<PlannedArray>,
+    at: u64,
+    bytes: u64,
+    chunk: u64,
+}
+
+impl Iterator for Chunks {
+    type Item = Step;
+
+    fn next(&mut self) -> Option<Step> {
+        let (start, length) = (self.at, (self.bytes - self.at).min(self.chunk));
+        self.at += length;
+        (length > 0).then(|| Step::Chunk { plan: self.plan.clone(), start, length })
+    }
+}
