@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use qstore::VariantName;
 
@@ -71,7 +72,11 @@ pub(crate) enum Command {
     Verify(Verify),
     Load(Load),
     Quantize(Quantize),
+    Bench(Bench),
     Demo(Demo),
+    /// One measurement of `bench`, as JSON from standard input to standard output
+    #[command(hide = true)]
+    BenchWorker,
 }
 
 /// Make a store of one or more variants of a model.
@@ -215,6 +220,59 @@ pub(crate) struct Quantize {
 pub(crate) enum Precision {
     /// LLM.int8(): 8-bit codes and a scale for each output feature
     Int8,
+}
+
+/// Measure a store against what people use instead, over the same bytes: sizes, times and memory.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  qstore bench bf16=./Llama int8=./Llama-int8
+  qstore bench bf16=./Llama int8=./Llama-int8 -o ./report               tables, JSON and charts
+  qstore bench bf16=./Llama int8=./Llama-int8 --peers none,zstd,ours --repeats 3
+  qstore bench bf16=./Llama int8=./Llama-int8 --bandwidth 20,50,100,200,500,1000,1500
+
+Every peer stores all variants, then loads the lowest, the highest and all of them; whatever it loads is compared with the folders, which are
+only read. safetensors and zipnn are Python packages: without them these two are named as absent, and how to get them. The temporary
+folder takes up to the size of all variants for each peer and is removed at the end; an interrupted run leaves its folder
+qstore-bench-* there.")]
+pub(crate) struct Bench {
+    /// A name that you choose and the folder of that variant, once for each; their order does not matter
+    #[arg(value_name = "NAME=DIR", required = true, value_parser = named_folder)]
+    pub(crate) variants: Vec<NamedFolder>,
+    /// What to measure, separated by commas; all but zstd-1 by default
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = PossibleValuesParser::new(qstore_bench::peer_names()))]
+    pub(crate) peers: Vec<String>,
+    /// How often to measure everything
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) repeats: u32,
+    /// Measure loads also with stored bytes arriving at these speeds in MiB/s, such as 20,100,500; the slowest takes long
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(crate) bandwidth: Vec<u32>,
+    /// What the system's page cache holds when a load begins: the stored files, nothing, or each in turn
+    #[arg(long, value_name = "STATE", default_value = "both")]
+    pub(crate) cache: CacheState,
+    /// Write report.md, report.json and charts into this folder; must be new or empty
+    #[arg(short, long, value_name = "REPORT")]
+    pub(crate) output: Option<PathBuf>,
+    /// Make the temporary folder in here; beside the report or in the system's temporary folder by default
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: Option<PathBuf>,
+    /// The Python interpreter that has safetensors and zipnn
+    #[arg(long, value_name = "PATH", default_value = "python3")]
+    pub(crate) python: PathBuf,
+    #[command(flatten)]
+    pub(crate) json: Json,
+}
+
+/// What the page cache holds when a load begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum CacheState {
+    /// The stored files
+    Warm,
+    /// None of them, as after a start of the machine
+    Dropped,
+    /// One measurement each
+    Both,
 }
 
 /// See what a store does: make a small model and its INT8 variant, pack both, restore and compare both, load both.

@@ -13,6 +13,9 @@ pub(crate) enum Failure {
     /// The library refused or failed.
     #[error(transparent)]
     Library(#[from] qstore::Error),
+    /// A measurement failed.
+    #[error(transparent)]
+    Bench(#[from] qstore_bench::Error),
     /// A check found something wrong; the details have been printed.
     #[error("{0}")]
     Check(String),
@@ -29,6 +32,7 @@ impl Failure {
     pub(crate) fn exit_status(&self) -> ExitCode {
         match self {
             Self::Usage(_) | Self::Library(qstore::Error::Usage(_)) => ExitCode::from(2),
+            Self::Bench(error) if error.is_usage() => ExitCode::from(2),
             _ => ExitCode::from(1),
         }
     }

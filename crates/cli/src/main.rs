@@ -5,7 +5,6 @@
 mod args;
 mod commands;
 mod failure;
-mod memory;
 mod output;
 mod progress;
 mod values;

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::io::Write as _;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use qstore::Progress;
@@ -25,6 +26,16 @@ impl Bars {
         self.current().finish_and_clear();
     }
 
+    /// Puts a new bar in the place of the current one.
+    fn replace(&self, total: u64, template: &str) {
+        let target = if self.quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
+        let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+        let bar = ProgressBar::with_draw_target(Some(total), target).with_style(style);
+        let mut current = self.bar.lock().unwrap_or_else(PoisonError::into_inner);
+        current.finish_and_clear();
+        *current = bar;
+    }
+
     /// A handle to the current bar, which threads share.
     fn current(&self) -> ProgressBar {
         self.bar.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -33,15 +44,9 @@ impl Bars {
 
 impl Progress for Bars {
     fn begin(&self, stage: &str, total: u64) {
-        let target = if self.quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
         let template = "{msg:18} {wide_bar:.cyan/blue} {decimal_bytes:>9}/{decimal_total_bytes:9} {decimal_bytes_per_sec:>11} {eta:>4}";
-        let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-        let bar = ProgressBar::with_draw_target(Some(total), target)
-            .with_style(style)
-            .with_message(stage.to_owned());
-        let mut current = self.bar.lock().unwrap_or_else(PoisonError::into_inner);
-        current.finish_and_clear();
-        *current = bar;
+        self.replace(total, template);
+        self.current().set_message(stage.to_owned());
     }
 
     fn advance(&self, bytes: u64) {
@@ -54,6 +59,27 @@ impl Progress for Bars {
             // A standard error that nobody reads any more is no reason to stop.
             self.current().suspend(|| drop(writeln!(std::io::stderr(), "warning: {text}")));
         }
+    }
+}
+
+impl qstore_bench::Progress for Bars {
+    fn begin(&self, steps: u64) {
+        // No guess at the time that is left: steps differ too much.
+        self.replace(steps, "{msg:30!} {wide_bar:.cyan/blue} {pos}/{len} {elapsed:>4}");
+        self.current().enable_steady_tick(Duration::from_millis(250));
+    }
+
+    fn step(&self, what: &str) {
+        let bar = self.current();
+        // The first one is under way, not done.
+        if !bar.message().is_empty() {
+            bar.inc(1);
+        }
+        bar.set_message(what.to_owned());
+    }
+
+    fn warn(&self, text: &str) {
+        Progress::warn(self, text);
     }
 }
 

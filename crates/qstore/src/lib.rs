@@ -31,6 +31,7 @@ mod save;
 mod scheme;
 mod store;
 mod synthetic;
+mod throttle;
 
 pub use decode::{TensorInfo, Variant};
 pub use error::{Error, Result};
@@ -43,3 +44,4 @@ pub use store::{
     VariantSpec, VariantVerification, Verification, add, inspect, load, pack, remove, unpack, verify,
 };
 pub use synthetic::{ModelSpec, synthesise};
+pub use throttle::Throttle;

@@ -21,8 +21,11 @@ enum Memory {
 }
 
 impl TensorBytes {
-    /// `length` zeros, or an error where memory does not suffice.
-    pub(crate) fn zeroed(length: u64) -> io::Result<Self> {
+    /// `length` zeros.
+    ///
+    /// # Errors
+    /// Memory does not suffice.
+    pub fn zeroed(length: u64) -> io::Result<Self> {
         if length < LEAST_MAPPED {
             return zeroed(length).map(Memory::Heap).map(Self);
         }

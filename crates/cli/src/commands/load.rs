@@ -4,11 +4,11 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use qstore::{Store, VariantName};
+use qstore_bench::peak_rss_bytes;
 use serde::Serialize;
 
 use crate::args::Load;
 use crate::failure::Failure;
-use crate::memory::peak_rss_bytes;
 use crate::output::{Console, bytes, bytes_in_time, count};
 
 /// What loading a variant took; what `--json` prints.

@@ -1,5 +1,6 @@
 //! What each command does.
 
+mod bench;
 mod demo;
 mod inspect;
 mod load;
@@ -41,6 +42,8 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Verify(arguments) => verify::run(&arguments, &console),
         Command::Load(arguments) => load::run(&arguments, &console),
         Command::Quantize(arguments) => quantize::run(&arguments, &console),
+        Command::Bench(arguments) => bench::run(&arguments, &console),
+        Command::BenchWorker => bench::work(),
         Command::Demo(arguments) => demo::run(&arguments, &console),
     }
 }

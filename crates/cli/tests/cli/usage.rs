@@ -39,6 +39,17 @@ fn wrong_use_exits_with_2_and_says_what_is_wrong() {
         (&["load", &store, "fp16", "--json"], "fp16"),
         (&["quantize", &folder, "--to", "int7", "-o", &new], "int8"),
         (&["quantize", &none, "--to", "int8", "-o", &new], "none"),
+        (&["bench"], "NAME=DIR"),
+        (&["bench", &missing, "-o", &new], "no such folder"),
+        (&["bench", &bf16, &twice, "-o", &new], "two folders are named bf16"),
+        (&["bench", &bf16, "--peers", "none,gzip", "-o", &new], "[possible values: none, lz4"),
+        (&["bench", &bf16, "--bandwidth", "20,fast", "-o", &new], "invalid digit"),
+        (&["bench", &bf16, "--bandwidth", "0", "-o", &new], "1..=1000000"),
+        (&["bench", &bf16, "--repeats", "0", "-o", &new], "1..=1000"),
+        (&["bench", &bf16, "--cache", "cold", "-o", &new], "warm, dropped, both"),
+        (&["bench", &bf16, "--dir", &none, "-o", &new], "name another with --dir"),
+        (&["bench", &bf16, "-o", &folder], "not empty"),
+        (&["bench", &bf16, "--peers", "zipnn", "--python", &none, "-o", &new], "pip install zipnn"),
         (&["demo", "--model", &folder, "--hidden", "64"], "cannot be used with"),
         (&["demo", "--hidden", "65"], "must be even"),
         (&["demo", "--keep", &folder], "not empty"),
@@ -67,12 +78,15 @@ fn a_checkpoint_that_cannot_be_stored_exits_with_1() {
 #[test]
 fn help_shows_how() {
     let help = succeed(&["--help"]);
-    for command in ["pack", "add", "remove", "unpack", "inspect", "verify", "load", "quantize", "demo"] {
+    for command in
+        ["pack", "add", "remove", "unpack", "inspect", "verify", "load", "quantize", "bench", "demo"]
+    {
         assert!(help.contains(&format!("\n  {command} ")), "{command} is not in the list");
         let help = succeed(&[command, "--help"]);
         assert!(help.contains(&format!("\n  qstore {command} ")), "{command} has no example: {help}");
         assert!(help.contains("--threads"), "{command}: {help}");
     }
     assert!(help.contains("Exit status"));
+    assert!(!help.contains("bench-worker"), "that is for `bench` alone");
     assert!(succeed(&["--version"]).starts_with("qstore "));
 }

@@ -17,6 +17,7 @@ use super::shard::Shard;
 use crate::error::{Error, IoContext as _, Result};
 use crate::file::zeroed;
 use crate::scheme::ArrayInfo;
+use crate::throttle::Throttle;
 
 /// A variant of a store, open for reading: its own layer and those that it is given, and nothing else.
 #[derive(Debug)]
@@ -29,6 +30,7 @@ pub struct Variant {
     pub(super) given: Vec<Arc<Variant>>,
     bundles: HeldBundles,
     bytes_read: Arc<AtomicU64>,
+    read_limit: Option<Arc<Throttle>>,
 }
 
 /// What is known of a tensor without reading it.
@@ -88,9 +90,16 @@ impl Variant {
             given,
             bundles: HeldBundles::default(),
             bytes_read: bytes_read.clone(),
+            read_limit: None,
         };
         variant.check()?;
         Ok(variant)
+    }
+
+    /// Has the arrays read no faster than `limit` allows.
+    pub(crate) fn with_read_limit(mut self, limit: Option<Arc<Throttle>>) -> Self {
+        self.read_limit = limit;
+        self
     }
 
     /// Where an array of its own is.
@@ -165,8 +174,12 @@ impl Variant {
         self.bytes_read.load(Ordering::Relaxed)
     }
 
+    /// Counts stored bytes that are being read; where reading is limited, waits until it may be done.
     pub(crate) fn count_read(&self, bytes: u64) {
         self.bytes_read.fetch_add(bytes, Ordering::Relaxed);
+        if let Some(limit) = &self.read_limit {
+            limit.take(bytes);
+        }
     }
 
     /// The original files.

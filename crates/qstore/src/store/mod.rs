@@ -18,6 +18,7 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::decode::{Variant, is_within};
 use crate::error::{Error, IoContext as _, Result};
+use crate::throttle::Throttle;
 
 pub use inspect::{FileInspection, Inspection, TensorInspection, VariantInspection, inspect};
 pub use load::{LoadedTensor, load};
@@ -63,6 +64,7 @@ impl Options {
 pub struct Store {
     path: PathBuf,
     manifest: Manifest,
+    read_limit: Option<Arc<Throttle>>,
 }
 
 impl Store {
@@ -96,7 +98,14 @@ impl Store {
         }
         let text = std::fs::read(&file).at(&file, "cannot read")?;
         let manifest = Manifest::parse(&text).map_err(|e| Error::damaged(&file, e))?;
-        Ok(Self { path: path.to_owned(), manifest })
+        Ok(Self { path: path.to_owned(), manifest, read_limit: None })
+    }
+
+    /// Reads the tensors of variants that are opened from now on no faster than `limit` allows.
+    #[must_use]
+    pub fn with_read_limit(mut self, limit: Arc<Throttle>) -> Self {
+        self.read_limit = Some(limit);
+        self
     }
 
     /// The store's folder.
@@ -116,12 +125,17 @@ impl Store {
     /// # Errors
     /// [`Error::Usage`] for an unknown name, [`Error::Damaged`] for layer files that are not whole.
     pub fn variant(&self, name: &VariantName) -> Result<Arc<Variant>> {
-        open_variant(&self.path, &self.manifest, name)
+        open_variant(&self.path, &self.manifest, name, self.read_limit.as_ref())
     }
 }
 
 /// Opens variant `name` of the store in `folder`.
-pub(crate) fn open_variant(folder: &Path, manifest: &Manifest, name: &VariantName) -> Result<Arc<Variant>> {
+pub(crate) fn open_variant(
+    folder: &Path,
+    manifest: &Manifest,
+    name: &VariantName,
+    read_limit: Option<&Arc<Throttle>>,
+) -> Result<Arc<Variant>> {
     let known = || manifest.variants.iter().map(|v| v.name.as_str()).collect::<Vec<_>>().join(", ");
     if manifest.variant(name).is_none() {
         let text = format!("{}: no variant {name}; it has {}", folder.display(), known());
@@ -140,7 +154,8 @@ pub(crate) fn open_variant(folder: &Path, manifest: &Manifest, name: &VariantNam
     }
     for entry in manifest.variants.iter().filter(|entry| needed.contains(&&entry.name)) {
         let given = entry.given.iter().filter_map(|g| open.get(&g.variant).cloned()).collect();
-        open.insert(&entry.name, Arc::new(Variant::open(folder, entry, given, &counter)?));
+        let variant = Variant::open(folder, entry, given, &counter)?;
+        open.insert(&entry.name, Arc::new(variant.with_read_limit(read_limit.cloned())));
     }
     open.remove(name).ok_or_else(|| Error::usage(format!("{}: no variant {name}", folder.display())))
 }

@@ -208,7 +208,7 @@ impl<'a> Change<'a> {
 
     /// Stores a variant of the old store again, given what is there so far.
     fn store_anew(&mut self, entry: &VariantEntry, progress: &dyn Progress) -> Result<()> {
-        let old = super::open_variant(&self.store, &self.old, &entry.name)?;
+        let old = super::open_variant(&self.store, &self.old, &entry.name, None)?;
         self.put(&entry.name, &Source::of_variant(&old)?, false, progress)?;
         let same = self.entries.last().is_some_and(|new| new.content == entry.content);
         if same {

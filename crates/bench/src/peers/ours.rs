@@ -1,0 +1,74 @@
+//! QStore, through its library.
+
+use std::sync::Arc;
+
+use qstore::{Options, Silent, Store, Throttle, VariantName, VariantSpec};
+
+use super::{Peer, Runs, Work};
+use crate::checkpoint::Checkpoint;
+use crate::compare::{Loaded, Part, What};
+use crate::error::{Error, Result};
+use crate::job::Job;
+
+pub(crate) struct Ours;
+
+impl Peer for Ours {
+    fn name(&self) -> &'static str {
+        "ours"
+    }
+
+    fn title(&self) -> &'static str {
+        "QStore"
+    }
+
+    fn method(&self) -> &'static str {
+        "`qstore pack` of all variants into one store, which decodes and compares every chunk before it commits; `qstore load` of each variant, \
+         one after another, which checks every chunk's checksum. All through the library."
+    }
+
+    fn runs(&self) -> Runs<'_> {
+        Runs::Here { work: self, version: format!("qstore {}", env!("CARGO_PKG_VERSION")) }
+    }
+}
+
+impl Work for Ours {
+    fn save(&self, job: &Job) -> Result<()> {
+        let spec = |variant: &Checkpoint| {
+            Ok(VariantSpec { name: name_of(variant)?, folder: variant.folder.clone(), verbatim: false })
+        };
+        let variants = job.variants.iter().map(spec).collect::<Result<Vec<_>>>()?;
+        Ok(qstore::pack(&variants, &job.stored, &options(job), &Silent)?)
+    }
+
+    fn load(&self, job: &Job) -> Result<Loaded> {
+        let limit = job.bytes_per_second.map(|rate| Arc::new(Throttle::new(rate)));
+        let mut store = Store::open(&job.stored)?;
+        if let Some(limit) = &limit {
+            store = store.with_read_limit(limit.clone());
+        }
+        let mut loaded = Loaded::default();
+        for variant in &job.variants {
+            let open = store.variant(&name_of(variant)?)?;
+            if let Some(limit) = &limit {
+                // Headers and plans have been read without the limit.
+                limit.take(open.bytes_read());
+            }
+            let tensors = qstore::load(&open, &options(job), &Silent)?;
+            loaded.bytes_read += open.bytes_read();
+            loaded.parts.extend(tensors.into_iter().map(|tensor| Part {
+                variant: variant.name.clone(),
+                what: What::Tensor(tensor.name),
+                data: tensor.data,
+            }));
+        }
+        Ok(loaded)
+    }
+}
+
+fn name_of(variant: &Checkpoint) -> Result<VariantName> {
+    variant.name.parse().map_err(|e| Error::Usage(format!("{e}")))
+}
+
+fn options(job: &Job) -> Options {
+    Options { threads: job.threads, memory: job.memory, ..Options::default() }
+}
