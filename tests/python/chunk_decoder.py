@@ -105,7 +105,7 @@ class Table(NamedTuple):
 
 
 def alias_slots(frequencies: Ints) -> tuple[Ints, Ints]:
-    """The symbol and the offset of each slot in buckets of 16 (7.3)."""
+    """The symbol and the offset of each slot in buckets of 16 (7.2)."""
     rest = frequencies.astype(np.int64)
     poor, rich = [s for s in range(256) if rest[s] < 16], [s for s in range(256) if rest[s] > 16]
     symbol, offset = np.repeat(np.arange(256), 16), np.tile(np.arange(16), 256)

@@ -79,6 +79,9 @@ def matrices(dtype: npt.DTypeLike, rng: np.random.Generator) -> tuple[dict[str, 
     # From a million elements on, coders have 128 lanes.
     add("wide", draw(1030, 1019))
     high["wide_vector"] = draw(1_100_003)
+    # Rows of an odd number of half the lanes.
+    high["wide_rows_of_192"] = draw(6000, 192)
+    low["wide_codes_of_192"] = rng.normal(0, 9, (6000, 192)).astype(np.int8)
     # As GPT-2 keeps them: the codes are those of the transposed matrix.
     for shape in (600, 1000), (200, 200):
         add(f"turned_{shape[0]}", draw(*shape))

@@ -11,6 +11,7 @@ mod checkpoint;
 mod compare;
 mod error;
 mod job;
+mod kernels;
 mod machine;
 mod memory;
 mod options;
@@ -23,6 +24,7 @@ mod statistics;
 mod worker;
 
 pub use error::{Error, Result};
+pub use kernels::{KernelFacts, KernelReport, MemcpyFacts, kernels};
 pub use machine::Machine;
 pub use memory::peak_rss_bytes;
 pub use options::{Cache, Options, Progress};

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use humansize::{BINARY, format_size};
 use serde::Serialize;
 
 /// The machine. What the system does not tell is absent.
@@ -41,6 +42,21 @@ impl Machine {
             load_average: read("/proc/loadavg").and_then(|text| text.split(' ').next()?.parse().ok()),
         }
     }
+}
+
+impl Machine {
+    /// The machine in a line.
+    pub(crate) fn in_short(&self) -> String {
+        let memory = self.memory_bytes.map(|bytes| format_size(bytes, BINARY));
+        let known = [self.cpu.clone(), memory, self.system.clone(), self.file_system.clone()];
+        let cores = count(self.cores, "core");
+        known.into_iter().flatten().chain([cores]).collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// `1 core`, `2 cores`.
+pub(crate) fn count(number: usize, one: &str) -> String {
+    format!("{number} {one}{}", if number == 1 { "" } else { "s" })
 }
 
 /// Main memory that holds nothing, not even what could be read again.

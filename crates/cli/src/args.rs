@@ -237,8 +237,11 @@ folder takes up to the size of all variants for each peer and is removed at the 
 qstore-bench-* there.")]
 pub(crate) struct Bench {
     /// A name that you choose and the folder of that variant, once for each; their order does not matter
-    #[arg(value_name = "NAME=DIR", required = true, value_parser = named_folder)]
+    #[arg(value_name = "NAME=DIR", required_unless_present = "kernels", value_parser = named_folder)]
     pub(crate) variants: Vec<NamedFolder>,
+    /// Time the coders by themselves against memcpy, each backend that this processor has, on made-up weights; then it needs no variants
+    #[arg(long, conflicts_with_all = ["variants", "peers", "bandwidth", "cache", "output", "dir", "python"])]
+    pub(crate) kernels: bool,
     /// What to measure, separated by commas; all but zstd-1 by default
     #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = PossibleValuesParser::new(qstore_bench::peer_names()))]
     pub(crate) peers: Vec<String>,

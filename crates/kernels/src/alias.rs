@@ -4,6 +4,11 @@
 //! other symbol after them. So the symbol follows from the bucket and one comparison, and all lookups are of tables of 256 bytes, which fit into
 //! vector registers.
 
+#![allow(
+    clippy::cast_possible_truncation,
+    reason = "symbols are below 256, and what is left of a bucket below 16"
+)]
+
 use crate::table::SymbolTable;
 
 /// Slots of a bucket.

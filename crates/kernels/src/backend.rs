@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 ///
 /// A value exists only if the processor has the instructions: that is what makes calling a backend's functions sound.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Backend(pub(crate) Kind);
+pub struct Backend(Kind);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -57,6 +57,11 @@ impl Backend {
             }
         }
         available
+    }
+
+    /// Which it is.
+    pub(crate) fn kind(self) -> Kind {
+        self.0
     }
 
     /// `scalar`, `avx2` or `avx512`.

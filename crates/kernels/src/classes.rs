@@ -6,7 +6,7 @@
 use crate::cost::entropy_bits;
 use crate::error::DecodeError;
 use crate::rows::Rows;
-use crate::stream::LANES;
+use crate::stream::{LANES, Layout};
 use crate::table::SymbolTable;
 
 /// Number of buckets that a row statistic maps to.
@@ -188,7 +188,7 @@ pub(crate) fn class_width(classes: usize) -> u32 {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Run {
     pub(crate) class: u8,
-    /// Neighbours whose length is a multiple of the lanes count as one row: the lanes go on as if they were.
+    /// Neighbours whose lengths are multiples of the number of lanes count as one row: each begins at lane 0 anyway.
     pub(crate) elements: std::ops::Range<usize>,
 }
 
@@ -196,7 +196,7 @@ pub(crate) struct Run {
 pub(crate) struct Runs(Vec<Run>);
 
 impl Runs {
-    pub(crate) fn new(rows: Rows, classes: &[u8]) -> Self {
+    pub(crate) fn new(rows: Rows, classes: &[u8], layout: Layout) -> Self {
         let mut order: Vec<usize> = (0..classes.len()).collect();
         if classes.iter().any(|class| *class != 0) {
             order.sort_by_key(|&row| classes[row]);
@@ -208,7 +208,7 @@ impl Runs {
                 Some(last)
                     if last.class == class
                         && last.elements.end == elements.start
-                        && last.elements.len().is_multiple_of(LANES) =>
+                        && last.elements.len().is_multiple_of(layout.sets() * LANES) =>
                 {
                     last.elements.end = elements.end;
                 }

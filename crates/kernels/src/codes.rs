@@ -3,7 +3,7 @@
 //! ```text
 //! exceptions  u32
 //! classes     ceil(log2(tables)) bits a row, as a bit plane
-//! states      64 x u32
+//! states      a u32 for each lane
 //! exceptions  x (index in the chunk u32, code u8)
 //! words       u16 ...
 //! ```
@@ -192,9 +192,9 @@ impl Tables {
         class_width(self.tables.len())
     }
 
-    /// The table of a row of this class, of which there is one.
-    pub(crate) fn of(&self, class: u8) -> &SymbolTable {
-        &self.tables[usize::from(class)]
+    /// The table of a row of this class.
+    pub(crate) fn of(&self, class: u8) -> Result<&SymbolTable, EncodeError> {
+        self.tables.get(usize::from(class)).ok_or(EncodeError::Shape)
     }
 
     /// Codes `symbols` by class and row into `words`, and returns the states. Symbols that their table lacks become exceptions.
@@ -214,7 +214,7 @@ impl Tables {
         let tables = self
             .encode
             .get_or_init(|| self.tables.iter().map(|table| EncodeTable::new(table, self.layout)).collect());
-        for run in Runs::new(rows, classes).iter().rev() {
+        for run in Runs::new(rows, classes, self.layout).iter().rev() {
             let table = tables.get(usize::from(run.class)).ok_or(EncodeError::Shape)?;
             let symbols = &symbols[run.elements.clone()];
             if symbols::encode_row(self.backend, &mut states, words, table, symbols) {
@@ -235,7 +235,7 @@ impl Tables {
         out: &mut [u8],
     ) -> Result<(), DecodeError> {
         let mut words = WordReader::new(words)?;
-        for run in Runs::new(rows, classes).iter() {
+        for run in Runs::new(rows, classes, self.layout).iter() {
             let table = &self.decode[usize::from(run.class)];
             symbols::decode_row(
                 self.backend,

@@ -11,7 +11,7 @@
 //!
 //! ```text
 //! exceptions  u32
-//! states      64 x u32
+//! states      a u32 for each lane
 //! plane       mantissa + 1 bits for each code of 0: mantissa, sign above it
 //! exceptions  x (index in the chunk u32, value u16)
 //! words       u16 ...
@@ -21,6 +21,8 @@
 //! likeliest symbol) in its place. `|q|` counts as at most 127.
 
 use crate::Half;
+use std::sync::OnceLock;
+
 use crate::backend::Backend;
 use crate::bins::{self, BinTable, Given, MAGNITUDE, ZEROS_SLACK};
 use crate::bits::{pack_plane, plane_bytes, unpack_plane};
@@ -61,7 +63,8 @@ pub struct ResidualCoder {
     mantissa_bits: u32,
     zero: Box<SymbolTable>,
     decode_zero: DecodeTable,
-    encode_zero: EncodeTable,
+    /// Made when the first chunk is encoded; readers need none.
+    encode_zero: OnceLock<EncodeTable>,
 }
 
 impl ResidualCoder {
@@ -75,8 +78,14 @@ impl ResidualCoder {
         }
         let backend = Backend::best();
         let decode_zero = DecodeTable::new(&zero, layout, backend);
-        let encode_zero = EncodeTable::new(&zero, layout);
-        Ok(Self { backend, layout, mantissa_bits, zero: Box::new(zero), decode_zero, encode_zero })
+        Ok(Self {
+            backend,
+            layout,
+            mantissa_bits,
+            zero: Box::new(zero),
+            decode_zero,
+            encode_zero: OnceLock::new(),
+        })
     }
 
     /// The same coder on another backend, for tests and measurements. What it writes is the same.
@@ -129,7 +138,8 @@ impl ResidualCoder {
         }
         let zeros = self.zeros(codes, values, rows, bins, &mut exceptions);
         let symbols: Vec<u8> = zeros.iter().map(|zero| zero.symbol).collect();
-        symbols::encode_row(self.backend, &mut states, words, &self.encode_zero, &symbols);
+        let encode_zero = self.encode_zero.get_or_init(|| EncodeTable::new(&self.zero, self.layout));
+        symbols::encode_row(self.backend, &mut states, words, encode_zero, &symbols);
         let words = words.words();
         let mut out = Vec::with_capacity(2048 + zeros.len() * 2 + words.len());
         out.extend(exceptions.count()?.to_le_bytes());

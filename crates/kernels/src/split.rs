@@ -3,7 +3,7 @@
 //! ```text
 //! exceptions  u32
 //! classes     ceil(log2(tables)) bits a row, as a bit plane
-//! states      64 x u32
+//! states      a u32 for each lane
 //! plane       shift + 1 bits an element: low bits of the magnitude, sign above them
 //! exceptions  x (index in the chunk u32, value u16)
 //! words       u16 ...
@@ -210,7 +210,7 @@ impl SplitCoder {
             let class = classifier.class(bucket_of(self.window, self.mantissa_bits, sum, count));
             classes.push(class);
             if missing > 0 {
-                let likeliest = self.tables.of(class).likeliest();
+                let likeliest = self.tables.of(class)?.likeliest();
                 let cells = symbols.iter_mut().zip(values).enumerate();
                 for (column, (symbol, value)) in cells {
                     if self.window.symbol(u16::from_le_bytes(*value)).is_none() {

@@ -1,4 +1,4 @@
-//! What every backend must do: write the bytes that the portable code writes, and read every stream, whole or damaged, to the same result. `fuzz/asan`
+//! What every backend must do: write the bytes that the portable code writes, and read every stream, whole or damaged, to the same result. `./test`
 //! runs this under AddressSanitizer as well, which shows that no stream makes a backend read or write out of bounds.
 
 #![allow(

@@ -1,6 +1,7 @@
 //! Work on many threads, results in order, a bounded amount of it in flight.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, TryRecvError, sync_channel};
 
 use rayon::{ThreadPool, Yield};
@@ -12,7 +13,7 @@ use crate::error::{Error, Result};
 /// over, which bounds memory.
 ///
 /// # Errors
-/// The first error of a job, of the work on it or of `sink`, in that order; later jobs are not begun.
+/// The first error of a job, of the work on it or of `sink`. After it no work is begun.
 pub(crate) fn ordered<J: Send, R: Send>(
     pool: &ThreadPool,
     window: usize,
@@ -20,22 +21,30 @@ pub(crate) fn ordered<J: Send, R: Send>(
     work: impl Fn(J) -> Result<R> + Sync,
     mut sink: impl FnMut(R) -> Result<()> + Send,
 ) -> Result<()> {
+    let stopped = AtomicBool::new(false);
     pool.scope_fifo(|scope| {
-        let work = &work;
+        let (work, stopped) = (&work, &stopped);
         let mut jobs = jobs.fuse();
         let mut waiting = VecDeque::new();
-        loop {
+        let mut run = || loop {
             while waiting.len() < window.max(1) {
                 let Some(job) = jobs.next() else { break };
                 let job = job?;
                 let (sender, receiver) = sync_channel(1);
-                // A send fails only if this function has returned early; the result is of no use then.
-                scope.spawn_fifo(move |_| drop(sender.send(work(job))));
+                scope.spawn_fifo(move |_| {
+                    if !stopped.load(Ordering::Relaxed) {
+                        // A send fails only if this function has returned early; the result is of no use then.
+                        drop(sender.send(work(job)));
+                    }
+                });
                 waiting.push_back(receiver);
             }
             let Some(first) = waiting.pop_front() else { return Ok(()) };
             sink(wait(&first)??)?;
-        }
+        };
+        let result = run();
+        stopped.store(true, Ordering::Relaxed);
+        result
     })
 }
 

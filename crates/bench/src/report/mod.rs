@@ -7,12 +7,11 @@ mod tables;
 use std::fs;
 use std::path::Path;
 
-use humansize::{BINARY, format_size};
 use serde::Serialize;
 
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, IoContext as _, Result};
-use crate::machine::Machine;
+use crate::machine::{Machine, count};
 use crate::options::Cache;
 use crate::statistics::Repeats;
 
@@ -173,15 +172,8 @@ impl Report {
     #[must_use]
     pub fn summary(&self) -> String {
         let Self { machine, settings, .. } = self;
-        let memory = machine.memory_bytes.map(|bytes| format_size(bytes, BINARY));
-        let known = [machine.cpu.clone(), memory, machine.system.clone(), machine.file_system.clone()];
-        let mut parts: Vec<_> = known.into_iter().flatten().collect();
-        let count =
-            |number: usize, one: &str| format!("{number} {one}{}", if number == 1 { "" } else { "s" });
-        parts.push(count(machine.cores, "core"));
-        parts.push(count(settings.threads, "thread"));
-        parts.push(count(settings.repeats as usize, "repeat"));
-        parts.join(", ")
+        let threads = count(settings.threads, "thread");
+        format!("{}, {threads}, {}", machine.in_short(), count(settings.repeats as usize, "repeat"))
     }
 
     /// Writes `report.md`, `report.json` and the charts into `folder`, which must be there.

@@ -5,13 +5,16 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use qstore::VariantSpec;
-use qstore_bench::{Cache, Options, Report};
+use qstore_bench::{Cache, Options, Report, Table};
 
 use crate::args::{Bench, CacheState};
 use crate::failure::Failure;
 use crate::output::{Console, table};
 
 pub(crate) fn run(arguments: &Bench, console: &Console) -> Result<(), Failure> {
+    if arguments.kernels {
+        return kernels(arguments, console);
+    }
     let output = arguments.output.as_deref().map(NewFolder::make).transpose()?;
     let report = qstore_bench::run(&options(arguments, console)?, &console.bars)?;
     if let Some(folder) = &output {
@@ -30,6 +33,25 @@ pub(crate) fn run(arguments: &Bench, console: &Console) -> Result<(), Failure> {
         )),
         _ => Ok(()),
     }
+}
+
+/// The coders by themselves.
+fn kernels(arguments: &Bench, console: &Console) -> Result<(), Failure> {
+    let report = qstore_bench::kernels(arguments.repeats, &console.bars)?;
+    if arguments.json.json {
+        return console.json(&report);
+    }
+    console.result(report.summary())?;
+    print_table(&report.table(), console)
+}
+
+fn print_table(figures: &Table, console: &Console) -> Result<(), Failure> {
+    let header: Vec<_> = figures.header.iter().map(String::as_str).collect();
+    let mut table = table(&header, 1);
+    for row in &figures.rows {
+        table.add_row(row);
+    }
+    console.result(format_args!("\n{}\n\n{}", figures.title, table.trim_fmt()))
 }
 
 /// One measurement, for the process that measures all.
@@ -78,12 +100,7 @@ fn scratch(arguments: &Bench) -> PathBuf {
 fn print(report: &Report, console: &Console) -> Result<(), Failure> {
     console.result(report.summary())?;
     for figures in report.tables() {
-        let header: Vec<_> = figures.header.iter().map(String::as_str).collect();
-        let mut table = table(&header, 1);
-        for row in figures.rows {
-            table.add_row(row);
-        }
-        console.result(format_args!("\n{}\n\n{}", figures.title, table.trim_fmt()))?;
+        print_table(&figures, console)?;
     }
     for peer in &report.absent {
         console

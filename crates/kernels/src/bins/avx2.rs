@@ -1,6 +1,8 @@
 //! 8 lanes a register, eight registers a block. A slot is divided by its frequency in binary32: both have 16 bits, so the quotient is never so close
 //! to the next integer that rounding reaches it.
 
+#![allow(clippy::cast_possible_wrap, reason = "constants of intrinsics")]
+
 use std::arch::x86_64::{
     __m256i, _mm256_abs_epi32, _mm256_add_epi32, _mm256_and_si256, _mm256_blendv_epi8, _mm256_cmpeq_epi8,
     _mm256_cmpeq_epi32, _mm256_cvtepi8_epi32, _mm256_cvtepi32_ps, _mm256_cvttps_epi32, _mm256_div_ps,

@@ -1,14 +1,20 @@
 //! 32 lanes a register. States are kept as their two halves of 16 bits: the low half is the slot, the product of frequency and high half comes as
 //! two halves as well, and a state needs a word exactly when its high half is 0.
 
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    reason = "parts of masks, and constants of intrinsics"
+)]
+
 use std::arch::x86_64::{
     __m512i, __mmask32, _mm512_abs_epi8, _mm512_add_epi16, _mm512_add_epi32, _mm512_and_si512,
     _mm512_cmpge_epu16_mask, _mm512_cmple_epu16_mask, _mm512_cmplt_epu16_mask, _mm512_mask_add_epi16,
-    _mm512_mask_expand_epi16, _mm512_mask_mov_epi16, _mm512_mask_sub_epi16, _mm512_mask_testn_epi16_mask,
-    _mm512_maskz_mov_epi16, _mm512_min_epu8, _mm512_movepi8_mask, _mm512_movepi16_mask, _mm512_mulhi_epu16,
-    _mm512_mullo_epi16, _mm512_or_si512, _mm512_permutex2var_epi8, _mm512_set1_epi8, _mm512_set1_epi16,
-    _mm512_setzero_si512, _mm512_srlv_epi16, _mm512_sub_epi16, _mm512_testn_epi8_mask,
-    _mm512_testn_epi16_mask,
+    _mm512_mask_cmplt_epu16_mask, _mm512_mask_expand_epi16, _mm512_mask_mov_epi16, _mm512_mask_mulhi_epu16,
+    _mm512_maskz_mov_epi16, _mm512_min_epu8, _mm512_min_epu16, _mm512_movepi8_mask, _mm512_movepi16_mask,
+    _mm512_mulhi_epu16, _mm512_mullo_epi16, _mm512_permutex2var_epi8, _mm512_set1_epi8, _mm512_set1_epi16,
+    _mm512_setzero_si512, _mm512_srlv_epi16, _mm512_sub_epi16, _mm512_ternarylogic_epi32,
+    _mm512_test_epi16_mask, _mm512_testn_epi8_mask, _mm512_testn_epi16_mask,
 };
 
 use super::{BinTable, Given, MAGNITUDE, RESIDUAL_BITS, SIGN};
@@ -151,26 +157,24 @@ fn decode_block<const WIDE: bool>(
     zeros: &mut Zeros,
     out: &mut [Half; LANES],
 ) -> usize {
-    let codes = load(codes);
-    let zero = _mm512_testn_epi8_mask(codes, codes);
-    let negative = _mm512_movepi8_mask(codes);
-    let bin = in_order(_mm512_min_epu8(_mm512_abs_epi8(codes), _mm512_set1_epi8(127)));
+    let none = _mm512_setzero_si512();
+    let codes = in_order(load(codes));
+    let bin = _mm512_min_epu8(_mm512_abs_epi8(codes), _mm512_set1_epi8(127));
+    // In the high bytes: there their signs are those of the values.
+    let codes = interleave(none, codes);
     let lo = interleave(planes.lo[0].look_up(bin), planes.lo[1].look_up(bin));
     let frequency = interleave(planes.frequency[0].look_up(bin), planes.frequency[1].look_up(bin));
-    let factor_high = if WIDE { planes.factor[1].look_up(bin) } else { _mm512_setzero_si512() };
+    let factor_high = if WIDE { planes.factor[1].look_up(bin) } else { none };
     let factor = interleave(planes.factor[0].look_up(bin), factor_high);
-    let shift = if WIDE {
-        interleave(planes.shift.look_up(bin), _mm512_setzero_si512())
-    } else {
-        [_mm512_setzero_si512(); 2]
-    };
+    let shift = if WIDE { interleave(planes.shift.look_up(bin), none) } else { [none; 2] };
 
     let one = _mm512_set1_epi16(1);
     let mut used = 0;
     for (half, out) in out.as_flattened_mut().as_chunks_mut::<64>().0.iter_mut().enumerate() {
-        let part = |mask: u64| (mask >> (32 * half)) as __mmask32;
         let (low, high) = (lanes.low[half], lanes.high[half]);
-        let frequency = frequency[half];
+        let (codes, frequency) = (codes[half], frequency[half]);
+        let zero = _mm512_testn_epi16_mask(codes, codes);
+        let active = _mm512_test_epi16_mask(codes, codes) & (active >> (32 * half)) as __mmask32;
         // The slot divided by the frequency: the estimate or one more.
         let mut place = _mm512_mulhi_epu16(low, factor[half]);
         if WIDE {
@@ -178,29 +182,25 @@ fn decode_block<const WIDE: bool>(
         }
         let offset = _mm512_sub_epi16(low, _mm512_mullo_epi16(place, frequency));
         let more = _mm512_cmpge_epu16_mask(offset, frequency);
-        let offset = _mm512_mask_sub_epi16(offset, more, offset, frequency);
+        // The smaller one: less than nothing is much in these.
+        let offset = _mm512_min_epu16(offset, _mm512_sub_epi16(offset, frequency));
         let place = _mm512_mask_add_epi16(place, more, place, one);
-        // The next state, frequency * high + offset, in halves.
+        // The next state, frequency * high + offset, in halves. Lanes that are not active keep theirs.
         let product = _mm512_mullo_epi16(frequency, high);
-        let next_low = _mm512_add_epi16(product, offset);
-        let carry = _mm512_cmplt_epu16_mask(next_low, product);
-        let upper = _mm512_mulhi_epu16(frequency, high);
+        let next_low = _mm512_mask_add_epi16(low, active, product, offset);
+        let carry = _mm512_mask_cmplt_epu16_mask(active, next_low, product);
+        let upper = _mm512_mask_mulhi_epu16(high, active, frequency, high);
         let next_high = _mm512_mask_add_epi16(upper, carry, upper, one);
-
-        let active = part(active & !zero);
-        let renormalise = _mm512_mask_testn_epi16_mask(active, next_high, next_high);
-        let read = load_32_words(window, used);
-        let filled_low = _mm512_mask_expand_epi16(next_low, renormalise, read);
-        let filled_high = _mm512_mask_mov_epi16(next_high, renormalise, next_low);
-        lanes.low[half] = _mm512_mask_mov_epi16(low, active, filled_low);
-        lanes.high[half] = _mm512_mask_mov_epi16(high, active, filled_high);
+        // A state that is high enough is so in lanes that are not active, too.
+        let renormalise = _mm512_testn_epi16_mask(next_high, next_high);
+        lanes.low[half] = _mm512_mask_expand_epi16(next_low, renormalise, load_32_words(window, used));
+        lanes.high[half] = _mm512_mask_mov_epi16(next_high, renormalise, next_low);
         used += count32(renormalise);
 
-        let magnitude =
-            _mm512_and_si512(_mm512_add_epi16(lo[half], place), _mm512_set1_epi16(MAGNITUDE.cast_signed()));
-        let sign = _mm512_maskz_mov_epi16(part(negative), _mm512_set1_epi16(SIGN.cast_signed()));
-        let value = _mm512_or_si512(magnitude, sign);
-        let zero = part(zero);
+        // Of the sum 15 bits, and the code's sign.
+        let sign = _mm512_set1_epi16(SIGN.cast_signed());
+        let sum = _mm512_add_epi16(lo[half], place);
+        let value = _mm512_ternarylogic_epi32::<SELECT>(sign, codes, sum);
         let listed: &[u8] = zeros.list[zeros.used..zeros.used + 32].as_flattened();
         let listed = listed.first_chunk().map_or(value, |listed| load(listed));
         let value = _mm512_mask_expand_epi16(value, zero, listed);
@@ -209,6 +209,9 @@ fn decode_block<const WIDE: bool>(
     }
     used
 }
+
+/// Of three operands: where the first has a one, the second, else the third.
+const SELECT: i32 = 0b1100_1010;
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt")]
 pub(super) fn encode_row(

@@ -43,7 +43,7 @@ pub(crate) fn decode(
     given: &Given,
     out: &mut [Half],
 ) -> Result<(), DecodeError> {
-    match backend.0 {
+    match backend.kind() {
         Kind::Scalar => scalar::decode(states, words, given, out),
         // SAFETY: a backend of this kind exists only where the processor has its instructions.
         #[cfg(target_arch = "x86_64")]
@@ -66,7 +66,7 @@ pub(crate) fn encode_row(
     values: &[Half],
     outside: &mut dyn FnMut(usize),
 ) {
-    match backend.0 {
+    match backend.kind() {
         Kind::Scalar => scalar::encode_row(states, words, bins, codes, values, outside),
         // As with symbols, the divisions are what costs.
         #[cfg(target_arch = "x86_64")]

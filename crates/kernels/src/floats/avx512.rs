@@ -1,5 +1,11 @@
 //! 32 floats a register.
 
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    reason = "parts of masks, and constants of intrinsics"
+)]
+
 use std::arch::x86_64::{
     _mm_cvtsi32_si128, _mm512_and_si512, _mm512_castsi512_si256, _mm512_cvtepu8_epi16,
     _mm512_extracti64x4_epi64, _mm512_maskz_add_epi16, _mm512_or_si512, _mm512_permutexvar_epi8,

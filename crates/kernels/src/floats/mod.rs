@@ -13,7 +13,7 @@ pub(crate) use scalar::{append_lows, cut};
 /// Joins `symbols` and the bits of `plane` (see [`crate::bits`]) to floats, as many as there are symbols.
 #[allow(unsafe_code, reason = "calls functions that need instructions")]
 pub(crate) fn join(backend: Backend, window: SplitWindow, symbols: &[u8], plane: &[u8], out: &mut [Half]) {
-    match backend.0 {
+    match backend.kind() {
         Kind::Scalar => scalar::join(window, symbols, plane, out),
         // Shifts by different numbers of bits are what this takes, and AVX2 has none for 16 bits.
         #[cfg(target_arch = "x86_64")]

@@ -22,6 +22,8 @@ pub(super) fn join(window: SplitWindow, symbols: &[u8], plane: &[u8], out: &mut 
         }
         let bits = u128::from_le_bytes(bytes);
         // Four at a time: shifting 64 bits costs half of shifting 128.
+        // Of each only the low 60 bits count.
+        #[allow(clippy::cast_possible_truncation, reason = "the rest is the other four's")]
         let fours = [bits as u64, (bits >> (4 * width)) as u64];
         let cells = symbols.chunks(4).zip(out.chunks_mut(4)).zip(fours);
         for ((symbols, out), mut four) in cells {

@@ -3,6 +3,12 @@
 //! Q: why not gather from a table of all slots? A gather of 16 entries takes 22 cycles on Zen 4; all the permutations of this file together take as
 //! long for 64 lanes.
 
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    reason = "parts of masks, and constants of intrinsics"
+)]
+
 use std::arch::x86_64::{
     __m512i, __mmask32, _mm512_add_epi16, _mm512_and_si512, _mm512_cmpge_epu8_mask, _mm512_cmplt_epu16_mask,
     _mm512_mask_add_epi16, _mm512_mask_blend_epi8, _mm512_mask_expand_epi16, _mm512_mask_mov_epi16,

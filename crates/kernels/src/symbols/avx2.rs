@@ -1,5 +1,7 @@
 //! 8 lanes a register, eight registers a block.
 
+#![allow(clippy::cast_possible_wrap, reason = "constants of intrinsics")]
+
 use std::arch::x86_64::{
     __m256i, _mm_packus_epi16, _mm_packus_epi32, _mm256_add_epi32, _mm256_and_si256, _mm256_castsi256_si128,
     _mm256_extracti128_si256, _mm256_mullo_epi32, _mm256_set1_epi32, _mm256_srli_epi32,

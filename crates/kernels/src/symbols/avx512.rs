@@ -1,13 +1,18 @@
 //! 16 lanes a register, four registers a block.
 
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    reason = "parts of masks, and constants of intrinsics"
+)]
+
 use std::arch::x86_64::{
-    __m512i, __mmask16, _mm512_add_epi32, _mm512_and_si512, _mm512_cmpge_epu32_mask, _mm512_cmplt_epi32_mask,
-    _mm512_cmplt_epu32_mask, _mm512_cvtepi32_epi16, _mm512_cvtepu16_epi32, _mm512_cvtepu32_ps,
-    _mm512_cvttps_epu32, _mm512_fnmadd_ps, _mm512_mask_add_epi32, _mm512_mask_mov_epi32,
-    _mm512_mask_or_epi32, _mm512_mask_srli_epi32, _mm512_mask_sub_epi32, _mm512_maskz_compress_epi32,
-    _mm512_maskz_expand_epi32, _mm512_movepi8_mask, _mm512_mul_ps, _mm512_mullo_epi32, _mm512_rcp14_ps,
-    _mm512_set1_epi16, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_si512, _mm512_slli_epi32,
-    _mm512_srli_epi32, _mm512_sub_epi32,
+    __m512i, __mmask16, _mm512_add_epi32, _mm512_and_si512, _mm512_cmpge_epu32_mask, _mm512_cmplt_epu32_mask,
+    _mm512_cvtepi32_epi16, _mm512_cvtepu16_epi32, _mm512_cvtepu32_ps, _mm512_cvttps_epu32, _mm512_fnmadd_ps,
+    _mm512_mask_add_epi32, _mm512_mask_mov_epi32, _mm512_mask_or_epi32, _mm512_mask_srli_epi32,
+    _mm512_mask_sub_epi32, _mm512_maskz_compress_epi32, _mm512_maskz_expand_epi32, _mm512_movepi8_mask,
+    _mm512_mul_ps, _mm512_mullo_epi32, _mm512_rcp14_ps, _mm512_set1_epi16, _mm512_set1_epi32, _mm512_set1_ps,
+    _mm512_slli_epi32, _mm512_srli_epi32, _mm512_sub_epi32,
 };
 
 use super::{EncodeTable, SLOTS};
@@ -159,19 +164,16 @@ pub(crate) fn put<const BITS: u32>(
     store_words(words.place(count as usize), put, count);
     let shifted = _mm512_mask_srli_epi32::<16>(state, renormalise, state);
 
-    // The quotient has at most 20 bits and the estimate of it 22 good ones, so it is off by one at most. A remainder's sign tells.
+    // The quotient has at most 20 bits. Its estimate is made a little too small on purpose, by 2^-21 of it, which is more than all roundings together and
+    // less than one: so it is right or one too small.
     let divisor = to_floats(frequency);
     let estimate = _mm512_rcp14_ps(divisor);
-    let error = _mm512_fnmadd_ps(divisor, estimate, _mm512_set1_ps(2.0));
+    let error = _mm512_fnmadd_ps(divisor, estimate, _mm512_set1_ps(2.0 - 1.0 / 2_097_152.0));
     let inverse = _mm512_mul_ps(estimate, error);
     let quotient = _mm512_cvttps_epu32(_mm512_mul_ps(_mm512_cvtepu32_ps(shifted), inverse));
     let rest = _mm512_sub_epi32(shifted, _mm512_mullo_epi32(quotient, frequency));
-    let one = _mm512_set1_epi32(1);
-    let over = _mm512_cmplt_epi32_mask(rest, _mm512_setzero_si512());
-    let quotient = _mm512_mask_sub_epi32(quotient, over, quotient, one);
-    let rest = _mm512_mask_add_epi32(rest, over, rest, frequency);
     let under = _mm512_cmpge_epu32_mask(rest, frequency);
-    let quotient = _mm512_mask_add_epi32(quotient, under, quotient, one);
+    let quotient = _mm512_mask_add_epi32(quotient, under, quotient, _mm512_set1_epi32(1));
     let rest = _mm512_mask_sub_epi32(rest, under, rest, frequency);
 
     let high = if BITS == 12 { _mm512_slli_epi32::<12>(quotient) } else { _mm512_slli_epi32::<16>(quotient) };

@@ -1,5 +1,7 @@
 //! Streams of symbols coded with tables: the rows of `codes` and `float-split`, and the codes of 0 of a residual.
 
+#![allow(clippy::cast_possible_truncation, reason = "symbols are below 256")]
+
 #[cfg(target_arch = "x86_64")]
 mod alias512;
 #[cfg(target_arch = "x86_64")]
@@ -39,7 +41,7 @@ pub(crate) struct AliasPlanes {
 
 impl DecodeTable {
     pub(crate) fn new(table: &SymbolTable, layout: Layout, backend: Backend) -> Self {
-        match (layout, backend.0) {
+        match (layout, backend.kind()) {
             #[cfg(target_arch = "x86_64")]
             (Layout::Wide, Kind::Avx512) => Self::Planes(Box::new(AliasPlanes::new(table))),
             _ => {
@@ -141,7 +143,7 @@ pub(crate) fn decode_row(
     table: &DecodeTable,
     out: &mut [u8],
 ) -> Result<(), DecodeError> {
-    match (table, backend.0) {
+    match (table, backend.kind()) {
         (DecodeTable::Slots(table), Kind::Scalar) => scalar::decode_row(states, words, table, out),
         // SAFETY: a backend of this kind exists only where the processor has its instructions.
         #[cfg(target_arch = "x86_64")]
@@ -168,7 +170,7 @@ pub(crate) fn encode_row(
     table: &EncodeTable,
     symbols: &[u8],
 ) -> bool {
-    match backend.0 {
+    match backend.kind() {
         Kind::Scalar => scalar::encode_row(states, words, table, symbols),
         // Divisions are what costs, and AVX2 has none for integers: the portable code is as good.
         #[cfg(target_arch = "x86_64")]

@@ -52,10 +52,17 @@ impl FloatKind {
         match self {
             Self::Bf16 => f32::from_bits(magnitude << 16),
             Self::F16 => {
-                // Moved to where binary32 has its exponent, then scaled by what the two biases differ in, which is exact; infinity and NaNs are put right.
-                let scaled = f32::from_bits((magnitude & 0x7fff) << 13) * f32::from_bits(0x7780_0000);
-                let special = f32::from_bits((magnitude & 0x7fff) << 13 | 0x7f80_0000);
-                if magnitude & 0x7c00 == 0x7c00 { special } else { scaled }
+                // Exponents differ by 112. Subnormals are multiples of 2^-24, which is how far values of FP32 from 2^-1 to 2^0 lie apart; nothing here
+                // is a subnormal of FP32, which a thread may have been told to take for zero.
+                let bits = (magnitude & 0x7fff) << 13;
+                let normal = f32::from_bits(bits.wrapping_add(112 << 23));
+                let subnormal = f32::from_bits(magnitude & 0x3ff | 126 << 23) - 0.5;
+                let special = f32::from_bits(bits | 0x7f80_0000);
+                match magnitude & 0x7c00 {
+                    0 => subnormal,
+                    0x7c00 => special,
+                    _ => normal,
+                }
             }
             Self::F32 => f32::from_bits(magnitude),
         }
