@@ -35,6 +35,7 @@ fn main() {
     every_dtype(root);
     transposed(root);
     bundles(root);
+    wide(root);
 }
 
 /// Packs `bf16` and `int8` of `work` (or whichever is there) into `root/name`, with the SHA-256 of every original file beside the store.
@@ -149,6 +150,28 @@ fn bundles(root: &Path) {
     write_checkpoint(&work.path().join("bf16"), &high);
     write_checkpoint(&work.path().join("int8"), &low);
     keep(root, "bundles", work.path(), "", 20_000);
+}
+
+/// Arrays of more than a million elements, whose coders have 128 lanes; elements are of few kinds, which keeps the files small. The rows of one are no
+/// multiple of the lanes.
+fn wide(root: &Path) {
+    let work = tempfile::tempdir().unwrap();
+    let mut tensors = model(26, Dtype::BF16, &[(30, 40)]);
+    for (name, cols) in [("wide.up_proj.weight", 192), ("wide.down_proj.weight", 1001)] {
+        let rows = 1_060_000 / cols;
+        let value = |index: usize| {
+            let random = index.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40;
+            match random % 64 {
+                0 => (random % 1000) as f32 / 2000.0 - 0.25,
+                1..12 => -0.25,
+                _ => 0.25,
+            }
+        };
+        let values: Vec<f32> = (0..rows * cols).map(value).collect();
+        tensors.insert(name.to_owned(), Tensor::float(Dtype::BF16, &[rows, cols], &values));
+    }
+    write_pair(work.path(), &tensors);
+    keep(root, "wide", work.path(), "", u64::MAX);
 }
 
 fn every_dtype(root: &Path) {
