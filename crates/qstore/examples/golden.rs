@@ -160,7 +160,8 @@ fn wide(root: &Path) {
     for (name, cols) in [("wide.up_proj.weight", 192), ("wide.down_proj.weight", 1001)] {
         let rows = 1_060_000 / cols;
         let value = |index: usize| {
-            let random = index.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40;
+            let random = index.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            let random = (random ^ random >> 31).wrapping_mul(0xbf58_476d_1ce4_e5b9) >> 40;
             match random % 64 {
                 0 => (random % 1000) as f32 / 2000.0 - 0.25,
                 1..12 => -0.25,
