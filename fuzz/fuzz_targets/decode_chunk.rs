@@ -27,6 +27,8 @@ struct Input {
     mantissa: u8,
     codes: Vec<u8>,
     values: Vec<Half>,
+    /// How often codes and values are repeated: short inputs, too, then fill the blocks that backends work on.
+    repeat: u8,
     /// A chunk to decode; without one, what the coder encodes.
     chunk: Option<Vec<u8>>,
     /// Bits to flip in what the coder encodes, and how much to cut off.
@@ -36,6 +38,9 @@ struct Input {
 }
 
 fuzz_target!(|input: Input| {
+    let mut input = input;
+    let times = 1 + usize::from(input.repeat % 32);
+    (input.codes, input.values) = (input.codes.repeat(times), input.values.repeat(times));
     let cols = usize::from(input.cols % 300) + 1;
     let layout = if input.wide { Layout::Wide } else { Layout::Narrow };
     let tables = tables(&input);
