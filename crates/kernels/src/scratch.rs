@@ -11,6 +11,14 @@ pub struct Scratch {
     pub(crate) zeros: Vec<Half>,
 }
 
+impl Scratch {
+    /// Memory that it holds.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.words.bytes() + self.symbols.capacity() + self.zeros.capacity() * size_of::<Half>()
+    }
+}
+
 /// The first `length` elements of `buffer`, holding anything.
 pub(crate) fn at_least<T: Copy + Default>(buffer: &mut Vec<T>, length: usize) -> &mut [T] {
     if buffer.len() < length {

@@ -219,8 +219,8 @@ pub(crate) fn notes(machine: &Machine, settings: &Settings) -> Vec<String> {
     ];
     if settings.caches.contains(&Cache::Dropped) {
         notes.push(
-            "\"Dropped\" means that this system's page cache had forgotten the stored files. Caches below it, of a disk or of a host that \
-             lends this machine, may have held them."
+            "\"Dropped\" means that this system's page cache had forgotten the stored files. Caches below it, of a disk or of a virtual \
+             machine's host, may have held them."
                 .to_owned(),
         );
     }

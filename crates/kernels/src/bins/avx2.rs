@@ -38,14 +38,13 @@ pub(super) fn decode(
             place_zeros(codes, &mut zeros, out);
         }
         if !rest.is_empty() {
-            let used = scalar::decode_block(
-                states.set(blocks.len()),
-                words.window()?,
-                &scalar::Bins::of(table),
-                rest,
-                &mut zeros,
-                out_rest,
-            );
+            let bins = scalar::Bins::of(table);
+            let used = scalar::decode_block(states.set(blocks.len()), words.window()?, &bins, rest, out_rest);
+            for (code, value) in rest.iter().zip(out_rest) {
+                if let (0, Some((first, after))) = (*code, zeros.split_first()) {
+                    (*value, zeros) = (*first, after);
+                }
+            }
             words.skip(used);
         }
     }

@@ -126,13 +126,25 @@ fn decode_row<const SETS: usize, const WIDE: bool>(
     let planes = Planes::load(table);
     let mut groups = codes.chunks_exact(SETS * LANES);
     let mut outs = out.chunks_exact_mut(SETS * LANES);
+    // A copy, and no loop over the sets: so they stay in registers.
+    let mut sets = *lanes;
     for (codes, out) in (&mut groups).zip(&mut outs) {
-        let blocks = codes.as_chunks::<LANES>().0.iter().zip(out.as_chunks_mut::<LANES>().0);
-        for (lanes, (codes, out)) in lanes.iter_mut().zip(blocks) {
-            let used = decode_block::<WIDE>(lanes, words.window()?, &planes, codes, u64::MAX, zeros, out);
+        let mut blocks = codes.as_chunks::<LANES>().0.iter().zip(out.as_chunks_mut::<LANES>().0);
+        if let Some((codes, out)) = blocks.next() {
+            let window = words.window()?;
+            let used = decode_block::<WIDE>(&mut sets[0], window, &planes, codes, u64::MAX, zeros, out);
+            words.skip(used);
+        }
+        if SETS == 2
+            && let Some((codes, out)) = blocks.next()
+        {
+            let window = words.window()?;
+            let used =
+                decode_block::<WIDE>(&mut sets[SETS - 1], window, &planes, codes, u64::MAX, zeros, out);
             words.skip(used);
         }
     }
+    *lanes = sets;
     let rest = groups.remainder().chunks(LANES).zip(outs.into_remainder().chunks_mut(LANES));
     for (lanes, (rest, out)) in lanes.iter_mut().zip(rest) {
         let (mut codes, mut values) = ([1; LANES], [[0; 2]; LANES]);
@@ -232,16 +244,36 @@ pub(super) fn encode_row(
             missed &= missed - 1;
         }
     };
+    let mut sets = [load_lanes(states.set(0)), load_lanes(states.set(1))];
+    let both = states.sets().len() == 2;
     if !rest.is_empty() {
         let (mut codes, mut values) = ([0; LANES], [[0; 2]; LANES]);
         codes[..rest.len()].copy_from_slice(rest);
         values[..rest.len()].copy_from_slice(value_rest);
-        let missed = encode_block(states.set(blocks.len()), words, &planes, &codes, &values);
+        let lanes = &mut sets[usize::from(both) & blocks.len()];
+        let missed = encode_block(lanes, words, &planes, &codes, &values);
         report(missed, blocks.len(), outside);
     }
-    for (block, (codes, values)) in blocks.iter().zip(value_blocks).enumerate().rev() {
-        let missed = encode_block(states.set(block), words, &planes, codes, values);
-        report(missed, block, outside);
+    // In pairs of a block of each set, without a loop over the sets: so they stay in registers.
+    let (pairs, odd) = blocks.as_chunks::<2>();
+    let (value_pairs, value_odd) = value_blocks.as_chunks::<2>();
+    if let ([codes], [values]) = (odd, value_odd) {
+        let missed = encode_block(&mut sets[0], words, &planes, codes, values);
+        report(missed, blocks.len() - 1, outside);
+    }
+    for (pair, (codes, values)) in pairs.iter().zip(value_pairs).enumerate().rev() {
+        let missed = if both {
+            encode_block(&mut sets[1], words, &planes, &codes[1], &values[1])
+        } else {
+            encode_block(&mut sets[0], words, &planes, &codes[1], &values[1])
+        };
+        report(missed, 2 * pair + 1, outside);
+        let missed = encode_block(&mut sets[0], words, &planes, &codes[0], &values[0]);
+        report(missed, 2 * pair, outside);
+    }
+    store_lanes(states.set(0), sets[0]);
+    if both {
+        store_lanes(states.set(1), sets[1]);
     }
 }
 
@@ -249,7 +281,7 @@ pub(super) fn encode_row(
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt")]
 fn encode_block(
-    set: &mut [u32; LANES],
+    lanes: &mut [__m512i; 4],
     words: &mut WordWriter,
     planes: &Planes,
     codes: &[u8; LANES],
@@ -262,7 +294,6 @@ fn encode_block(
     let lo = interleave(planes.lo[0].look_up(bin), planes.lo[1].look_up(bin));
     let frequency = interleave(planes.frequency[0].look_up(bin), planes.frequency[1].look_up(bin));
     let mut missed = 0;
-    let mut lanes = load_lanes(set);
     let halves: &[[u8; 64]] = values.as_flattened().as_chunks().0;
     for (half, values) in halves.iter().enumerate().rev() {
         let part = |mask: u64| (mask >> (32 * half)) as __mmask32;
@@ -290,6 +321,5 @@ fn encode_block(
             });
         }
     }
-    store_lanes(set, lanes);
     missed
 }

@@ -11,13 +11,17 @@ pub(super) fn decode(
     given: &Given,
     out: &mut [Half],
 ) -> Result<(), DecodeError> {
-    let mut zeros = given.zeros;
+    let mut zeros = given.zeros.iter();
     for (bins, range) in given.bins.iter().zip(given.rows.iter()) {
-        let blocks = given.codes[range.clone()].chunks(LANES).zip(out[range].chunks_mut(LANES));
         let bins = Bins::of(bins);
-        for (number, (codes, out)) in blocks.enumerate() {
-            let used = decode_block(states.set(number), words.window()?, &bins, codes, &mut zeros, out);
+        let (codes, out) = (&given.codes[range.clone()], &mut out[range]);
+        for (number, (codes, out)) in codes.chunks(LANES).zip(out.chunks_mut(LANES)).enumerate() {
+            let used = decode_block(states.set(number), words.window()?, &bins, codes, out);
             words.skip(used);
+        }
+        // There are as many as codes of 0.
+        for (column, value) in memchr::memchr_iter(0, codes).zip(&mut zeros) {
+            out[column] = *value;
         }
     }
     Ok(())
@@ -26,58 +30,64 @@ pub(super) fn decode(
 /// A row's bins by code, which takes less work a weight than by magnitude.
 pub(super) struct Bins([Bin; 256]);
 
+/// One code's bin.
+// Q: what is done for codes of 0, which use no lane? Their frequency is 2^16 and every slot their first place, which leaves a state as it is. So the loop
+// needs no branch; the values that belong there are put in place when the row is done.
 #[derive(Clone, Copy)]
 struct Bin {
-    lo: u16,
-    frequency: u16,
+    frequency: u32,
     reciprocal: u32,
+    lo: u16,
+    sign: u16,
 }
 
 impl Bins {
     pub(super) fn of(table: &BinTable) -> Self {
-        let bin = |k: usize| Bin {
-            lo: table.lo(k),
-            frequency: (table.frequency(k) & 0xffff) as u16,
+        let bin = |k: usize, sign: u16| Bin {
+            frequency: table.frequency(k),
             reciprocal: table.reciprocal[k],
+            lo: table.lo(k),
+            sign,
         };
-        let mut bins = [bin(127); 256];
-        for k in 0..128 {
-            bins[k] = bin(k);
-            bins[(256 - k) % 256] = bin(k);
+        let mut bins = [bin(127, SIGN); 256];
+        for k in 1..128 {
+            bins[k] = bin(k, 0);
+            bins[256 - k] = bin(k, SIGN);
         }
+        bins[0] = Bin { frequency: 1 << RESIDUAL_BITS, reciprocal: 0, lo: 0, sign: 0 };
         Self(bins)
     }
 }
 
-/// Decodes up to 64 values; returns how many words were read.
+/// Decodes up to 64 values, anything for codes of 0; returns how many words were read.
 #[inline(always)]
 pub(super) fn decode_block(
     states: &mut [u32; LANES],
     window: &[u8; WINDOW],
     bins: &Bins,
     codes: &[u8],
-    zeros: &mut &[Half],
     out: &mut [Half],
 ) -> usize {
     let mut used = 0;
-    for ((state, &code), value) in states.iter_mut().zip(codes).zip(out) {
-        // One or two of a hundred: well predicted.
-        if code == 0 {
-            if let Some((first, rest)) = zeros.split_first() {
-                *value = *first;
-                *zeros = rest;
-            }
-            continue;
-        }
+    let mut decode = |state: &mut u32, code: u8, value: &mut Half| {
         let bin = bins.0[usize::from(code)];
-        let (slot, frequency) = (*state & 0xffff, u32::from(bin.frequency));
+        let slot = *state & 0xffff;
         // The product's high half is below 2^16.
         let place = ((u64::from(slot) * u64::from(bin.reciprocal)) >> 32) as u32;
         // At most (2^16 - 1) * (2^16 - 1) + 2^16 - 1 < 2^32; the difference alone may wrap around.
-        let next = frequency.wrapping_mul((*state >> RESIDUAL_BITS).wrapping_sub(place)).wrapping_add(slot);
-        *state = refill(next, window, &mut used);
-        let magnitude = bin.lo.wrapping_add(place as u16) & MAGNITUDE;
-        *value = (magnitude | u16::from(code & 0x80) << 8).to_le_bytes();
+        let high = (*state >> RESIDUAL_BITS).wrapping_sub(place);
+        *state = refill(bin.frequency.wrapping_mul(high).wrapping_add(slot), window, &mut used);
+        *value = (bin.lo.wrapping_add(place as u16) & MAGNITUDE | bin.sign).to_le_bytes();
+    };
+    let fours = codes.as_chunks::<4>().0.iter().zip(out.as_chunks_mut::<4>().0);
+    for (states, (codes, out)) in states.as_chunks_mut::<4>().0.iter_mut().zip(fours) {
+        for ((state, code), value) in states.iter_mut().zip(codes).zip(out) {
+            decode(state, *code, value);
+        }
+    }
+    let done = codes.len() / 4 * 4;
+    for ((state, code), value) in states.iter_mut().zip(codes).zip(out).skip(done) {
+        decode(state, *code, value);
     }
     used
 }

@@ -24,7 +24,7 @@ pub enum Layout {
     /// 64 lanes; each symbol's slots follow those of the symbol below.
     #[default]
     Narrow,
-    /// 128 lanes and alias slots: decodes faster, and takes some hundred bytes a chunk more.
+    /// 128 lanes and alias slots: decodes faster, and takes some 200 bytes a stream more.
     Wide,
 }
 

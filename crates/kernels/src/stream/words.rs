@@ -79,6 +79,11 @@ impl WordWriter {
         self.at = self.buffer.len() - Self::SLACK;
     }
 
+    /// Memory that it holds.
+    pub(crate) fn bytes(&self) -> usize {
+        self.buffer.capacity()
+    }
+
     /// Puts a word in front.
     #[inline(always)]
     pub(crate) fn push(&mut self, word: u16) {

@@ -46,8 +46,11 @@ pub(super) fn decode_row(
     let mut lanes = [Halves::load(states.set(0)), Halves::load(states.set(1))];
     let mut pairs = out.chunks_exact_mut(2 * LANES);
     for pair in &mut pairs {
-        for (lanes, block) in lanes.iter_mut().zip(pair.as_chunks_mut::<LANES>().0) {
-            let used = decode_block(lanes, words.window()?, &planes, block, u64::MAX);
+        // No loop over the sets: so they stay in registers.
+        if let [first, second] = pair.as_chunks_mut::<LANES>().0 {
+            let used = decode_block(&mut lanes[0], words.window()?, &planes, first, u64::MAX);
+            words.skip(used);
+            let used = decode_block(&mut lanes[1], words.window()?, &planes, second, u64::MAX);
             words.skip(used);
         }
     }

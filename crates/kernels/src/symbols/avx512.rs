@@ -101,15 +101,31 @@ pub(super) fn encode_row(
     let tables = (&planes, table.slots.as_deref());
     let mut missing = 0;
     let (blocks, rest) = symbols.as_chunks::<LANES>();
+    let mut sets = [load_lanes(states.set(0)), load_lanes(states.set(1))];
+    let both = states.sets().len() == 2;
     if !rest.is_empty() {
         // What pads the block is not coded, but must not count as missing either.
         let mut block = [rest[0]; LANES];
         block[..rest.len()].copy_from_slice(rest);
-        let active = first_lanes(rest.len());
-        missing |= encode_block(states.set(blocks.len()), words, tables, &block, active);
+        let lanes = &mut sets[usize::from(both) & blocks.len()];
+        missing |= encode_block(lanes, words, tables, &block, first_lanes(rest.len()));
     }
-    for (number, block) in blocks.iter().enumerate().rev() {
-        missing |= encode_block(states.set(number), words, tables, block, WHOLE);
+    // In pairs of a block of each set, without a loop over the sets: so they stay in registers.
+    let (pairs, odd) = blocks.as_chunks::<2>();
+    if let [block] = odd {
+        missing |= encode_block(&mut sets[0], words, tables, block, WHOLE);
+    }
+    for [first, second] in pairs.iter().rev() {
+        if both {
+            missing |= encode_block(&mut sets[1], words, tables, second, WHOLE);
+        } else {
+            missing |= encode_block(&mut sets[0], words, tables, second, WHOLE);
+        }
+        missing |= encode_block(&mut sets[0], words, tables, first, WHOLE);
+    }
+    store_lanes(states.set(0), sets[0]);
+    if both {
+        store_lanes(states.set(1), sets[1]);
     }
     missing != 0
 }
@@ -118,7 +134,7 @@ pub(super) fn encode_row(
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt")]
 fn encode_block(
-    set: &mut [u32; LANES],
+    lanes: &mut [__m512i; 4],
     words: &mut WordWriter,
     (planes, slots): (&[Plane256; 4], Option<&[u32; SLOTS]>),
     symbols: &[u8; LANES],
@@ -129,7 +145,6 @@ fn encode_block(
     let start = interleave(planes[0].look_up(symbols, upper), planes[1].look_up(symbols, upper));
     let top = planes[3].look_up(symbols, upper);
     let frequency = interleave(planes[2].look_up(symbols, upper), top);
-    let mut lanes = load_lanes(set);
     for half in [1, 0] {
         let frequency = _mm512_and_si512(frequency[half], _mm512_set1_epi16(0xfff));
         let (starts, frequencies) = (widen(start[half]), widen(frequency));
@@ -142,7 +157,6 @@ fn encode_block(
             });
         }
     }
-    store_lanes(set, lanes);
     // The top byte's sign is the flag. Which lane it is does not matter.
     _mm512_movepi8_mask(top)
 }

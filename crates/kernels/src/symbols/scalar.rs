@@ -33,13 +33,23 @@ pub(super) fn decode_block(
     out: &mut [u8],
 ) -> usize {
     let mut used = 0;
-    for (state, symbol) in states.iter_mut().zip(out) {
+    let mut decode = |state: &mut u32, symbol: &mut u8| {
         let slot = table[*state as usize % SLOTS];
         let (frequency, offset) = ((slot >> 8) & 0xfff, slot >> 20);
         // At most (2^12 - 1) * (2^20 - 1) + 2^12 - 1 < 2^32.
         let next = frequency * (*state >> TABLE_BITS) + offset;
         *state = refill(next, window, &mut used);
         *symbol = slot.to_le_bytes()[0];
+    };
+    let fours = states.as_chunks_mut::<4>().0.iter_mut().zip(out.as_chunks_mut::<4>().0);
+    for (states, out) in fours {
+        for (state, symbol) in states.iter_mut().zip(out) {
+            decode(state, symbol);
+        }
+    }
+    let done = out.len() / 4 * 4;
+    for (state, symbol) in states.iter_mut().zip(out).skip(done) {
+        decode(state, symbol);
     }
     used
 }

@@ -123,6 +123,7 @@ pub(crate) fn load_front(bytes: &[u8]) -> __m512i {
 }
 
 /// The states of all lanes as their low and high 16 bits, 32 lanes a register.
+#[derive(Clone, Copy)]
 pub(crate) struct Halves {
     pub(crate) low: [__m512i; 2],
     pub(crate) high: [__m512i; 2],

@@ -19,6 +19,16 @@ pub(crate) struct Workspace {
     pub(crate) decoded: Vec<u8>,
 }
 
+/// Bytes of a workspace that is kept.
+const MOST_KEPT: usize = 16 << 20;
+
+impl Workspace {
+    fn bytes(&self) -> usize {
+        let own = self.codes.capacity() + self.stored.capacity() + self.decoded.capacity();
+        own + self.high.capacity() * size_of::<Half>() + self.scratch.bytes()
+    }
+}
+
 thread_local! {
     /// As many as work is nested: reading a chunk may read the codes that it is given.
     static IDLE: RefCell<Vec<Workspace>> = const { RefCell::new(Vec::new()) };
@@ -28,11 +38,14 @@ thread_local! {
 pub(crate) fn with_workspace<R>(work: impl FnOnce(&mut Workspace) -> R) -> R {
     let mut workspace = IDLE.with(|idle| idle.borrow_mut().pop()).unwrap_or_default();
     let result = work(&mut workspace);
-    IDLE.with(|idle| idle.borrow_mut().push(workspace));
+    // Ours are chunks of half a million elements; others may write larger ones, whose memory is given back.
+    if workspace.bytes() <= MOST_KEPT {
+        IDLE.with(|idle| idle.borrow_mut().push(workspace));
+    }
     result
 }
 
-/// The first `length` bytes of `buffer`, holding anything.
+/// The first `length` elements of `buffer`, holding anything.
 pub(crate) fn at_least<T: Copy + Default>(buffer: &mut Vec<T>, length: usize) -> &mut [T] {
     if buffer.len() < length {
         buffer.resize(length, T::default());

@@ -144,7 +144,7 @@ impl Variant {
         }
     }
 
-    /// Where a tensor of its own is, which is likely to come next in the plan or to be the first of the next shard.
+    /// Where a tensor of its own is, which is likely to come next in the plan.
     fn place_from(&self, next: (usize, usize), name: &str) -> Option<(usize, usize)> {
         let (shard, mut at) = next;
         let arrays = &self.shards.get(shard)?.plan.arrays;

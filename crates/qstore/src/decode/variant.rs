@@ -281,15 +281,18 @@ impl Variant {
         keys: impl Iterator<Item = &'k ArrayKey>,
         bytes: u64,
     ) -> Result<Vec<u8>> {
+        let wrong = || Error::damaged(&self.folder, "tensors have other sizes than their file says");
         let mut out = zeroed(bytes).at(&self.folder, "cannot hold tensors")?;
         let mut rest = &mut out[..];
         for key in keys {
             let reader = self.array(key)?;
-            // There is room for all of them.
-            let own = usize::try_from(reader.bytes()?).unwrap_or(usize::MAX).min(rest.len());
-            let (own, tail) = rest.split_at_mut(own);
+            let own = usize::try_from(reader.bytes()?).unwrap_or(usize::MAX);
+            let (own, tail) = rest.split_at_mut_checked(own).ok_or_else(wrong)?;
             reader.read(0, own)?;
             rest = tail;
+        }
+        if !rest.is_empty() {
+            return Err(wrong());
         }
         Ok(out)
     }

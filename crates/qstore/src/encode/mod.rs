@@ -1,7 +1,7 @@
 //! From a variant's files to its layer.
 //!
-//! Jobs run through [`pipeline::ordered`]: the caller's thread plans arrays and, in the order of the files, hashes and writes what the workers
-//! have coded; the workers read, code, decode again and compare.
+//! Jobs run through [`pipeline::ordered`]: one thread plans arrays and, in the order of the files, hashes and writes what the others have coded; these
+//! read, code, decode again and compare.
 
 mod layer;
 mod shard_writer;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use qstore_container::{Encoding, Grid, Hash128};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ingest::Source;
 use crate::plan::{Bundle, Planned, PlannedArray, Planner, chunk_bytes, grid_of};
 
@@ -147,9 +147,10 @@ impl<'a, 's> Steps<'a, 's> {
         let mut full = Vec::new();
         for index in run {
             let array = &source.arrays[index];
-            // The run has all of their bytes.
-            let (own, tail) =
-                rest.split_at(usize::try_from(array.bytes).unwrap_or(usize::MAX).min(rest.len()));
+            let own = usize::try_from(array.bytes).ok().and_then(|bytes| rest.split_at_checked(bytes));
+            let (own, tail) = own.ok_or_else(|| {
+                Error::input(source.path_of(array), format!("{}: a run lacks its bytes", array.key))
+            })?;
             rest = tail;
             members.push(match self.planner.duplicates.find_small(index, own)? {
                 Some((to, hash)) => {

@@ -16,7 +16,7 @@ const MAX_COLS: u64 = 1 << 20;
 const MIN_COLS: u64 = 64;
 /// Columns of a bundle: rows of few tensors each, which may differ in their spread.
 const BUNDLE_COLS: u64 = 256;
-/// Elements from which an array's coders have 128 lanes: speed matters more, and 128 bytes a stream and chunk less.
+/// Elements from which an array's coders have 128 lanes: speed matters more there, and the states of more lanes less.
 const WIDE_ELEMENTS: u64 = 1 << 20;
 /// Bytes of a chunk of a file that is not safetensors; zstd finds more in longer ones.
 const FILE_CHUNK: u64 = 4 << 20;
