@@ -1,7 +1,6 @@
 //! Alias tables with 512-bit registers: 32 lanes each, states kept as halves of 16 bits, every lookup a permutation of bytes.
 //!
-//! Q: why not gather from a table of all slots? A gather of 16 entries takes 22 cycles on Zen 4; all the permutations of this file together take as
-//! long for 64 lanes.
+//! Q: why not gather from a table of all slots? On Zen 4 the gathers alone took 0.37 ns a symbol, and all of this takes 0.27 (`qstore bench --kernels`).
 
 #![allow(
     clippy::cast_possible_truncation,
