@@ -14,6 +14,10 @@ pub fn plane_bytes(count: usize, width: u32) -> usize {
 
 /// Appends `values`, each of which must be below `2^width`, to `out`.
 pub fn pack_plane(values: impl Iterator<Item = u16>, width: u32, out: &mut Vec<u8>) {
+    if width == 8 {
+        out.extend(values.map(|value| value.to_le_bytes()[0]));
+        return;
+    }
     let (mut buffer, mut filled) = (0u64, 0u32);
     for value in values {
         buffer |= u64::from(value) << filled;
@@ -41,6 +45,10 @@ pub fn unpack_plane(
 ) -> Result<(), DecodeError> {
     if bytes.len() != plane_bytes(count, width) || width > 16 {
         return Err(DecodeError::Truncated);
+    }
+    if width == 8 {
+        bytes.iter().enumerate().for_each(|(index, &byte)| sink(index, u16::from(byte)));
+        return Ok(());
     }
     let mask = (1u64 << width) - 1;
     let (mut buffer, mut filled) = (0u64, 0u32);

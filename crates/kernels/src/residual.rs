@@ -136,15 +136,17 @@ impl ResidualCoder {
                 exceptions.push(start + column);
             });
         }
-        let zeros = self.zeros(codes, values, rows, bins, &mut exceptions);
-        let symbols: Vec<u8> = zeros.iter().map(|zero| zero.symbol).collect();
+        let Scratch { symbols, zeros, .. } = scratch;
+        let zeros = self.zeros(codes, values, rows, bins, zeros, symbols, &mut exceptions);
+        let words = &mut scratch.words;
         let encode_zero = self.encode_zero.get_or_init(|| EncodeTable::new(&self.zero, self.layout));
-        symbols::encode_row(self.backend, &mut states, words, encode_zero, &symbols);
+        symbols::encode_row(self.backend, &mut states, words, encode_zero, &scratch.symbols[..zeros]);
+        let zeros = &scratch.zeros[..zeros];
         let words = words.words();
         let mut out = Vec::with_capacity(2048 + zeros.len() * 2 + words.len());
         out.extend(exceptions.count()?.to_le_bytes());
         states.write(&mut out);
-        pack_plane(zeros.iter().map(|zero| zero.raw), self.mantissa_bits + 1, &mut out);
+        pack_plane(zeros.iter().map(|zero| self.zero_raw(*zero)), self.mantissa_bits + 1, &mut out);
         for index in exceptions.sorted() {
             out.extend(index.to_le_bytes());
             out.extend(values[index as usize]);
@@ -153,28 +155,37 @@ impl ResidualCoder {
         Ok(out)
     }
 
-    /// The list of codes of 0.
+    /// Lists the values of codes of 0 and their symbols; returns how many there are.
+    #[expect(clippy::too_many_arguments, reason = "two lists that are kept from chunk to chunk")]
     fn zeros(
         &self,
         codes: &[u8],
         values: &[Half],
         rows: Rows,
         bins: &[&BinTable],
+        list: &mut Vec<Half>,
+        symbols: &mut Vec<u8>,
         exceptions: &mut Exceptions,
-    ) -> Vec<Zero> {
-        let mut zeros = Vec::with_capacity(codes.len() / 32);
+    ) -> usize {
+        let list = at_least(list, values.len() + ZEROS_SLACK);
+        let symbols = at_least(symbols, values.len());
+        let mut listed = 0;
         for (bins, range) in bins.iter().zip(rows.iter()) {
             let top = bins.zero_top(self.mantissa_bits);
-            for index in memchr::memchr_iter(0, &codes[range.clone()]).map(|column| range.start + column) {
-                let symbol = zero_symbol(values[index], top, self.mantissa_bits);
-                let symbol = symbol.filter(|&s| self.zero.frequency(s) > 0).unwrap_or_else(|| {
-                    exceptions.push(index);
+            let codes = &codes[range.clone()];
+            let count = bins::list_zeros(self.backend, codes, &values[range.clone()], &mut list[listed..]);
+            let symbols = symbols[listed..].iter_mut();
+            for (nth, (value, into)) in list[listed..listed + count].iter().zip(symbols).enumerate() {
+                let symbol = zero_symbol(*value, top, self.mantissa_bits);
+                *into = symbol.filter(|&symbol| self.zero.frequency(symbol) > 0).unwrap_or_else(|| {
+                    let column = memchr::memchr_iter(0, codes).nth(nth);
+                    column.into_iter().for_each(|column| exceptions.push(range.start + column));
                     self.zero.likeliest()
                 });
-                zeros.push(Zero { symbol, raw: self.zero_raw(values[index]) });
             }
+            listed += count;
         }
-        zeros
+        listed
     }
 
     /// Decodes a chunk of `out.len()` values in rows of `cols` given their `codes`.
@@ -241,12 +252,6 @@ impl ResidualCoder {
         let exponent = top.saturating_sub(u16::from(symbol));
         exponent << self.mantissa_bits | raw & mask | (raw >> self.mantissa_bits) << 15
     }
-}
-
-/// A code of 0 in the list ahead of the main stream.
-struct Zero {
-    symbol: u8,
-    raw: u16,
 }
 
 fn count_zeros(codes: &[u8]) -> usize {

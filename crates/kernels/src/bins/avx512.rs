@@ -11,13 +11,14 @@ use std::arch::x86_64::{
     __m512i, __mmask32, _mm512_abs_epi8, _mm512_add_epi16, _mm512_add_epi32, _mm512_and_si512,
     _mm512_cmpge_epu16_mask, _mm512_cmple_epu16_mask, _mm512_cmplt_epu16_mask, _mm512_mask_add_epi16,
     _mm512_mask_cmplt_epu16_mask, _mm512_mask_expand_epi16, _mm512_mask_mov_epi16, _mm512_mask_mulhi_epu16,
-    _mm512_maskz_mov_epi16, _mm512_min_epu8, _mm512_min_epu16, _mm512_movepi8_mask, _mm512_movepi16_mask,
-    _mm512_mulhi_epu16, _mm512_mullo_epi16, _mm512_permutex2var_epi8, _mm512_set1_epi8, _mm512_set1_epi16,
-    _mm512_setzero_si512, _mm512_srlv_epi16, _mm512_sub_epi16, _mm512_ternarylogic_epi32,
-    _mm512_test_epi16_mask, _mm512_testn_epi8_mask, _mm512_testn_epi16_mask,
+    _mm512_maskz_compress_epi16, _mm512_maskz_mov_epi16, _mm512_min_epu8, _mm512_min_epu16,
+    _mm512_movepi8_mask, _mm512_movepi16_mask, _mm512_mulhi_epu16, _mm512_mullo_epi16,
+    _mm512_permutex2var_epi8, _mm512_set1_epi8, _mm512_set1_epi16, _mm512_setzero_si512, _mm512_srlv_epi16,
+    _mm512_sub_epi16, _mm512_ternarylogic_epi32, _mm512_test_epi16_mask, _mm512_testn_epi8_mask,
+    _mm512_testn_epi16_mask,
 };
 
-use super::{BinTable, Given, MAGNITUDE, RESIDUAL_BITS, SIGN};
+use super::{BinTable, Given, MAGNITUDE, RESIDUAL_BITS, SIGN, ZEROS_SLACK, scalar};
 use crate::Half;
 use crate::error::DecodeError;
 use crate::stream::{LANES, States, WINDOW, WordReader, WordWriter};
@@ -322,4 +323,25 @@ fn encode_block(
         }
     }
     missed
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt")]
+pub(super) fn list_zeros(codes: &[u8], values: &[Half], list: &mut [Half]) -> usize {
+    let (blocks, rest) = codes.as_chunks::<LANES>();
+    let (value_blocks, value_rest) = values.as_chunks::<LANES>();
+    let mut listed = 0;
+    for (codes, values) in blocks.iter().zip(value_blocks) {
+        let codes = load(codes);
+        let zero = _mm512_testn_epi8_mask(codes, codes);
+        let halves: &[[u8; 64]] = values.as_flattened().as_chunks().0;
+        for (half, values) in halves.iter().enumerate() {
+            let zero = (zero >> (32 * half)) as __mmask32;
+            let place = list[listed..listed + ZEROS_SLACK].as_flattened_mut();
+            if let Some(place) = place.first_chunk_mut() {
+                store(place, _mm512_maskz_compress_epi16(zero, load(values)));
+            }
+            listed += count32(zero);
+        }
+    }
+    listed + scalar::list_zeros(rest, value_rest, &mut list[listed..])
 }

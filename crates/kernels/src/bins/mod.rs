@@ -77,6 +77,19 @@ pub(crate) fn encode_row(
     }
 }
 
+/// Copies the values whose codes are 0 to the front of `list`, which has room for all and [`ZEROS_SLACK`] more; returns how many they are.
+#[allow(unsafe_code, reason = "calls functions that need instructions")]
+pub(crate) fn list_zeros(backend: Backend, codes: &[u8], values: &[Half], list: &mut [Half]) -> usize {
+    match backend.kind() {
+        Kind::Scalar => scalar::list_zeros(codes, values, list),
+        #[cfg(target_arch = "x86_64")]
+        Kind::Avx2 => scalar::list_zeros(codes, values, list),
+        // SAFETY: a backend of this kind exists only where the processor has its instructions.
+        #[cfg(target_arch = "x86_64")]
+        Kind::Avx512 => unsafe { avx512::list_zeros(codes, values, list) },
+    }
+}
+
 pub(crate) fn is_negative(code: u8) -> bool {
     code.cast_signed() < 0
 }

@@ -118,6 +118,16 @@ pub(super) fn encode_row(
     }
 }
 
+pub(super) fn list_zeros(codes: &[u8], values: &[Half], list: &mut [Half]) -> usize {
+    let mut listed = 0;
+    // They come too irregularly to be guessed: no branch.
+    for (code, value) in codes.iter().zip(values) {
+        list[listed] = *value;
+        listed += usize::from(*code == 0);
+    }
+    listed
+}
+
 /// Where in its bin a value lies, if it does.
 pub(super) fn place_in_bin(bins: &BinTable, code: u8, value: Half) -> Option<u32> {
     let value = u16::from_le_bytes(value);
