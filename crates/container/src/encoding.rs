@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::fields::EncodingFields;
+use crate::fields::{EncodingFields, QuantGridFields};
 use crate::{ArrayKey, RelativePath, VariantName};
 
 /// An array of a variant, seen from another array.
@@ -21,6 +21,9 @@ pub enum QuantScheme {
     /// bitsandbytes LLM.int8(): one F32 absolute maximum a row (`SCB`), codes from -127 to 127.
     #[serde(rename = "llm.int8")]
     LlmInt8,
+    /// GPTQ's checkpoint formats: a scale and a zero-point for each group of a row, codes of 2, 3, 4 or 8 bits packed into 32-bit words.
+    #[serde(rename = "gptq")]
+    Gptq,
 }
 
 impl QuantScheme {
@@ -29,8 +32,75 @@ impl QuantScheme {
     pub fn name(self) -> &'static str {
         match self {
             Self::LlmInt8 => "llm.int8",
+            Self::Gptq => "gptq",
         }
     }
+}
+
+/// The values that the codes of a matrix stand for: `scale * (code - zero)`. Rows are output features, columns input features.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "scheme", try_from = "QuantGridFields")]
+pub enum QuantGrid {
+    /// Codes I8 of shape [rows, columns]; the zero is 0.
+    #[serde(rename = "llm.int8")]
+    LlmInt8 {
+        /// F32 [rows]: 127 times the scale.
+        scale: ArrayRef,
+    },
+    /// Codes packed into I32 [columns * bits / 32, rows], each column of words the bits of a row's codes, low bits first.
+    #[serde(rename = "gptq")]
+    Gptq {
+        /// Bits of a code: 2, 3, 4 or 8.
+        bits: u8,
+        /// F16, BF16 or F32 [groups, rows].
+        scale: ArrayRef,
+        /// Zero-points as I32 [groups, rows * bits / 32], packed like the codes, but along a row of words.
+        zeros: ArrayRef,
+        /// What is added to a stored zero-point, modulo `2^bits`: 1 (checkpoint format `gptq`) or 0 (`gptq_v2`).
+        zero_offset: u8,
+        /// The group of each column, I32 [columns]; without it groups follow each other, all of one size but the last.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        groups: Option<ArrayRef>,
+    },
+}
+
+impl QuantGrid {
+    /// Whose it is.
+    #[must_use]
+    pub fn scheme(&self) -> QuantScheme {
+        match self {
+            Self::LlmInt8 { .. } => QuantScheme::LlmInt8,
+            Self::Gptq { .. } => QuantScheme::Gptq,
+        }
+    }
+
+    /// The arrays that it is made of.
+    pub fn needs(&self) -> impl Iterator<Item = &ArrayRef> {
+        let needs = match self {
+            Self::LlmInt8 { scale } => [Some(scale), None, None],
+            Self::Gptq { scale, zeros, groups, .. } => [Some(scale), Some(zeros), groups.as_ref()],
+        };
+        needs.into_iter().flatten()
+    }
+
+    /// Bits of a code where codes are packed into words; `None` where each is a byte.
+    #[must_use]
+    pub fn packed_bits(&self) -> Option<u8> {
+        match self {
+            Self::LlmInt8 { .. } => None,
+            Self::Gptq { bits, .. } => Some(*bits),
+        }
+    }
+}
+
+/// A quantised matrix of a lower variant.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Quantised {
+    /// Its codes.
+    pub codes: ArrayRef,
+    /// What they stand for.
+    pub grid: QuantGrid,
 }
 
 /// How a quantiser rounds; `docs/format.md` gives each one's arithmetic.
@@ -94,6 +164,28 @@ pub enum Encoding {
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         transposed: bool,
     },
+    /// As what the floats add to codes that a quantiser has moved: first how many steps each weight lies off its code, then its place in the step.
+    StepResidual {
+        /// The codes.
+        given: Quantised,
+        /// Steps to a scale: 1, 2, 4, 8 or 16.
+        steps: u8,
+        /// Whether the codes are those of the transposed matrix, which is then what is coded.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        transposed: bool,
+    },
+    /// Codes, as how far each lies off what the code of a lower variant lets expect.
+    CodeResidual {
+        /// The lower variant's codes.
+        given: Quantised,
+        /// What these codes stand for.
+        own: QuantGrid,
+    },
+    /// Packed codes with order-0 tables, as rows of the matrix that they quantise.
+    Packed {
+        /// Bits of a code: 2, 3, 4 or 8.
+        bits: u8,
+    },
     /// High bits of floats coded, sign and low bits raw.
     FloatSplit,
     /// One-byte codes with order-0 tables.
@@ -113,6 +205,9 @@ impl Encoding {
             Self::Verbatim { .. } => "verbatim",
             Self::Slice { .. } => "slice",
             Self::Residual { .. } => "residual",
+            Self::StepResidual { .. } => "step-residual",
+            Self::CodeResidual { .. } => "code-residual",
+            Self::Packed { .. } => "packed",
             Self::FloatSplit => "float-split",
             Self::Codes => "codes",
             Self::Zstd => "zstd",
@@ -122,12 +217,46 @@ impl Encoding {
 
     /// The arrays that decoding needs, beside a bundle.
     pub fn needs(&self) -> impl Iterator<Item = &ArrayRef> {
-        let needs = match self {
+        let direct = match self {
             Self::Reference { to } => [Some(to), None],
             Self::Residual { codes, scale, .. } => [Some(codes), Some(scale)],
+            Self::StepResidual { given, .. } | Self::CodeResidual { given, .. } => [Some(&given.codes), None],
             _ => [None, None],
         };
-        needs.into_iter().flatten()
+        direct.into_iter().flatten().chain(self.grids().flat_map(QuantGrid::needs))
+    }
+
+    /// What the codes that it deals with stand for, where the plan says it as a [`QuantGrid`].
+    pub fn grids(&self) -> impl Iterator<Item = &QuantGrid> {
+        let grids = match self {
+            Self::StepResidual { given, .. } => [Some(&given.grid), None],
+            Self::CodeResidual { given, own } => [Some(&given.grid), Some(own)],
+            _ => [None, None],
+        };
+        grids.into_iter().flatten()
+    }
+
+    /// Whether what is coded is the transposed of the array, a matrix; of packed codes the transposed matrix of words.
+    #[must_use]
+    pub fn is_transposed(&self) -> bool {
+        match self {
+            Self::Residual { transposed, .. } | Self::StepResidual { transposed, .. } => *transposed,
+            Self::CodeResidual { own, .. } => own.packed_bits().is_some(),
+            Self::Packed { .. } => true,
+            _ => false,
+        }
+    }
+
+    /// Whether it is what floats add to codes.
+    #[must_use]
+    pub fn is_float_residual(&self) -> bool {
+        matches!(self, Self::Residual { .. } | Self::StepResidual { .. })
+    }
+
+    /// Whether it is what an array adds to one of a lower variant.
+    #[must_use]
+    pub fn is_residual(&self) -> bool {
+        self.is_float_residual() || matches!(self, Self::CodeResidual { .. })
     }
 
     /// Whether it is a slice of a bundle.
@@ -137,7 +266,7 @@ impl Encoding {
     }
 
     pub(crate) fn has_head(&self) -> bool {
-        matches!(self, Self::Residual { .. } | Self::FloatSplit | Self::Codes)
+        self.is_residual() || matches!(self, Self::FloatSplit | Self::Codes | Self::Packed { .. })
     }
 
     /// Whether the shard has a stream for the array.

@@ -6,8 +6,8 @@
 use serde::{Deserialize, Deserializer};
 
 use crate::{
-    ArrayKey, ArrayRef, Encoding, FileContent, FormatError, Grid, Hash128, QuantScheme, RelativePath,
-    Rounding,
+    ArrayKey, ArrayRef, Encoding, FileContent, FormatError, Grid, Hash128, QuantGrid, QuantScheme, Quantised,
+    RelativePath, Rounding,
 };
 
 /// The fields of every [`Encoding`].
@@ -24,6 +24,10 @@ pub(crate) struct EncodingFields {
     scheme: Option<QuantScheme>,
     rounding: Option<Rounding>,
     transposed: Option<bool>,
+    given: Option<Quantised>,
+    own: Option<QuantGrid>,
+    steps: Option<u8>,
+    bits: Option<u8>,
 }
 
 #[derive(Clone, Copy, PartialEq, Deserialize)]
@@ -33,6 +37,9 @@ enum EncodingKind {
     Verbatim,
     Slice,
     Residual,
+    StepResidual,
+    CodeResidual,
+    Packed,
     FloatSplit,
     Codes,
     Zstd,
@@ -55,6 +62,15 @@ impl EncodingFields {
                 rounding: self.rounding.take()?,
                 transposed: self.transposed.take().unwrap_or(false),
             },
+            EncodingKind::StepResidual => Encoding::StepResidual {
+                given: self.given.take()?,
+                steps: self.steps.take()?,
+                transposed: self.transposed.take().unwrap_or(false),
+            },
+            EncodingKind::CodeResidual => {
+                Encoding::CodeResidual { given: self.given.take()?, own: self.own.take()? }
+            }
+            EncodingKind::Packed => Encoding::Packed { bits: self.bits.take()? },
             EncodingKind::FloatSplit => Encoding::FloatSplit,
             EncodingKind::Codes => Encoding::Codes,
             EncodingKind::Zstd => Encoding::Zstd,
@@ -69,6 +85,42 @@ impl TryFrom<EncodingFields> for Encoding {
     fn try_from(mut fields: EncodingFields) -> Result<Self, FormatError> {
         let encoding = fields.take().filter(|_| fields == EncodingFields::default());
         encoding.ok_or_else(|| FormatError::new("an encoding has other fields than those of its kind"))
+    }
+}
+
+/// The fields of every [`QuantGrid`].
+#[derive(Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct QuantGridFields {
+    scheme: Option<QuantScheme>,
+    bits: Option<u8>,
+    scale: Option<ArrayRef>,
+    zeros: Option<ArrayRef>,
+    zero_offset: Option<u8>,
+    groups: Option<ArrayRef>,
+}
+
+impl QuantGridFields {
+    fn take(&mut self) -> Option<QuantGrid> {
+        Some(match self.scheme.take()? {
+            QuantScheme::LlmInt8 => QuantGrid::LlmInt8 { scale: self.scale.take()? },
+            QuantScheme::Gptq => QuantGrid::Gptq {
+                bits: self.bits.take()?,
+                scale: self.scale.take()?,
+                zeros: self.zeros.take()?,
+                zero_offset: self.zero_offset.take()?,
+                groups: self.groups.take(),
+            },
+        })
+    }
+}
+
+impl TryFrom<QuantGridFields> for QuantGrid {
+    type Error = FormatError;
+
+    fn try_from(mut fields: QuantGridFields) -> Result<Self, FormatError> {
+        let grid = fields.take().filter(|_| fields == QuantGridFields::default());
+        grid.ok_or_else(|| FormatError::new("a quantisation grid has other fields than those of its scheme"))
     }
 }
 
@@ -136,7 +188,21 @@ mod tests {
             rounding: Rounding::Quotient127,
             transposed,
         };
+        let gptq = |groups: bool| QuantGrid::Gptq {
+            bits: 4,
+            scale: array(),
+            zeros: array(),
+            zero_offset: 1,
+            groups: groups.then(array),
+        };
+        let quantised = |grid| Quantised { codes: array(), grid };
         let encodings = [
+            Encoding::StepResidual { given: quantised(gptq(true)), steps: 8, transposed: true },
+            Encoding::CodeResidual {
+                given: quantised(gptq(false)),
+                own: QuantGrid::LlmInt8 { scale: array() },
+            },
+            Encoding::Packed { bits: 3 },
             Encoding::Reference { to: array() },
             Encoding::Verbatim { file: "a/b".parse().unwrap(), offset: u64::MAX },
             Encoding::Slice { of: "bundle:7".parse().unwrap(), offset: 0 },
@@ -151,7 +217,7 @@ mod tests {
             let text = serde_json::to_string(&encoding).unwrap();
             assert_eq!(serde_json::from_str::<Encoding>(&text).unwrap(), encoding);
             for more in [r#","x":1}"#, r#","offset":1,"to":{"variant":"a","array":"file:b"}}"#] {
-                let text = text.replace('}', more);
+                let text = text.strip_suffix('}').unwrap().to_owned() + more;
                 assert!(serde_json::from_str::<Encoding>(&text).is_err(), "{text}");
             }
         }

@@ -22,7 +22,7 @@ mod plan;
 mod shard;
 
 pub use chunks::{ChunkForm, ChunkRecord, parse_chunks, write_chunks};
-pub use encoding::{ArrayRef, Encoding, QuantScheme, Rounding};
+pub use encoding::{ArrayRef, Encoding, QuantGrid, QuantScheme, Quantised, Rounding};
 pub use error::FormatError;
 pub use hash::{Hash128, Sha256Hex};
 pub use header::{SafetensorsHeader, TensorSpan, header_length};

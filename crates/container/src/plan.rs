@@ -8,7 +8,9 @@ use crate::limits::{
     MAX_CHUNK_BYTES, MAX_CHUNK_ROWS, MAX_FILES, MAX_PLAN_BYTES, MAX_PLAN_EXPANSION, MAX_PLAN_WINDOW_LOG,
     MAX_RESIDUAL_CHUNK_ROWS, MAX_RESIDUAL_ROWS, MAX_TRANSPOSED_BYTES, PLAN_SLACK_BYTES,
 };
-use crate::{ArrayKey, Dtype, Encoding, FormatError, Hash128, RelativePath, Sha256Hex, VariantName};
+use crate::{
+    ArrayKey, Dtype, Encoding, FormatError, Hash128, QuantGrid, RelativePath, Sha256Hex, VariantName,
+};
 
 /// Bytes of JSON of a plan that is compressed faster; what long lists of like tensors lose by that is within 1%.
 const LARGE_PLAN: usize = 4 << 20;
@@ -168,19 +170,39 @@ impl StoredArray {
             Encoding::FloatSplit | Encoding::Codes if rows > MAX_CHUNK_ROWS => {
                 bad("chunks of more rows than a reader accepts")
             }
-            Encoding::Residual { transposed, .. } => {
-                let (all_rows, cols) = match (&self.shape[..], transposed) {
+            Encoding::StepResidual { steps, .. } if ![1, 2, 4, 8, 16].contains(steps) => {
+                bad("a number of steps other than 1, 2, 4, 8 or 16")
+            }
+            Encoding::Packed { bits } if !is_code_width(*bits) => {
+                bad("codes of other than 2, 3, 4 or 8 bits")
+            }
+            encoding if encoding.is_residual() || encoding.is_transposed() => {
+                let (all_rows, cols) = match (&self.shape[..], encoding.is_transposed()) {
                     (&[rows, cols], false) | (&[cols, rows], true) => (rows, cols),
                     _ => (0, 0),
                 };
-                if !float || cols != self.grid.cols {
-                    bad("a residual of something that is no float matrix in its own rows")
+                let fits = match encoding {
+                    Encoding::Packed { .. } => self.dtype == Dtype::I32,
+                    Encoding::CodeResidual { own, .. } => {
+                        self.dtype == if own.packed_bits().is_some() { Dtype::I32 } else { Dtype::I8 }
+                    }
+                    _ => float,
+                };
+                if !fits || cols != self.grid.cols {
+                    bad("its encoding is for a matrix of other elements or rows")
                 } else if all_rows > MAX_RESIDUAL_ROWS || rows > MAX_RESIDUAL_CHUNK_ROWS {
                     bad("a residual of more rows than a reader accepts")
-                } else if *transposed && bytes > MAX_TRANSPOSED_BYTES {
+                } else if encoding.is_transposed() && bytes > MAX_TRANSPOSED_BYTES {
                     bad("a transposed matrix larger than a reader accepts")
                 } else {
-                    Ok(())
+                    encoding.grids().try_for_each(|grid| match grid {
+                        QuantGrid::Gptq { bits, zero_offset, .. }
+                            if !is_code_width(*bits) || *zero_offset > 1 =>
+                        {
+                            bad("a quantisation grid that no GPTQ checkpoint has")
+                        }
+                        _ => Ok(()),
+                    })
                 }
             }
             Encoding::Verbatim { offset, .. } if offset.checked_add(bytes).is_none() => {
@@ -189,6 +211,11 @@ impl StoredArray {
             _ => Ok(()),
         }
     }
+}
+
+/// Whether GPTQ checkpoints have codes of so many bits.
+fn is_code_width(bits: u8) -> bool {
+    [2, 3, 4, 8].contains(&bits)
 }
 
 /// Bytes of an array, `None` where that overflows or is not whole.

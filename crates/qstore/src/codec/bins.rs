@@ -5,10 +5,10 @@ use std::collections::hash_map::Entry;
 use std::ops::Range;
 use std::sync::OnceLock;
 
-use qstore_container::{QuantScheme, Rounding};
+use qstore_container::Rounding;
 use qstore_kernels::BinTable;
 
-use crate::scheme::{self, FloatKind};
+use crate::scheme::{FloatKind, LlmInt8, step_bins};
 
 /// Tables that are kept at most, of 2 KiB each. Scales that are BF16 numbers, as of BF16 weights, are some hundred different ones in a matrix.
 const MOST_KEPT: usize = 4096;
@@ -16,7 +16,7 @@ const MOST_KEPT: usize = 4096;
 /// Bins by row. Rows of equal scale share a table, which is made when it is first asked for.
 #[derive(Debug)]
 pub(crate) struct RowBins {
-    rule: Rule,
+    rule: BinRule,
     scales: Vec<f32>,
     /// For each row the number of its table; empty if there are too many different scales to keep tables.
     table_of_row: Vec<u32>,
@@ -25,21 +25,25 @@ pub(crate) struct RowBins {
 
 /// What makes a bin table of a scale.
 #[derive(Debug, Clone, Copy)]
-struct Rule {
-    scheme: QuantScheme,
-    rounding: Rounding,
-    float: FloatKind,
+pub(crate) enum BinRule {
+    /// The bins of LLM.int8().
+    LlmInt8 { rounding: Rounding, float: FloatKind },
+    /// The floats that are nearest to each multiple of a step.
+    Steps { steps: u8, symmetric: bool, float: FloatKind },
 }
 
-impl Rule {
+impl BinRule {
     fn table(self, scale: f32) -> BinTable {
-        scheme::of(self.scheme).bins(self.rounding, scale, self.float)
+        match self {
+            Self::LlmInt8 { rounding, float } => LlmInt8::bins(rounding, scale, float),
+            Self::Steps { steps, symmetric, float } => step_bins(scale, steps, symmetric, float),
+        }
     }
 }
 
 impl RowBins {
     /// For rows of these scales.
-    pub(crate) fn new(scheme: QuantScheme, rounding: Rounding, float: FloatKind, scales: Vec<f32>) -> Self {
+    pub(crate) fn new(rule: BinRule, scales: Vec<f32>) -> Self {
         let mut known = HashMap::new();
         let mut table_of_row = Vec::with_capacity(scales.len());
         for scale in &scales {
@@ -57,7 +61,7 @@ impl RowBins {
         }
         let tables = if table_of_row.is_empty() { 0 } else { known.len() };
         let tables = std::iter::repeat_with(OnceLock::new).take(tables).collect();
-        Self { rule: Rule { scheme, rounding, float }, scales, table_of_row, tables }
+        Self { rule, scales, table_of_row, tables }
     }
 
     /// Calls `work` with the tables of some rows; of those alone that there are.
@@ -80,10 +84,10 @@ mod tests {
 
     #[test]
     fn tables_are_the_same_whether_kept_or_not() {
-        let (scheme, rounding) = (QuantScheme::LlmInt8, Rounding::ReciprocalTimes127);
+        let rule = BinRule::LlmInt8 { rounding: Rounding::ReciprocalTimes127, float: FloatKind::Bf16 };
         let scales: Vec<f32> = (0..MOST_KEPT + 10).map(|i| 0.01 + (i % 5000) as f32 * 1e-5).collect();
-        let many = RowBins::new(scheme, rounding, FloatKind::Bf16, scales.clone());
-        let few = RowBins::new(scheme, rounding, FloatKind::Bf16, scales[..100].repeat(2));
+        let many = RowBins::new(rule, scales.clone());
+        let few = RowBins::new(rule, scales[..100].repeat(2));
         assert!(many.tables.is_empty() && few.tables.len() == 100);
         few.with_rows(90..120, |few| {
             many.with_rows(90..100, |many| assert_eq!(&few[..10], many));

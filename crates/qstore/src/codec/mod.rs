@@ -1,19 +1,25 @@
 //! One codec for each way in which a chunk can be coded: bytes of whole rows to stored bytes, and back.
 
 mod bins;
+mod code_residual;
 mod float;
 mod head;
+mod packed;
 mod planes;
 mod residual;
+mod step_residual;
 mod workspace;
 
 use qstore_container::{Encoding, Grid, Lanes, StoredArray};
 use qstore_kernels::{Classifier, CodesCoder, DecodeError, Layout};
 
-pub(crate) use bins::RowBins;
+pub(crate) use bins::{BinRule, RowBins};
+pub(crate) use code_residual::{CodeResidual, GivenCodes, Predictor, shifts};
 pub(crate) use float::{FloatSplit, high_halves, low_width};
+pub(crate) use packed::{Packed, Symbols, codes_in, unpack_codes};
 pub(crate) use planes::Planes;
 pub(crate) use residual::{GivenRows, Residual, count_zeros};
+pub(crate) use step_residual::{GivenSteps, StepGrid, StepResidual, split};
 pub(crate) use workspace::{Workspace, at_least, with_workspace};
 
 use crate::scheme::FloatKind;
@@ -25,7 +31,22 @@ pub(crate) enum Codec {
     Zstd(Planes),
     Codes(CodesCoder),
     FloatSplit(FloatSplit),
+    Packed(Packed),
     Residual(Residual),
+    StepResidual(StepResidual),
+    CodeResidual(CodeResidual),
+}
+
+/// What a chunk is coded given.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Given<'a> {
+    Nothing,
+    /// For a residual.
+    Rows(GivenRows<'a>),
+    /// For a step residual.
+    Steps(GivenSteps<'a>),
+    /// For a code residual.
+    Codes(GivenCodes<'a>),
 }
 
 /// How streams of chunks of this grid are laid out.
@@ -47,13 +68,13 @@ pub(crate) fn transpose(matrix: &[u8], cols: u64, width: u64) -> Vec<u8> {
 }
 
 impl Codec {
-    /// The stored bytes of a chunk, or `None` if they would not be fewer. `given` is there for a residual alone.
+    /// The stored bytes of a chunk, or `None` if they would not be fewer.
     pub(crate) fn encode(
         &self,
         raw: &[u8],
         cols: usize,
         classifier: &Classifier,
-        given: Option<GivenRows>,
+        given: Given,
         workspace: &mut Workspace,
     ) -> Option<Vec<u8>> {
         let coded = match (self, given) {
@@ -61,8 +82,15 @@ impl Codec {
             (Self::Zstd(planes), _) => planes.encode(raw),
             (Self::Codes(coder), _) => coder.encode(raw, cols, classifier, &mut workspace.scratch).ok(),
             (Self::FloatSplit(split), _) => split.encode(raw, cols, classifier, workspace),
-            (Self::Residual(residual), Some(given)) => residual.encode(raw, cols, given, workspace),
-            (Self::Residual(_), None) => None,
+            (Self::Packed(packed), _) => packed.encode(raw, cols, classifier, workspace),
+            (Self::Residual(residual), Given::Rows(given)) => residual.encode(raw, cols, given, workspace),
+            (Self::StepResidual(residual), Given::Steps(given)) => {
+                residual.encode(raw, given, classifier, workspace)
+            }
+            (Self::CodeResidual(residual), Given::Codes(given)) => {
+                residual.encode(raw, given, classifier, workspace)
+            }
+            (Self::Residual(_) | Self::StepResidual(_) | Self::CodeResidual(_), _) => None,
         };
         coded.filter(|coded| coded.len() < raw.len())
     }
@@ -72,7 +100,7 @@ impl Codec {
         &self,
         stored: &[u8],
         cols: usize,
-        given: Option<GivenRows>,
+        given: Given,
         workspace: &mut Workspace,
         out: &mut [u8],
     ) -> Result<(), DecodeError> {
@@ -81,8 +109,19 @@ impl Codec {
             (Self::Zstd(planes), _) => planes.decode(stored, out),
             (Self::Codes(coder), _) => coder.decode(stored, cols, out),
             (Self::FloatSplit(split), _) => split.decode(stored, cols, workspace, out),
-            (Self::Residual(residual), Some(given)) => residual.decode(stored, cols, given, workspace, out),
-            (Self::Residual(_), None) => Err(DecodeError::Corrupt("a residual without codes")),
+            (Self::Packed(packed), _) => packed.decode(stored, cols, workspace, out),
+            (Self::Residual(residual), Given::Rows(given)) => {
+                residual.decode(stored, cols, given, workspace, out)
+            }
+            (Self::StepResidual(residual), Given::Steps(given)) => {
+                residual.decode(stored, given, workspace, out)
+            }
+            (Self::CodeResidual(residual), Given::Codes(given)) => {
+                residual.decode(stored, given, workspace, out)
+            }
+            (Self::Residual(_) | Self::StepResidual(_) | Self::CodeResidual(_), _) => {
+                Err(DecodeError::Corrupt("a residual without what it is given"))
+            }
         }
     }
 
@@ -92,7 +131,10 @@ impl Codec {
             Self::Raw | Self::Zstd(_) => None,
             Self::Codes(coder) => Some(head::write_tables(coder.tables())),
             Self::FloatSplit(split) => Some(split.head()),
+            Self::Packed(packed) => Some(packed.head()),
             Self::Residual(residual) => Some(residual.head()),
+            Self::StepResidual(residual) => Some(residual.head()),
+            Self::CodeResidual(residual) => Some(residual.head()),
         }
     }
 
@@ -107,7 +149,12 @@ impl Codec {
             Encoding::Zstd => Self::Zstd(Planes::reader(array.width())),
             Encoding::Codes => Self::Codes(CodesCoder::new(head::read_tables(&mut head)?, layout)?),
             Encoding::FloatSplit => Self::FloatSplit(FloatSplit::open(float()?, layout, &mut head)?),
+            Encoding::Packed { bits } => Self::Packed(Packed::open(*bits, layout, &mut head)?),
             Encoding::Residual { .. } => Self::Residual(Residual::open(float()?, layout, &mut head)?),
+            Encoding::StepResidual { .. } => {
+                Self::StepResidual(StepResidual::open(float()?, layout, &mut head)?)
+            }
+            Encoding::CodeResidual { .. } => Self::CodeResidual(CodeResidual::open(layout, &mut head)?),
             Encoding::Reference { .. } => return Err(DecodeError::Corrupt("a reference to a reference")),
         };
         if !head.is_empty() {

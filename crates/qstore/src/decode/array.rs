@@ -1,7 +1,7 @@
 //! Reading one array, chunk by chunk or by a range of bytes.
 
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use qstore_container::limits::MAX_HEAD_BYTES;
@@ -9,11 +9,11 @@ use qstore_container::{ArrayKey, ChunkForm, ChunkRecord, Encoding, StoredArray};
 
 use qstore_kernels::DecodeError;
 
+use super::given::GivenReader;
 use super::variant::{Variant, is_within};
-use crate::codec::{Codec, GivenRows, RowBins, Workspace, at_least, transpose, with_workspace};
+use crate::codec::{Codec, Given, Workspace, at_least, transpose, with_workspace};
 use crate::error::{Error, IoContext as _, Result};
 use crate::file::{read_exact_at, read_range, zeroed};
-use crate::scheme::FloatKind;
 
 /// A reader of one array: its tables are decoded, its chunks are not.
 #[derive(Debug)]
@@ -26,16 +26,9 @@ pub(crate) struct ArrayReader {
     offsets: Vec<u64>,
     /// The kept original file, for a verbatim array.
     verbatim: Option<(PathBuf, File)>,
-    given: Option<GivenArrays>,
+    given: Option<GivenReader>,
     /// For a slice the index of its bundle, and its first byte there.
     slice: Option<(usize, u64)>,
-}
-
-/// What a residual is given.
-#[derive(Debug)]
-struct GivenArrays {
-    codes: Box<ArrayReader>,
-    bins: RowBins,
 }
 
 impl ArrayReader {
@@ -96,16 +89,7 @@ impl ArrayReader {
                 Some(at)
             })
             .collect();
-        let given = match &array.encoding {
-            Encoding::Residual { codes, scale, scheme, rounding, .. } => {
-                let float =
-                    FloatKind::of(array.dtype).ok_or_else(|| damaged(&"a residual of other elements"))?;
-                let scales = variant.referred_array(scale)?.read_scales()?;
-                let bins = RowBins::new(*scheme, *rounding, float, scales);
-                Some(GivenArrays { codes: Box::new(variant.referred_array(codes)?), bins })
-            }
-            _ => None,
-        };
+        let given = GivenReader::of_array(&variant, shard, index)?;
         let slice = file.slice(index);
         if array.encoding.is_slice() && slice.is_none() {
             return Err(damaged(&"it has no bundle"));
@@ -130,10 +114,10 @@ impl ArrayReader {
 
     /// Bytes that are best asked for at a time, from a multiple of them on: a chunk, or all of a transposed matrix.
     pub(crate) fn piece_bytes(&self) -> u64 {
-        match self.stored().encoding {
-            Encoding::Residual { transposed: true, .. } => self.bytes().unwrap_or(0).max(1),
-            _ => self.stored().chunk_bytes(),
+        if self.stored().encoding.is_transposed() {
+            return self.bytes().unwrap_or(0).max(1);
         }
+        self.stored().chunk_bytes()
     }
 
     fn records(&self) -> &[ChunkRecord] {
@@ -141,7 +125,12 @@ impl ArrayReader {
         &records[usize::from(self.stored().has_head())..]
     }
 
-    fn damaged(&self, what: &dyn ToString) -> Error {
+    /// The store's folder.
+    pub(super) fn folder(&self) -> &Path {
+        self.variant.folder()
+    }
+
+    pub(super) fn damaged(&self, what: &dyn ToString) -> Error {
         let path = self.verbatim.as_ref().map_or(&self.variant.shard(self.shard).path, |(path, _)| path);
         Error::damaged(path, format!("{}: {}", self.stored().key, what.to_string()))
     }
@@ -195,20 +184,17 @@ impl ArrayReader {
         let cols = usize::try_from(grid.cols).unwrap_or(usize::MAX);
         let explain = |e: DecodeError| self.damaged(&format!("chunk {index}: {e}"));
         let Some(given) = &self.given else {
-            return self.codec.decode(stored, cols, None, workspace, out).map_err(explain);
+            return self.codec.decode(stored, cols, Given::Nothing, workspace, out).map_err(explain);
         };
         let mut buffer = std::mem::take(&mut workspace.codes);
-        let codes = at_least(&mut buffer, out.len() / usize::try_from(self.stored().width()).unwrap_or(1));
         let first = usize::try_from(index * grid.rows_per_chunk).unwrap_or(usize::MAX);
-        let rows = first..first.saturating_add(codes.len().div_ceil(cols.max(1)));
-        let result = given.codes.read(index * grid.cols * grid.rows_per_chunk, codes).and_then(|()| {
-            given.bins.with_rows(rows, |bins| {
-                let given = GivenRows { codes, bins };
-                self.codec.decode(stored, cols, Some(given), workspace, out).map_err(explain)
-            })
+        let elements = out.len() / usize::try_from(self.stored().width()).unwrap_or(1);
+        let rows = first..first.saturating_add(elements.div_ceil(cols.max(1)));
+        let result = given.with_rows(rows, &mut buffer, |given| {
+            self.codec.decode(stored, cols, given, workspace, out).map_err(explain)
         });
         workspace.codes = buffer;
-        result
+        result?
     }
 
     /// Fills `stored` with a chunk as it is stored.
@@ -250,7 +236,7 @@ impl ArrayReader {
         if let Some((bundle, start)) = self.slice {
             return self.read_slice(bundle, start.saturating_add(offset), out);
         }
-        if !matches!(array.encoding, Encoding::Residual { transposed: true, .. }) {
+        if !array.encoding.is_transposed() {
             return self.read_coded(offset, out);
         }
         let mut coded = zeroed(total).at(self.variant.folder(), "cannot hold a matrix")?;
@@ -272,6 +258,14 @@ impl ArrayReader {
         let part = from.checked_add(out.len()).and_then(|end| bytes.get(from..end));
         out.copy_from_slice(part.ok_or_else(|| self.damaged(&"it is not within its bundle"))?);
         Ok(())
+    }
+
+    /// Fills `out` with what is coded, which is the transposed of the array where [`Encoding::is_transposed`] says so, from byte `offset` on.
+    pub(super) fn read_as_coded(&self, offset: u64, out: &mut [u8]) -> Result<()> {
+        let end =
+            offset.checked_add(out.len() as u64).filter(|end| self.bytes().is_ok_and(|all| *end <= all));
+        end.ok_or_else(|| self.damaged(&"more is asked of it than it has"))?;
+        self.read_coded(offset, out)
     }
 
     /// Fills `out` with what is coded, from byte `offset` on; the caller has checked that there is so much.

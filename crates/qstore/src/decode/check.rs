@@ -2,7 +2,9 @@
 
 use std::fmt::Display;
 
-use qstore_container::{ArrayKey, ArrayRef, Dtype, Encoding, FileContent, SafetensorsHeader, StoredArray};
+use qstore_container::{
+    ArrayKey, ArrayRef, Dtype, Encoding, FileContent, QuantGrid, Quantised, SafetensorsHeader, StoredArray,
+};
 
 use super::variant::{Variant, content_hash};
 use crate::error::{Error, Result};
@@ -38,11 +40,8 @@ impl Variant {
                         if codes.variant == self.entry.name || scale.variant == self.entry.name {
                             return Err(damaged("it is given its own variant"));
                         }
-                        // Else opening one could take as many steps as there are paths through all the variants.
                         for given in [codes, scale] {
-                            if matches!(self.source_of(given)?.encoding, Encoding::Residual { .. }) {
-                                return Err(damaged("it is given what is itself a residual"));
-                            }
+                            self.check_given(given, damaged)?;
                         }
                         let (codes, scale) = (self.stored(codes)?, self.stored(scale)?);
                         let mut shape = array.shape.clone();
@@ -54,9 +53,60 @@ impl Variant {
                             return Err(damaged("the codes or scales that it is given do not fit it"));
                         }
                     }
+                    Encoding::StepResidual { given, transposed, .. } => {
+                        let mut shape = array.shape.clone();
+                        if *transposed {
+                            shape.reverse();
+                        }
+                        self.check_quantised(given, &shape, damaged)?;
+                    }
+                    Encoding::CodeResidual { given, own } => {
+                        let shape = code_shape(array.dtype, &array.shape, own)
+                            .ok_or_else(|| damaged("its codes do not fill whole words"))?;
+                        self.check_quantised(given, &shape, damaged)?;
+                        for part in own.needs() {
+                            // Else a reader of one could need another, and so on.
+                            if self.source_of(part)?.encoding.is_residual() {
+                                return Err(damaged("what its codes stand for is itself a residual"));
+                            }
+                        }
+                    }
                     _ => {}
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// Whether an array of another variant may be given to one of this.
+    fn check_given(&self, given: &ArrayRef, damaged: impl Fn(&str) -> Error) -> Result<()> {
+        if given.variant == self.entry.name {
+            return Err(damaged("it is given its own variant"));
+        }
+        // Else opening one could take as many steps as there are paths through all the variants.
+        if self.source_of(given)?.encoding.is_float_residual() {
+            return Err(damaged("it is given what is itself a residual"));
+        }
+        Ok(())
+    }
+
+    /// Whether a quantised matrix of another variant may be given to a matrix of this, and has its shape.
+    fn check_quantised(
+        &self,
+        given: &Quantised,
+        shape: &[u64],
+        damaged: impl Fn(&str) -> Error,
+    ) -> Result<()> {
+        self.check_given(&given.codes, &damaged)?;
+        for part in given.grid.needs() {
+            self.check_given(part, &damaged)?;
+            if self.source_of(part)?.encoding.is_residual() {
+                return Err(damaged("what the codes that it is given stand for is itself a residual"));
+            }
+        }
+        let codes = self.stored(&given.codes)?;
+        if code_shape(codes.dtype, &codes.shape, &given.grid).is_none_or(|codes| codes != *shape) {
+            return Err(damaged("the codes that it is given do not fit it"));
         }
         Ok(())
     }
@@ -153,5 +203,17 @@ impl Variant {
         }
         let found = arrays.get(at).is_some_and(|array| array.key.tensor() == Some(name));
         if found { Some((shard, at)) } else { self.place(&ArrayKey::Tensor(name.to_owned())) }
+    }
+}
+
+/// Rows and columns of a matrix of codes; `None` if its elements are not such.
+fn code_shape(dtype: Dtype, shape: &[u64], grid: &QuantGrid) -> Option<[u64; 2]> {
+    match (grid.packed_bits(), shape, dtype) {
+        (None, &[rows, cols], Dtype::I8) => Some([rows, cols]),
+        (Some(bits), &[words, rows], Dtype::I32) => {
+            let all = words.checked_mul(32)?;
+            (bits > 0 && all.is_multiple_of(bits.into())).then(|| [rows, all / u64::from(bits)])
+        }
+        _ => None,
     }
 }

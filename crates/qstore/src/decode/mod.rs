@@ -3,10 +3,12 @@
 mod array;
 mod bundles;
 mod check;
+mod given;
 mod shard;
 mod variant;
 
 pub(crate) use array::ArrayReader;
+pub(crate) use given::{CodeReader, GivenReader};
 pub(crate) use shard::is_of_kept_variant;
 pub use variant::{TensorInfo, Variant};
 pub(crate) use variant::{content_hash, is_within};

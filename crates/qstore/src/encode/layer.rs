@@ -21,7 +21,7 @@ use crate::decode::content_hash;
 use crate::error::{Error, IoContext as _, Result};
 use crate::ingest::{Source, SourceArray, SourceContent};
 use crate::plan::{Action, PlannedArray, most_bundles};
-use crate::scheme::{ArrayInfo, find_groups};
+use crate::scheme::find_groups;
 
 /// Takes the results of all steps in order.
 pub(super) struct LayerWriter<'a> {
@@ -343,13 +343,8 @@ fn main_dtype(source: &Source) -> String {
 
 /// How the variant is quantised: a scheme of ours, else what its `config.json` says, else `none`.
 fn scheme_of(source: &Source) -> Result<String> {
-    let infos: Vec<ArrayInfo> = source
-        .arrays
-        .iter()
-        .map(|a| ArrayInfo { key: a.key.clone(), dtype: a.dtype, shape: a.shape.clone() })
-        .collect();
-    if let Some(group) = find_groups(&infos).first() {
-        return Ok(group.scheme.name().to_owned());
+    if let Some(group) = find_groups(&source.array_infos()).first() {
+        return Ok(group.grid.scheme().name().to_owned());
     }
     let config = source.arrays.iter().find(|a| a.key.to_string() == "file:config.json" && a.bytes <= 1 << 24);
     let Some(config) = config else { return Ok("none".to_owned()) };

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use qstore_container::{ChunkForm, Grid, Hash128, StoredArray, VariantEntry, VariantName};
 use rayon::ThreadPool;
 
-use crate::codec::{GivenRows, Workspace, at_least, transpose, with_workspace};
+use crate::codec::{Given, Workspace, at_least, transpose, with_workspace};
 use crate::decode::Variant;
 use crate::error::{Error, Result};
 use crate::file::zeroed;
@@ -61,6 +61,7 @@ pub(crate) fn write_layer(
     let shards = shards(source, target.shard_size);
     let mut planner = Planner {
         source,
+        name,
         pairs,
         duplicates: Duplicates::new(source, name, target.lower)?,
         bundles: Bundles::default(),
@@ -153,7 +154,8 @@ fn work(source: &Source, step: Step) -> Result<Done> {
             let stored = if plan.action.is_transposed() {
                 code_transposed(coding, &plan, array, &raw)
             } else {
-                code(coding, plan.grid, &raw, start).map(|coded| coded.map_or(Stored::Raw, Stored::Coded))
+                code(coding, (plan.grid, element_bytes(array)), &raw, start)
+                    .map(|coded| coded.map_or(Stored::Raw, Stored::Coded))
             };
             stored.map_err(|failure| failure.explain(&path, array))?
         }
@@ -193,7 +195,7 @@ fn code_transposed(
     let chunk = chunk_bytes(array, plan.grid);
     let chunks = matrix.chunks(usize::try_from(chunk).unwrap_or(usize::MAX)).zip(0u64..);
     let stored = chunks.map(|(part, index)| {
-        let coded = code(coding, plan.grid, part, index * chunk)?;
+        let coded = code(coding, (plan.grid, element_bytes(array)), part, index * chunk)?;
         Ok(coded.map_or_else(|| (ChunkForm::Raw, part.to_vec()), |coded| (ChunkForm::Coded, coded)))
     });
     Ok(Stored::Transposed(stored.collect::<Result<_, _>>()?))
@@ -207,7 +209,7 @@ fn code_whole(source: &Source, index: usize, grid: Grid) -> Result<Done> {
     let mut raw = zeroed(array.bytes).map_err(hold)?;
     source.read(array, 0, &mut raw)?;
     let coding = plan_alone(array, grid, &raw);
-    let coded = code(&coding, grid, &raw, 0).map_err(|failure| failure.explain(&path, array))?;
+    let coded = code(&coding, (grid, 1), &raw, 0).map_err(|failure| failure.explain(&path, array))?;
     let plan = PlannedArray { index, grid, action: Action::Code(Box::new(coding)) };
     Ok(Done::Whole { plan: Arc::new(plan), raw, stored: coded.map_or(Stored::Raw, Stored::Coded) })
 }
@@ -215,7 +217,7 @@ fn code_whole(source: &Source, index: usize, grid: Grid) -> Result<Done> {
 /// Plans and codes a bundle.
 fn code_bundle(source: &Source, bundle: Bundle) -> Result<CodedBundle> {
     let (grid, coding) = (grid_of(&bundle.array), bundle.coding());
-    let coded = code(&coding, grid, &bundle.raw, 0);
+    let coded = code(&coding, (grid, 1), &bundle.raw, 0);
     let coded = coded.map_err(|failure| failure.explain(source.path(), &bundle.array))?;
     let Bundle { array: SourceArray { key, dtype, shape, .. }, raw } = bundle;
     let hash = Some(Hash128::of(&raw));
@@ -229,13 +231,22 @@ fn code_bundle(source: &Source, bundle: Bundle) -> Result<CodedBundle> {
 }
 
 /// Codes a chunk and decodes it again: what is committed has been read back once.
-fn code(coding: &Coding, grid: Grid, raw: &[u8], start: u64) -> Result<Option<Vec<u8>>, Failure> {
+fn code(
+    coding: &Coding,
+    (grid, width): (Grid, u64),
+    raw: &[u8],
+    start: u64,
+) -> Result<Option<Vec<u8>>, Failure> {
     with_workspace(|workspace| {
-        let Some(given) = &coding.given else { return code_given(coding, grid, raw, None, workspace) };
+        let Some(given) = &coding.given else {
+            return code_given(coding, grid, raw, Given::Nothing, workspace);
+        };
+        let row_bytes = grid.cols.saturating_mul(width).max(1);
+        let number = |bytes: u64| usize::try_from(bytes / row_bytes).unwrap_or(usize::MAX);
+        let rows = number(start)..number(start.saturating_add(raw.len() as u64));
         let mut codes = std::mem::take(&mut workspace.codes);
-        let coded = given.with_rows(grid, start, raw.len(), &mut codes, |given| {
-            code_given(coding, grid, raw, Some(given), workspace)
-        });
+        let coded =
+            given.with_rows(rows, &mut codes, |given| code_given(coding, grid, raw, given, workspace));
         workspace.codes = codes;
         coded.map_err(Failure::Given)?
     })
@@ -245,7 +256,7 @@ fn code_given(
     coding: &Coding,
     grid: Grid,
     raw: &[u8],
-    given: Option<GivenRows>,
+    given: Given,
     workspace: &mut Workspace,
 ) -> Result<Option<Vec<u8>>, Failure> {
     let cols = usize::try_from(grid.cols).unwrap_or(usize::MAX);

@@ -11,6 +11,7 @@ use qstore_container::{ArrayKey, Dtype, FileContent, RelativePath};
 use crate::decode::{ArrayReader, Variant};
 use crate::error::{Error, IoContext as _, Result};
 use crate::file::{read_exact_at, zeroed};
+use crate::scheme::ArrayInfo;
 
 /// All of a variant: its files, and the arrays that they are made of, read by range.
 #[derive(Debug)]
@@ -112,6 +113,12 @@ impl Source {
             source.files.push(SourceFile { path, bytes, modified: None, content });
         }
         Ok(source)
+    }
+
+    /// Every array as a quantisation scheme sees it.
+    pub(crate) fn array_infos(&self) -> Vec<ArrayInfo> {
+        let info = |a: &SourceArray| ArrayInfo { key: a.key.clone(), dtype: a.dtype, shape: a.shape.clone() };
+        self.arrays.iter().map(info).collect()
     }
 
     /// The path that errors about the whole variant name.

@@ -10,7 +10,7 @@ use qstore_kernels::{
 
 use super::Coding;
 use super::sample::{Sample, element_bytes};
-use crate::codec::{Codec, FloatSplit, Planes, layout_of, with_workspace};
+use crate::codec::{Codec, FloatSplit, Given, Planes, layout_of, with_workspace};
 use crate::ingest::SourceArray;
 use crate::scheme::FloatKind;
 
@@ -42,7 +42,7 @@ impl Fit {
     }
 
     fn plain(encoding: Encoding, codec: Codec, stored: u64, of: u64) -> Self {
-        let coding = Coding { encoding, codec, classifier: Classifier::single(), given: None };
+        let coding = Coding { encoding, codec, classifier: Classifier::single(), given: None, grid: None };
         Self { coding, stored, of }
     }
 
@@ -58,6 +58,13 @@ impl Fit {
     /// Clearly fewer bytes than there were.
     pub(super) fn helps(&self) -> bool {
         self.stored * 5 < self.of * 4
+    }
+
+    /// Packed codes, or a residual of such: no other encoding sees their bits.
+    pub(super) fn is_packed(&self) -> bool {
+        let encoding = &self.coding.encoding;
+        encoding.grids().any(|grid| grid.packed_bits().is_some())
+            || matches!(encoding, Encoding::Packed { .. })
     }
 
     /// Fewer bytes than any float split needs for weights.
@@ -95,7 +102,7 @@ pub(super) fn candidates(array: &SourceArray, grid: Grid, sample: &Sample) -> Ve
         .map(|fit| {
             let coding = &fit.coding;
             let coded = with_workspace(|workspace| {
-                coding.codec.encode(&sample.bytes, cols, &coding.classifier, None, workspace)
+                coding.codec.encode(&sample.bytes, cols, &coding.classifier, Given::Nothing, workspace)
             });
             let head = fit.coding.codec.head().map_or(0, |head| head.len());
             let stored = coded.map_or(array.bytes, |coded| (coded.len() + head) as u64);
@@ -145,7 +152,8 @@ fn codes(array: &SourceArray, grid: Grid, sample: &Sample) -> Option<Fit> {
     let fit = ClassFit::new(&histograms, sample.stride);
     let stored = class_fit_bytes(&fit, sample.stride);
     let codec = Codec::Codes(CodesCoder::new(fit.tables, layout_of(grid)).ok()?);
-    let coding = Coding { encoding: Encoding::Codes, codec, classifier: fit.classifier, given: None };
+    let coding =
+        Coding { encoding: Encoding::Codes, codec, classifier: fit.classifier, given: None, grid: None };
     Some(Fit { coding, stored, of: array.bytes })
 }
 
@@ -187,7 +195,8 @@ fn split(float: FloatKind, array: &SourceArray, grid: Grid, sample: &Sample) -> 
     let raw_bits = count * u64::from(window.shift() + 1 + low_bits) + exceptions * EXCEPTION_BITS;
     let stored = class_fit_bytes(&fit, sample.stride) + raw_bits * sample.stride / 8;
     let codec = Codec::FloatSplit(FloatSplit::new(float, window, fit.tables, layout_of(grid)).ok()?);
-    let coding = Coding { encoding: Encoding::FloatSplit, codec, classifier: fit.classifier, given: None };
+    let coding =
+        Coding { encoding: Encoding::FloatSplit, codec, classifier: fit.classifier, given: None, grid: None };
     Some(Fit { coding, stored, of: array.bytes })
 }
 

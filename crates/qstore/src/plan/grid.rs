@@ -47,6 +47,21 @@ pub(crate) fn grid_of(array: &SourceArray) -> Grid {
     Grid { cols, rows_per_chunk: (CHUNK_ELEMENTS / cols).clamp(1, most_rows), lanes }
 }
 
+/// The grid of packed codes of `bits` bits in rows of words. Chunks have as many codes as those of other arrays have elements, so that what is given to a chunk
+/// is a chunk.
+pub(crate) fn grid_of_codes(words: &SourceArray, bits: u8) -> Option<Grid> {
+    let &[rows, words_of_row] = &words.shape[..] else { return None };
+    let cols = words_of_row.checked_mul(32)?.checked_div(bits.into())?;
+    let shape = vec![rows, cols];
+    let codes = SourceArray {
+        shape,
+        dtype: qstore_container::Dtype::I8,
+        bytes: rows.checked_mul(cols)?,
+        ..words.clone()
+    };
+    Some(Grid { cols: words_of_row, ..grid_of(&codes) })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

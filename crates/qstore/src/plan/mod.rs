@@ -4,29 +4,32 @@
 //! array's bytes, determines what is written. Whatever it decides is lossless; a poor decision costs size alone.
 
 mod bundles;
+mod codes;
 mod duplicates;
 mod fit;
+mod given;
 mod grid;
+mod matrix;
 mod pairs;
 mod residual;
 mod sample;
 
-use qstore_container::{ArrayRef, Encoding, Grid};
+use qstore_container::{ArrayRef, Encoding, Grid, VariantName};
 use qstore_kernels::Classifier;
 
 use crate::codec::Codec;
-use crate::decode::ArrayReader;
+use crate::decode::{ArrayReader, GivenReader};
 use crate::error::Result;
 use crate::ingest::{Source, SourceArray};
-use crate::scheme::FloatKind;
+use crate::scheme::{FloatKind, GroupGrid, QuantGroup};
 
 pub(crate) use bundles::{Bundle, Bundles, is_small, most_bundles};
 pub(crate) use duplicates::Duplicates;
 use fit::Fit;
+pub(crate) use given::Pair;
 pub(crate) use grid::grid_of;
-pub(crate) use pairs::{Pair, Pairs};
-use residual::Way;
-pub(crate) use residual::{GivenReaders, transposed};
+use matrix::Matrix;
+pub(crate) use pairs::Pairs;
 use sample::{Sample, fits_one_step};
 pub(crate) use sample::{chunk_bytes, element_bytes};
 
@@ -64,7 +67,7 @@ pub(crate) enum Action {
 impl Action {
     /// Whether the transposed matrix is what is coded.
     pub(crate) fn is_transposed(&self) -> bool {
-        matches!(self, Self::Code(coding) if matches!(coding.encoding, Encoding::Residual { transposed: true, .. }))
+        matches!(self, Self::Code(coding) if coding.encoding.is_transposed())
     }
 }
 
@@ -83,7 +86,9 @@ pub(crate) struct Coding {
     pub(crate) encoding: Encoding,
     pub(crate) codec: Codec,
     pub(crate) classifier: Classifier,
-    pub(crate) given: Option<GivenReaders>,
+    pub(crate) given: Option<GivenReader>,
+    /// The grid, where it is not that of the array's own rows.
+    pub(crate) grid: Option<Grid>,
 }
 
 /// Plans an array that needs no other, from all of its bytes.
@@ -94,6 +99,8 @@ pub(crate) fn plan_alone(array: &SourceArray, grid: Grid, bytes: &[u8]) -> Codin
 /// Plans the arrays of one source, in order.
 pub(crate) struct Planner<'a> {
     pub(crate) source: &'a Source,
+    /// What it is stored as.
+    pub(crate) name: &'a VariantName,
     pub(crate) pairs: Pairs,
     pub(crate) duplicates: Duplicates<'a>,
     pub(crate) bundles: Bundles,
@@ -112,41 +119,103 @@ impl Planner<'_> {
             Action::Keep
         } else if let Some((to, original)) = self.duplicates.find(index)? {
             Action::Refer { to, original }
-        } else if self.pairs.of(&array.key).is_empty() && fits_one_step(array, grid) {
+        } else if self.stands_alone(array) && fits_one_step(array, grid) {
             return Ok(Planned::Later { index, grid });
         } else {
             Action::Code(Box::new(self.coding(array, grid)?))
         };
-        let grid = if action.is_transposed() { grid_of(&transposed(array)) } else { grid };
+        let grid = match &action {
+            Action::Code(coding) => coding.grid.unwrap_or(grid),
+            _ => grid,
+        };
         Ok(Planned::Now(PlannedArray { index, grid, action }))
+    }
+
+    /// Whether an array needs no other, and is no matrix of codes whose meaning is known.
+    fn stands_alone(&self, array: &SourceArray) -> bool {
+        self.pairs.of(&array.key).is_empty() && self.pairs.own(&array.key).is_none()
     }
 
     /// The cheapest way to code `array`.
     fn coding(&mut self, array: &SourceArray, grid: Grid) -> Result<Coding> {
         let mut best = Fit::raw();
         if let Some(float) = FloatKind::of(array.dtype) {
-            for pair in self.pairs.of(&array.key) {
-                for way in [Way::Straight, Way::Transposed] {
-                    // A square matrix could be either; one that fits is not the other as well.
-                    let fit = if best.helps() {
-                        None
-                    } else {
-                        residual::fit(self.source, array, float, pair, way)?
-                    };
-                    if let Some(fit) = fit.filter(|fit| fit.better_than(&best)) {
-                        best = fit;
-                    }
-                }
-            }
+            best = best.or_better(self.given_codes(array, float)?);
+        }
+        if let Some(group) = self.pairs.own(&array.key).cloned() {
+            best = best.or_better(self.codes(array, &group)?);
         }
         // Where a residual does this well, no other encoding comes near; do not even try one.
-        if !best.is_excellent() {
+        if !best.is_excellent() && !best.is_packed() {
             let sample = Sample::take(self.source, array, grid)?;
             best = best.or_better(fit::candidates(array, grid, &sample));
         }
-        if matches!(best.coding.encoding, Encoding::Residual { .. }) {
+        if best.coding.encoding.is_residual() {
             self.pairs.used(&array.key);
         }
         Ok(best.coding)
+    }
+
+    /// Ways to code floats given codes of variants below.
+    fn given_codes(&mut self, array: &SourceArray, float: FloatKind) -> Result<Vec<Fit>> {
+        let mut fits = Vec::new();
+        for pair in self.pairs.of(&array.key).to_vec() {
+            for turned in [false, true] {
+                let Some(matrix) = Matrix::new(self.source, array, turned) else { continue };
+                if matrix.shape() != pair.group.shape {
+                    continue;
+                }
+                let mut fit = residual::fit_bins(&matrix, float, &pair)?;
+                // A quantiser that rounds in no known way has moved its weights.
+                if fit.as_ref().is_none_or(|fit| !fit.helps()) {
+                    match pair.open()? {
+                        Ok(given) => fit = residual::fit_steps(&matrix, float, &given)?.or(fit),
+                        Err(why) => self.pairs.refuse(&pair, &why),
+                    }
+                }
+                // A square matrix could be either; one that fits is not the other as well.
+                let helps = fit.as_ref().is_some_and(Fit::helps);
+                fits.extend(fit);
+                if helps {
+                    break;
+                }
+            }
+        }
+        Ok(fits)
+    }
+
+    /// Ways to code the codes of one of the source's own quantised matrices.
+    fn codes(&mut self, array: &SourceArray, group: &QuantGroup) -> Result<Vec<Fit>> {
+        let bits = match group.grid {
+            GroupGrid::LlmInt8 { .. } => None,
+            GroupGrid::Gptq { bits, .. } => Some(bits),
+        };
+        let matrix = match bits {
+            None => Matrix::new(self.source, array, false),
+            Some(bits) => Matrix::packed(self.source, array, bits),
+        };
+        let mut fits = Vec::new();
+        let Some(matrix) = matrix.filter(|matrix| matrix.shape() == group.shape) else { return Ok(fits) };
+        if let Some(bits) = bits {
+            fits.extend(codes::fit_packed(&matrix, bits)?);
+        }
+        let pairs = self.pairs.of(&array.key).to_vec();
+        if pairs.is_empty() {
+            return Ok(fits);
+        }
+        let (grid, steps) = match given::open_own(self.source, self.name, group, &matrix.first_codes()?)? {
+            Ok(own) => own,
+            Err(why) => {
+                self.pairs.refuse_own(group, &why);
+                return Ok(fits);
+            }
+        };
+        for pair in pairs {
+            match pair.open()? {
+                Ok(given) => fits.extend(codes::fit_given(&matrix, (&steps, &grid), &given)?),
+                Err(why) => self.pairs.refuse(&pair, &why),
+            }
+        }
+        Ok(fits)
     }
 }

@@ -1,10 +1,11 @@
 //! Which quantised matrices of the variants below stand for which weights.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use qstore_container::ArrayKey;
 
+use super::given::Pair;
 use crate::decode::Variant;
 use crate::error::{Error, Result};
 use crate::ingest::{Source, SourceArray};
@@ -14,30 +15,29 @@ use crate::scheme::{FloatKind, QuantGroup, find_groups};
 /// Trailing components that names with different prefixes must share, as in `layers.0.mlp.up_proj.weight`.
 const SHARED_COMPONENTS: usize = 3;
 
-/// A quantised matrix of a variant below.
-#[derive(Debug, Clone)]
-pub(crate) struct Pair {
-    pub(crate) variant: Arc<Variant>,
-    pub(crate) group: QuantGroup,
-}
-
 /// The quantised matrices that each array of a source may be given.
 #[derive(Debug, Default)]
 pub(crate) struct Pairs {
     of_array: HashMap<ArrayKey, Vec<Pair>>,
+    /// The source's own quantised matrices, by their codes.
+    own: HashMap<ArrayKey, QuantGroup>,
     used: HashSet<ArrayKey>,
+    /// For each reason the first quantised matrix that is of no use for it, and how many are not.
+    refused: BTreeMap<String, (String, usize)>,
     /// For each variant below that is quantised its name and how many of its matrices were found.
     found: Vec<(String, usize, usize)>,
 }
 
 impl Pairs {
-    /// Matches the weights of `source` with the quantised matrices of `lower`: by name, else by the end of their names and by shape, as classes
+    /// Matches the weights and codes of `source` with the quantised matrices of `lower`: by name, else by the end of their names and by shape, as classes
     /// of one model differ in prefixes (`model.layers.0` and `layers.0`).
     ///
     /// # Errors
     /// Weights and codes of one name but different shapes: they belong to different models.
     pub(crate) fn find(source: &Source, lower: &[Arc<Variant>]) -> Result<Self> {
-        let mut pairs = Self::default();
+        let own = find_groups(&source.array_infos());
+        let own = own.into_iter().map(|group| (group.codes.clone(), group)).collect();
+        let mut pairs = Self { own, ..Self::default() };
         let weights: Vec<&SourceArray> = source
             .arrays
             .iter()
@@ -48,6 +48,7 @@ impl Pairs {
         for variant in lower {
             let groups = find_groups(&variant.array_infos());
             let (total, mut matched) = (groups.len(), 0);
+            let groups = pairs.take_codes(variant, groups, &mut matched);
             let (named, others): (Vec<_>, Vec<_>) =
                 groups.into_iter().partition(|group| by_name.contains_key(group.weight.as_str()));
             let mut taken = HashSet::new();
@@ -83,6 +84,28 @@ impl Pairs {
         Ok(pairs)
     }
 
+    /// Pairs the source's own quantised matrices with those of a lower variant that have their name and shape; returns the others.
+    fn take_codes(
+        &mut self,
+        variant: &Arc<Variant>,
+        groups: Vec<QuantGroup>,
+        matched: &mut usize,
+    ) -> Vec<QuantGroup> {
+        let by_weight: HashMap<String, (ArrayKey, [u64; 2])> =
+            self.own.values().map(|own| (own.weight.clone(), (own.codes.clone(), own.shape))).collect();
+        let mut others = Vec::new();
+        for group in groups {
+            match by_weight.get(&group.weight) {
+                Some((codes, shape)) if *shape == group.shape => {
+                    *matched += 1;
+                    self.add(&codes.clone(), variant, group);
+                }
+                _ => others.push(group),
+            }
+        }
+        others
+    }
+
     fn add(&mut self, key: &ArrayKey, variant: &Arc<Variant>, group: QuantGroup) {
         self.of_array.entry(key.clone()).or_default().push(Pair { variant: variant.clone(), group });
     }
@@ -92,9 +115,25 @@ impl Pairs {
         self.of_array.get(key).map_or(&[], Vec::as_slice)
     }
 
+    /// The quantised matrix of the source whose codes are `key`.
+    pub(crate) fn own(&self, key: &ArrayKey) -> Option<&QuantGroup> {
+        self.own.get(key)
+    }
+
     /// Notes that `key` is stored given one of its pairs.
     pub(crate) fn used(&mut self, key: &ArrayKey) {
         self.used.insert(key.clone());
+    }
+
+    /// Notes why a quantised matrix of a lower variant is of no use.
+    pub(crate) fn refuse(&mut self, pair: &Pair, why: &str) {
+        let name = format!("{} of {}", pair.group.weight, pair.variant.name());
+        self.refused.entry(why.to_owned()).or_insert((name, 0)).1 += 1;
+    }
+
+    /// Notes why one of the source's own quantised matrices is not stored given another.
+    pub(crate) fn refuse_own(&mut self, group: &QuantGroup, why: &str) {
+        self.refused.entry(why.to_owned()).or_insert((group.weight.clone(), 0)).1 += 1;
     }
 
     /// Tells the user where quantised matrices did not help.
@@ -106,6 +145,11 @@ impl Pairs {
                     total - matched
                 ));
             }
+        }
+        for (why, (first, count)) in &self.refused {
+            let others =
+                if *count > 1 { format!(" (and {} more like it)", count - 1) } else { String::new() };
+            progress.warn(&format!("{first}{others}: {why}; nothing is stored given its codes"));
         }
         let useless = self.of_array.keys().filter(|key| !self.used.contains(key)).count();
         if useless > 0 {

@@ -1,212 +1,162 @@
 //! Floats given the codes of a quantised matrix below, fitted to a few chunks.
 
-use std::ops::Range;
-
-use qstore_container::limits::{MAX_RESIDUAL_ROWS, MAX_TRANSPOSED_BYTES};
-use qstore_container::{ArrayKey, ArrayRef, Encoding, Grid, Rounding};
-use qstore_kernels::Classifier;
+use qstore_container::{Encoding, Rounding};
+use qstore_kernels::{ClassFit, Classifier, Histograms, Rows, SymbolTable, code_bucket};
 use rayon::prelude::*;
 
 use super::fit::Fit;
-use super::grid::grid_of;
-use super::sample::{chunk_bytes, read_chunk, spread_chunks};
+use super::given::GivenGroup;
+use super::matrix::{Matrix, Part};
 use super::{Coding, Pair};
 use crate::codec::{
-    Codec, GivenRows, Residual, RowBins, at_least, count_zeros, layout_of, transpose, with_workspace,
+    BinRule, Codec, Given, GivenRows, GivenSteps, Residual, RowBins, StepGrid, StepResidual, count_zeros,
+    layout_of, split, with_workspace,
 };
-use crate::decode::ArrayReader;
-use crate::error::{IoContext as _, Result};
-use crate::file::zeroed;
-use crate::ingest::{Source, SourceArray};
-use crate::scheme::FloatKind;
+use crate::decode::GivenReader;
+use crate::error::Result;
+use crate::scheme::{FloatKind, GroupGrid};
 
-/// How a matrix lies against its codes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Way {
-    Straight,
-    Transposed,
-}
-
-/// The arrays that a residual is given.
-#[derive(Debug)]
-pub(crate) struct GivenReaders {
-    codes: ArrayReader,
-    bins: RowBins,
-    /// Bytes of a weight.
-    width: usize,
-}
-
-impl GivenReaders {
-    /// Calls `work` with what the chunk of `bytes` bytes that begins at byte `start` of the array is given. `buffer` is for the codes.
-    pub(crate) fn with_rows<R>(
-        &self,
-        grid: Grid,
-        start: u64,
-        bytes: usize,
-        buffer: &mut Vec<u8>,
-        work: impl FnOnce(GivenRows) -> R,
-    ) -> Result<R> {
-        let first = start / self.width as u64;
-        let codes = at_least(buffer, bytes / self.width);
-        self.codes.read(first, codes)?;
-        let rows = rows_of(grid, first, codes.len());
-        Ok(self.bins.with_rows(rows, |bins| work(GivenRows { codes, bins })))
-    }
-}
-
-/// The rows of `elements` elements from number `first` on.
-fn rows_of(grid: Grid, first: u64, elements: usize) -> Range<usize> {
-    let (first, rows) = (first / grid.cols, (elements as u64).div_ceil(grid.cols));
-    let end = usize::try_from(first.saturating_add(rows)).unwrap_or(usize::MAX);
-    usize::try_from(first).unwrap_or(usize::MAX)..end
-}
-
-/// A matrix as if it were stored the other way round.
-pub(crate) fn transposed(array: &SourceArray) -> SourceArray {
-    SourceArray { shape: array.shape.iter().rev().copied().collect(), ..array.clone() }
-}
-
-/// The residual of `array` given the codes of `pair`, with the rounding rule that fits best; `None` if its shape is not that of the codes.
-pub(super) fn fit(
-    source: &Source,
-    array: &SourceArray,
-    float: FloatKind,
-    pair: &Pair,
-    way: Way,
-) -> Result<Option<Fit>> {
-    let coded = if way == Way::Transposed { transposed(array) } else { array.clone() };
-    let grid = grid_of(&coded);
-    let large = way == Way::Transposed && array.bytes > MAX_TRANSPOSED_BYTES
-        || coded.shape.first().is_some_and(|rows| *rows > MAX_RESIDUAL_ROWS);
-    if coded.shape != pair.group.shape || grid.cols != pair.group.shape[1] || large {
-        return Ok(None);
-    }
-    let (codes, scale) = (pair.variant.array(&pair.group.codes)?, pair.variant.array(&pair.group.scale)?);
-    // The codes or scales may equal, by chance, an array that is stored as a residual; readers refuse residuals given residuals.
-    if [&codes, &scale].iter().any(|given| matches!(given.stored().encoding, Encoding::Residual { .. })) {
+/// The residual of `matrix` given the codes of `pair`, with the rounding rule that fits best, where a code follows from its weight alone.
+pub(super) fn fit_bins(matrix: &Matrix, float: FloatKind, pair: &Pair) -> Result<Option<Fit>> {
+    let GroupGrid::LlmInt8 { scale } = &pair.group.grid else { return Ok(None) };
+    let (Some(codes), scale) = (pair.code_reader()?, pair.variant.array(scale)?) else { return Ok(None) };
+    // The scales may equal, by chance, an array that is stored as a residual; readers refuse residuals given residuals.
+    if scale.stored().encoding.is_residual() {
         return Ok(None);
     }
     let scales = scale.read_scales()?;
-    let parts = sample(source, array, float, way, &coded, grid, &codes)?;
-    let sample = Sample { float, cols: usize::try_from(grid.cols).unwrap_or(usize::MAX), parts };
-    let mut best: Option<(u64, Residual, Rounding, RowBins)> = None;
+    let parts = matrix.given_parts(&codes)?;
+    let cols = matrix.cols();
+    let mut best: Option<(Trial, Residual, Rounding, RowBins)> = None;
     for rounding in Rounding::ALL {
-        let bins = RowBins::new(pair.group.scheme, rounding, float, scales.clone());
-        let Ok(residual) = Residual::fit(float, &sample.zeros(&bins), layout_of(grid)) else { continue };
-        let tried = sample.try_out(&residual, &bins);
-        if best.as_ref().is_none_or(|(least, ..)| tried.stored < *least) {
-            best = Some((tried.stored, residual, rounding, bins));
+        let bins = RowBins::new(BinRule::LlmInt8 { rounding, float }, scales.clone());
+        let mut zeros = [0; 256];
+        for Part { raw, codes, rows } in &parts {
+            bins.with_rows(rows.clone(), |bins| {
+                count_zeros(float, raw, cols, GivenRows { codes, bins }, &mut zeros);
+            });
         }
-        if tried.exceptions == 0 {
+        let Ok(residual) = Residual::fit(float, &zeros, layout_of(matrix.grid)) else { continue };
+        let tried = try_bins(&parts, cols, &residual, &bins);
+        let exceptions = tried.exceptions;
+        if best.as_ref().is_none_or(|(least, ..)| tried.stored < least.stored) {
+            best = Some((tried, residual, rounding, bins));
+        }
+        if exceptions == 0 {
             break;
         }
     }
-    let refer = |array: &ArrayKey| ArrayRef { variant: pair.variant.name().clone(), array: array.clone() };
-    Ok(best.map(|(stored, residual, rounding, bins)| Fit {
+    Ok(best.map(|(tried, residual, rounding, bins)| Fit {
         coding: Coding {
             encoding: Encoding::Residual {
-                codes: refer(&pair.group.codes),
-                scale: refer(&pair.group.scale),
-                scheme: pair.group.scheme,
+                codes: pair.refer(&pair.group.codes),
+                scale: pair.refer(match &pair.group.grid {
+                    GroupGrid::LlmInt8 { scale } | GroupGrid::Gptq { scale, .. } => scale,
+                }),
+                scheme: pair.group.grid.scheme(),
                 rounding,
-                transposed: way == Way::Transposed,
+                transposed: matrix.turned,
             },
             codec: Codec::Residual(residual),
             classifier: Classifier::single(),
-            given: Some(GivenReaders { codes, bins, width: float.width() }),
+            given: Some(GivenReader::of_bins(codes, bins)),
+            grid: Some(matrix.grid),
         },
-        stored,
-        of: sample.parts.iter().map(|part| part.raw.len() as u64).sum(),
+        stored: tried.stored,
+        of: tried.of,
     }))
-}
-
-/// A chunk with what it is given.
-struct Part {
-    raw: Vec<u8>,
-    codes: Vec<u8>,
-    rows: Range<usize>,
-}
-
-/// A few chunks with what they are given.
-fn sample(
-    source: &Source,
-    array: &SourceArray,
-    float: FloatKind,
-    way: Way,
-    coded: &SourceArray,
-    grid: Grid,
-    codes: &ArrayReader,
-) -> Result<Vec<Part>> {
-    let matrix = match way {
-        Way::Straight => None,
-        Way::Transposed => Some(read_transposed(source, array)?),
-    };
-    let full = chunk_bytes(coded, grid);
-    let take = |chunk: u64| {
-        let start = chunk * full;
-        let raw = match &matrix {
-            None => read_chunk(source, array, grid, chunk)?,
-            Some(matrix) => {
-                let from = matrix.iter().skip(usize::try_from(start).unwrap_or(usize::MAX));
-                from.take(usize::try_from(full).unwrap_or(usize::MAX)).copied().collect()
-            }
-        };
-        let first = start / float.width() as u64;
-        let mut given = vec![0; raw.len() / float.width()];
-        codes.read(first, &mut given)?;
-        Ok(Part { rows: rows_of(grid, first, given.len()), raw, codes: given })
-    };
-    spread_chunks(coded, grid).into_par_iter().map(take).collect()
-}
-
-/// The transposed of a whole matrix, which is of bounded size.
-fn read_transposed(source: &Source, array: &SourceArray) -> Result<Vec<u8>> {
-    let mut raw = zeroed(array.bytes).at(source.path(), "cannot hold a matrix")?;
-    source.read(array, 0, &mut raw)?;
-    Ok(transpose(&raw, array.shape.last().copied().unwrap_or(1), super::sample::element_bytes(array)))
-}
-
-/// What residuals are tried on.
-struct Sample {
-    float: FloatKind,
-    cols: usize,
-    parts: Vec<Part>,
 }
 
 /// What a residual makes of a sample.
 struct Trial {
     stored: u64,
+    of: u64,
     exceptions: u64,
 }
 
-impl Sample {
-    /// A histogram of what the codes of 0 stand for.
-    fn zeros(&self, bins: &RowBins) -> [u64; 256] {
-        let mut zeros = [0; 256];
-        for Part { raw, codes, rows } in &self.parts {
+fn try_bins(parts: &[Part], cols: usize, residual: &Residual, bins: &RowBins) -> Trial {
+    let encode = |Part { raw, codes, rows }: &Part| {
+        let of = raw.len() as u64;
+        let coded = with_workspace(|workspace| {
             bins.with_rows(rows.clone(), |bins| {
-                count_zeros(self.float, raw, self.cols, GivenRows { codes, bins }, &mut zeros);
-            });
-        }
-        zeros
-    }
-
-    fn try_out(&self, residual: &Residual, bins: &RowBins) -> Trial {
-        let encode = |Part { raw, codes, rows }: &Part| {
-            let coded = with_workspace(|workspace| {
-                bins.with_rows(rows.clone(), |bins| {
-                    residual.encode(raw, self.cols, GivenRows { codes, bins }, workspace)
-                })
-            });
-            match coded {
-                Some(coded) => {
-                    Trial { stored: coded.len() as u64, exceptions: u64::from(residual.exceptions(&coded)) }
-                }
-                None => Trial { stored: raw.len() as u64, exceptions: raw.len() as u64 },
+                residual.encode(raw, cols, GivenRows { codes, bins }, workspace)
+            })
+        });
+        match coded {
+            Some(coded) => {
+                Trial { stored: coded.len() as u64, of, exceptions: u64::from(residual.exceptions(&coded)) }
             }
-        };
-        let trials: Vec<Trial> = self.parts.par_iter().map(encode).collect();
-        let sum = |of: fn(&Trial) -> u64| trials.iter().map(of).sum();
-        Trial { stored: sum(|trial| trial.stored), exceptions: sum(|trial| trial.exceptions) }
+            None => Trial { stored: of, of, exceptions: of },
+        }
+    };
+    let trials: Vec<Trial> = parts.par_iter().map(encode).collect();
+    let sum = |of: fn(&Trial) -> u64| trials.iter().map(of).sum();
+    Trial {
+        stored: sum(|trial| trial.stored),
+        of: sum(|trial| trial.of),
+        exceptions: sum(|trial| trial.exceptions),
     }
+}
+
+/// How many steps to a scale are worth a trial: as many as leave most codes' multiples below 128.
+fn steps_to_try(bits: Option<u8>) -> &'static [u8] {
+    match bits {
+        None | Some(8) => &[1],
+        Some(4) => &[8, 4],
+        Some(_) => &[16, 8],
+    }
+}
+
+/// The step residual of `matrix` given the codes of `pair`, with the number of steps that costs least.
+pub(super) fn fit_steps(matrix: &Matrix, float: FloatKind, given: &GivenGroup) -> Result<Option<Fit>> {
+    let parts = matrix.given_parts(&given.codes()?)?;
+    let mut best: Option<Fit> = None;
+    for &steps in steps_to_try(given.steps.bits()) {
+        let Some(grid) = StepGrid::new(given.steps.clone(), steps, float) else { return Ok(None) };
+        let fit = try_steps(matrix, float, &parts, &grid)?;
+        let Some((codec, classifier, stored)) = fit else { continue };
+        let encoding = Encoding::StepResidual { given: given.in_plan(), steps, transposed: matrix.turned };
+        let reader = GivenReader::of_steps(given.codes()?, grid);
+        let coding = Coding { encoding, codec, classifier, given: Some(reader), grid: Some(matrix.grid) };
+        let fit = Fit { coding, stored, of: parts.iter().map(|part| part.raw.len() as u64).sum() };
+        if best.as_ref().is_none_or(|best| fit.better_than(best)) {
+            best = Some(fit);
+        }
+    }
+    Ok(best)
+}
+
+fn try_steps(
+    matrix: &Matrix,
+    float: FloatKind,
+    parts: &[Part],
+    grid: &StepGrid,
+) -> Result<Option<(Codec, Classifier, u64)>> {
+    let mut histograms = Histograms::default();
+    let mut zeros = [0; 256];
+    for part in parts {
+        let given = GivenSteps { codes: &part.codes, first_row: part.rows.start, grid };
+        let Some(split) = split(&part.raw, given) else { return Ok(None) };
+        for row in Rows::new(split.shifts.len(), matrix.cols()).iter() {
+            let row = &split.shifts[row];
+            histograms.add_row(code_bucket(row), row.iter().copied());
+        }
+        split.count_zeros(given, &mut zeros);
+    }
+    let classes = ClassFit::new(&histograms, matrix.rows_per_sampled(parts));
+    let layout = layout_of(matrix.grid);
+    let Ok(residual) = StepResidual::new(float, classes.tables, SymbolTable::from_histogram(&zeros), layout)
+    else {
+        return Ok(None);
+    };
+    let codec = Codec::StepResidual(residual);
+    let encode = |part: &Part| {
+        let given = Given::Steps(GivenSteps { codes: &part.codes, first_row: part.rows.start, grid });
+        let coded = with_workspace(|workspace| {
+            codec.encode(&part.raw, matrix.cols(), &classes.classifier, given, workspace)
+        });
+        coded.map_or(part.raw.len(), |coded| coded.len()) as u64
+    };
+    let stored = parts.par_iter().map(encode).sum();
+    Ok(Some((codec, classes.classifier, stored)))
 }

@@ -46,6 +46,22 @@ impl FloatKind {
         }
     }
 
+    /// The value of a float's bytes, of which there are [`width`](Self::width).
+    #[inline(always)]
+    pub(crate) fn read(self, bytes: &[u8]) -> f32 {
+        match (self, bytes) {
+            (Self::Bf16, &[low, high, ..]) => {
+                f32::from_bits(u32::from(u16::from_le_bytes([low, high])) << 16)
+            }
+            (Self::F16, &[low, high, ..]) => {
+                let bits = u32::from(u16::from_le_bytes([low, high]));
+                f32::from_bits(self.value(bits & 0x7fff).to_bits() | (bits & 0x8000) << 16)
+            }
+            (Self::F32, &[a, b, c, d, ..]) => f32::from_le_bytes([a, b, c, d]),
+            _ => 0.0,
+        }
+    }
+
     /// The value of a magnitude, without a call.
     #[inline(always)]
     pub(crate) fn value(self, magnitude: u32) -> f32 {

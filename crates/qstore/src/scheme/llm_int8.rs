@@ -3,19 +3,16 @@
 //! `X.weight` holds I8 codes of shape [out, in] and `X.SCB` one F32 a row: the largest magnitude of the row. Weights are rounded to FP16 first.
 //! A code is `rint(fl(w * factor))`, half to even; builds differ in how they round the factor, 127 / SCB ([`Rounding`]).
 
-use qstore_container::{ArrayKey, Dtype, QuantScheme, Rounding};
+use qstore_container::{ArrayKey, Dtype, Rounding};
 use qstore_kernels::BinTable;
 
-use super::{ArrayInfo, FloatKind, QuantGroup, Scheme};
+use super::edges::bins_of;
+use super::{ArrayInfo, FloatKind, GroupGrid, QuantGroup, Scheme};
 
 /// The scheme's entry in [`super::ALL`].
 pub(crate) struct LlmInt8;
 
 impl Scheme for LlmInt8 {
-    fn id(&self) -> QuantScheme {
-        QuantScheme::LlmInt8
-    }
-
     fn find(&self, arrays: &[ArrayInfo]) -> Vec<QuantGroup> {
         let by_key: std::collections::HashMap<_, _> = arrays.iter().map(|a| (&a.key, a)).collect();
         let group = |scale: &ArrayInfo| {
@@ -24,52 +21,26 @@ impl Scheme for LlmInt8 {
             let fits = codes.dtype == Dtype::I8 && scale.dtype == Dtype::F32;
             match (&codes.shape[..], &scale.shape[..]) {
                 (&[rows, cols], &[scales]) if fits && rows == scales => Some(QuantGroup {
-                    scheme: self.id(),
                     weight,
                     shape: [rows, cols],
                     codes: codes.key.clone(),
-                    scale: scale.key.clone(),
+                    grid: GroupGrid::LlmInt8 { scale: scale.key.clone() },
                 }),
                 _ => None,
             }
         };
         arrays.iter().filter_map(group).collect()
     }
+}
 
-    fn bins(&self, rounding: Rounding, scale: f32, float: FloatKind) -> BinTable {
+impl LlmInt8 {
+    /// The floats of kind `float` that each code stands for in a row of this `scale`.
+    pub(crate) fn bins(rounding: Rounding, scale: f32, float: FloatKind) -> BinTable {
         let quantiser = Quantiser::new(rounding, scale);
         let code = |magnitude: u32| (in_f16(float.value(magnitude)) * quantiser.factor).round_ties_even();
-        let end = float.infinity();
-        // first[k] is the least magnitude with a code of k or more; the last entry ends bin 127, as no weight exceeds the row's scale.
-        let mut first = [0u32; 129];
-        let step = scale / 127.0;
-        // The edge lies at half a step, or is the next magnitude, or the one below. For all codes at once and without branches, so that compilers make
-        // vector code of it.
-        let mut found = [false; 128];
-        for (k, (first, found)) in first.iter_mut().zip(&mut found).enumerate() {
-            #[expect(clippy::cast_precision_loss, reason = "at most 127")]
-            let k = k as f32;
-            let guess = float.magnitude_of((k - 0.5).abs() * step).clamp(1, end - 1);
-            let (below, at, above) = (code(guess - 1) >= k, code(guess) >= k, code(guess + 1) >= k);
-            *first = if at { guess } else { guess + 1 };
-            *found = !below & above;
-        }
-        for (k, (first, found)) in first.iter_mut().zip(found).enumerate().skip(1) {
-            if !found {
-                #[expect(clippy::cast_precision_loss, reason = "at most 127")]
-                let k = k as f32;
-                let guess = float.magnitude_near((k - 0.5) * step);
-                *first = first_where(end, guess, |m| code(m) >= k);
-            }
-        }
-        let beyond = first_where(end, float.magnitude_near(scale), |m| in_f16(float.value(m)) > scale);
-        first[128] = beyond.max(first[127]);
-        let (mut lo, mut width) = ([0u16; 128], [1u16; 128]);
-        for (k, edges) in first.windows(2).enumerate().skip(1) {
-            lo[k] = float.high(edges[0]);
-            width[k] = float.high(edges[1].saturating_sub(1)).max(lo[k]) - lo[k] + 1;
-        }
-        BinTable::new(&lo, &width)
+        // No weight exceeds the row's scale.
+        let beyond = |magnitude: u32| in_f16(float.value(magnitude)) > scale;
+        bins_of(float, scale / 127.0, code, beyond, scale)
     }
 }
 
@@ -137,62 +108,10 @@ fn in_f16(value: f32) -> f32 {
     if value.is_nan() { value } else { rounded.copysign(value) }
 }
 
-/// The least of `0..=last` for which `holds`, which is false below some point and true from there on; `last + 1` if it never holds. Searches
-/// outward from `guess`.
-fn first_where(last: u32, guess: u32, holds: impl Fn(u32) -> bool) -> u32 {
-    let guess = guess.min(last);
-    // `holds` is false below `low` and true from `high` on.
-    let (mut low, mut high) = (0, last + 1);
-    let mut step = 1;
-    if holds(guess) {
-        high = guess;
-        while low < high {
-            let probe = high.saturating_sub(step);
-            if !holds(probe) {
-                low = probe + 1;
-                break;
-            }
-            high = probe;
-            step = step.saturating_mul(2);
-        }
-    } else {
-        low = guess + 1;
-        while low < high {
-            let probe = low.saturating_add(step - 1).min(last);
-            if holds(probe) {
-                high = probe;
-                break;
-            }
-            low = probe + 1;
-            step = step.saturating_mul(2);
-        }
-    }
-    while low < high {
-        let middle = low + (high - low) / 2;
-        if holds(middle) {
-            high = middle;
-        } else {
-            low = middle + 1;
-        }
-    }
-    low
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use qstore_kernels::{Half, Layout, ResidualCoder, Scratch, SymbolTable};
-
-    #[test]
-    fn searches_find_the_first() {
-        for last in [0, 1, 2, 7, 100] {
-            for guess in 0..=last + 1 {
-                for first in 0..=last + 1 {
-                    assert_eq!(first_where(last, guess, |x| x >= first), first, "{last} {guess}");
-                }
-            }
-        }
-    }
 
     /// Every magnitude of a row with this scale, with the code that the quantiser gives it.
     fn whole_row(rounding: Rounding, scale: f32, float: FloatKind) -> (Vec<u8>, Vec<u16>) {
@@ -215,7 +134,7 @@ mod tests {
                 for scale in [0.05, 0.1171875, 1.0, 0.001, 65504.0, 3.1e-5, 6e-8] {
                     let scale = rounded_to_f16(scale);
                     let (codes, values) = whole_row(rounding, scale, float);
-                    let table = LlmInt8.bins(rounding, scale, float);
+                    let table = LlmInt8::bins(rounding, scale, float);
                     let values: Vec<Half> = values.iter().map(|value| value.to_le_bytes()).collect();
                     let scratch = &mut Scratch::default();
                     let chunk = coder.encode(&codes, &values, values.len(), &[&table], scratch).unwrap();
@@ -233,7 +152,7 @@ mod tests {
         {
             for float in [FloatKind::Bf16, FloatKind::F16, FloatKind::F32] {
                 for rounding in Rounding::ALL {
-                    let _ = LlmInt8.bins(rounding, scale, float);
+                    let _ = LlmInt8::bins(rounding, scale, float);
                 }
             }
         }

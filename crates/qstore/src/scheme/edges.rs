@@ -1,0 +1,102 @@
+//! The floats that a quantiser maps to each code, found from the quantiser itself.
+
+use qstore_kernels::BinTable;
+
+use super::FloatKind;
+
+/// The bins of a quantiser that maps magnitude `m` to `code(m)`, which never falls: bin `k` from the first magnitude whose code is `k` or more. Codes lie
+/// about `step` apart, and bin 127 ends before the first magnitude for which `beyond` holds.
+pub(super) fn bins_of(
+    float: FloatKind,
+    step: f32,
+    code: impl Fn(u32) -> f32,
+    beyond: impl Fn(u32) -> bool,
+    beyond_near: f32,
+) -> BinTable {
+    let end = float.infinity();
+    // first[k] is the least magnitude with a code of k or more; the last entry ends bin 127.
+    let mut first = [0u32; 129];
+    // The edge lies at half a step, or is the next magnitude, or the one below. For all codes at once and without branches, so that compilers make
+    // vector code of it.
+    let mut found = [false; 128];
+    for (k, (first, found)) in first.iter_mut().zip(&mut found).enumerate() {
+        #[expect(clippy::cast_precision_loss, reason = "at most 127")]
+        let k = k as f32;
+        let guess = float.magnitude_of((k - 0.5).abs() * step).clamp(1, end - 1);
+        let (below, at, above) = (code(guess - 1) >= k, code(guess) >= k, code(guess + 1) >= k);
+        *first = if at { guess } else { guess + 1 };
+        *found = !below & above;
+    }
+    for (k, (first, found)) in first.iter_mut().zip(found).enumerate().skip(1) {
+        if !found {
+            #[expect(clippy::cast_precision_loss, reason = "at most 127")]
+            let k = k as f32;
+            let guess = float.magnitude_near((k - 0.5) * step);
+            *first = first_where(end, guess, |m| code(m) >= k);
+        }
+    }
+    first[128] = first_where(end, float.magnitude_near(beyond_near), beyond).max(first[127]);
+    let (mut lo, mut width) = ([0u16; 128], [1u16; 128]);
+    for (k, edges) in first.windows(2).enumerate().skip(1) {
+        lo[k] = float.high(edges[0]);
+        width[k] = float.high(edges[1].saturating_sub(1)).max(lo[k]) - lo[k] + 1;
+    }
+    BinTable::new(&lo, &width)
+}
+
+/// The least of `0..=last` for which `holds`, which is false below some point and true from there on; `last + 1` if it never holds. Searches
+/// outward from `guess`.
+fn first_where(last: u32, guess: u32, holds: impl Fn(u32) -> bool) -> u32 {
+    let guess = guess.min(last);
+    // `holds` is false below `low` and true from `high` on.
+    let (mut low, mut high) = (0, last + 1);
+    let mut step = 1;
+    if holds(guess) {
+        high = guess;
+        while low < high {
+            let probe = high.saturating_sub(step);
+            if !holds(probe) {
+                low = probe + 1;
+                break;
+            }
+            high = probe;
+            step = step.saturating_mul(2);
+        }
+    } else {
+        low = guess + 1;
+        while low < high {
+            let probe = low.saturating_add(step - 1).min(last);
+            if holds(probe) {
+                high = probe;
+                break;
+            }
+            low = probe + 1;
+            step = step.saturating_mul(2);
+        }
+    }
+    while low < high {
+        let middle = low + (high - low) / 2;
+        if holds(middle) {
+            high = middle;
+        } else {
+            low = middle + 1;
+        }
+    }
+    low
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn searches_find_the_first() {
+        for last in [0, 1, 2, 7, 100] {
+            for guess in 0..=last + 1 {
+                for first in 0..=last + 1 {
+                    assert_eq!(first_where(last, guess, |x| x >= first), first, "{last} {guess}");
+                }
+            }
+        }
+    }
+}
