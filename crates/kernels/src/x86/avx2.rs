@@ -2,14 +2,15 @@
 
 use std::arch::x86_64::{
     __m128i, __m256i, _mm_cvtsi32_si128, _mm_cvtsi128_si64, _mm_extract_epi64, _mm_insert_epi32,
-    _mm_loadu_si128, _mm256_blendv_epi8, _mm256_castsi128_si256, _mm256_castsi256_ps, _mm256_castsi256_si128,
-    _mm256_cmpeq_epi32, _mm256_cvtepu8_epi32, _mm256_cvtepu16_epi32, _mm256_extracti128_si256,
-    _mm256_inserti128_si256, _mm256_loadu_si256, _mm256_movemask_ps, _mm256_or_si256,
-    _mm256_permutevar8x32_epi32, _mm256_setzero_si256, _mm256_slli_epi32, _mm256_srli_epi32,
-    _mm256_storeu_si256,
+    _mm_loadu_si128, _mm256_and_si256, _mm256_blendv_epi8, _mm256_broadcastsi128_si256,
+    _mm256_castsi128_si256, _mm256_castsi256_ps, _mm256_castsi256_si128, _mm256_cmpeq_epi32,
+    _mm256_cvtepu8_epi32, _mm256_cvtepu16_epi32, _mm256_extracti128_si256, _mm256_inserti128_si256,
+    _mm256_loadu_si256, _mm256_movemask_ps, _mm256_or_si256, _mm256_packus_epi32, _mm256_permute2x128_si256,
+    _mm256_permutevar8x32_epi32, _mm256_set1_epi32, _mm256_setzero_si256, _mm256_shuffle_epi8,
+    _mm256_slli_epi32, _mm256_srli_epi32, _mm256_storeu_si256, _mm256_unpackhi_epi16, _mm256_unpacklo_epi16,
 };
 
-use super::load_8;
+use super::{load_8, load_16};
 use crate::stream::{LANES, WINDOW};
 
 /// The states of all lanes, 8 a register.
@@ -115,4 +116,105 @@ pub(crate) fn refill(next: __m256i, window: &[u8; WINDOW], used: &mut usize) -> 
     *used += set.count_ones() as usize;
     let filled = _mm256_or_si256(_mm256_slli_epi32::<16>(next), words);
     _mm256_blendv_epi8(next, filled, low)
+}
+
+/// 16 bytes, in both halves.
+#[inline]
+#[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
+pub(crate) fn load_twice(bytes: &[u8; 16]) -> __m256i {
+    _mm256_broadcastsi128_si256(load_16(bytes))
+}
+
+/// Two times 16 bytes.
+#[inline]
+#[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
+fn load_two(low: &[u8; 16], high: &[u8; 16]) -> __m256i {
+    _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(load_16(low)), load_16(high))
+}
+
+/// The states of a set as their halves of 16 bits, 16 lanes a register: of each 32 lanes the first and third 8 in one, the second and fourth in the
+/// next, as unpacking bytes leaves them.
+#[derive(Clone, Copy)]
+pub(crate) struct Halves {
+    pub(crate) low: [__m256i; 4],
+    pub(crate) high: [__m256i; 4],
+}
+
+impl Halves {
+    #[inline]
+    #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
+    pub(crate) fn load(set: &[u32; LANES]) -> Self {
+        let lanes = load_lanes(set);
+        let join = |a, b| {
+            _mm256_packus_epi32(
+                _mm256_permute2x128_si256::<0x20>(a, b),
+                _mm256_permute2x128_si256::<0x31>(a, b),
+            )
+        };
+        let all = |lanes: [__m256i; 8]| {
+            [
+                join(lanes[0], lanes[2]),
+                join(lanes[1], lanes[3]),
+                join(lanes[4], lanes[6]),
+                join(lanes[5], lanes[7]),
+            ]
+        };
+        let low16 = _mm256_set1_epi32(0xffff);
+        Self {
+            low: all(lanes.map(|lane| _mm256_and_si256(lane, low16))),
+            high: all(lanes.map(|lane| _mm256_srli_epi32::<16>(lane))),
+        }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
+    pub(crate) fn store(&self, set: &mut [u32; LANES]) {
+        let mut lanes = [_mm256_setzero_si256(); 8];
+        for (register, (&low, &high)) in self.low.iter().zip(&self.high).enumerate() {
+            let (a, b) = (_mm256_unpacklo_epi16(low, high), _mm256_unpackhi_epi16(low, high));
+            let first = register / 2 * 4 + register % 2;
+            lanes[first] = _mm256_permute2x128_si256::<0x20>(a, b);
+            lanes[first + 2] = _mm256_permute2x128_si256::<0x31>(a, b);
+        }
+        store_lanes(set, lanes);
+    }
+}
+
+/// For each set of 8 lanes the bytes of the words that go to them, one word of two bytes for each lane of the set, and zeros for the others.
+static WORD_PLACES: [[u8; 16]; 256] = word_places();
+
+const fn word_places() -> [[u8; 16]; 256] {
+    let mut places = [[0x80; 16]; 256];
+    let mut set = 0;
+    while set < 256 {
+        let (mut lane, mut word) = (0, 0);
+        while lane < 8 {
+            if set >> lane & 1 == 1 {
+                places[set][2 * lane] = 2 * word;
+                places[set][2 * lane + 1] = 2 * word + 1;
+                word += 1;
+            }
+            lane += 1;
+        }
+        set += 1;
+    }
+    places
+}
+
+/// 8 words of a window from the first that is not used by the eighths of `set` below this one.
+#[inline]
+#[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
+fn words_of(window: &[u8; WINDOW], set: u64, eighth: usize) -> &[u8; 16] {
+    let used = (set & ((1 << (8 * (eighth % 8))) - 1)).count_ones() as usize;
+    // SAFETY: at most 56 bits are counted, so the 16 bytes end by 128, the length of a window.
+    unsafe { &*window.as_ptr().add(2 * used).cast() }
+}
+
+/// The words for two eighths of a block of which `set` wants words, in their lanes, and zeros in the other lanes.
+#[inline]
+#[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
+pub(crate) fn words_for(window: &[u8; WINDOW], set: u64, eighths: [usize; 2]) -> __m256i {
+    let [low, high] = eighths.map(|eighth| words_of(window, set, eighth));
+    let places = eighths.map(|eighth| &WORD_PLACES[usize::from((set >> (8 * (eighth % 8))) as u8)]);
+    _mm256_shuffle_epi8(load_two(low, high), load_two(places[0], places[1]))
 }
