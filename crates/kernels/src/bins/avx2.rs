@@ -4,19 +4,22 @@
 #![allow(clippy::cast_possible_wrap, clippy::cast_sign_loss, reason = "constants of intrinsics, and masks")]
 
 use std::arch::x86_64::{
-    __m256i, _mm256_abs_epi8, _mm256_add_epi16, _mm256_and_si256, _mm256_blendv_epi8, _mm256_cmpeq_epi8,
-    _mm256_cmpeq_epi16, _mm256_min_epu8, _mm256_min_epu16, _mm256_movemask_epi8, _mm256_mulhi_epu16,
-    _mm256_mullo_epi16, _mm256_or_si256, _mm256_packs_epi16, _mm256_permute2x128_si256, _mm256_set1_epi8,
-    _mm256_set1_epi16, _mm256_setzero_si256, _mm256_shuffle_epi8, _mm256_sub_epi8, _mm256_sub_epi16,
-    _mm256_subs_epu16, _mm256_unpackhi_epi8, _mm256_unpacklo_epi8, _mm256_xor_si256,
+    __m256i, _mm256_abs_epi8, _mm256_add_epi16, _mm256_add_epi32, _mm256_and_si256, _mm256_andnot_si256,
+    _mm256_blendv_epi8, _mm256_cmpeq_epi8, _mm256_cmpeq_epi16, _mm256_cvtepi16_epi32, _mm256_cvtepu16_epi32,
+    _mm256_extracti128_si256, _mm256_max_epu16, _mm256_min_epu8, _mm256_min_epu16, _mm256_movemask_epi8,
+    _mm256_mulhi_epu16, _mm256_mullo_epi16, _mm256_or_si256, _mm256_packs_epi16, _mm256_permute2x128_si256,
+    _mm256_set1_epi8, _mm256_set1_epi16, _mm256_setzero_si256, _mm256_shuffle_epi8, _mm256_srai_epi16,
+    _mm256_sub_epi8, _mm256_sub_epi16, _mm256_subs_epu16, _mm256_unpackhi_epi8, _mm256_unpacklo_epi8,
+    _mm256_xor_si256,
 };
 
 use super::table::Planes;
-use super::{BinTable, Given, MAGNITUDE, SIGN};
+use super::{BinTable, Given, MAGNITUDE, RESIDUAL_BITS, SIGN};
 use crate::Half;
 use crate::error::DecodeError;
-use crate::stream::{LANES, States, WINDOW, WordReader};
-use crate::x86::avx2::{Halves, load, load_twice, store, words_for};
+use crate::stream::{LANES, States, WINDOW, WordReader, WordWriter};
+use crate::symbols::avx2::put;
+use crate::x86::avx2::{Halves, load, load_8_lanes, load_twice, store, store_8_lanes, words_for};
 
 /// What is looked up of each bin: both bytes of `lo`, of the frequency and of the factor; of wide tables the shift as well.
 const BYTES: usize = 7;
@@ -43,6 +46,14 @@ impl Pieces {
         }
         Self(pieces)
     }
+}
+
+/// The bins of 32 codes; of codes of 0 what makes all bytes 0.
+#[inline]
+#[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
+fn index_of(codes: __m256i) -> __m256i {
+    let bin = _mm256_min_epu8(_mm256_abs_epi8(codes), _mm256_set1_epi8(127));
+    _mm256_or_si256(bin, _mm256_cmpeq_epi8(codes, _mm256_setzero_si256()))
 }
 
 /// The first `N` bytes of each of 64 bins, and zeros for an index of 255.
@@ -176,12 +187,7 @@ fn decode_block<const N: usize>(
     let codes = codes.as_chunks::<32>().0;
     let codes = [load(&codes[0]), load(&codes[1])];
     let zero = codes.map(|codes| _mm256_cmpeq_epi8(codes, none));
-    let bin = |i: usize| {
-        let bin = _mm256_min_epu8(_mm256_abs_epi8(codes[i]), _mm256_set1_epi8(127));
-        // Of codes of 0 all bytes are 0.
-        _mm256_or_si256(bin, zero[i])
-    };
-    let found = look_up::<N>(pieces, [bin(0), bin(1)]);
+    let found = look_up::<N>(pieces, [index_of(codes[0]), index_of(codes[1])]);
     let mut next = [Next { low: none, high: none, want: none, value: none }; 4];
     for half in 0..2 {
         let lo = unpack(found[0][half], found[1][half]);
@@ -276,4 +282,117 @@ fn shifts(shift: __m256i) -> [__m256i; 2] {
 #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
 fn unpack(low: __m256i, high: __m256i) -> [__m256i; 2] {
     [_mm256_unpacklo_epi8(low, high), _mm256_unpackhi_epi8(low, high)]
+}
+
+#[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
+pub(super) fn encode_row(
+    states: &mut States,
+    words: &mut WordWriter,
+    table: &BinTable,
+    codes: &[u8],
+    values: &[Half],
+    outside: &mut dyn FnMut(usize),
+) {
+    let pieces = Pieces::of(table);
+    // As in decoding.
+    let pieces = std::hint::black_box(&pieces.0[..]);
+    let (mut last_codes, mut last_values) = ([0; LANES], [[0; 2]; LANES]);
+    let blocks = codes.chunks(LANES).zip(values.chunks(LANES)).enumerate();
+    for (number, (codes, values)) in blocks.rev() {
+        // Codes of 0 are passed over, so these fill up the last block.
+        if codes.len() < LANES {
+            last_codes[..codes.len()].copy_from_slice(codes);
+            last_values[..values.len()].copy_from_slice(values);
+        }
+        let codes = codes.first_chunk().unwrap_or(&last_codes);
+        let values = values.first_chunk().unwrap_or(&last_values);
+        let mut missed = encode_block(states.set(number), words, pieces, codes, values);
+        while missed != 0 {
+            outside(number * LANES + missed.trailing_zeros() as usize);
+            missed &= missed - 1;
+        }
+    }
+}
+
+/// Codes a value in each lane whose code is not 0; returns the lanes of those that are not in their bins.
+#[inline]
+#[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
+fn encode_block(
+    set: &mut [u32; LANES],
+    words: &mut WordWriter,
+    pieces: &[[[u8; 32]; BYTES]],
+    codes: &[u8; LANES],
+    values: &[Half; LANES],
+) -> u64 {
+    let none = _mm256_setzero_si256();
+    let codes = codes.as_chunks::<32>().0;
+    let codes = [load(&codes[0]), load(&codes[1])];
+    let found = look_up::<4>(pieces, [index_of(codes[0]), index_of(codes[1])]);
+    let values = values.as_flattened().as_chunks::<32>().0;
+    let (halves, _) = set.as_chunks_mut::<32>();
+    let mut missed = 0;
+    for half in [1, 0] {
+        let lo = unpack(found[0][half], found[1][half]);
+        let frequency = unpack(found[2][half], found[3][half]);
+        let codes = unpack(none, codes[half]);
+        let (a, b) = (load(&values[2 * half]), load(&values[2 * half + 1]));
+        let values = [_mm256_permute2x128_si256::<0x20>(a, b), _mm256_permute2x128_si256::<0x31>(a, b)];
+        let first = starts(values[0], codes[0], lo[0], frequency[0]);
+        let second = starts(values[1], codes[1], lo[1], frequency[1]);
+        let set = _mm256_movemask_epi8(_mm256_packs_epi16(first.missed, second.missed)).cast_unsigned();
+        missed |= u64::from(set) << (32 * half);
+        let eighths = halves[half].as_chunks_mut::<8>().0;
+        encode_eighth::<1>(&mut eighths[3], words, frequency[1], second);
+        encode_eighth::<1>(&mut eighths[2], words, frequency[0], first);
+        encode_eighth::<0>(&mut eighths[1], words, frequency[1], second);
+        encode_eighth::<0>(&mut eighths[0], words, frequency[0], first);
+    }
+    missed
+}
+
+/// Where the slots of 16 values begin.
+#[derive(Clone, Copy)]
+struct Starts {
+    start: __m256i,
+    /// The lanes whose codes are not 0.
+    active: __m256i,
+    /// Those of them whose values are not in their bins.
+    missed: __m256i,
+}
+
+#[inline]
+#[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
+fn starts(values: __m256i, codes: __m256i, lo: __m256i, frequency: __m256i) -> Starts {
+    let none = _mm256_setzero_si256();
+    let magnitude = _mm256_and_si256(values, _mm256_set1_epi16(MAGNITUDE.cast_signed()));
+    let reaches = _mm256_cmpeq_epi16(_mm256_max_epu16(magnitude, lo), magnitude);
+    let place = _mm256_sub_epi16(magnitude, lo);
+    let start = _mm256_mullo_epi16(place, frequency);
+    let over = _mm256_mulhi_epu16(place, frequency);
+    // The place's interval ends by 2^16: start <= 2^16 - frequency, which in 16 bits is -frequency, as no frequency is 0.
+    let ends = _mm256_cmpeq_epi16(_mm256_min_epu16(start, _mm256_sub_epi16(none, frequency)), start);
+    let fits = _mm256_and_si256(_mm256_and_si256(reaches, ends), _mm256_cmpeq_epi16(over, none));
+    let other_sign = _mm256_srai_epi16::<15>(_mm256_xor_si256(values, codes));
+    let fits = _mm256_andnot_si256(other_sign, fits);
+    let zero = _mm256_cmpeq_epi16(codes, none);
+    let active = _mm256_cmpeq_epi16(zero, none);
+    Starts { start: _mm256_and_si256(start, fits), active, missed: _mm256_andnot_si256(fits, active) }
+}
+
+/// Codes the low or the high half of 16 values.
+#[inline]
+#[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
+fn encode_eighth<const HALF: i32>(
+    state: &mut [u32; 8],
+    words: &mut WordWriter,
+    frequency: __m256i,
+    starts: Starts,
+) {
+    let frequency = _mm256_cvtepu16_epi32(_mm256_extracti128_si256::<HALF>(frequency));
+    let start = _mm256_cvtepu16_epi32(_mm256_extracti128_si256::<HALF>(starts.start));
+    let active = _mm256_cvtepi16_epi32(_mm256_extracti128_si256::<HALF>(starts.active));
+    let old = load_8_lanes(state);
+    let (high, offset) = put::<{ RESIDUAL_BITS as i32 }>(old, words, frequency, active);
+    let next = _mm256_add_epi32(high, _mm256_add_epi32(start, offset));
+    store_8_lanes(state, _mm256_blendv_epi8(old, next, active));
 }

@@ -3,18 +3,20 @@
 #![allow(clippy::cast_possible_wrap, reason = "constants of intrinsics")]
 
 use std::arch::x86_64::{
-    __m256i, _mm_packus_epi16, _mm_packus_epi32, _mm256_add_epi32, _mm256_and_si256, _mm256_blendv_epi8,
-    _mm256_castsi256_ps, _mm256_castsi256_si128, _mm256_cmpeq_epi32, _mm256_extracti128_si256,
-    _mm256_movemask_ps, _mm256_mullo_epi32, _mm256_or_si256, _mm256_set1_epi32, _mm256_setzero_si256,
-    _mm256_slli_epi32, _mm256_srli_epi32,
+    __m256i, _mm_packus_epi16, _mm_packus_epi32, _mm256_add_epi32, _mm256_add_ps, _mm256_and_ps,
+    _mm256_and_si256, _mm256_andnot_si256, _mm256_blendv_epi8, _mm256_castsi256_ps, _mm256_castsi256_si128,
+    _mm256_cmpeq_epi32, _mm256_cmpgt_epi32, _mm256_cvtepi8_epi32, _mm256_cvtepi32_ps, _mm256_cvtepu8_epi32,
+    _mm256_cvttps_epi32, _mm256_div_ps, _mm256_extracti128_si256, _mm256_mullo_epi32, _mm256_or_si256,
+    _mm256_set1_epi32, _mm256_set1_ps, _mm256_setzero_si256, _mm256_slli_epi32, _mm256_srai_epi32,
+    _mm256_srli_epi32, _mm256_sub_epi32, _mm256_sub_ps,
 };
 
-use super::{Framed, scalar};
+use super::{EncodeTable, Framed, SLOTS, scalar};
 use crate::error::DecodeError;
-use crate::stream::{LANES, States, WINDOW, WordReader};
+use crate::stream::{LANES, States, WINDOW, WordReader, WordWriter};
 use crate::table::TABLE_BITS;
-use crate::x86::avx2::{Slots, load_8_lanes, store_8_lanes, wide_words_for};
-use crate::x86::store_16;
+use crate::x86::avx2::{Slots, gather, load_8_lanes, marked, put_words, store_8_lanes, wide_words_for};
+use crate::x86::{load_8, store_16};
 
 #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
 pub(super) fn decode_row(
@@ -100,8 +102,96 @@ fn next(
     let product = _mm256_mullo_epi32(frequency, _mm256_srli_epi32::<{ TABLE_BITS as i32 }>(state));
     let next = _mm256_add_epi32(product, offset);
     let want = _mm256_cmpeq_epi32(_mm256_srli_epi32::<16>(next), _mm256_setzero_si256());
-    let set = _mm256_movemask_ps(_mm256_castsi256_ps(want)) as u8;
+    let set = marked(want);
     let read = wide_words_for(window, wanting, eighth, set);
     let next = _mm256_blendv_epi8(next, _mm256_slli_epi32::<16>(next), want);
     (_mm256_or_si256(next, read), wanting | u64::from(set) << (8 * eighth))
 }
+
+#[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
+pub(super) fn encode_row(
+    states: &mut States,
+    words: &mut WordWriter,
+    table: &EncodeTable,
+    symbols: &[u8],
+) -> bool {
+    let slots = table.slots.as_deref();
+    let mut seen = _mm256_setzero_si256();
+    let (blocks, rest) = symbols.as_chunks::<LANES>();
+    if !rest.is_empty() {
+        // What pads the block is not coded, but must not count as missing either.
+        let (mut block, mut active) = ([rest[0]; LANES], [0; LANES]);
+        block[..rest.len()].copy_from_slice(rest);
+        active[..rest.len()].fill(0xff);
+        let set = states.set(blocks.len());
+        seen = _mm256_or_si256(seen, encode_block(set, words, &table.entries, slots, &block, &active));
+    }
+    for (number, block) in blocks.iter().enumerate().rev() {
+        let set = states.set(number);
+        seen = _mm256_or_si256(seen, encode_block(set, words, &table.entries, slots, block, &[0xff; LANES]));
+    }
+    // The sign of an entry is the flag. Which lane it is does not matter.
+    marked(seen) != 0
+}
+
+/// Codes a symbol in each lane of `active`; returns all entries of symbols, or-ed.
+#[inline]
+#[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
+fn encode_block(
+    set: &mut [u32; LANES],
+    words: &mut WordWriter,
+    entries: &[u32; 256],
+    slots: Option<&[u32; SLOTS]>,
+    symbols: &[u8; LANES],
+    active: &[u8; LANES],
+) -> __m256i {
+    let low12 = _mm256_set1_epi32(0xfff);
+    let mut seen = _mm256_setzero_si256();
+    let eighths = symbols.as_chunks().0.iter().zip(active.as_chunks().0);
+    for (state, (symbols, active)) in set.as_chunks_mut().0.iter_mut().zip(eighths).rev() {
+        let entry = gather(entries, _mm256_cvtepu8_epi32(load_8(symbols)));
+        seen = _mm256_or_si256(seen, entry);
+        let frequency = _mm256_and_si256(_mm256_srli_epi32::<16>(entry), low12);
+        let active = _mm256_cvtepi8_epi32(load_8(active));
+        let old = load_8_lanes(state);
+        let (high, offset) = put::<{ TABLE_BITS as i32 }>(old, words, frequency, active);
+        let place = _mm256_add_epi32(_mm256_and_si256(entry, low12), offset);
+        let slot = match slots {
+            Some(slots) => gather(slots, place),
+            None => place,
+        };
+        store_8_lanes(state, _mm256_blendv_epi8(old, _mm256_add_epi32(high, slot), active));
+    }
+    seen
+}
+
+/// Makes room for a symbol in each lane of `active`, whose frequencies are at least 1; see [`crate::stream::put`]. Returns the next states but for their slots,
+/// and the offsets of these.
+#[inline]
+#[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
+pub(crate) fn put<const BITS: i32>(
+    state: __m256i,
+    words: &mut WordWriter,
+    frequency: __m256i,
+    active: __m256i,
+) -> (__m256i, __m256i) {
+    let top = if BITS == 12 { _mm256_srli_epi32::<20>(state) } else { _mm256_srli_epi32::<16>(state) };
+    let full = _mm256_andnot_si256(_mm256_cmpgt_epi32(frequency, top), active);
+    put_words(words, state, marked(full));
+    let state = _mm256_blendv_epi8(state, _mm256_srli_epi32::<16>(state), full);
+
+    // The quotient has at most 20 bits. Converting the state, dividing and subtracting make its estimate wrong by less than 3/16 (a state of 2^31 or more has a
+    // divisor of 2^11 at least). Less 1/4 it lies between the quotient and one below: cut to an integer it is right or one too small.
+    let signed = _mm256_cvtepi32_ps(state);
+    let upper = _mm256_and_ps(_mm256_castsi256_ps(_mm256_srai_epi32::<31>(state)), _mm256_set1_ps(TWO_32));
+    let estimate = _mm256_div_ps(_mm256_add_ps(signed, upper), _mm256_cvtepi32_ps(frequency));
+    let quotient = _mm256_cvttps_epi32(_mm256_sub_ps(estimate, _mm256_set1_ps(0.25)));
+    let rest = _mm256_sub_epi32(state, _mm256_mullo_epi32(quotient, frequency));
+    let right = _mm256_cmpgt_epi32(frequency, rest);
+    let quotient = _mm256_add_epi32(_mm256_add_epi32(quotient, _mm256_set1_epi32(1)), right);
+    let rest = _mm256_sub_epi32(rest, _mm256_andnot_si256(right, frequency));
+    let high = if BITS == 12 { _mm256_slli_epi32::<12>(quotient) } else { _mm256_slli_epi32::<16>(quotient) };
+    (high, rest)
+}
+
+const TWO_32: f32 = 4_294_967_296.0;

@@ -5,7 +5,7 @@
 #[cfg(target_arch = "x86_64")]
 mod alias512;
 #[cfg(target_arch = "x86_64")]
-mod avx2;
+pub(crate) mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx512;
 mod scalar;
@@ -189,10 +189,10 @@ pub(crate) fn encode_row(
 ) -> bool {
     match backend.kind() {
         Kind::Scalar => scalar::encode_row(states, words, table, symbols),
-        // Divisions are what costs, and AVX2 has none for integers: the portable code is as good.
-        #[cfg(target_arch = "x86_64")]
-        Kind::Avx2 => scalar::encode_row(states, words, table, symbols),
         // SAFETY: a backend of this kind exists only where the processor has its instructions.
+        #[cfg(target_arch = "x86_64")]
+        Kind::Avx2 => unsafe { avx2::encode_row(states, words, table, symbols) },
+        // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
         Kind::Avx512 => unsafe { avx512::encode_row(states, words, table, symbols) },
     }

@@ -1,14 +1,16 @@
 //! 256-bit loads, stores and gathers.
 
 use std::arch::x86_64::{
-    __m128i, __m256i, _mm_blend_epi32, _mm_loadu_si128, _mm256_and_si256, _mm256_broadcastsi128_si256,
-    _mm256_castsi128_si256, _mm256_inserti128_si256, _mm256_loadu_si256, _mm256_packus_epi32,
-    _mm256_permute2x128_si256, _mm256_set1_epi32, _mm256_setzero_si256, _mm256_shuffle_epi8,
-    _mm256_srli_epi32, _mm256_storeu_si256, _mm256_unpackhi_epi16, _mm256_unpacklo_epi16,
+    __m128i, __m256i, _mm_blend_epi32, _mm_loadu_si128, _mm_packus_epi32, _mm_shuffle_epi8, _mm256_and_si256,
+    _mm256_broadcastsi128_si256, _mm256_castsi128_si256, _mm256_castsi256_ps, _mm256_castsi256_si128,
+    _mm256_extracti128_si256, _mm256_i32gather_epi32, _mm256_inserti128_si256, _mm256_loadu_si256,
+    _mm256_movemask_ps, _mm256_packus_epi32, _mm256_permute2x128_si256, _mm256_set1_epi32,
+    _mm256_setzero_si256, _mm256_shuffle_epi8, _mm256_srli_epi32, _mm256_storeu_si256, _mm256_unpackhi_epi16,
+    _mm256_unpacklo_epi16,
 };
 
-use super::load_16;
-use crate::stream::{LANES, WINDOW};
+use super::{load_16, store_16};
+use crate::stream::{LANES, WINDOW, WordWriter};
 use crate::symbols::{Framed, SLOTS};
 
 /// The states of all lanes, 8 a register.
@@ -251,4 +253,54 @@ const fn wide_places() -> [[u8; 32]; 256] {
 #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
 pub(crate) fn wide_words_for(window: &[u8; WINDOW], before: u64, eighth: usize, set: u8) -> __m256i {
     _mm256_shuffle_epi8(load_twice(words_of(window, before, eighth)), load(&WIDE_PLACES[usize::from(set)]))
+}
+
+/// The lanes, of 8, whose top bit is set.
+#[inline]
+#[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
+pub(crate) fn marked(lanes: __m256i) -> u8 {
+    _mm256_movemask_ps(_mm256_castsi256_ps(lanes)) as u8
+}
+
+/// For each set of 8 lanes the bytes of their words, one after another at the end.
+static ENDS: [[u8; 16]; 256] = ends();
+
+const fn ends() -> [[u8; 16]; 256] {
+    let mut ends = [[0x80; 16]; 256];
+    let mut set = 0;
+    while set < 256 {
+        let (mut lane, mut word) = (8, 8);
+        while lane > 0 {
+            lane -= 1;
+            if set >> lane & 1 == 1 {
+                word -= 1;
+                ends[set][2 * word] = 2 * lane as u8;
+                ends[set][2 * word + 1] = 2 * lane as u8 + 1;
+            }
+        }
+        set += 1;
+    }
+    ends
+}
+
+/// Puts the low words of those of 8 states that are in `set` in front of `words`.
+#[inline]
+#[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
+pub(crate) fn put_words(words: &mut WordWriter, states: __m256i, set: u8) {
+    let low = _mm256_and_si256(states, _mm256_set1_epi32(0xffff));
+    let low = _mm_packus_epi32(_mm256_castsi256_si128(low), _mm256_extracti128_si256::<1>(low));
+    let put = _mm_shuffle_epi8(low, load_16(&ENDS[usize::from(set)]));
+    if let Some(place) = words.place_at_end(set.count_ones() as usize).first_chunk_mut() {
+        store_16(place, put);
+    }
+}
+
+/// The table's entries at `indices`, of which only the low bits count: `N` is a power of two.
+#[inline]
+#[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
+pub(crate) fn gather<const N: usize>(table: &[u32; N], indices: __m256i) -> __m256i {
+    const { assert!(N.is_power_of_two() && N <= 1 << 16) };
+    let indices = _mm256_and_si256(indices, _mm256_set1_epi32((N - 1) as i32));
+    // SAFETY: every index is below `N`.
+    unsafe { _mm256_i32gather_epi32::<4>(table.as_ptr().cast(), indices) }
 }
