@@ -4,75 +4,21 @@
 #![allow(clippy::cast_possible_wrap, clippy::cast_sign_loss, reason = "constants of intrinsics, and masks")]
 
 use std::arch::x86_64::{
-    __m256i, _mm256_abs_epi8, _mm256_add_epi16, _mm256_add_epi32, _mm256_and_si256, _mm256_andnot_si256,
-    _mm256_blendv_epi8, _mm256_cmpeq_epi8, _mm256_cmpeq_epi16, _mm256_cvtepi16_epi32, _mm256_cvtepu16_epi32,
-    _mm256_extracti128_si256, _mm256_max_epu16, _mm256_min_epu8, _mm256_min_epu16, _mm256_movemask_epi8,
-    _mm256_mulhi_epu16, _mm256_mullo_epi16, _mm256_or_si256, _mm256_packs_epi16, _mm256_permute2x128_si256,
-    _mm256_set1_epi8, _mm256_set1_epi16, _mm256_setzero_si256, _mm256_shuffle_epi8, _mm256_srai_epi16,
-    _mm256_sub_epi8, _mm256_sub_epi16, _mm256_subs_epu16, _mm256_unpackhi_epi8, _mm256_unpacklo_epi8,
-    _mm256_xor_si256,
+    __m256i, _mm256_add_epi16, _mm256_add_epi32, _mm256_and_si256, _mm256_andnot_si256, _mm256_blendv_epi8,
+    _mm256_cmpeq_epi8, _mm256_cmpeq_epi16, _mm256_cvtepi16_epi32, _mm256_cvtepu16_epi32,
+    _mm256_extracti128_si256, _mm256_max_epu16, _mm256_min_epu16, _mm256_movemask_epi8, _mm256_mulhi_epu16,
+    _mm256_mullo_epi16, _mm256_or_si256, _mm256_packs_epi16, _mm256_permute2x128_si256, _mm256_set1_epi16,
+    _mm256_setzero_si256, _mm256_shuffle_epi8, _mm256_srai_epi16, _mm256_sub_epi16, _mm256_subs_epu16,
+    _mm256_unpackhi_epi8, _mm256_unpacklo_epi8, _mm256_xor_si256,
 };
 
-use super::table::Planes;
+use super::pieces::{EDGES, Hidden, NARROW, Tables, WIDE};
 use super::{BinTable, Given, MAGNITUDE, RESIDUAL_BITS, SIGN};
 use crate::Half;
 use crate::error::DecodeError;
 use crate::stream::{LANES, States, WINDOW, WordReader, WordWriter};
 use crate::symbols::avx2::put;
 use crate::x86::avx2::{Halves, load, load_8_lanes, load_twice, store, store_8_lanes, words_for};
-
-/// What is looked up of each bin: both bytes of `lo`, of the frequency and of the factor; of wide tables the shift as well.
-const BYTES: usize = 7;
-
-/// The tables of one row, in pieces of 16 bins, each twice. Of each piece but the first there is the difference (XOR) from the one before.
-// Q: why differences? An index less 16 times a piece's number is negative in pieces above its own; there a byte shuffle yields 0. In all pieces up to its
-// own the shuffle takes the same place, and the differences add up to that of its own piece. So nothing has to be selected.
-struct Pieces([[[u8; 32]; BYTES]; 8]);
-
-impl Pieces {
-    fn of(table: &BinTable) -> Self {
-        let Planes { lo, frequency, factor, shift, .. } = &table.planes;
-        let planes = [&lo[0], &lo[1], &frequency[0], &frequency[1], &factor[0], &factor[1], shift];
-        let mut pieces = [[[0; 32]; BYTES]; 8];
-        for (byte, plane) in planes.into_iter().enumerate() {
-            let mut before = [0; 16];
-            for (piece, bins) in pieces.iter_mut().zip(plane.as_chunks::<16>().0) {
-                for (i, (bin, before)) in bins.iter().zip(before).enumerate() {
-                    piece[byte][i] = bin ^ before;
-                    piece[byte][i + 16] = bin ^ before;
-                }
-                before = *bins;
-            }
-        }
-        Self(pieces)
-    }
-}
-
-/// The bins of 32 codes; of codes of 0 what makes all bytes 0.
-#[inline]
-#[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
-fn index_of(codes: __m256i) -> __m256i {
-    let bin = _mm256_min_epu8(_mm256_abs_epi8(codes), _mm256_set1_epi8(127));
-    _mm256_or_si256(bin, _mm256_cmpeq_epi8(codes, _mm256_setzero_si256()))
-}
-
-/// The first `N` bytes of each of 64 bins, and zeros for an index of 255.
-#[inline]
-#[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
-fn look_up<const N: usize>(pieces: &[[[u8; 32]; BYTES]], bins: [__m256i; 2]) -> [[__m256i; 2]; N] {
-    let mut found = [[_mm256_setzero_si256(); 2]; N];
-    let mut index = bins;
-    for piece in pieces {
-        for (found, bytes) in found.iter_mut().zip(piece) {
-            let bytes = load(bytes);
-            for (found, index) in found.iter_mut().zip(index) {
-                *found = _mm256_xor_si256(*found, _mm256_shuffle_epi8(bytes, index));
-            }
-        }
-        index = index.map(|index| _mm256_sub_epi8(index, _mm256_set1_epi8(16)));
-    }
-    found
-}
 
 #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
 pub(super) fn decode(
@@ -86,11 +32,13 @@ pub(super) fn decode(
     let mut zeros = given.zeros;
     for (table, range) in given.bins.iter().zip(given.rows.iter()) {
         let (codes, out) = (&given.codes[range.clone()], &mut out[range]);
-        let pieces = Pieces::of(table);
-        if table.planes.wide {
-            decode_row::<7>(&mut sets, both, words, &pieces, codes, &mut zeros, out)?;
+        let by_class = if codes.len() < LONG { None } else { Tables::by_class(table) };
+        if let Some(tables) = by_class {
+            decode_row(&mut sets, both, words, &tables, codes, &mut zeros, out)?;
+        } else if table.planes.wide {
+            decode_row(&mut sets, both, words, &Tables::<WIDE>::of(table), codes, &mut zeros, out)?;
         } else {
-            decode_row::<5>(&mut sets, both, words, &pieces, codes, &mut zeros, out)?;
+            decode_row(&mut sets, both, words, &Tables::<NARROW>::of(table), codes, &mut zeros, out)?;
         }
     }
     for (set, lanes) in states.sets_mut().iter_mut().zip(&sets) {
@@ -99,20 +47,21 @@ pub(super) fn decode(
     Ok(())
 }
 
-/// `N` is how many bytes of a bin's entry count.
+/// Weights of a row for which it pays to find the classes of bins.
+const LONG: usize = 1024;
+
 #[inline]
 #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
 fn decode_row<const N: usize>(
     sets: &mut [Halves; 2],
     both: usize,
     words: &mut WordReader,
-    pieces: &Pieces,
+    tables: &Tables<N>,
     codes: &[u8],
     zeros: &mut &[Half],
     out: &mut [Half],
 ) -> Result<(), DecodeError> {
-    // How many there are is hidden, so that the loop over them stays one: all at once do not fit into registers.
-    let pieces = std::hint::black_box(&pieces.0[..]);
+    let tables = tables.hidden();
     let (mut last_codes, mut last_values) = ([0; LANES], [[0; 2]; ROOM]);
     let mut out = out;
     for (number, codes) in codes.chunks(LANES).enumerate() {
@@ -124,7 +73,7 @@ fn decode_row<const N: usize>(
         let codes = codes.first_chunk().unwrap_or(&last_codes);
         let is_last = out.len() < ROOM;
         let values = out.first_chunk_mut().unwrap_or(&mut last_values);
-        let used = decode_block::<N>(&mut sets[number & both & 1], words.window()?, pieces, codes, values);
+        let used = decode_block(&mut sets[number & both & 1], words.window()?, &tables, codes, values);
         words.skip(used);
         place_zeros(zeros_of(codes) & u64::MAX >> (LANES - length), zeros, values);
         if is_last {
@@ -179,7 +128,7 @@ fn place_zeros(set: u64, zeros: &mut &[Half], out: &mut [Half; ROOM]) {
 fn decode_block<const N: usize>(
     lanes: &mut Halves,
     window: &[u8; WINDOW],
-    pieces: &[[[u8; 32]; BYTES]],
+    tables: &Hidden<N>,
     codes: &[u8; LANES],
     out: &mut [Half; ROOM],
 ) -> usize {
@@ -187,19 +136,19 @@ fn decode_block<const N: usize>(
     let codes = codes.as_chunks::<32>().0;
     let codes = [load(&codes[0]), load(&codes[1])];
     let zero = codes.map(|codes| _mm256_cmpeq_epi8(codes, none));
-    let found = look_up::<N>(pieces, [index_of(codes[0]), index_of(codes[1])]);
+    let found = tables.look_up(codes);
     let mut next = [Next { low: none, high: none, want: none, value: none }; 4];
     for half in 0..2 {
-        let lo = unpack(found[0][half], found[1][half]);
-        let frequency = unpack(found[2][half], found[3][half]);
-        let factor = unpack(found[4][half], if N > 5 { found[5][half] } else { none });
-        let shift = if N > 6 { shifts(found[6][half]) } else { [none; 2] };
+        let lo = unpack(found.lo[0][half], found.lo[1][half]);
+        let frequency = unpack(found.frequency[0][half], found.frequency[1][half]);
+        let factor = unpack(found.factor[0][half], found.factor[1][half]);
+        let shift = shifts(found.shift[half]);
         // In the high bytes: there their signs are those of the values.
         let codes = unpack(none, codes[half]);
         let zero = unpack(zero[half], zero[half]);
         for i in 0..2 {
             let at = 2 * half + i;
-            let shift = (N > 6).then_some(shift[i]);
+            let shift = (N == WIDE).then_some(shift[i]);
             next[at] = step(
                 (lanes.low[at], lanes.high[at]),
                 (lo[i], frequency[i], factor[i], shift),
@@ -293,9 +242,8 @@ pub(super) fn encode_row(
     values: &[Half],
     outside: &mut dyn FnMut(usize),
 ) {
-    let pieces = Pieces::of(table);
-    // As in decoding.
-    let pieces = std::hint::black_box(&pieces.0[..]);
+    let tables = Tables::of(table);
+    let tables = tables.hidden();
     let (mut last_codes, mut last_values) = ([0; LANES], [[0; 2]; LANES]);
     let blocks = codes.chunks(LANES).zip(values.chunks(LANES)).enumerate();
     for (number, (codes, values)) in blocks.rev() {
@@ -306,7 +254,7 @@ pub(super) fn encode_row(
         }
         let codes = codes.first_chunk().unwrap_or(&last_codes);
         let values = values.first_chunk().unwrap_or(&last_values);
-        let mut missed = encode_block(states.set(number), words, pieces, codes, values);
+        let mut missed = encode_block(states.set(number), words, &tables, codes, values);
         while missed != 0 {
             outside(number * LANES + missed.trailing_zeros() as usize);
             missed &= missed - 1;
@@ -320,20 +268,20 @@ pub(super) fn encode_row(
 fn encode_block(
     set: &mut [u32; LANES],
     words: &mut WordWriter,
-    pieces: &[[[u8; 32]; BYTES]],
+    tables: &Hidden<EDGES>,
     codes: &[u8; LANES],
     values: &[Half; LANES],
 ) -> u64 {
     let none = _mm256_setzero_si256();
     let codes = codes.as_chunks::<32>().0;
     let codes = [load(&codes[0]), load(&codes[1])];
-    let found = look_up::<4>(pieces, [index_of(codes[0]), index_of(codes[1])]);
+    let found = tables.look_up(codes);
     let values = values.as_flattened().as_chunks::<32>().0;
     let (halves, _) = set.as_chunks_mut::<32>();
     let mut missed = 0;
     for half in [1, 0] {
-        let lo = unpack(found[0][half], found[1][half]);
-        let frequency = unpack(found[2][half], found[3][half]);
+        let lo = unpack(found.lo[0][half], found.lo[1][half]);
+        let frequency = unpack(found.frequency[0][half], found.frequency[1][half]);
         let codes = unpack(none, codes[half]);
         let (a, b) = (load(&values[2 * half]), load(&values[2 * half + 1]));
         let values = [_mm256_permute2x128_si256::<0x20>(a, b), _mm256_permute2x128_si256::<0x31>(a, b)];
