@@ -307,7 +307,7 @@ fn long_rows() {
     };
     // Bins that follow each other from `first` on.
     let table = |first: u16, width: &dyn Fn(u16) -> u16| {
-        let (mut lo, mut widths, mut at) = ([0; 128], [first; 128], first);
+        let (mut lo, mut widths, mut at) = ([0; 128], [1; 128], first);
         for k in 1..128 {
             (lo[k], widths[k]) = (at & 0x7fff, width(k as u16));
             at = at.wrapping_add(widths[k]);
