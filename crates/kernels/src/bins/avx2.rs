@@ -31,7 +31,8 @@ pub(super) fn decode(
     let both = states.sets().len() - 1;
     let mut zeros = given.zeros;
     for (table, range) in given.bins.iter().zip(given.rows.iter()) {
-        let (codes, out) = (&given.codes[range.clone()], &mut out[range]);
+        // The values of later rows may be overwritten.
+        let (codes, out) = (&given.codes[range.clone()], &mut out[range.start..]);
         let by_class = if codes.len() < LONG { None } else { Tables::by_class(table) };
         if let Some(tables) = by_class {
             decode_row(&mut sets, both, words, &tables, codes, &mut zeros, out)?;
@@ -71,12 +72,12 @@ fn decode_row<const N: usize>(
             last_codes[..length].copy_from_slice(codes);
         }
         let codes = codes.first_chunk().unwrap_or(&last_codes);
-        let is_last = out.len() < ROOM;
+        let has_room = out.len() >= ROOM;
         let values = out.first_chunk_mut().unwrap_or(&mut last_values);
         let used = decode_block(&mut sets[number & both & 1], words.window()?, &tables, codes, values);
         words.skip(used);
         place_zeros(zeros_of(codes) & u64::MAX >> (LANES - length), zeros, values);
-        if is_last {
+        if !has_room {
             out[..length].copy_from_slice(&last_values[..length]);
         }
         out = &mut out[length..];
@@ -84,7 +85,7 @@ fn decode_row<const N: usize>(
     Ok(())
 }
 
-/// Values of a block, and one more that may be overwritten: it is the first of the next block.
+/// Values of a block, and one more that may be overwritten, like the rest of a last block: it is the first of the next block.
 const ROOM: usize = LANES + 1;
 
 /// The lanes whose codes are 0.

@@ -27,9 +27,10 @@ pub(super) fn decode_row(
 ) -> Result<(), DecodeError> {
     let (blocks, rest) = out.as_chunks_mut::<LANES>();
     // The lanes stay in memory between blocks: there are twice as many as there are registers anyway, and slots are read from there.
-    let mut slots = [Slots::of(states.set(0)), Slots::of(states.set(1))];
     let both = states.sets().len() - 1;
     let last = blocks.len();
+    let mut slots =
+        [Slots::of(states.set(0)), if last > 1 { Slots::of(states.set(1)) } else { Slots::none() }];
     for (number, block) in blocks.iter_mut().enumerate() {
         let slots = &mut slots[number & both & 1];
         let used = decode_block(states.set(number), slots, words.window()?, table, block);

@@ -65,14 +65,19 @@ pub(crate) fn store(bytes: &mut [u8; 32], value: __m256i) {
     unsafe { _mm256_storeu_si256(bytes.as_mut_ptr().cast(), value) }
 }
 
-/// The slots of 64 states: their low bits. Nothing but [`set`](Self::set) writes them, so each is below [`SLOTS`].
+/// The slots of 64 states: their low bits. Nothing but [`set`](Self::set) writes others than 0, so each is below [`SLOTS`].
 pub(crate) struct Slots([[[u16; 8]; 2]; 4]);
 
 impl Slots {
+    /// Of states that are all 0.
+    pub(crate) fn none() -> Self {
+        Self([[[0; 8]; 2]; 4])
+    }
+
     #[inline]
     #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
     pub(crate) fn of(set: &[u32; LANES]) -> Self {
-        let mut slots = Self([[[0; 8]; 2]; 4]);
+        let mut slots = Self::none();
         for (quarter, pair) in load_lanes(set).as_chunks::<2>().0.iter().enumerate() {
             slots.set(quarter, *pair);
         }
