@@ -99,25 +99,20 @@ impl Slots {
     #[inline]
     #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
     pub(crate) fn entries(&self, table: &Framed, quarter: usize) -> [__m256i; 2] {
-        let [low, high] = &self.0[quarter];
-        [
-            _mm256_inserti128_si256::<1>(
-                _mm256_castsi128_si256(Self::four(table, low, 0)),
-                Self::four(table, high, 0),
-            ),
-            _mm256_inserti128_si256::<1>(
-                _mm256_castsi128_si256(Self::four(table, low, 4)),
-                Self::four(table, high, 4),
-            ),
-        ]
+        let eight = |at: usize| {
+            let (low, high) = (self.four(table, quarter, 0, at), self.four(table, quarter, 1, at));
+            _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(low), high)
+        };
+        [eight(0), eight(4)]
     }
 
-    /// The entries of four slots from number `at` on.
+    /// The entries of four slots of half a quarter, from number `at` on.
     // Q: why not the gather instruction? On the processors that have AVX2 and no more it takes longer than eight loads. And why loads of four entries of
     // which one is wanted? A blend takes its operand from memory, which inserting an entry into a register does in two steps.
     #[inline]
     #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
-    fn four(table: &Framed, slots: &[u16; 8], at: usize) -> __m128i {
+    fn four(&self, table: &Framed, quarter: usize, half: usize, at: usize) -> __m128i {
+        let slots = &self.0[quarter][half];
         let first = std::ptr::from_ref(table).cast::<u32>();
         let [a, b, c, d] = [0, 1, 2, 3].map(|place| Framed::BEFORE + usize::from(slots[at + place]) - place);
         // SAFETY: each loads four entries from `slot - place` on, counted from the first slot's. A slot is below `SLOTS` and a place at most 3, so these are all
@@ -195,8 +190,7 @@ impl Halves {
 }
 
 /// For each set of 8 lanes the bytes of the words that go to them, one word of two bytes for each lane of the set, and zeros for the others.
-static WORD_PLACES: [[u8; 16]; 256] = WORD_PLACES_;
-const WORD_PLACES_: [[u8; 16]; 256] = word_places();
+static WORD_PLACES: [[u8; 16]; 256] = word_places();
 
 const fn word_places() -> [[u8; 16]; 256] {
     let mut places = [[0x80; 16]; 256];
@@ -243,8 +237,8 @@ const fn wide_places() -> [[u8; 32]; 256] {
     while set < 256 {
         let mut lane = 0;
         while lane < 8 {
-            places[set][4 * lane] = WORD_PLACES_[set][2 * lane];
-            places[set][4 * lane + 1] = WORD_PLACES_[set][2 * lane + 1];
+            places[set][4 * lane] = WORD_PLACES[set][2 * lane];
+            places[set][4 * lane + 1] = WORD_PLACES[set][2 * lane + 1];
             lane += 1;
         }
         set += 1;
