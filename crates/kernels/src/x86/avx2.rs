@@ -294,7 +294,8 @@ pub(crate) fn put_words(words: &mut WordWriter, states: __m256i, set: u8) {
     }
 }
 
-/// The table's entries at `indices`, of which only the low bits count: `N` is a power of two.
+/// The table's entries at `indices`, of which only the low bits count: `N` is a power of two. For encoders, whose indices come in registers; loads as in
+/// [`Slots::entries`] were not tried there.
 #[inline]
 #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
 pub(crate) fn gather<const N: usize>(table: &[u32; N], indices: __m256i) -> __m256i {
