@@ -264,6 +264,94 @@ fn every_length_of_a_row() {
     }
 }
 
+/// Long streams, as divisions that are estimated may be wrong for one state in millions. Distributions from flat to nearly certain have quotients of all
+/// lengths.
+#[test]
+fn long_streams() {
+    let mut state = 1u64;
+    let mut next = move || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as u32
+    };
+    for spread in [0u32, 1, 3, 6, 7, 24] {
+        // The sum of random bits is nearly normal; the more bits, the narrower for what can be.
+        let data: Vec<u8> = (0..1 << 18)
+            .map(|_| match spread {
+                0 => next() as u8,
+                24 => u8::from(next() % 4096 == 0),
+                bits => (next() & ((1 << bits) - 1)).count_ones() as u8 * 36,
+            })
+            .collect();
+        let bins = [(0x1000, 1 + 37 * spread as u16), (0x3000, 1), (0x3800, 255)];
+        let weights = weights(&data, 1000, &bins, u64::from(spread));
+        let tables: Vec<_> = bins.iter().map(|&(first, step)| self::bins(first, step)).collect();
+        for layout in LAYOUTS {
+            check(&codes_coder(&data, 1000, layout), &data, 1000, &[]);
+            check(
+                &residual_coder(data.clone(), &weights, 1000, tables.clone(), 7, layout),
+                &weights,
+                1000,
+                &[],
+            );
+        }
+    }
+}
+
+/// Long rows, for which backends look more closely at the bins: with few widths or many, in a small range or a large one.
+#[test]
+fn long_rows() {
+    let next = std::cell::Cell::new(5u64);
+    let random = || {
+        next.set(next.get().wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407));
+        (next.get() >> 40) as u16
+    };
+    // Bins that follow each other from `first` on.
+    let table = |first: u16, width: &dyn Fn(u16) -> u16| {
+        let (mut lo, mut widths, mut at) = ([0; 128], [1; 128], first);
+        for k in 1..128 {
+            (lo[k], widths[k]) = (at & 0x7fff, width(k as u16));
+            at = at.wrapping_add(widths[k]);
+        }
+        (lo, widths)
+    };
+    let tables = [
+        table(0x3a00, &|k| 200 / k + 1),
+        table(0x3af0, &|k| 255 / (k % 31 + 1)),
+        table(0x3a10, &|k| 255 / (k % 32 + 1)),
+        table(0x3a20, &|k| k % 31 + 1),
+        table(0x3a30, &|k| k % 32 + 1),
+        table(0x3afe, &|k| 14 + u16::from(k % 16 == 0)),
+        table(0x3aff, &|k| 16 + u16::from(k % 16 == 0)),
+        table(0x7ff0, &|k| k),
+        table(0x1000, &|k| 600 / k),
+    ];
+    for (number, (lo, widths)) in tables.iter().enumerate() {
+        for cols in [1023, 1024, 1100, 1088] {
+            let codes: Vec<u8> = (0..2300).map(|_| (random() >> (random() % 8)) as u8).collect();
+            let weight = |&code: &u8| {
+                let k = usize::from(code.cast_signed().unsigned_abs().min(127));
+                let magnitude = if random() % 64 == 0 {
+                    random()
+                } else {
+                    lo[k].wrapping_add(random() % widths[k].max(1))
+                };
+                (magnitude & 0x7fff | u16::from(code.cast_signed() < 0) << 15).to_le_bytes()
+            };
+            let weights: Vec<u8> = codes.iter().flat_map(weight).collect();
+            let damage = [(700, 1), (usize::from(random()), 8), (usize::from(random()), 64)];
+            for layout in LAYOUTS {
+                // The row before has the others' bins.
+                let bins =
+                    [BinTable::new(lo, widths), BinTable::new(&tables[number / 2].0, &tables[number / 2].1)];
+                let coder = residual_coder(codes.clone(), &weights, cols, bins.to_vec(), 7, layout);
+                check(&coder, &weights, cols, &damage);
+                let coder = residual_coder(codes.clone(), &weights, cols, bins[..1].to_vec(), 7, layout);
+                check(&coder, &weights, cols, &damage);
+            }
+        }
+    }
+}
+
 #[test]
 fn this_machine_tests_more_than_the_definition() {
     let names: Vec<_> = Backend::available().iter().map(|backend| backend.name()).collect();

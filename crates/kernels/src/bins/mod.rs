@@ -4,6 +4,8 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod pieces;
 mod scalar;
 mod table;
 
@@ -68,10 +70,10 @@ pub(crate) fn encode_row(
 ) {
     match backend.kind() {
         Kind::Scalar => scalar::encode_row(states, words, bins, codes, values, outside),
-        // As with symbols, the divisions are what costs.
-        #[cfg(target_arch = "x86_64")]
-        Kind::Avx2 => scalar::encode_row(states, words, bins, codes, values, outside),
         // SAFETY: a backend of this kind exists only where the processor has its instructions.
+        #[cfg(target_arch = "x86_64")]
+        Kind::Avx2 => unsafe { avx2::encode_row(states, words, bins, codes, values, outside) },
+        // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
         Kind::Avx512 => unsafe { avx512::encode_row(states, words, bins, codes, values, outside) },
     }

@@ -62,17 +62,18 @@ impl<'a> WordReader<'a> {
 /// Collects words, the last one first, as an encoder that runs backwards has them.
 #[derive(Debug, Default)]
 pub(crate) struct WordWriter {
-    /// Filled from its end, but for the slack behind, which lets whole vectors be written.
+    /// Filled from its end, but for the slack behind and the room in front, which let whole vectors be written.
     buffer: Vec<u8>,
     at: usize,
 }
 
 impl WordWriter {
     const SLACK: usize = 64;
+    const ROOM: usize = 16;
 
     /// Begins a stream of at most `words` words.
     pub(crate) fn begin(&mut self, words: usize) {
-        let bytes = words * 2 + Self::SLACK;
+        let bytes = Self::ROOM + words * 2 + Self::SLACK;
         if self.buffer.len() < bytes {
             self.buffer.resize(bytes, 0);
         }
@@ -97,6 +98,15 @@ impl WordWriter {
     pub(crate) fn place(&mut self, words: usize) -> &mut [u8] {
         self.at -= 2 * words;
         &mut self.buffer[self.at..]
+    }
+
+    /// Makes room for `words` words in front, at most 8, and returns the 16 bytes that end with them. What is in those before them does not matter.
+    #[inline(always)]
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn place_at_end(&mut self, words: usize) -> &mut [u8] {
+        let end = self.at;
+        self.at -= 2 * words;
+        &mut self.buffer[end - Self::ROOM..end]
     }
 
     /// All words in the order in which a decoder reads them.

@@ -5,7 +5,7 @@
 #[cfg(target_arch = "x86_64")]
 mod alias512;
 #[cfg(target_arch = "x86_64")]
-mod avx2;
+pub(crate) mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx512;
 mod scalar;
@@ -23,9 +23,18 @@ pub(crate) const SLOTS: usize = 1 << TABLE_BITS;
 #[derive(Debug, Clone)]
 pub(crate) enum DecodeTable {
     /// For each slot the symbol (8 bits), its frequency (12) and the slot's offset in it (12), from the low end.
-    Slots(Box<[u32; SLOTS]>),
+    Slots(Box<Framed>),
     /// Bytes by bucket or symbol, for backends that look them up in registers.
     Planes(Box<AliasPlanes>),
+}
+
+/// The entries of slots, with room before and behind: so that four entries can be loaded wherever one of them is wanted, in any of four places.
+#[derive(Debug, Clone)]
+#[repr(C)]
+pub(crate) struct Framed {
+    before: [u32; 3],
+    pub(crate) slots: [u32; SLOTS],
+    after: [u32; 3],
 }
 
 /// An alias table, a byte of each entry in a plane of its own.
@@ -39,17 +48,23 @@ pub(crate) struct AliasPlanes {
     frequency: [[u8; 256]; 2],
 }
 
+#[cfg(target_arch = "x86_64")]
+impl Framed {
+    /// How many entries there are before the first slot's.
+    pub(crate) const BEFORE: usize = 3;
+}
+
 impl DecodeTable {
     pub(crate) fn new(table: &SymbolTable, layout: Layout, backend: Backend) -> Self {
         match (layout, backend.kind()) {
             #[cfg(target_arch = "x86_64")]
             (Layout::Wide, Kind::Avx512) => Self::Planes(Box::new(AliasPlanes::new(table))),
             _ => {
-                let mut slots = Box::new([0; SLOTS]);
-                for (slot, (symbol, offset)) in slots.iter_mut().zip(arrangement(table, layout)) {
+                let mut framed = Box::new(Framed { before: [0; 3], slots: [0; SLOTS], after: [0; 3] });
+                for (slot, (symbol, offset)) in framed.slots.iter_mut().zip(arrangement(table, layout)) {
                     *slot = u32::from(offset) << 20 | table.frequency(symbol) << 8 | u32::from(symbol);
                 }
-                Self::Slots(slots)
+                Self::Slots(framed)
             }
         }
     }
@@ -144,13 +159,15 @@ pub(crate) fn decode_row(
     out: &mut [u8],
 ) -> Result<(), DecodeError> {
     match (table, backend.kind()) {
-        (DecodeTable::Slots(table), Kind::Scalar) => scalar::decode_row(states, words, table, out),
+        (DecodeTable::Slots(table), Kind::Scalar) => scalar::decode_row(states, words, &table.slots, out),
         // SAFETY: a backend of this kind exists only where the processor has its instructions.
         #[cfg(target_arch = "x86_64")]
         (DecodeTable::Slots(table), Kind::Avx2) => unsafe { avx2::decode_row(states, words, table, out) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
-        (DecodeTable::Slots(table), Kind::Avx512) => unsafe { avx512::decode_row(states, words, table, out) },
+        (DecodeTable::Slots(table), Kind::Avx512) => unsafe {
+            avx512::decode_row(states, words, &table.slots, out)
+        },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
         (DecodeTable::Planes(table), Kind::Avx512) => unsafe {
@@ -172,10 +189,10 @@ pub(crate) fn encode_row(
 ) -> bool {
     match backend.kind() {
         Kind::Scalar => scalar::encode_row(states, words, table, symbols),
-        // Divisions are what costs, and AVX2 has none for integers: the portable code is as good.
-        #[cfg(target_arch = "x86_64")]
-        Kind::Avx2 => scalar::encode_row(states, words, table, symbols),
         // SAFETY: a backend of this kind exists only where the processor has its instructions.
+        #[cfg(target_arch = "x86_64")]
+        Kind::Avx2 => unsafe { avx2::encode_row(states, words, table, symbols) },
+        // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
         Kind::Avx512 => unsafe { avx512::encode_row(states, words, table, symbols) },
     }
