@@ -1,9 +1,11 @@
 //! The definition.
 
+#![allow(clippy::cast_possible_truncation, reason = "halves of 32 bits")]
+
 use super::{BinTable, Given, MAGNITUDE, RESIDUAL_BITS, SIGN, bin_of, is_negative};
 use crate::Half;
 use crate::error::DecodeError;
-use crate::stream::{LANES, States, WINDOW, WordReader, WordWriter, put, refill};
+use crate::stream::{HalvedStates, Halves, LANES, States, WINDOW, WordReader, WordWriter, multiply_add, put};
 
 pub(super) fn decode(
     states: &mut States,
@@ -11,12 +13,22 @@ pub(super) fn decode(
     given: &Given,
     out: &mut [Half],
 ) -> Result<(), DecodeError> {
+    let mut halved = HalvedStates::of(states);
+    let mut lanes = BinsOfLanes::NONE;
     let mut zeros = given.zeros.iter();
     for (bins, range) in given.bins.iter().zip(given.rows.iter()) {
         let bins = Bins::of(bins);
         let (codes, out) = (&given.codes[range.clone()], &mut out[range]);
-        for (number, (codes, out)) in codes.chunks(LANES).zip(out.chunks_mut(LANES)).enumerate() {
-            let used = decode_block(states.set(number), words.window()?, &bins, codes, out);
+        let (blocks, rest) = codes.as_chunks();
+        let (outs, out_rest) = out.as_chunks_mut();
+        for (number, (codes, out)) in blocks.iter().zip(outs).enumerate() {
+            let set = halved.set(number);
+            lanes.decode(set, &bins, codes, out);
+            let used = set.refill(LANES, words.window()?);
+            words.skip(used);
+        }
+        if !rest.is_empty() {
+            let used = lanes.decode_some(halved.set(blocks.len()), words.window()?, &bins, rest, out_rest);
             words.skip(used);
         }
         // There are as many as codes of 0.
@@ -24,43 +36,12 @@ pub(super) fn decode(
             out[column] = *value;
         }
     }
+    halved.write(states);
     Ok(())
 }
 
-/// A row's bins by code, which takes less work a weight than by magnitude.
-pub(super) struct Bins([Bin; 256]);
-
-/// One code's bin.
-// Q: what is done for codes of 0, which use no lane? Their frequency is 2^16 and every slot their first place, which leaves a state as it is. So the loop
-// needs no branch; the values that belong there are put in place when the row is done.
-#[derive(Clone, Copy)]
-struct Bin {
-    frequency: u32,
-    reciprocal: u32,
-    lo: u16,
-    sign: u16,
-}
-
-impl Bins {
-    pub(super) fn of(table: &BinTable) -> Self {
-        let bin = |k: usize, sign: u16| Bin {
-            frequency: table.frequency(k),
-            reciprocal: table.reciprocal[k],
-            lo: table.lo(k),
-            sign,
-        };
-        let mut bins = [bin(127, SIGN); 256];
-        for k in 1..128 {
-            bins[k] = bin(k, 0);
-            bins[256 - k] = bin(k, SIGN);
-        }
-        bins[0] = Bin { frequency: 1 << RESIDUAL_BITS, reciprocal: 0, lo: 0, sign: 0 };
-        Self(bins)
-    }
-}
-
 /// Decodes up to 64 values, anything for codes of 0; returns how many words were read.
-#[inline(always)]
+#[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "what AVX2 ends rows with"))]
 pub(super) fn decode_block(
     states: &mut [u32; LANES],
     window: &[u8; WINDOW],
@@ -68,28 +49,102 @@ pub(super) fn decode_block(
     codes: &[u8],
     out: &mut [Half],
 ) -> usize {
-    let mut used = 0;
-    let mut decode = |state: &mut u32, code: u8, value: &mut Half| {
-        let bin = bins.0[usize::from(code)];
-        let slot = *state & 0xffff;
-        // The product's high half is below 2^16.
-        let place = ((u64::from(slot) * u64::from(bin.reciprocal)) >> 32) as u32;
-        // At most (2^16 - 1) * (2^16 - 1) + 2^16 - 1 < 2^32; the difference alone may wrap around.
-        let high = (*state >> RESIDUAL_BITS).wrapping_sub(place);
-        *state = refill(bin.frequency.wrapping_mul(high).wrapping_add(slot), window, &mut used);
-        *value = (bin.lo.wrapping_add(place as u16) & MAGNITUDE | bin.sign).to_le_bytes();
-    };
-    let fours = codes.as_chunks::<4>().0.iter().zip(out.as_chunks_mut::<4>().0);
-    for (states, (codes, out)) in states.as_chunks_mut::<4>().0.iter_mut().zip(fours) {
-        for ((state, code), value) in states.iter_mut().zip(codes).zip(out) {
-            decode(state, *code, value);
+    let mut set = Halves::of(states);
+    let used = BinsOfLanes::NONE.decode_some(&mut set, window, bins, codes, out);
+    set.write(states);
+    used
+}
+
+/// A row's bins by code, which takes less work a weight than by magnitude. Of each: the least value, sign included, and below it (in the low 16 bits)
+/// `floor(2^16 / frequency)`; and the frequency, above 16 bits of 0.
+// Q: what is done for codes of 0, which use no lane? They have a frequency of 0, which says that a state is to stay as it is. So the loop needs no branch;
+// the values that belong there are put in place when the row is done.
+pub(super) struct Bins([[u32; 2]; 256]);
+
+impl Bins {
+    pub(super) fn of(table: &BinTable) -> Self {
+        let bin = |k: usize, sign: u16| {
+            let first = table.lo(k) & MAGNITUDE | sign;
+            [u32::from(first) << 16 | table.reciprocal[k] >> 16, table.frequency(k) << 16]
+        };
+        let mut bins = [bin(127, SIGN); 256];
+        for k in 1..128 {
+            bins[k] = bin(k, 0);
+            bins[256 - k] = bin(k, SIGN);
+        }
+        bins[0] = [0; 2];
+        Self(bins)
+    }
+}
+
+/// The bins of a block's codes.
+// Q: why pass by pass? Lookups do not wait for each other, and of what does one thing with all lanes compilers make vector code.
+struct BinsOfLanes {
+    /// As [`Bins`] has them.
+    entries: [[u32; 2]; LANES],
+    /// The parts of the entries.
+    first: [u16; LANES],
+    factor: [u16; LANES],
+    frequency: [u16; LANES],
+}
+
+impl BinsOfLanes {
+    const NONE: Self =
+        Self { entries: [[0; 2]; LANES], first: [0; LANES], factor: [0; LANES], frequency: [0; LANES] };
+
+    /// Decodes a value in each lane, anything for codes of 0. States may then be too low.
+    #[inline(always)]
+    fn decode(&mut self, set: &mut Halves, bins: &Bins, codes: &[u8; LANES], out: &mut [Half; LANES]) {
+        for (entry, code) in self.entries.iter_mut().zip(codes) {
+            *entry = bins.0[usize::from(*code)];
+        }
+        for (first, entry) in self.first.iter_mut().zip(&self.entries) {
+            *first = (entry[0] >> 16) as u16;
+        }
+        for (factor, entry) in self.factor.iter_mut().zip(&self.entries) {
+            *factor = entry[0] as u16;
+        }
+        for (frequency, entry) in self.frequency.iter_mut().zip(&self.entries) {
+            *frequency = (entry[1] >> 16) as u16;
+        }
+        for lane in 0..LANES {
+            let (frequency, high) = (self.frequency[lane], set.high[lane]);
+            let (place, offset) = divide(set.low[lane], frequency, self.factor[lane]);
+            let next = multiply_add(frequency, high, offset);
+            // Nothing of the low half is lost where the frequency is 0: the offset is the slot.
+            set.high[lane] = if frequency == 0 { high } else { next.0 };
+            set.low[lane] = next.1;
+            let first = self.first[lane];
+            out[lane] = (first.wrapping_add(place) & MAGNITUDE | first & SIGN).to_le_bytes();
         }
     }
-    let done = codes.len() / 4 * 4;
-    for ((state, code), value) in states.iter_mut().zip(codes).zip(out).skip(done) {
-        decode(state, *code, value);
+
+    /// The same for fewer than 64 codes; returns how many words were read.
+    fn decode_some(
+        &mut self,
+        set: &mut Halves,
+        window: &[u8; WINDOW],
+        bins: &Bins,
+        codes: &[u8],
+        out: &mut [Half],
+    ) -> usize {
+        // The other lanes have codes of 0, and so stay as they are.
+        let (mut all, mut values) = ([0; LANES], [[0; 2]; LANES]);
+        all[..codes.len()].copy_from_slice(codes);
+        self.decode(set, bins, &all, &mut values);
+        out.copy_from_slice(&values[..codes.len()]);
+        set.refill(LANES, window)
     }
-    used
+}
+
+/// A slot divided by a frequency, given `floor(2^16 / frequency)`: quotient and remainder.
+#[inline(always)]
+fn divide(slot: u16, frequency: u16, factor: u16) -> (u16, u16) {
+    // The factor lacks less than 1 of 2^16 / frequency and the slot is below 2^16, so this quotient is right or one too low.
+    let quotient = ((u32::from(slot) * u32::from(factor)) >> 16) as u16;
+    let remainder = slot - quotient * frequency;
+    let more = remainder >= frequency;
+    (quotient + u16::from(more), remainder - if more { frequency } else { 0 })
 }
 
 pub(super) fn encode_row(
@@ -125,4 +180,21 @@ pub(super) fn place_in_bin(bins: &BinTable, code: u8, value: Half) -> Option<u32
     let place = u32::from((value & MAGNITUDE).checked_sub(bins.lo(k))?);
     let fits = (place + 1) * bins.frequency(k) <= 1 << RESIDUAL_BITS;
     (fits && (value & SIGN != 0) == is_negative(code)).then_some(place)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_are_divided_exactly() {
+        for width in 0..=u16::MAX {
+            let Bins(bins) = Bins::of(&BinTable::new(&[0; 128], &[width; 128]));
+            let (factor, f) = ((bins[127][0] & 0xffff) as u16, (bins[127][1] >> 16) as u16);
+            for slot in [0, 1, f - 1, f, f.saturating_add(1), 65_535 / f * f - 1, 65_535 / f * f, 65_535] {
+                assert_eq!(divide(slot, f, factor), (slot / f, slot % f), "{slot} / {f}");
+            }
+        }
+        assert_eq!(divide(65_535, 0, 0).1, 65_535);
+    }
 }

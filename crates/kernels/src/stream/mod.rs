@@ -7,8 +7,10 @@
 //! A *block* is up to 64 elements of a row, one in each lane of a *set*: the unit of work of every backend. Where there are two sets, blocks use
 //! them in turn, so that the work on one hides the latencies of the other.
 
+mod halves;
 mod words;
 
+pub(crate) use halves::{HalvedStates, Halves, multiply_add};
 pub(crate) use words::{WINDOW, WordReader, WordWriter};
 
 use crate::error::DecodeError;
@@ -116,16 +118,4 @@ pub(crate) fn put(
         *state >>= 16;
     }
     *state = ((*state / frequency) << bits) + slot(*state % frequency);
-}
-
-/// Fills up a decoder's state if it is too low, with the first word of `window` that is not used yet.
-// Q: why no branch? Half of all symbols need a word, at random: a wrong guess costs more than all else that a symbol takes.
-#[inline(always)]
-pub(crate) fn refill(next: u32, window: &[u8; WINDOW], used: &mut usize) -> u32 {
-    // Fewer than 64 words have been used when the last element of a block asks.
-    let at = (2 * *used) % WINDOW;
-    let word = u32::from(u16::from_le_bytes([window[at], window[at + 1]]));
-    let low = next < LOWER;
-    *used += usize::from(low);
-    std::hint::select_unpredictable(low, next << 16 | word, next)
 }

@@ -1,8 +1,10 @@
 //! The definition.
 
+#![allow(clippy::cast_possible_truncation, reason = "fields of a table's entry, each masked to its width")]
+
 use super::{EncodeTable, MISSING, SLOTS};
 use crate::error::DecodeError;
-use crate::stream::{LANES, States, WINDOW, WordReader, WordWriter, put, refill};
+use crate::stream::{HalvedStates, Halves, LANES, States, WINDOW, WordReader, WordWriter, multiply_add, put};
 use crate::table::TABLE_BITS;
 
 pub(super) fn decode_row(
@@ -13,9 +15,16 @@ pub(super) fn decode_row(
 ) -> Result<(), DecodeError> {
     let (blocks, rest) = out.as_chunks_mut::<LANES>();
     let last = blocks.len();
-    for (number, block) in blocks.iter_mut().enumerate() {
-        let used = decode_block(states.set(number), words.window()?, table, block);
-        words.skip(used);
+    if last > 0 {
+        let mut halved = HalvedStates::of(states);
+        let mut slots = Slots::NONE;
+        for (number, block) in blocks.iter_mut().enumerate() {
+            let set = halved.set(number);
+            slots.decode(set, table, block);
+            let used = set.refill(LANES, words.window()?);
+            words.skip(used);
+        }
+        halved.write(states);
     }
     if !rest.is_empty() {
         let used = decode_block(states.set(last), words.window()?, table, rest);
@@ -24,34 +33,60 @@ pub(super) fn decode_row(
     Ok(())
 }
 
-/// Decodes up to 64 symbols; returns how many words were read.
-#[inline(always)]
+/// Decodes up to 64 symbols, and at least one; returns how many words were read.
 pub(super) fn decode_block(
     states: &mut [u32; LANES],
     window: &[u8; WINDOW],
     table: &[u32; SLOTS],
     out: &mut [u8],
 ) -> usize {
-    let mut used = 0;
-    let mut decode = |state: &mut u32, symbol: &mut u8| {
-        let slot = table[*state as usize % SLOTS];
-        let (frequency, offset) = ((slot >> 8) & 0xfff, slot >> 20);
-        // At most (2^12 - 1) * (2^20 - 1) + 2^12 - 1 < 2^32.
-        let next = frequency * (*state >> TABLE_BITS) + offset;
-        *state = refill(next, window, &mut used);
-        *symbol = slot.to_le_bytes()[0];
-    };
-    let fours = states.as_chunks_mut::<4>().0.iter_mut().zip(out.as_chunks_mut::<4>().0);
-    for (states, out) in fours {
-        for (state, symbol) in states.iter_mut().zip(out) {
-            decode(state, symbol);
+    let live = out.len();
+    let mut symbols = [0; LANES];
+    let mut set = Halves::of(states);
+    Slots::NONE.decode(&mut set, table, &mut symbols);
+    let used = set.refill(live, window);
+    // Lanes without a symbol stay as they are.
+    set.write(&mut states[..live]);
+    out.copy_from_slice(&symbols[..live]);
+    used
+}
+
+/// The slots of a block's lanes.
+// Q: why pass by pass? Lookups do not wait for each other, and of what does one thing with all lanes compilers make vector code.
+struct Slots {
+    /// As the table has them.
+    entries: [u32; LANES],
+    /// The parts of the entries.
+    frequency: [u16; LANES],
+    offset: [u16; LANES],
+}
+
+impl Slots {
+    const NONE: Self = Self { entries: [0; LANES], frequency: [0; LANES], offset: [0; LANES] };
+
+    /// Decodes a symbol in each lane. States may then be too low.
+    #[inline(always)]
+    fn decode(&mut self, set: &mut Halves, table: &[u32; SLOTS], out: &mut [u8; LANES]) {
+        for (entry, low) in self.entries.iter_mut().zip(&set.low) {
+            *entry = table[usize::from(*low) % SLOTS];
+        }
+        for (symbol, entry) in out.iter_mut().zip(&self.entries) {
+            *symbol = (entry & 0xff) as u8;
+        }
+        for (frequency, entry) in self.frequency.iter_mut().zip(&self.entries) {
+            *frequency = (entry >> 8 & 0xfff) as u16;
+        }
+        for (offset, entry) in self.offset.iter_mut().zip(&self.entries) {
+            *offset = (entry >> 20) as u16;
+        }
+        for lane in 0..LANES {
+            let (frequency, offset) = (self.frequency[lane], self.offset[lane]);
+            // The state without its 12 low bits is 16 times its high half, and the 4 high bits of its low half. As the offset is below the frequency, and that
+            // below 2^12, the sum is below 2^16 and the whole below 2^32.
+            let rest = frequency * (set.low[lane] >> TABLE_BITS) + offset;
+            (set.high[lane], set.low[lane]) = multiply_add(frequency << 4, set.high[lane], rest);
         }
     }
-    let done = out.len() / 4 * 4;
-    for (state, symbol) in states.iter_mut().zip(out).skip(done) {
-        decode(state, symbol);
-    }
-    used
 }
 
 pub(super) fn encode_row(
