@@ -24,7 +24,7 @@ pub(super) fn decode(
         for (number, (codes, out)) in blocks.iter().zip(outs).enumerate() {
             let set = halved.set(number);
             lanes.decode(set, &bins, codes, out);
-            let used = set.refill(LANES, words.window()?);
+            let used = set.refill(words.window()?);
             words.skip(used);
         }
         if !rest.is_empty() {
@@ -50,7 +50,8 @@ pub(super) fn decode_block(
     out: &mut [Half],
 ) -> usize {
     let mut set = Halves::of(states);
-    let used = BinsOfLanes::NONE.decode_some(&mut set, window, bins, codes, out);
+    let mut lanes = BinsOfLanes::NONE;
+    let used = lanes.decode_some(&mut set, window, bins, codes, out);
     set.write(states);
     used
 }
@@ -98,14 +99,11 @@ impl BinsOfLanes {
         for (entry, code) in self.entries.iter_mut().zip(codes) {
             *entry = bins.0[usize::from(*code)];
         }
-        for (first, entry) in self.first.iter_mut().zip(&self.entries) {
-            *first = (entry[0] >> 16) as u16;
-        }
-        for (factor, entry) in self.factor.iter_mut().zip(&self.entries) {
-            *factor = entry[0] as u16;
-        }
-        for (frequency, entry) in self.frequency.iter_mut().zip(&self.entries) {
-            *frequency = (entry[1] >> 16) as u16;
+        for lane in 0..LANES {
+            let [low, high] = self.entries[lane];
+            self.first[lane] = (low >> 16) as u16;
+            self.factor[lane] = low as u16;
+            self.frequency[lane] = (high >> 16) as u16;
         }
         for lane in 0..LANES {
             let (frequency, high) = (self.frequency[lane], set.high[lane]);
@@ -133,7 +131,7 @@ impl BinsOfLanes {
         all[..codes.len()].copy_from_slice(codes);
         self.decode(set, bins, &all, &mut values);
         out.copy_from_slice(&values[..codes.len()]);
-        set.refill(LANES, window)
+        set.refill(window)
     }
 }
 

@@ -55,21 +55,21 @@ impl Halves {
         halves
     }
 
-    /// Puts the states back, as many as `states` has room for.
-    pub(crate) fn write(&self, states: &mut [u32]) {
+    /// Puts the states back.
+    pub(crate) fn write(&self, states: &mut [u32; LANES]) {
         for (state, (high, low)) in states.iter_mut().zip(self.high.iter().zip(&self.low)) {
             *state = u32::from(*high) << 16 | u32::from(*low);
         }
     }
 
-    /// Fills up those of the first `live` states (at least 1) that are too low, in the order of their lanes, each with the next word of `window`. Returns how
+    /// Fills up those states that are too low, in the order of their lanes, each with the next word of `window`. Returns how
     /// many that were.
     // Q: why not as each state is made? Of codes half of all states need a word, of weights a fifth, and which ones is random. A branch for each would be
     // guessed wrongly; doing it for all and keeping what counts takes longer. So all lanes to visit are found first, without a branch.
     #[inline(always)]
-    pub(crate) fn refill(&mut self, live: usize, window: &[u8; WINDOW]) -> usize {
+    pub(crate) fn refill(&mut self, window: &[u8; WINDOW]) -> usize {
         let words = window.as_chunks::<2>().0;
-        let mut lanes = self.too_low() & u64::MAX >> ((LANES - live) % LANES);
+        let mut lanes = self.too_low();
         let used = lanes.count_ones() as usize;
         for first in (0..used).step_by(GROUP) {
             for number in first..first + GROUP {
@@ -121,22 +121,21 @@ mod tests {
         fn states_are_filled_up_in_order(
             mut states in proptest::collection::vec(prop_oneof![any::<u32>(), any::<u16>().prop_map(u32::from)], LANES),
             words in proptest::collection::vec(any::<u16>(), LANES),
-            live in 1..=LANES,
         ) {
             let mut window = [0; WINDOW];
             for (bytes, word) in window.as_chunks_mut().0.iter_mut().zip(&words) {
                 *bytes = word.to_le_bytes();
             }
             let mut halves = Halves::of(states.first_chunk().unwrap());
-            let used = halves.refill(live, &window);
+            let used = halves.refill(&window);
             let mut words = words.iter();
-            for state in states.iter_mut().take(live).filter(|state| **state < crate::stream::LOWER) {
+            for state in states.iter_mut().filter(|state| **state < crate::stream::LOWER) {
                 *state = *state << 16 | u32::from(*words.next().unwrap());
             }
             prop_assert_eq!(used, LANES - words.len());
-            let mut got = vec![0; LANES];
+            let mut got = [0; LANES];
             halves.write(&mut got);
-            prop_assert_eq!(got, states);
+            prop_assert_eq!(&got[..], states);
         }
 
         #[test]

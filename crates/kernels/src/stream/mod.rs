@@ -119,3 +119,15 @@ pub(crate) fn put(
     }
     *state = ((*state / frequency) << bits) + slot(*state % frequency);
 }
+
+/// Fills up a decoder's state if it is too low, with the first word of `window` that is not used yet.
+// Q: why no branch? Half of all symbols need a word, at random: a wrong guess costs more than all else that a symbol takes.
+#[inline(always)]
+pub(crate) fn refill(next: u32, window: &[u8; WINDOW], used: &mut usize) -> u32 {
+    // Fewer than 64 words have been used when the last element of a block asks.
+    let at = (2 * *used) % WINDOW;
+    let word = u32::from(u16::from_le_bytes([window[at], window[at + 1]]));
+    let low = next < LOWER;
+    *used += usize::from(low);
+    std::hint::select_unpredictable(low, next << 16 | word, next)
+}

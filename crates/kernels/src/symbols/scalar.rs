@@ -4,7 +4,7 @@
 
 use super::{EncodeTable, MISSING, SLOTS};
 use crate::error::DecodeError;
-use crate::stream::{HalvedStates, Halves, LANES, States, WINDOW, WordReader, WordWriter, multiply_add, put};
+use crate::stream::{HalvedStates, Halves, LANES, States, WINDOW, WordReader, WordWriter, multiply_add, put, refill};
 use crate::table::TABLE_BITS;
 
 pub(super) fn decode_row(
@@ -16,15 +16,7 @@ pub(super) fn decode_row(
     let (blocks, rest) = out.as_chunks_mut::<LANES>();
     let last = blocks.len();
     if last > 0 {
-        let mut halved = HalvedStates::of(states);
-        let mut slots = Slots::NONE;
-        for (number, block) in blocks.iter_mut().enumerate() {
-            let set = halved.set(number);
-            slots.decode(set, table, block);
-            let used = set.refill(LANES, words.window()?);
-            words.skip(used);
-        }
-        halved.write(states);
+        decode_blocks(states, words, table, blocks)?;
     }
     if !rest.is_empty() {
         let used = decode_block(states.set(last), words.window()?, table, rest);
@@ -33,25 +25,48 @@ pub(super) fn decode_row(
     Ok(())
 }
 
-/// Decodes up to 64 symbols, and at least one; returns how many words were read.
+/// Decodes whole blocks.
+// By itself, so that short rows are spared the memory that it works in.
+#[inline(never)]
+fn decode_blocks(
+    states: &mut States,
+    words: &mut WordReader,
+    table: &[u32; SLOTS],
+    blocks: &mut [[u8; LANES]],
+) -> Result<(), DecodeError> {
+    let mut halved = HalvedStates::of(states);
+    let mut slots = Slots::NONE;
+    for (number, block) in blocks.iter_mut().enumerate() {
+        let set = halved.set(number);
+        slots.decode(set, table, block);
+        let used = set.refill(words.window()?);
+        words.skip(used);
+    }
+    halved.write(states);
+    Ok(())
+}
+
+/// Decodes up to 64 symbols, lane by lane; returns how many words were read.
+#[inline(always)]
 pub(super) fn decode_block(
     states: &mut [u32; LANES],
     window: &[u8; WINDOW],
     table: &[u32; SLOTS],
     out: &mut [u8],
 ) -> usize {
-    let live = out.len();
-    let mut symbols = [0; LANES];
-    let mut set = Halves::of(states);
-    Slots::NONE.decode(&mut set, table, &mut symbols);
-    let used = set.refill(live, window);
-    // Lanes without a symbol stay as they are.
-    set.write(&mut states[..live]);
-    out.copy_from_slice(&symbols[..live]);
+    let mut used = 0;
+    for (state, symbol) in states.iter_mut().zip(out) {
+        let slot = table[*state as usize % SLOTS];
+        let (frequency, offset) = ((slot >> 8) & 0xfff, slot >> 20);
+        // At most (2^12 - 1) * (2^20 - 1) + 2^12 - 1 < 2^32.
+        let next = frequency * (*state >> TABLE_BITS) + offset;
+        *state = refill(next, window, &mut used);
+        *symbol = slot.to_le_bytes()[0];
+    }
     used
 }
 
-/// The slots of a block's lanes.
+/// The slots of a whole block's lanes, which are decoded together. It comes to the same as [`decode_block`], in half the time.
 // Q: why pass by pass? Lookups do not wait for each other, and of what does one thing with all lanes compilers make vector code.
 struct Slots {
     /// As the table has them.
