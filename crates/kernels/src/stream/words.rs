@@ -62,7 +62,7 @@ impl<'a> WordReader<'a> {
 /// Collects words, the last one first, as an encoder that runs backwards has them.
 #[derive(Debug, Default)]
 pub(crate) struct WordWriter {
-    /// Filled from its end, but for the slack behind, which lets whole vectors be written.
+    /// Filled from its end, but for the slack behind, which lets whole vectors be written, and a block in front.
     buffer: Vec<u8>,
     at: usize,
 }
@@ -72,7 +72,7 @@ impl WordWriter {
 
     /// Begins a stream of at most `words` words.
     pub(crate) fn begin(&mut self, words: usize) {
-        let bytes = words * 2 + Self::SLACK;
+        let bytes = WINDOW + words * 2 + Self::SLACK;
         if self.buffer.len() < bytes {
             self.buffer.resize(bytes, 0);
         }
@@ -84,11 +84,20 @@ impl WordWriter {
         self.buffer.capacity()
     }
 
-    /// Puts a word in front.
+    /// The room in front for as many words as a block can need, the last of which comes first: what is used of it is then [kept](Self::keep).
     #[inline(always)]
-    pub(crate) fn push(&mut self, word: u16) {
-        self.at -= 2;
-        self.buffer[self.at..self.at + 2].copy_from_slice(&word.to_le_bytes());
+    pub(crate) fn room(&mut self) -> &mut [[u8; 2]; LANES] {
+        // `begin` leaves a block more than there are words.
+        let room = &mut self.buffer[self.at - WINDOW..self.at];
+        let (words, _) = room.as_chunks_mut::<2>();
+        #[allow(clippy::expect_used, reason = "a block has so many words")]
+        words.first_chunk_mut().expect("a block of words")
+    }
+
+    /// Keeps `words` words that were written into the room, from its end.
+    #[inline(always)]
+    pub(crate) fn keep(&mut self, words: usize) {
+        self.at -= 2 * words;
     }
 
     /// Makes room for `words` words in front and returns the place, with at least 64 bytes from it on.
