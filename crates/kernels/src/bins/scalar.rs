@@ -60,37 +60,33 @@ pub(super) fn decode_block(
 /// A row's bins by code, which takes less work a weight than by magnitude.
 pub(super) struct Bins([Bin; 256]);
 
-/// One code's bin, in the 8 bytes that a lookup fetches.
+/// One code's bin, in the 8 bytes that a lookup fetches: in the high halves the least value (sign included) and the frequency, in the low ones the halves
+/// of the reciprocal.
 // Q: what is done for codes of 0, which use no lane? They have a frequency of 0, which says that a state is to stay as it is. So the loop needs no branch;
 // the values that belong there are put in place when the row is done.
 #[derive(Clone, Copy)]
-struct Bin {
-    /// The least value, sign included; and the high half of the reciprocal below it.
-    first: u32,
-    /// The frequency, and the low half of the reciprocal below it.
-    frequency: u32,
-}
+struct Bin([u32; 2]);
 
 impl Bin {
     /// Of codes of 0.
-    const NONE: Self = Self { first: 0, frequency: 0 };
+    const NONE: Self = Self([0; 2]);
 
     fn first(self) -> u16 {
-        (self.first >> 16) as u16
+        (self.0[0] >> 16) as u16
     }
 
     fn frequency(self) -> u16 {
-        (self.frequency >> 16) as u16
+        (self.0[1] >> 16) as u16
     }
 
     /// `floor(2^32 / frequency)`.
     fn reciprocal(self) -> u32 {
-        self.first << 16 | self.frequency & 0xffff
+        self.0[0] << 16 | self.0[1] & 0xffff
     }
 
     /// `floor(2^16 / frequency)`: how many values have a slot.
     fn factor(self) -> u16 {
-        self.first as u16
+        self.0[0] as u16
     }
 }
 
@@ -99,10 +95,7 @@ impl Bins {
         let bin = |k: usize, sign: u16| {
             let first = table.lo(k) & MAGNITUDE | sign;
             let reciprocal = table.reciprocal[k] - 1;
-            Bin {
-                first: u32::from(first) << 16 | reciprocal >> 16,
-                frequency: table.frequency(k) << 16 | reciprocal & 0xffff,
-            }
+            Bin([u32::from(first) << 16 | reciprocal >> 16, table.frequency(k) << 16 | reciprocal & 0xffff])
         };
         let mut bins = [bin(127, SIGN); 256];
         for k in 1..128 {
@@ -134,9 +127,10 @@ impl BinsOfLanes {
             *bin = bins.0[usize::from(*code)];
         }
         for lane in 0..LANES {
-            self.first[lane] = self.bins[lane].first();
-            self.factor[lane] = self.bins[lane].factor();
-            self.frequency[lane] = self.bins[lane].frequency();
+            let bin = self.bins[lane];
+            self.first[lane] = bin.first();
+            self.factor[lane] = bin.factor();
+            self.frequency[lane] = bin.frequency();
         }
     }
 
