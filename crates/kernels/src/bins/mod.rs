@@ -68,7 +68,7 @@ pub(crate) fn encode_row(
 ) {
     match backend.kind() {
         Kind::Scalar => scalar::encode_row(states, words, bins, codes, values, outside),
-        // As with symbols, the divisions are what costs.
+        // As with symbols.
         #[cfg(target_arch = "x86_64")]
         Kind::Avx2 => scalar::encode_row(states, words, bins, codes, values, outside),
         // SAFETY: a backend of this kind exists only where the processor has its instructions.

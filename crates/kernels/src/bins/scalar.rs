@@ -221,17 +221,21 @@ pub(super) fn encode_row(
     values: &[Half],
     outside: &mut dyn FnMut(usize),
 ) {
-    let (blocks, rest) = codes.as_chunks();
-    let (values, value_rest) = values.as_chunks();
-    let start = blocks.len() * LANES;
-    let set = states.set(blocks.len());
-    encode_block(set, words, bins, rest, value_rest, &mut |lane| outside(start + lane));
-    if blocks.is_empty() {
+    // Making a row's bins takes as long as a block does.
+    let whole = if codes.len() < 2 * LANES { 0 } else { codes.len() / LANES };
+    let (codes, rest) = codes.split_at(whole * LANES);
+    let (values, value_rest) = values.split_at(whole * LANES);
+    let rests = rest.chunks(LANES).zip(value_rest.chunks(LANES));
+    for (block, (codes, values)) in rests.enumerate().rev() {
+        let (block, start) = (whole + block, (whole + block) * LANES);
+        encode_block(states.set(block), words, bins, codes, values, &mut |lane| outside(start + lane));
+    }
+    if whole == 0 {
         return;
     }
     let bins = Bins::of(bins);
     let mut lanes = BinsOfLanes::NONE;
-    for (block, (codes, values)) in blocks.iter().zip(values).enumerate().rev() {
+    for (block, (codes, values)) in codes.as_chunks().0.iter().zip(values.as_chunks().0).enumerate().rev() {
         let set = states.set(block);
         lanes.encode(set, words, &bins, codes, values, &mut |lane| outside(block * LANES + lane));
     }

@@ -105,6 +105,7 @@ impl States {
 
 /// Codes a symbol in a lane, which is what every encoder does: `slot` says which of `2^bits` slots is the symbol's number so and so. `frequency`, how
 /// many it has, is at least 1 and below `2^bits`; `bits` is at most 16. `reciprocal` is `2^32 / frequency` or less, by at most 1.
+/// `used` counts the words that the block has put into `room`, from its end.
 #[inline(always)]
 #[allow(clippy::cast_possible_truncation, reason = "halves of 32 and of 64 bits")]
 pub(crate) fn put(
