@@ -176,7 +176,7 @@ pub(crate) fn encode_row(
 ) -> bool {
     match backend.kind() {
         Kind::Scalar => scalar::encode_row(states, words, table, symbols),
-        // Has no code of its own: lookups and multiplications of 64 bits, which is most of the work, AVX2 does not speed up.
+        // Has no code of its own; what vectors would gain was not measured.
         #[cfg(target_arch = "x86_64")]
         Kind::Avx2 => scalar::encode_row(states, words, table, symbols),
         // SAFETY: a backend of this kind exists only where the processor has its instructions.
