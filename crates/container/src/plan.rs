@@ -9,7 +9,8 @@ use crate::limits::{
     MAX_RESIDUAL_CHUNK_ROWS, MAX_RESIDUAL_ROWS, MAX_TRANSPOSED_BYTES, PLAN_SLACK_BYTES,
 };
 use crate::{
-    ArrayKey, Dtype, Encoding, FormatError, Hash128, QuantGrid, RelativePath, Sha256Hex, VariantName,
+    ArrayKey, Dtype, Encoding, FormatError, Hash128, QuantGrid, QuantScheme, RelativePath, Sha256Hex,
+    VariantName,
 };
 
 /// Bytes of JSON of a plan that is compressed faster; what long lists of like tensors lose by that is within 1%.
@@ -169,6 +170,9 @@ impl StoredArray {
             Encoding::Codes if self.width() != 1 => bad("codes of more than a byte"),
             Encoding::FloatSplit | Encoding::Codes if rows > MAX_CHUNK_ROWS => {
                 bad("chunks of more rows than a reader accepts")
+            }
+            Encoding::Residual { scheme, .. } if *scheme != QuantScheme::LlmInt8 => {
+                bad("a residual of codes that do not follow from their weights alone")
             }
             Encoding::StepResidual { steps, .. } if ![1, 2, 4, 8, 16].contains(steps) => {
                 bad("a number of steps other than 1, 2, 4, 8 or 16")

@@ -7,8 +7,10 @@
 //! A *block* is up to 64 elements of a row, one in each lane of a *set*: the unit of work of every backend. Where there are two sets, blocks use
 //! them in turn, so that the work on one hides the latencies of the other.
 
+mod halves;
 mod words;
 
+pub(crate) use halves::{HalvedStates, Halves, multiply_add};
 pub(crate) use words::{WINDOW, WordReader, WordWriter};
 
 use crate::error::DecodeError;
@@ -102,20 +104,30 @@ impl States {
 }
 
 /// Codes a symbol in a lane, which is what every encoder does: `slot` says which of `2^bits` slots is the symbol's number so and so. `frequency`, how
-/// many it has, is at least 1 and below `2^bits`; `bits` is at most 16.
+/// many it has, is at least 1 and below `2^bits`; `bits` is at most 16. `reciprocal` is `2^32 / frequency` or less, by at most 1.
+/// `used` counts the words that the block has put into `room`, from its end.
 #[inline(always)]
+#[allow(clippy::cast_possible_truncation, reason = "halves of 32 and of 64 bits")]
 pub(crate) fn put(
     state: &mut u32,
-    words: &mut WordWriter,
+    room: &mut [[u8; 2]; LANES],
+    used: &mut usize,
     frequency: u32,
+    reciprocal: u32,
     bits: u32,
     slot: impl FnOnce(u32) -> u32,
 ) {
-    if *state >> (32 - bits) >= frequency {
-        words.push((*state & 0xffff) as u16);
-        *state >>= 16;
-    }
-    *state = ((*state / frequency) << bits) + slot(*state % frequency);
+    let full = *state >> (32 - bits) >= frequency;
+    // Q: why no branch? As in `refill`; a word that is not needed is overwritten by the next one.
+    room[(LANES - 1).wrapping_sub(*used) % LANES] = (*state as u16).to_le_bytes();
+    *used += usize::from(full);
+    let rest = std::hint::select_unpredictable(full, *state >> 16, *state);
+    // Division is what takes the longest. As the reciprocal lacks at most 1, the quotient by it is right or one too low.
+    let quotient = ((u64::from(rest) * u64::from(reciprocal)) >> 32) as u32;
+    let offset = rest - quotient * frequency;
+    let more = offset >= frequency;
+    let (quotient, offset) = (quotient + u32::from(more), offset - if more { frequency } else { 0 });
+    *state = (quotient << bits) + slot(offset);
 }
 
 /// Fills up a decoder's state if it is too low, with the first word of `window` that is not used yet.

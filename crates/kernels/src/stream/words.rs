@@ -62,18 +62,17 @@ impl<'a> WordReader<'a> {
 /// Collects words, the last one first, as an encoder that runs backwards has them.
 #[derive(Debug, Default)]
 pub(crate) struct WordWriter {
-    /// Filled from its end, but for the slack behind and the room in front, which let whole vectors be written.
+    /// Filled from its end, but for the slack behind and a block of room in front, which let whole vectors be written.
     buffer: Vec<u8>,
     at: usize,
 }
 
 impl WordWriter {
     const SLACK: usize = 64;
-    const ROOM: usize = 16;
 
     /// Begins a stream of at most `words` words.
     pub(crate) fn begin(&mut self, words: usize) {
-        let bytes = Self::ROOM + words * 2 + Self::SLACK;
+        let bytes = WINDOW + words * 2 + Self::SLACK;
         if self.buffer.len() < bytes {
             self.buffer.resize(bytes, 0);
         }
@@ -85,11 +84,20 @@ impl WordWriter {
         self.buffer.capacity()
     }
 
-    /// Puts a word in front.
+    /// The room in front for as many words as a block can need, the last of which comes first: what is used of it is then [kept](Self::keep).
     #[inline(always)]
-    pub(crate) fn push(&mut self, word: u16) {
-        self.at -= 2;
-        self.buffer[self.at..self.at + 2].copy_from_slice(&word.to_le_bytes());
+    pub(crate) fn room(&mut self) -> &mut [[u8; 2]; LANES] {
+        // `begin` leaves a block more than there are words.
+        let room = &mut self.buffer[self.at - WINDOW..self.at];
+        let (words, _) = room.as_chunks_mut::<2>();
+        #[allow(clippy::expect_used, reason = "a block has so many words")]
+        words.first_chunk_mut().expect("a block of words")
+    }
+
+    /// Keeps `words` words that were written into the room, from its end.
+    #[inline(always)]
+    pub(crate) fn keep(&mut self, words: usize) {
+        self.at -= 2 * words;
     }
 
     /// Makes room for `words` words in front and returns the place, with at least 64 bytes from it on.
@@ -106,7 +114,7 @@ impl WordWriter {
     pub(crate) fn place_at_end(&mut self, words: usize) -> &mut [u8] {
         let end = self.at;
         self.at -= 2 * words;
-        &mut self.buffer[end - Self::ROOM..end]
+        &mut self.buffer[end - 16..end]
     }
 
     /// All words in the order in which a decoder reads them.

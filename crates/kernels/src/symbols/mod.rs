@@ -107,6 +107,8 @@ pub(crate) struct EncodeTable {
     /// For each symbol the sum of the frequencies below it, and its frequency 16 bits above. A symbol that the table lacks has those of the likeliest one,
     /// and [`MISSING`] set.
     entries: Box<[u32; 256]>,
+    /// For each symbol `floor((2^32 - 1) / frequency)`.
+    reciprocals: Box<[u32; 256]>,
     /// The bytes of the entries, each in a plane of its own, for backends that look them up in registers.
     #[cfg(target_arch = "x86_64")]
     planes: Box<[[u8; 256]; 4]>,
@@ -135,8 +137,10 @@ impl EncodeTable {
         });
         #[cfg(target_arch = "x86_64")]
         let planes = Box::new(std::array::from_fn(|byte| entries.map(|entry| entry.to_le_bytes()[byte])));
+        let reciprocals = Box::new(entries.map(|entry| u32::MAX / (entry >> 16 & 0xfff)));
         Self {
             entries,
+            reciprocals,
             #[cfg(target_arch = "x86_64")]
             planes,
             slots,
