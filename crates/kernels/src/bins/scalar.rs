@@ -41,22 +41,6 @@ pub(super) fn decode(
     Ok(())
 }
 
-/// Decodes up to 64 values, anything for codes of 0; returns how many words were read. For backends that decode whole blocks otherwise.
-#[cfg(target_arch = "x86_64")]
-pub(super) fn decode_block(
-    states: &mut [u32; LANES],
-    window: &[u8; WINDOW],
-    bins: &Bins,
-    codes: &[u8],
-    out: &mut [Half],
-) -> usize {
-    let mut set = Halves::of(states);
-    let mut lanes = BinsOfLanes::NONE;
-    let used = lanes.decode_some(&mut set, window, bins, codes, out);
-    set.write(states);
-    used
-}
-
 /// A row's bins by code, which takes less work a weight than by magnitude.
 pub(super) struct Bins([Bin; 256]);
 
