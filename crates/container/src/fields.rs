@@ -129,6 +129,11 @@ pub(crate) fn some_hash<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Op
     Hash128::deserialize(deserializer).map(Some)
 }
 
+/// A number of mantissa bits that is there.
+pub(crate) fn some_mantissa<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u8>, D::Error> {
+    u8::deserialize(deserializer).map(Some)
+}
+
 /// A grid that is there: a slice has none, and not an empty one.
 pub(crate) fn some_grid<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Grid, D::Error> {
     let grid = Grid::deserialize(deserializer)?;

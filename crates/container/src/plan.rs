@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::bundles;
-use crate::fields::{ContentFields, some_grid, some_hash};
+use crate::fields::{ContentFields, some_grid, some_hash, some_mantissa};
 use crate::limits::{
     MAX_CHUNK_BYTES, MAX_CHUNK_ROWS, MAX_FILES, MAX_PLAN_BYTES, MAX_PLAN_EXPANSION, MAX_PLAN_WINDOW_LOG,
     MAX_RESIDUAL_CHUNK_ROWS, MAX_RESIDUAL_ROWS, MAX_TRANSPOSED_BYTES, PLAN_SLACK_BYTES,
@@ -92,6 +92,9 @@ pub struct StoredArray {
     /// Chunks. One element of a type smaller than a byte counts as packed: the grid then counts bytes. [`Grid::NONE`] for a slice.
     #[serde(default = "no_grid", deserialize_with = "some_grid", skip_serializing_if = "Grid::is_none")]
     pub grid: Grid,
+    /// Mantissa bits that its floats use, where an encoding of floats makes use of their having fewer than their type: 7 of F16 that was once BF16.
+    #[serde(default, deserialize_with = "some_mantissa", skip_serializing_if = "Option::is_none")]
+    pub mantissa: Option<u8>,
     /// Encoding.
     pub encoding: Encoding,
 }
@@ -164,6 +167,10 @@ impl StoredArray {
             return bad("its chunks are empty or larger than a reader accepts");
         }
         let float = matches!(self.dtype, Dtype::BF16 | Dtype::F16 | Dtype::F32);
+        let split = matches!(self.encoding, Encoding::FloatSplit) || self.encoding.is_float_residual();
+        if self.mantissa.is_some_and(|bits| bits != 7 || self.dtype != Dtype::F16 || !split) {
+            return bad("mantissas that are shorter than any that are made use of");
+        }
         let rows = bytes.div_ceil(self.width()).div_ceil(self.grid.cols).min(self.grid.rows_per_chunk);
         match &self.encoding {
             Encoding::FloatSplit if !float => bad("a float split of elements that are no BF16, F16 or F32"),

@@ -125,6 +125,17 @@ impl Codec {
         }
     }
 
+    /// Mantissa bits that floats use, if their coder makes use of their having fewer than their type.
+    pub(crate) fn mantissa(&self) -> Option<u8> {
+        let float = match self {
+            Self::FloatSplit(split) => split.float(),
+            Self::Residual(residual) => residual.float(),
+            Self::StepResidual(residual) => residual.float(),
+            _ => return None,
+        };
+        (float == FloatKind::ShortF16).then_some(7)
+    }
+
     /// The stored form of the tables, for the encodings that have any.
     pub(crate) fn head(&self) -> Option<Vec<u8>> {
         match self {
@@ -141,7 +152,7 @@ impl Codec {
     /// The codec of a stored array with this `head` (empty for encodings that have none).
     pub(crate) fn open(array: &StoredArray, head: &[u8]) -> Result<Self, DecodeError> {
         let float =
-            || FloatKind::of(array.dtype).ok_or(DecodeError::Corrupt("a float coder for other elements"));
+            || FloatKind::of_stored(array).ok_or(DecodeError::Corrupt("a float coder for other elements"));
         let mut head = head;
         let layout = layout_of(array.grid);
         let codec = match &array.encoding {

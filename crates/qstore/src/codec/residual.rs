@@ -2,7 +2,7 @@
 
 use qstore_kernels::{BinTable, DecodeError, Layout, ResidualCoder, SymbolTable, zero_symbols};
 
-use super::float::{Parts, high_halves, with_low_halves};
+use super::float::{LONG_BYTES, Parts, high_halves, with_rest};
 use super::workspace::Workspace;
 use crate::scheme::FloatKind;
 
@@ -29,6 +29,11 @@ impl Residual {
         Ok(Self { float, coder })
     }
 
+    /// The floats.
+    pub(crate) fn float(&self) -> FloatKind {
+        self.float
+    }
+
     pub(crate) fn open(float: FloatKind, layout: Layout, head: &mut &[u8]) -> Result<Self, DecodeError> {
         let coder = ResidualCoder::new(float.mantissa_bits(), SymbolTable::read(head)?, layout)?;
         Ok(Self { float, coder })
@@ -49,13 +54,18 @@ impl Residual {
     ) -> Option<Vec<u8>> {
         let high = high_halves(self.float, raw);
         let coded = self.coder.encode(given.codes, &high, cols, given.bins, &mut workspace.scratch).ok()?;
-        with_low_halves(self.float, raw, coded)
+        with_rest(self.float, raw, coded)
     }
 
     /// How many weights of a coded chunk fell outside their bins.
     pub(crate) fn exceptions(&self, stored: &[u8]) -> u32 {
-        let skip = if self.float == FloatKind::F32 { 4 } else { 0 };
-        stored.get(skip..).and_then(|chunk| chunk.first_chunk()).map_or(0, |count| u32::from_le_bytes(*count))
+        let count = |chunk: &[u8]| chunk.first_chunk().map_or(0, |count| u32::from_le_bytes(*count));
+        let skip = match self.float {
+            FloatKind::Bf16 | FloatKind::F16 => 0,
+            FloatKind::F32 => 4,
+            FloatKind::ShortF16 => 4 + LONG_BYTES * count(stored) as usize,
+        };
+        stored.get(skip..).map_or(0, count)
     }
 
     pub(crate) fn decode(

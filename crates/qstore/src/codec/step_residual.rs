@@ -18,7 +18,7 @@ use qstore_kernels::{
 
 use super::bins::{BinRule, RowBins};
 use super::code_residual::nearest_byte;
-use super::float::{Parts, high_halves, with_low_halves};
+use super::float::{Parts, high_halves, with_rest};
 use super::head::{read_tables, write_tables};
 use super::workspace::{Workspace, at_least};
 use crate::scheme::{FloatKind, Run, Steps, step_factor};
@@ -137,6 +137,11 @@ impl StepResidual {
         Ok(Self { float, shifts, places: ResidualCoder::new(float.mantissa_bits(), zeros, layout)? })
     }
 
+    /// The floats.
+    pub(crate) fn float(&self) -> FloatKind {
+        self.float
+    }
+
     pub(crate) fn open(float: FloatKind, layout: Layout, head: &mut &[u8]) -> Result<Self, DecodeError> {
         let tables = read_tables(head)?;
         Self::new(float, tables, SymbolTable::read(head)?, layout)
@@ -165,7 +170,7 @@ impl StepResidual {
             })
             .ok()?;
         // The low halves stay where they were.
-        let places = with_low_halves(self.float, raw, places)?;
+        let places = with_rest(self.float, raw, places)?;
         let mut out = u32::try_from(shifts.len()).ok()?.to_le_bytes().to_vec();
         out.extend(shifts);
         out.extend(places);

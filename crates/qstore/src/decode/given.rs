@@ -105,7 +105,7 @@ impl GivenReader {
         let file = variant.shard(shard);
         let array = &file.plan.arrays[index];
         let damaged = |what: &str| crate::Error::damaged(&file.path, format!("{}: {what}", array.key));
-        let float = || FloatKind::of(array.dtype).ok_or_else(|| damaged("a residual of other elements"));
+        let float = || FloatKind::of_stored(array).ok_or_else(|| damaged("a residual of other elements"));
         let shape = match array.shape[..] {
             [rows, cols] if !array.encoding.is_transposed() => [rows, cols],
             [cols, rows] => [rows, cols],

@@ -233,6 +233,10 @@ impl<'a> LayerWriter<'a> {
     fn end_array(&mut self) -> Result<()> {
         let Some(array) = self.array.take() else { return Ok(()) };
         let source = &self.source.arrays[array.plan.index];
+        let mantissa = match &array.plan.action {
+            Action::Code(coding) => coding.codec.mantissa(),
+            _ => None,
+        };
         let encoding = match &array.plan.action {
             Action::Refer { to, .. } => Encoding::Reference { to: to.clone() },
             Action::Keep => Encoding::Verbatim {
@@ -247,6 +251,7 @@ impl<'a> LayerWriter<'a> {
             shape: source.shape.clone(),
             hash: Some(Hash128(array.hasher.digest128())),
             grid: array.plan.grid,
+            mantissa,
             encoding,
         };
         self.shard.end_array(stored, array.records, array.stream_bytes);
@@ -257,7 +262,11 @@ impl<'a> LayerWriter<'a> {
         let Member { index, encoding, hash, grid } = member;
         let SourceArray { key, dtype, shape, .. } = &self.source.arrays[index];
         let (key, shape) = (key.clone(), shape.clone());
-        self.shard.end_array(StoredArray { key, dtype: *dtype, shape, hash, grid, encoding }, Vec::new(), 0);
+        self.shard.end_array(
+            StoredArray { key, dtype: *dtype, shape, hash, grid, mantissa: None, encoding },
+            Vec::new(),
+            0,
+        );
     }
 
     fn write_bundle(&mut self, bundle: CodedBundle) -> Result<()> {

@@ -226,7 +226,15 @@ fn code_bundle(source: &Source, bundle: Bundle) -> Result<CodedBundle> {
         None => Some((ChunkForm::Raw, raw)),
         Some(coded) => Some((ChunkForm::Coded, coded)),
     };
-    let array = StoredArray { key, dtype, shape, hash, grid, encoding: coding.encoding };
+    let array = StoredArray {
+        key,
+        dtype,
+        shape,
+        hash,
+        grid,
+        mantissa: coding.codec.mantissa(),
+        encoding: coding.encoding,
+    };
     Ok(CodedBundle { array, head: coding.codec.head(), chunk })
 }
 

@@ -80,7 +80,7 @@ pub(super) fn candidates(array: &SourceArray, grid: Grid, sample: &Sample) -> Ve
         return fits;
     }
     let cols = usize::try_from(grid.cols).unwrap_or(usize::MAX);
-    if let Some(float) = FloatKind::of(array.dtype) {
+    if let Some(float) = FloatKind::fitting(array.dtype, &sample.bytes) {
         fits.extend(split(float, array, grid, sample));
     } else if element_bytes(array) == 1 && !is_file(array) {
         fits.extend(codes(array, grid, sample));

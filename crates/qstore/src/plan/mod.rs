@@ -33,6 +33,9 @@ pub(crate) use pairs::Pairs;
 use sample::{Sample, fits_one_step};
 pub(crate) use sample::{chunk_bytes, element_bytes};
 
+/// Bytes that tell what kind of floats an array has.
+const BEGINNING: u64 = 64 << 10;
+
 /// How one array will be stored.
 #[derive(Debug)]
 pub(crate) struct PlannedArray {
@@ -139,7 +142,9 @@ impl Planner<'_> {
     /// The cheapest way to code `array`.
     fn coding(&mut self, array: &SourceArray, grid: Grid) -> Result<Coding> {
         let mut best = Fit::raw();
-        if let Some(float) = FloatKind::of(array.dtype) {
+        if !self.pairs.of(&array.key).is_empty()
+            && let Some(float) = FloatKind::fitting(array.dtype, &self.beginning(array)?)
+        {
             best = best.or_better(self.given_codes(array, float)?);
         }
         if let Some(group) = self.pairs.own(&array.key).cloned() {
@@ -154,6 +159,13 @@ impl Planner<'_> {
             self.pairs.used(&array.key);
         }
         Ok(best.coding)
+    }
+
+    /// The first bytes of an array, whole floats.
+    fn beginning(&self, array: &SourceArray) -> Result<Vec<u8>> {
+        let mut bytes = vec![0; usize::try_from(array.bytes.min(BEGINNING)).unwrap_or(0)];
+        self.source.read(array, 0, &mut bytes)?;
+        Ok(bytes)
     }
 
     /// Ways to code floats given codes of variants below.

@@ -116,7 +116,7 @@ fn member<'a>(json: &'a Map<String, Value>, key: &str) -> Option<&'a Value> {
 fn set_dtype(json: &mut Map<String, Value>, dtype: FloatKind) {
     let name = match dtype {
         FloatKind::Bf16 => "bfloat16",
-        FloatKind::F16 => "float16",
+        FloatKind::F16 | FloatKind::ShortF16 => "float16",
         FloatKind::F32 => "float32",
     };
     json.insert("dtype".to_owned(), name.into());

@@ -71,7 +71,7 @@ impl Recipe {
 pub(super) fn dtype_of(kind: FloatKind) -> Dtype {
     match kind {
         FloatKind::Bf16 => Dtype::BF16,
-        FloatKind::F16 => Dtype::F16,
+        FloatKind::F16 | FloatKind::ShortF16 => Dtype::F16,
         FloatKind::F32 => Dtype::F32,
     }
 }

@@ -10,7 +10,7 @@ pub(super) fn read(kind: FloatKind, bytes: &[u8], out: &mut Vec<f32>) {
     let pairs = || bytes.chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]]));
     match kind {
         FloatKind::Bf16 => out.extend(pairs().map(|bits| f32::from_bits(u32::from(bits) << 16))),
-        FloatKind::F16 => {
+        FloatKind::F16 | FloatKind::ShortF16 => {
             // The library converts many at once several times faster than one by one.
             let halves: Vec<f16> = pairs().map(f16::from_bits).collect();
             let begin = out.len();
@@ -29,7 +29,9 @@ pub(super) fn round(values: &mut [f32], from: FloatKind, to: FloatKind) {
         _ if from == to => {}
         FloatKind::F32 => {}
         FloatKind::Bf16 => values.iter_mut().for_each(|v| *v = bf16::from_f32(*v).to_f32()),
-        FloatKind::F16 => values.iter_mut().for_each(|v| *v = f16::from_f32(*v).to_f32()),
+        FloatKind::F16 | FloatKind::ShortF16 => {
+            values.iter_mut().for_each(|v| *v = f16::from_f32(*v).to_f32())
+        }
     }
 }
 
@@ -37,7 +39,9 @@ pub(super) fn round(values: &mut [f32], from: FloatKind, to: FloatKind) {
 pub(super) fn write(kind: FloatKind, values: &[f32], out: &mut Vec<u8>) {
     match kind {
         FloatKind::Bf16 => out.extend(values.iter().flat_map(|&v| bf16::from_f32(v).to_le_bytes())),
-        FloatKind::F16 => out.extend(values.iter().flat_map(|&v| f16::from_f32(v).to_le_bytes())),
+        FloatKind::F16 | FloatKind::ShortF16 => {
+            out.extend(values.iter().flat_map(|&v| f16::from_f32(v).to_le_bytes()))
+        }
         FloatKind::F32 => out.extend(values.iter().flat_map(|&v| v.to_le_bytes())),
     }
 }

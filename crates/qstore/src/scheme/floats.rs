@@ -1,13 +1,15 @@
 //! The float types whose weights can be coded.
 
 use half::f16;
-use qstore_container::Dtype;
+use qstore_container::{Dtype, StoredArray};
 
 /// A float type. The *magnitude* of a value is its bits without the sign; magnitudes order values of one sign.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum FloatKind {
     Bf16,
     F16,
+    /// F16 numbers that were once BF16: their mantissas end in three zeros, which are no part of their magnitudes.
+    ShortF16,
     /// Coded as its high 16 bits, which read as BF16, and its low 16 bits.
     F32,
 }
@@ -22,10 +24,32 @@ impl FloatKind {
         }
     }
 
+    /// That of a stored array.
+    pub(crate) fn of_stored(array: &StoredArray) -> Option<Self> {
+        let float = Self::of(array.dtype);
+        if array.mantissa.is_some() {
+            float.filter(|float| *float == Self::F16).map(|_| Self::ShortF16)
+        } else {
+            float
+        }
+    }
+
+    /// That of an array which begins with, or is like, `bytes`.
+    pub(crate) fn fitting(dtype: Dtype, bytes: &[u8]) -> Option<Self> {
+        let float = Self::of(dtype)?;
+        if float != Self::F16 {
+            return Some(float);
+        }
+        let halves = bytes.as_chunks::<2>().0;
+        let short = halves.iter().filter(|half| half[0] & 7 == 0).count();
+        // Of others one in eight ends so.
+        Some(if short > halves.len() / 10 * 9 { Self::ShortF16 } else { Self::F16 })
+    }
+
     /// Bytes of a value.
     pub(crate) fn width(self) -> usize {
         match self {
-            Self::Bf16 | Self::F16 => 2,
+            Self::Bf16 | Self::F16 | Self::ShortF16 => 2,
             Self::F32 => 4,
         }
     }
@@ -33,7 +57,7 @@ impl FloatKind {
     /// Stored mantissa bits among the high 16 bits.
     pub(crate) fn mantissa_bits(self) -> u32 {
         match self {
-            Self::Bf16 | Self::F32 => 7,
+            Self::Bf16 | Self::ShortF16 | Self::F32 => 7,
             Self::F16 => 10,
         }
     }
@@ -41,7 +65,7 @@ impl FloatKind {
     /// Bits below the high 16.
     pub(crate) fn low_bits(self) -> u32 {
         match self {
-            Self::Bf16 | Self::F16 => 0,
+            Self::Bf16 | Self::F16 | Self::ShortF16 => 0,
             Self::F32 => 16,
         }
     }
@@ -53,9 +77,9 @@ impl FloatKind {
             (Self::Bf16, &[low, high, ..]) => {
                 f32::from_bits(u32::from(u16::from_le_bytes([low, high])) << 16)
             }
-            (Self::F16, &[low, high, ..]) => {
+            (Self::F16 | Self::ShortF16, &[low, high, ..]) => {
                 let bits = u32::from(u16::from_le_bytes([low, high]));
-                f32::from_bits(self.value(bits & 0x7fff).to_bits() | (bits & 0x8000) << 16)
+                f32::from_bits(Self::F16.value(bits & 0x7fff).to_bits() | (bits & 0x8000) << 16)
             }
             (Self::F32, &[a, b, c, d, ..]) => f32::from_le_bytes([a, b, c, d]),
             _ => 0.0,
@@ -67,6 +91,7 @@ impl FloatKind {
     pub(crate) fn value(self, magnitude: u32) -> f32 {
         match self {
             Self::Bf16 => f32::from_bits(magnitude << 16),
+            Self::ShortF16 => Self::F16.value(magnitude << 3),
             Self::F16 => {
                 // Exponents differ by 112. Subnormals are multiples of 2^-24, which is how far values of FP32 from 2^-1 to 2^0 lie apart; nothing here
                 // is a subnormal of FP32, which a thread may have been told to take for zero.
@@ -90,6 +115,7 @@ impl FloatKind {
         let bits = value.to_bits() & 0x7fff_ffff;
         match self {
             Self::Bf16 => bits >> 16,
+            Self::ShortF16 => Self::F16.magnitude_of(value) >> 3,
             // The other way round: subnormals come out cut off, as all others do.
             Self::F16 => ((value * f32::from_bits(0x0780_0000)).to_bits() >> 13) & 0x7fff,
             Self::F32 => bits,
@@ -101,6 +127,7 @@ impl FloatKind {
         let bits = if value.is_nan() { f32::INFINITY } else { value }.abs().to_bits();
         match self {
             Self::Bf16 => bits >> 16,
+            Self::ShortF16 => Self::F16.magnitude_near(value) >> 3,
             Self::F16 => u32::from(f16::from_f32(f32::from_bits(bits)).to_bits()),
             Self::F32 => bits,
         }
@@ -111,6 +138,7 @@ impl FloatKind {
         match self {
             Self::Bf16 => 0x7f80,
             Self::F16 => 0x7c00,
+            Self::ShortF16 => 0xf80,
             Self::F32 => 0x7f80_0000,
         }
     }
