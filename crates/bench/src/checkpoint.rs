@@ -123,7 +123,12 @@ mod tests {
 
     fn scan(folder: &Path) -> Result<Checkpoint> {
         let name = "bf16".parse().unwrap();
-        Checkpoint::scan(&VariantSpec { name, folder: folder.to_owned(), verbatim: false })
+        Checkpoint::scan(&VariantSpec {
+            name,
+            folder: folder.to_owned(),
+            verbatim: false,
+            given: qstore::GivenRule::Any,
+        })
     }
 
     fn file(header: &str, data: &[u8]) -> Vec<u8> {

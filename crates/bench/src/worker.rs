@@ -94,7 +94,12 @@ mod tests {
         fs::create_dir(folder).unwrap();
         fs::write(folder.join("model.safetensors"), file).unwrap();
         fs::write(folder.join("config.json"), "{}").unwrap();
-        let spec = VariantSpec { name: "v".parse().unwrap(), folder: folder.to_owned(), verbatim: false };
+        let spec = VariantSpec {
+            name: "v".parse().unwrap(),
+            folder: folder.to_owned(),
+            verbatim: false,
+            given: qstore::GivenRule::Any,
+        };
         Checkpoint::scan(&spec).unwrap()
     }
 

@@ -6,7 +6,7 @@ use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use qstore::VariantName;
 
-use crate::values::{NamedFolder, named_folder, size};
+use crate::values::{NamedFolder, given_only, named_folder, size};
 
 /// Keep one model in every precision that you use, in little more space than the largest takes alone.
 ///
@@ -85,6 +85,7 @@ pub(crate) enum Command {
 Examples:
   qstore pack bf16=./Llama int8=./Llama-int8 -o ./store
   qstore pack bf16=./Llama int8=./Llama-int8 --verbatim int8 -o ./store    any tool loads ./store/int8 as it is
+  qstore pack bf16=./Llama gptq8=./Llama-8bit gptq4=./Llama-4bit -o ./store    a chain: each stored given the ones below
 
 There is a store when it is complete; an interrupted pack leaves none. The model folders are only read.")]
 pub(crate) struct Pack {
@@ -97,6 +98,8 @@ pub(crate) struct Pack {
     #[command(flatten)]
     pub(crate) verbatim: Verbatim,
     #[command(flatten)]
+    pub(crate) given: GivenOnly,
+    #[command(flatten)]
     pub(crate) shard_size: ShardSize,
 }
 
@@ -106,6 +109,17 @@ pub(crate) struct Verbatim {
     /// Keep this variant's files as they are, so that any tool loads them from the store; takes more space. Can be repeated
     #[arg(long, value_name = "NAME")]
     pub(crate) verbatim: Vec<VariantName>,
+}
+
+/// What variants may be stored given.
+#[derive(Debug, Args)]
+pub(crate) struct GivenOnly {
+    /// Store this variant given that lower one alone, as in bf16:int8, where else each tensor is given whichever saves most. Can be repeated
+    #[arg(long, value_name = "NAME:LOWER", value_parser = given_only)]
+    pub(crate) given: Vec<(VariantName, VariantName)>,
+    /// Store this variant by itself, so that reading it reads no other. Can be repeated
+    #[arg(long, value_name = "NAME")]
+    pub(crate) independent: Vec<VariantName>,
 }
 
 /// Add a variant to a store.
@@ -119,6 +133,8 @@ pub(crate) struct Add {
     pub(crate) variant: NamedFolder,
     #[command(flatten)]
     pub(crate) verbatim: Verbatim,
+    #[command(flatten)]
+    pub(crate) given: GivenOnly,
     #[command(flatten)]
     pub(crate) shard_size: ShardSize,
 }

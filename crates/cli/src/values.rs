@@ -27,6 +27,14 @@ pub(crate) fn named_folder(text: &str) -> Result<NamedFolder, String> {
     Ok(NamedFolder { name: name.parse().map_err(|e| format!("{e}"))?, folder: folder.into() })
 }
 
+/// Reads `NAME:LOWER`, two variants' names.
+pub(crate) fn given_only(text: &str) -> Result<(VariantName, VariantName), String> {
+    let example = "write NAME:LOWER, for example bf16:int8 to store bf16 given int8 alone";
+    let (name, lower) = text.split_once(':').ok_or_else(|| format!("it has no ':'; {example}"))?;
+    let parse = |name: &str| name.parse::<VariantName>().map_err(|e| format!("{e}; {example}"));
+    Ok((parse(name)?, parse(lower)?))
+}
+
 /// Decimal units are 1000, as on a model hub; binary ones are 1024, as memory is sold.
 const UNITS: [(&str, u64); 9] = [
     ("b", 1),

@@ -55,6 +55,9 @@ pub struct VariantEntry {
     /// Whether the original files are kept as they are in a folder of the variant's name.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub verbatim: bool,
+    /// The variants that it may be given, where whoever stored it wanted no others; they need not be there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub given_only: Option<Vec<VariantName>>,
 }
 
 /// The manifest of a store: its variants, lower precision before higher.
@@ -152,6 +155,12 @@ impl Manifest {
             {
                 return bad(&format!("{} is no name for a layer file of it", file.name));
             }
+            if let Some(only) = &variant.given_only
+                && (only.len() > MAX_VARIANTS
+                    || !variant.given.iter().all(|given| only.contains(&given.variant)))
+            {
+                return bad("it is given others than it may be");
+            }
             for given in &variant.given {
                 let lower = self.variants[..index].iter().find(|v| v.name == given.variant);
                 match lower {
@@ -192,6 +201,7 @@ mod tests {
                 id: Hash128(7),
             }],
             verbatim: false,
+            given_only: None,
         }
     }
 

@@ -40,7 +40,7 @@ pub use progress::{Progress, Silent};
 pub use qstore_container::{Dtype, Manifest, VariantEntry, VariantName};
 pub use quantize::{Quantized, quantize};
 pub use store::{
-    FileInspection, Inspection, LoadedTensor, Options, Store, TensorInspection, VariantInspection,
+    FileInspection, GivenRule, Inspection, LoadedTensor, Options, Store, TensorInspection, VariantInspection,
     VariantSpec, VariantVerification, Verification, add, inspect, load, pack, remove, unpack, verify,
 };
 pub use synthetic::{ModelSpec, synthesise};

@@ -203,7 +203,12 @@ fn wrong_use_changes_nothing() {
     usage(unpack(&store, &name, &dir.path().join("int8"), &options(), &Silent), "not an empty folder");
     usage(unpack(&store, &"x".parse().unwrap(), &dir.path().join("y"), &options(), &Silent), "no variant x");
     // A store is no checkpoint.
-    let spec = VariantSpec { name: "again".parse().unwrap(), folder: path.clone(), verbatim: false };
+    let spec = VariantSpec {
+        name: "again".parse().unwrap(),
+        folder: path.clone(),
+        verbatim: false,
+        given: qstore::GivenRule::Any,
+    };
     assert!(matches!(add(&path, &spec, &options(), &Silent), Err(Error::Input { .. })));
     // An empty target is as good as none.
     fs::create_dir(dir.path().join("empty")).unwrap();
@@ -224,4 +229,44 @@ fn prefixes_of_names_may_differ_between_classes() {
     let residuals =
         inspection.variants[1].tensors.iter().flatten().filter(|t| t.encoding == "residual").count();
     assert_eq!(residuals, 2);
+}
+
+#[test]
+fn variants_are_given_what_they_may_be() {
+    let only =
+        |names: &[&str]| qstore::GivenRule::Only(names.iter().map(|name| name.parse().unwrap()).collect());
+    let given = |store: &Path, name: &str| {
+        let entry = Store::open(store).unwrap().manifest().variant(&name.parse().unwrap()).unwrap().clone();
+        entry.given.iter().map(|given| given.variant.to_string()).collect::<Vec<_>>()
+    };
+    let independent = |root: &Path| VariantSpec { given: only(&[]), ..spec(root, "bf16") };
+
+    let (dir, store) = pair();
+    pack(&[independent(dir.path()), spec(dir.path(), "int8")], &store, &options(), &Silent).unwrap();
+    assert_eq!(given(&store, "bf16"), [""; 0]);
+    check(dir.path(), &["int8", "bf16"]);
+
+    // What was asked for once holds for what comes later.
+    let (dir, store) = pair();
+    pack(&[independent(dir.path())], &store, &options(), &Silent).unwrap();
+    add(&store, &spec(dir.path(), "int8"), &options(), &Silent).unwrap();
+    assert_eq!(given(&store, "bf16"), [""; 0]);
+    check(dir.path(), &["int8", "bf16"]);
+
+    // Of two lower ones the one that may be given, were it the worse.
+    let (dir, store) = pair();
+    write_checkpoint(
+        &dir.path().join("other"),
+        &llm_int8(&model(12, Dtype::BF16, &[(512, 512), (300, 1024)])),
+    );
+    let other = VariantSpec { given: only(&["other"]), ..spec(dir.path(), "bf16") };
+    let lower = ["other", "int8"].map(|name| spec(dir.path(), name));
+    pack(&[&[other][..], &lower].concat(), &store, &options(), &Silent).unwrap();
+    assert!(!given(&store, "bf16").contains(&"int8".to_owned()));
+
+    let (dir, store) = pair();
+    let unknown = VariantSpec { given: only(&["int4"]), ..spec(dir.path(), "bf16") };
+    let error = pack(&[unknown, spec(dir.path(), "int8")], &store, &options(), &Silent).unwrap_err();
+    assert!(matches!(error, Error::Usage(_)) && error.to_string().contains("int4"), "{error}");
+    assert!(!store.exists());
 }

@@ -34,7 +34,12 @@ impl Peer for Ours {
 impl Work for Ours {
     fn save(&self, job: &Job) -> Result<()> {
         let spec = |variant: &Checkpoint| {
-            Ok(VariantSpec { name: name_of(variant)?, folder: variant.folder.clone(), verbatim: false })
+            Ok(VariantSpec {
+                name: name_of(variant)?,
+                folder: variant.folder.clone(),
+                verbatim: false,
+                given: qstore::GivenRule::Any,
+            })
         };
         let variants = job.variants.iter().map(spec).collect::<Result<Vec<_>>>()?;
         Ok(qstore::pack(&variants, &job.stored, &options(job), &Silent)?)

@@ -69,6 +69,7 @@ fn options(arguments: &Bench, console: &Console) -> Result<Options, Failure> {
         name: named.name.clone(),
         folder: named.folder.clone(),
         verbatim: false,
+        given: qstore::GivenRule::Any,
     });
     Ok(Options {
         variants: variants.collect(),

@@ -16,6 +16,9 @@ pub(crate) fn run(arguments: &Inspect, console: &Console) -> Result<(), Failure>
     let (held, share) = (count(variants.len() as u64, "variant"), percent(*stored_bytes, *raw_bytes));
     let (raw, stored) = (bytes(*raw_bytes), bytes(*stored_bytes));
     console.result(format_args!("\n{held}, {raw} of files in a store of {stored}: {share}"))?;
+    if variants.iter().any(|variant| !variant.given.is_empty()) {
+        console.result(format_args!("\n{}", chain(variants).join("\n")))?;
+    }
     for VariantInspection { name, problem, .. } in variants {
         if let Some(problem) = problem {
             console.result(format_args!("{name} cannot be read: {problem}"))?;
@@ -52,6 +55,34 @@ fn variants_table(variants: &[VariantInspection]) -> String {
         ]);
     }
     table.trim_fmt()
+}
+
+/// The variants as a tree: each below the highest one that it is stored given.
+fn chain(variants: &[VariantInspection]) -> Vec<String> {
+    let parent =
+        |variant: &VariantInspection| variants.iter().rposition(|lower| variant.given.contains(&lower.name));
+    let mut lines = Vec::new();
+    // Last come first out: the variants that are yet to be drawn, each with what stands before its children and itself.
+    let roots = (0..variants.len()).rev().filter(|&index| parent(&variants[index]).is_none());
+    let mut rest: Vec<(usize, String, &str)> = roots.map(|root| (root, String::new(), "")).collect();
+    while let Some((index, before, branch)) = rest.pop() {
+        let variant = &variants[index];
+        let above = parent(variant).map(|above| &variants[above].name);
+        let others: Vec<_> = variant.given.iter().filter(|given| Some(*given) != above).cloned().collect();
+        let others =
+            if others.is_empty() { String::new() } else { format!(" (and given {})", others.join(", ")) };
+        lines.push(format!("{before}{branch}{} + {}{others}", variant.name, bytes(variant.stored_bytes)));
+        let below = match branch {
+            "" => before,
+            "└─ " => before + "   ",
+            _ => before + "│  ",
+        };
+        let children = (0..variants.len()).rev().filter(|&child| parent(&variants[child]) == Some(index));
+        for (nth, child) in children.enumerate() {
+            rest.push((child, below.clone(), if nth == 0 { "└─ " } else { "├─ " }));
+        }
+    }
+    lines
 }
 
 fn tensors_table(variant: &VariantInspection) -> Option<String> {

@@ -2,16 +2,16 @@
 
 use std::time::Instant;
 
-use qstore::{VariantName, VariantSpec};
+use qstore::{GivenRule, VariantName, VariantSpec};
 
-use crate::args::{Add, Pack, Remove};
+use crate::args::{Add, GivenOnly, Pack, Remove};
 use crate::failure::Failure;
 use crate::output::{Console, count};
 use crate::values::NamedFolder;
 
 pub(crate) fn pack(arguments: Pack, console: &Console) -> Result<(), Failure> {
     let began = Instant::now();
-    let variants = specs(arguments.variants, &arguments.verbatim.verbatim)?;
+    let variants = specs(arguments.variants, &arguments.verbatim.verbatim, &arguments.given)?;
     qstore::pack(&variants, &arguments.output, &console.options, &console.bars)?;
     let packed = count(variants.len() as u64, "variant");
     console.summary(&format!("packed {packed} into {}", arguments.output.display()), &arguments.output, began)
@@ -19,7 +19,7 @@ pub(crate) fn pack(arguments: Pack, console: &Console) -> Result<(), Failure> {
 
 pub(crate) fn add(arguments: Add, console: &Console) -> Result<(), Failure> {
     let began = Instant::now();
-    for variant in specs(vec![arguments.variant], &arguments.verbatim.verbatim)? {
+    for variant in specs(vec![arguments.variant], &arguments.verbatim.verbatim, &arguments.given)? {
         qstore::add(&arguments.store, &variant, &console.options, &console.bars)?;
         let done = format!("added {} to {}", variant.name, arguments.store.display());
         console.summary(&done, &arguments.store, began)?;
@@ -34,16 +34,32 @@ pub(crate) fn remove(arguments: &Remove, console: &Console) -> Result<(), Failur
     console.summary(&done, &arguments.store, began)
 }
 
-fn specs(variants: Vec<NamedFolder>, verbatim: &[VariantName]) -> Result<Vec<VariantSpec>, Failure> {
-    if let Some(unknown) = verbatim.iter().find(|name| !variants.iter().any(|v| v.name == **name)) {
+fn specs(
+    variants: Vec<NamedFolder>,
+    verbatim: &[VariantName],
+    given: &GivenOnly,
+) -> Result<Vec<VariantSpec>, Failure> {
+    let options = verbatim.iter().map(|name| ("--verbatim", name));
+    let options = options.chain(given.independent.iter().map(|name| ("--independent", name)));
+    let mut options = options.chain(given.given.iter().map(|(name, _)| ("--given", name)));
+    if let Some((option, unknown)) = options.find(|(_, name)| !variants.iter().any(|v| v.name == **name)) {
         let names: Vec<_> = variants.iter().map(|v| v.name.as_str()).collect();
-        let text = format!(
-            "--verbatim {unknown}: no variant of that name is being stored, only {}",
-            names.join(", ")
-        );
+        let text =
+            format!("{option} {unknown}: no variant of that name is being stored, only {}", names.join(", "));
         return Err(Failure::Usage(text));
     }
-    let spec =
-        |NamedFolder { name, folder }| VariantSpec { verbatim: verbatim.contains(&name), name, folder };
-    Ok(variants.into_iter().map(spec).collect())
+    let spec = |NamedFolder { name, folder }| {
+        let lower = given.given.iter().filter(|(higher, _)| *higher == name);
+        let lower: Vec<_> = lower.map(|(_, lower)| lower.clone()).collect();
+        let given = match (given.independent.contains(&name), lower.is_empty()) {
+            (true, false) => {
+                let text = format!("{name} cannot be both --independent and --given another");
+                return Err(Failure::Usage(text));
+            }
+            (false, true) => GivenRule::Any,
+            _ => GivenRule::Only(lower),
+        };
+        Ok(VariantSpec { verbatim: verbatim.contains(&name), name, folder, given })
+    };
+    variants.into_iter().map(spec).collect()
 }

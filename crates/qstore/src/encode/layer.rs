@@ -322,6 +322,7 @@ impl<'a> LayerWriter<'a> {
             raw_bytes: source.raw_bytes(),
             layer: self.shards,
             verbatim: self.target.verbatim,
+            given_only: None,
         })
     }
 }

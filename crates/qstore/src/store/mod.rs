@@ -24,7 +24,7 @@ pub use inspect::{FileInspection, Inspection, TensorInspection, VariantInspectio
 pub use load::{LoadedTensor, load};
 pub use unpack::unpack;
 pub use verify::{VariantVerification, Verification, verify};
-pub use write::{VariantSpec, add, pack, remove};
+pub use write::{GivenRule, VariantSpec, add, pack, remove};
 
 /// Bytes that a chunk in flight may take, its working memory included.
 const CHUNK_MEMORY: u64 = 32 << 20;

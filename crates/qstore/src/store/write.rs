@@ -25,6 +25,37 @@ pub struct VariantSpec {
     pub folder: PathBuf,
     /// Keep its files as they are, so that any tool loads them from the store.
     pub verbatim: bool,
+    /// Which of the variants below it may be stored given.
+    pub given: GivenRule,
+}
+
+/// Which variants another may be stored given, or share tensors with: reading it reads those as well.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum GivenRule {
+    /// Whichever of those below saves most, tensor by tensor.
+    #[default]
+    Any,
+    /// These alone; none makes it independent of all others.
+    Only(Vec<VariantName>),
+}
+
+impl GivenRule {
+    fn of(entry: &VariantEntry) -> Self {
+        entry.given_only.clone().map_or(Self::Any, Self::Only)
+    }
+
+    fn allows(&self, name: &VariantName) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Only(names) => names.contains(name),
+        }
+    }
+}
+
+/// How a variant is to be stored.
+struct Manner<'a> {
+    verbatim: bool,
+    given: &'a GivenRule,
 }
 
 /// Makes a store of `variants` in folder `target`, which must not exist or be empty. Nothing is there until all is.
@@ -58,7 +89,9 @@ pub fn pack(
     check_target(target)?;
     let mut change = Change::new(&staging, Manifest::new(Vec::new()), options)?;
     for (variant, source) in &sources {
-        change.put(&variant.name, source, variant.verbatim, progress)?;
+        change.check_rule(variant)?;
+        let manner = Manner { verbatim: variant.verbatim, given: &variant.given };
+        change.put(&variant.name, source, &manner, progress)?;
     }
     staging.commit(&change.manifest())?;
     made.sync()
@@ -104,10 +137,12 @@ pub fn add(store: &Path, variant: &VariantSpec, options: &Options, progress: &dy
     for entry in lower {
         change.keep(entry)?;
     }
-    change.put(&variant.name, &source, variant.verbatim, progress)?;
+    change.check_rule(variant)?;
+    let manner = Manner { verbatim: variant.verbatim, given: &variant.given };
+    change.put(&variant.name, &source, &manner, progress)?;
     let helps = change.last_is_quantised();
     for entry in higher {
-        if helps && !entry.verbatim {
+        if helps && !entry.verbatim && GivenRule::of(entry).allows(&variant.name) {
             change.store_anew(entry, progress)?;
         } else {
             change.keep(entry)?;
@@ -177,19 +212,41 @@ impl<'a> Change<'a> {
         &mut self,
         name: &VariantName,
         source: &Source,
-        verbatim: bool,
+        manner: &Manner,
         progress: &dyn Progress,
     ) -> Result<()> {
+        let allowed = |variant: &&Arc<Variant>| manner.given.allows(variant.name());
+        let lower: Vec<_> = self.open.iter().filter(allowed).cloned().collect();
         let target = Target {
             folder: self.staging.folder(),
-            lower: &self.open,
-            verbatim,
+            lower: &lower,
+            verbatim: manner.verbatim,
             shard_size: self.options.shard_size,
             pool: &self.pool,
             window: self.options.window(&self.pool),
         };
         let entry = write_layer(source, name, &target, progress)?;
+        let given_only = match manner.given {
+            GivenRule::Any => None,
+            GivenRule::Only(names) => Some(names.clone()),
+        };
+        let entry = VariantEntry { given_only, ..entry };
         self.adopt(self.staging.folder().to_owned(), entry)
+    }
+
+    /// Whether what a variant is to be given alone is below it.
+    fn check_rule(&self, spec: &VariantSpec) -> Result<()> {
+        let GivenRule::Only(names) = &spec.given else { return Ok(()) };
+        let lower = || self.open.iter().map(|variant| variant.name());
+        let Some(missing) = names.iter().find(|name| !lower().any(|lower| lower == *name)) else {
+            return Ok(());
+        };
+        let below = lower().map(VariantName::as_str).collect::<Vec<_>>().join(", ");
+        let below = if below.is_empty() { "nothing".to_owned() } else { below };
+        Err(Error::usage(format!(
+            "{0} cannot be given {missing}: variants are given ones of fewer bytes, and below {0} there is {below}",
+            spec.name
+        )))
     }
 
     /// Takes a variant over as it is stored.
@@ -209,7 +266,8 @@ impl<'a> Change<'a> {
     /// Stores a variant of the old store again, given what is there so far.
     fn store_anew(&mut self, entry: &VariantEntry, progress: &dyn Progress) -> Result<()> {
         let old = super::open_variant(&self.store, &self.old, &entry.name, None)?;
-        self.put(&entry.name, &Source::of_variant(&old)?, false, progress)?;
+        let manner = Manner { verbatim: false, given: &GivenRule::of(entry) };
+        self.put(&entry.name, &Source::of_variant(&old)?, &manner, progress)?;
         let same = self.entries.last().is_some_and(|new| new.content == entry.content);
         if same {
             return Ok(());

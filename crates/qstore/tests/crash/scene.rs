@@ -128,6 +128,7 @@ impl Scene {
                     name: "other".parse().unwrap(),
                     folder: self.root().join("bf16"),
                     verbatim: false,
+                    given: qstore::GivenRule::Any,
                 };
                 qstore::add(&self.store(), &other, &options(), &Silent).unwrap();
                 qstore::remove(&self.store(), &other.name, &options(), &Silent).unwrap();

@@ -134,6 +134,7 @@ fn what_the_user_keeps_in_the_store_stays() {
         name: "other".parse().unwrap(),
         folder: scene.root().join("bf16"),
         verbatim: false,
+        given: qstore::GivenRule::Any,
     };
     qstore::add(&scene.store(), &other, &crate::common::options(), &qstore::Silent).unwrap();
     for name in own.iter().skip(1) {

@@ -28,7 +28,12 @@ impl Room {
     }
 
     fn spec(&self, verbatim: bool) -> VariantSpec {
-        VariantSpec { name: "new".parse().unwrap(), folder: self.input(), verbatim }
+        VariantSpec {
+            name: "new".parse().unwrap(),
+            folder: self.input(),
+            verbatim,
+            given: qstore::GivenRule::Any,
+        }
     }
 
     /// Packs the checkpoint alone, kept as it is, and on top of a store; whether it was stored.
@@ -629,6 +634,7 @@ fn the_same_folder_again_and_again() {
             name: format!("v{i}").parse().unwrap(),
             folder: room.input(),
             verbatim: i % 7 == 3,
+            given: qstore::GivenRule::Any,
         })
         .collect();
     pack(&specs, &target, &options(), &Silent).unwrap();
