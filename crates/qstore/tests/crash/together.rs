@@ -81,6 +81,7 @@ fn many_threads_add_and_remove_by_turns() {
                     name: name.clone(),
                     folder: scene.root().join(if index % 2 == 0 { "int8" } else { "bf16" }),
                     verbatim: index == 2,
+                    given: qstore::GivenRule::Any,
                 };
                 for _ in 0..3 {
                     insist(&|| add(&scene.store(), &spec, &options(), &Silent));
