@@ -8,6 +8,7 @@ mod packed;
 mod planes;
 mod residual;
 mod step_residual;
+mod transpose;
 mod workspace;
 
 use qstore_container::{Encoding, Grid, Lanes, StoredArray};
@@ -20,6 +21,7 @@ pub(crate) use packed::{Packed, Symbols, codes_in, unpack_codes};
 pub(crate) use planes::Planes;
 pub(crate) use residual::{GivenRows, Residual, count_zeros};
 pub(crate) use step_residual::{GivenSteps, StepGrid, StepResidual, split};
+pub(crate) use transpose::transpose;
 pub(crate) use workspace::{Workspace, at_least, with_workspace};
 
 use crate::scheme::FloatKind;
@@ -55,16 +57,6 @@ pub(crate) fn layout_of(grid: Grid) -> Layout {
         Lanes::Narrow => Layout::Narrow,
         Lanes::Wide => Layout::Wide,
     }
-}
-
-/// The transposed of a matrix with rows of `cols` elements of `width` bytes.
-pub(crate) fn transpose(matrix: &[u8], cols: u64, width: u64) -> Vec<u8> {
-    let (cols, width) = (usize::try_from(cols).unwrap_or(usize::MAX), usize::try_from(width).unwrap_or(1));
-    let row = cols.saturating_mul(width);
-    let elements = (0..cols).flat_map(|column| {
-        matrix.chunks_exact(row).flat_map(move |line| &line[column * width..(column + 1) * width])
-    });
-    elements.copied().collect()
 }
 
 impl Codec {

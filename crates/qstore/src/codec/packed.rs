@@ -11,11 +11,14 @@ use super::workspace::{Workspace, at_least};
 /// Reads as many codes of `bits` bits as there is room for in `codes`.
 pub(crate) fn unpack_codes(words: &[u8], bits: u8, codes: &mut [u8]) {
     match bits {
-        8 => codes.iter_mut().zip(words).for_each(|(code, word)| *code = *word),
+        8 => {
+            let length = codes.len().min(words.len());
+            codes[..length].copy_from_slice(&words[..length]);
+        }
         4 => {
-            for (pair, byte) in codes.chunks_mut(2).zip(words) {
-                let both = [byte & 15, byte >> 4];
-                pair.copy_from_slice(&both[..pair.len()]);
+            // Rows are whole words: codes come in pairs.
+            for (pair, byte) in codes.as_chunks_mut().0.iter_mut().zip(words) {
+                *pair = [byte & 15, byte >> 4];
             }
         }
         _ => {
@@ -34,10 +37,13 @@ pub(crate) fn unpack_codes(words: &[u8], bits: u8, codes: &mut [u8]) {
 /// Inverse of [`unpack_codes`]; of each code so many bits count.
 pub(crate) fn pack_codes(codes: &[u8], bits: u8, words: &mut [u8]) {
     match bits {
-        8 => words.iter_mut().zip(codes).for_each(|(word, code)| *word = *code),
+        8 => {
+            let length = words.len().min(codes.len());
+            words[..length].copy_from_slice(&codes[..length]);
+        }
         4 => {
-            for (byte, pair) in words.iter_mut().zip(codes.chunks(2)) {
-                *byte = pair.iter().rev().fold(0, |byte, code| byte << 4 | code & 15);
+            for (byte, [low, high]) in words.iter_mut().zip(codes.as_chunks().0) {
+                *byte = low & 15 | high << 4;
             }
         }
         _ => {

@@ -241,7 +241,12 @@ impl ArrayReader {
         }
         let mut coded = zeroed(total).at(self.variant.folder(), "cannot hold a matrix")?;
         self.read_coded(0, &mut coded)?;
-        let matrix = transpose(&coded, array.grid.cols, array.width());
+        if out.len() == coded.len() {
+            transpose(&coded, array.grid.cols, array.width(), out);
+            return Ok(());
+        }
+        let mut matrix = zeroed(total).at(self.variant.folder(), "cannot hold a matrix")?;
+        transpose(&coded, array.grid.cols, array.width(), &mut matrix);
         // Both ends are within the matrix.
         let (start, end) = (usize::try_from(offset).unwrap_or(0), usize::try_from(end).unwrap_or(0));
         out.copy_from_slice(&matrix[start..end]);

@@ -9,7 +9,7 @@ use super::array::ArrayReader;
 use super::variant::Variant;
 use crate::codec::{
     BinRule, Given, GivenCodes, GivenRows, GivenSteps, Predictor, RowBins, StepGrid, at_least, transpose,
-    unpack_codes,
+    unpack_codes, with_workspace,
 };
 use crate::error::{IoContext as _, Result};
 use crate::file::zeroed;
@@ -40,10 +40,16 @@ impl CodeReader {
         let length = codes.len() * usize::from(bits) / 8;
         let start = row.saturating_mul(row_bytes);
         if self.reader.stored().encoding.is_transposed() {
-            let mut words = zeroed(length as u64).at(self.reader.folder(), "cannot hold a chunk")?;
-            self.reader.read_as_coded(start, &mut words)?;
-            unpack_codes(&words, bits, codes);
-            return Ok(());
+            if bits == 8 {
+                return self.reader.read_as_coded(start, codes);
+            }
+            return with_workspace(|workspace| {
+                // The workspaces of what is read in it are others.
+                let words = at_least(&mut workspace.fine, length);
+                self.reader.read_as_coded(start, words)?;
+                unpack_codes(words, bits, codes);
+                Ok(())
+            });
         }
         let turned = match self.turned.get() {
             Some(turned) => turned,
@@ -65,7 +71,9 @@ impl CodeReader {
         self.reader.read(0, &mut words)?;
         // The words of a row of codes are a column.
         let words_of_row = (self.cols * u64::from(self.bits.unwrap_or(8)) / 32).max(1);
-        Ok(transpose(&words, bytes / 4 / words_of_row, 4))
+        let mut turned = zeroed(bytes).at(self.reader.folder(), "cannot hold a matrix")?;
+        transpose(&words, bytes / 4 / words_of_row, 4, &mut turned);
+        Ok(turned)
     }
 }
 

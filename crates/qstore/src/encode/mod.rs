@@ -191,7 +191,8 @@ fn code_transposed(
     raw: &[u8],
 ) -> Result<Stored, Failure> {
     let cols = array.shape.last().copied().unwrap_or(1);
-    let matrix = transpose(raw, cols, element_bytes(array));
+    let mut matrix = vec![0; raw.len()];
+    transpose(raw, cols, element_bytes(array), &mut matrix);
     let chunk = chunk_bytes(array, plan.grid);
     let chunks = matrix.chunks(usize::try_from(chunk).unwrap_or(usize::MAX)).zip(0u64..);
     let stored = chunks.map(|(part, index)| {

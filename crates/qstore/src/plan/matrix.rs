@@ -108,8 +108,9 @@ impl<'a> Matrix<'a> {
             let raw = match &turned {
                 None => read_chunk(self.source, self.array, self.grid, chunk)?,
                 Some(matrix) => {
-                    let from = matrix.iter().skip(usize::try_from(start).unwrap_or(usize::MAX));
-                    from.take(usize::try_from(full).unwrap_or(usize::MAX)).copied().collect()
+                    let from = usize::try_from(start).unwrap_or(usize::MAX).min(matrix.len());
+                    let length = usize::try_from(full).unwrap_or(usize::MAX).min(matrix.len() - from);
+                    matrix[from..from + length].to_vec()
                 }
             };
             let first = usize::try_from(start / row_bytes).unwrap_or(usize::MAX);
@@ -124,7 +125,9 @@ impl<'a> Matrix<'a> {
         let mut raw = zeroed(self.array.bytes).at(self.source.path(), "cannot hold a matrix")?;
         self.source.read(self.array, 0, &mut raw)?;
         let cols = self.array.shape.last().copied().unwrap_or(1);
-        Ok(transpose(&raw, cols, element_bytes(self.array)))
+        let mut turned = vec![0; raw.len()];
+        transpose(&raw, cols, element_bytes(self.array), &mut turned);
+        Ok(turned)
     }
 
     /// How many rows there are for each in `parts`.
