@@ -41,24 +41,24 @@ impl QuantScheme {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "scheme", try_from = "QuantGridFields")]
 pub enum QuantGrid {
-    /// Codes I8 of shape [rows, columns]; the zero is 0.
+    /// Codes I8 of shape rows x columns; the zero is 0.
     #[serde(rename = "llm.int8")]
     LlmInt8 {
-        /// F32 [rows]: 127 times the scale.
+        /// 127 times the scale of each row, as F32.
         scale: ArrayRef,
     },
-    /// Codes packed into I32 [columns * bits / 32, rows], each column of words the bits of a row's codes, low bits first.
+    /// Codes packed into I32 of shape columns * bits / 32 x rows, each column of words the bits of a row's codes, low bits first.
     #[serde(rename = "gptq")]
     Gptq {
         /// Bits of a code: 2, 3, 4 or 8.
         bits: u8,
-        /// F16, BF16 or F32 [groups, rows].
+        /// F16, BF16 or F32 of shape groups x rows.
         scale: ArrayRef,
-        /// Zero-points as I32 [groups, rows * bits / 32], packed like the codes, but along a row of words.
+        /// Zero-points as I32 of shape groups x rows * bits / 32, packed like the codes, but along a row of words.
         zeros: ArrayRef,
         /// What is added to a stored zero-point, modulo `2^bits`: 1 (checkpoint format `gptq`) or 0 (`gptq_v2`).
         zero_offset: u8,
-        /// The group of each column, I32 [columns]; without it groups follow each other, all of one size but the last.
+        /// The group of each column, as I32; without it groups follow each other, all of one size but the last.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         groups: Option<ArrayRef>,
     },

@@ -1,12 +1,13 @@
 //! The bins of every row of a quantised matrix.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::ops::Range;
 use std::sync::OnceLock;
 
 use qstore_container::Rounding;
 use qstore_kernels::BinTable;
+
+use rustc_hash::FxHashMap;
 
 use crate::scheme::{FloatKind, LlmInt8, step_bins};
 
@@ -44,7 +45,7 @@ impl BinRule {
 impl RowBins {
     /// For rows of these scales.
     pub(crate) fn new(rule: BinRule, scales: Vec<f32>) -> Self {
-        let mut known = HashMap::new();
+        let mut known = FxHashMap::default();
         let mut table_of_row = Vec::with_capacity(scales.len());
         for scale in &scales {
             let next = known.len();

@@ -3,7 +3,9 @@
 //! A code of the lower variant stands for a value, and that value for a code of this one, if it were rounded: what is coded is how far the code lies off that,
 //! modulo 256. Error feedback and calibration move codes by a few; the rest is what the finer quantiser adds.
 
-use qstore_kernels::{Classifier, CodesCoder, DecodeError, Layout, SymbolTable};
+use qstore_kernels::{
+    Backend, Classifier, CodeRange, CodesCoder, DecodeError, ExpectRun, Layout, SymbolTable, expect_codes,
+};
 
 use super::head::{read_tables, write_tables};
 use super::packed::{codes_in, pack_codes, unpack_codes};
@@ -70,41 +72,25 @@ impl Predictor {
 
     /// For each of the given codes the code that it lets expect.
     fn predict(&self, given: GivenCodes, out: &mut [u8]) {
-        let (least, most) = match self.own.bits() {
-            Some(bits) => (0.0, f32::from(u8::MAX >> (8 - bits))),
-            None => (-127.0, 127.0),
+        let range = match self.own.bits() {
+            Some(bits) => CodeRange { least: 0.0, most: f32::from(u8::MAX >> (8 - bits)) },
+            None => CodeRange { least: -127.0, most: 127.0 },
         };
+        let signed = self.given.bits().is_none();
+        let mut runs = Vec::with_capacity(self.runs.len());
         let rows = given.codes.chunks(self.cols()).zip(out.chunks_mut(self.cols()));
         for (row, (codes, out)) in (given.first_row..).zip(rows) {
-            for run in self.runs.iter().filter(|run| run.end <= codes.len()) {
+            runs.clear();
+            runs.extend(self.runs.iter().map(|run| {
                 let (own_scale, own_zero) = self.own.of(row, run.own);
                 let (scale, zero) = self.given.of(row, run.given);
                 let ratio = scale / own_scale;
                 let offset = f32::from(own_zero) - f32::from(zero) * ratio;
-                let cells = codes[run.start..run.end].iter().zip(&mut out[run.start..run.end]);
-                if self.given.bits().is_some() {
-                    cells.for_each(|(code, out)| {
-                        *out = nearest_byte(f32::from(*code) * ratio + offset, least, most);
-                    });
-                } else {
-                    cells.for_each(|(code, out)| {
-                        *out = nearest_byte(f32::from(code.cast_signed()) * ratio + offset, least, most);
-                    });
-                }
-            }
+                ExpectRun { len: run.end - run.start, ratio, offset }
+            }));
+            expect_codes(Backend::best(), &runs, codes, signed, range, out);
         }
     }
-}
-
-/// `value` rounded half to even and cut to what codes there are, as a byte; `least` for what is no number.
-#[inline(always)]
-pub(super) fn nearest_byte(value: f32, least: f32, most: f32) -> u8 {
-    // Between 2^23 and 2^24, values of FP32 are whole numbers: adding 1.5 * 2^23 rounds half to even and leaves the code in the low bits.
-    const WHOLE: f32 = 12_582_912.0;
-    // In this order comparisons take a NaN for the bound.
-    let value = if value > least { value } else { least };
-    let value = if value < most { value } else { most };
-    (value + WHOLE).to_bits().to_le_bytes()[0]
 }
 
 /// Codes the codes of one array given those of another.

@@ -13,11 +13,11 @@
 use std::ops::Range;
 
 use qstore_kernels::{
-    BinTable, Classifier, CodesCoder, DecodeError, Half, Layout, ResidualCoder, SymbolTable, zero_symbols,
+    Backend, BinTable, Classifier, CodeRange, CodesCoder, DecodeError, Half, Layout, ResidualCoder,
+    SymbolTable, ZeroRun, multiples, nearest_byte, zero_symbols,
 };
 
 use super::bins::{BinRule, RowBins};
-use super::code_residual::nearest_byte;
 use super::float::{Parts, high_halves, with_rest};
 use super::head::{read_tables, write_tables};
 use super::workspace::{Workspace, at_least};
@@ -37,6 +37,9 @@ pub(crate) struct StepGrid {
     stride: usize,
     bins: RowBins,
 }
+
+/// The multiples that there are bins of.
+const MULTIPLES: CodeRange = CodeRange { least: -127.0, most: 127.0 };
 
 /// What a chunk of floats is given.
 #[derive(Debug, Clone, Copy)]
@@ -74,10 +77,16 @@ impl StepGrid {
 
     /// The codes as multiples of a step, modulo 256.
     fn multiples(&self, given: GivenSteps, out: &mut [u8]) {
-        self.for_each_run(given.first_row, given.codes.len(), |run, _, zero| {
-            let cells = given.codes[run.clone()].iter().zip(&mut out[run]);
-            cells.for_each(|(code, out)| *out = code.wrapping_sub(zero).wrapping_mul(self.steps));
-        });
+        let cols = self.grid.cols().max(1);
+        let mut runs = Vec::with_capacity(self.runs.len());
+        let rows = given.codes.chunks(cols).zip(out.chunks_mut(cols));
+        for (row, (codes, out)) in (given.first_row..).zip(rows) {
+            runs.clear();
+            let of_run =
+                |run: &Run| ZeroRun { len: run.end - run.start, zero: self.grid.of(row, run.group).1 };
+            runs.extend(self.runs.iter().map(of_run));
+            multiples(Backend::best(), &runs, codes, self.steps, out);
+        }
     }
 
     /// The multiple that each weight is nearest to, from -127 to 127.
@@ -88,7 +97,7 @@ impl StepGrid {
             let weights = raw[run.start * width..run.end * width].chunks_exact(width);
             for (weight, out) in weights.zip(&mut out[run]) {
                 let weight = self.float.read(weight);
-                *out = nearest_byte(weight * factor, -127.0, 127.0);
+                *out = nearest_byte(weight * factor, MULTIPLES);
             }
         });
     }

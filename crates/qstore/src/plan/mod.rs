@@ -186,9 +186,9 @@ impl Planner<'_> {
                     }
                 }
                 // A square matrix could be either; one that fits is not the other as well.
-                let helps = fit.as_ref().is_some_and(Fit::helps);
+                let fits_well = fit.as_ref().is_some_and(Fit::is_excellent);
                 fits.extend(fit);
-                if helps {
+                if fits_well {
                     break;
                 }
             }

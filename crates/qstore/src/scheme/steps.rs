@@ -126,14 +126,13 @@ impl Steps {
         if scales.len() != rows * count || by_group.len() != rows * count {
             return Err("scales or zero-points that are cut short");
         }
-        let by_row = |index: usize| index % count * rows + index / count;
         Ok(Self {
             rows,
             cols,
             groups: count,
             group_of_column,
-            scales: (0..rows * count).map(|index| scales[by_row(index)]).collect(),
-            zeros: (0..rows * count).map(|index| by_group[by_row(index)]).collect(),
+            scales: by_row(&scales, rows, count),
+            zeros: by_row(&by_group, rows, count),
             bits: Some(bits),
         })
     }
@@ -219,6 +218,11 @@ impl Steps {
         };
         self.group_of_column.chunk_by(|a, b| a == b).map(of_group).collect()
     }
+}
+
+/// What is given for each group of each row, those of a group together, with those of a row together.
+fn by_row<T: Copy>(by_group: &[T], rows: usize, groups: usize) -> Vec<T> {
+    (0..rows).flat_map(|row| (0..groups).map(move |group| by_group[group * rows + row])).collect()
 }
 
 fn greatest_common_divisor(a: usize, b: usize) -> usize {
