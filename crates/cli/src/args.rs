@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use qstore::VariantName;
+use qstore::{GroupSize, VariantName};
 
 use crate::values::{NamedFolder, given_only, named_folder, size};
 
@@ -212,13 +212,16 @@ pub(crate) struct Load {
     pub(crate) json: Json,
 }
 
-/// Make a model's low-precision variant, as bitsandbytes and transformers would save it.
+/// Make a model's low-precision variant, as bitsandbytes and transformers would save it, or in the format of GPTQ.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Example:
+Examples:
   qstore quantize ./Llama --to int8 -o ./Llama-int8
+  qstore quantize ./Llama --to gptq4 -o ./Llama-gptq4
+  qstore quantize ./Llama --to gptq4 --group-size 32 --asymmetric -o ./Llama-gptq4
 
-Needs no GPU and no Python. transformers loads the folder as any other.")]
+Needs no GPU and no Python. transformers loads the folder as any other, given bitsandbytes or gptqmodel and optimum. GPTQ proper makes up for
+the error of each weight in others, by what it sees of calibration texts; here each is rounded to nearest.")]
 pub(crate) struct Quantize {
     /// The model's folder: BF16, FP16 or FP32 weights in safetensors files
     #[arg(value_name = "DIR")]
@@ -229,6 +232,12 @@ pub(crate) struct Quantize {
     /// The folder to make; must be new or empty
     #[arg(short, long, value_name = "DIR")]
     pub(crate) output: PathBuf,
+    /// GPTQ: input features that share a scale: 16, 32, 64, 128 (the default), 256, 512, 1024, or -1 for all
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub(crate) group_size: Option<GroupSize>,
+    /// GPTQ: codes for the range from the least weight of a group to the largest, with a zero-point of its own
+    #[arg(long)]
+    pub(crate) asymmetric: bool,
 }
 
 /// A precision that `quantize` makes.
@@ -236,6 +245,10 @@ pub(crate) struct Quantize {
 pub(crate) enum Precision {
     /// LLM.int8(): 8-bit codes and a scale for each output feature
     Int8,
+    /// 8-bit codes in the format of GPTQ, rounded to nearest
+    Gptq8,
+    /// 4-bit codes in the format of GPTQ, rounded to nearest
+    Gptq4,
 }
 
 /// Measure a store against what people use instead, over the same bytes: sizes, times and memory.

@@ -38,7 +38,7 @@ pub use error::{Error, Result};
 pub use memory::TensorBytes;
 pub use progress::{Progress, Silent};
 pub use qstore_container::{Dtype, Manifest, VariantEntry, VariantName};
-pub use quantize::{Quantized, quantize};
+pub use quantize::{Gptq, GptqBits, GroupSize, Precision, Quantized, ZeroPoint, quantize};
 pub use store::{
     FileInspection, GivenRule, Inspection, LoadedTensor, Options, Store, TensorInspection, VariantInspection,
     VariantSpec, VariantVerification, Verification, add, inspect, load, pack, remove, unpack, verify,

@@ -130,6 +130,12 @@ fn quantize_writes_a_folder_that_transformers_knows() {
     assert_eq!(config["quantization_config"]["quant_method"], "bitsandbytes");
     let said = succeed(&["quantize", &pair.path("bf16"), "--to", "int8", "-o", &pair.path("again")]);
     assert!(said.contains("14 tensors quantized"), "{said}");
+    let options = ["--to", "gptq4", "--group-size", "-1", "--asymmetric", "-o", &pair.path("gptq4")];
+    let said = succeed(&[&["quantize", &pair.path("bf16")][..], &options].concat());
+    assert!(said.contains("14 tensors quantized"), "{said}");
+    let config: Value = serde_json::from_slice(&fs::read(pair.path("gptq4/config.json")).unwrap()).unwrap();
+    let gptq = &config["quantization_config"];
+    assert_eq!((&gptq["bits"], &gptq["group_size"], &gptq["sym"]), (&4.into(), &(-1).into(), &false.into()));
 }
 
 #[test]

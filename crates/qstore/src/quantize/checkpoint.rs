@@ -8,6 +8,7 @@ use qstore_container::SafetensorsHeader;
 use serde_json::Value;
 
 use super::config::{self, Config};
+use super::gptq;
 use crate::error::{Error, Result};
 use crate::file::zeroed;
 use crate::ingest::{Source, SourceArray, SourceContent};
@@ -95,13 +96,15 @@ pub(super) enum Fate {
     Copied,
     /// Made anew: the configuration, the weights and their index.
     Replaced,
-    /// The weights once more, or what training left behind; of no use beside INT8 weights.
+    /// The weights once more, or what training left behind; of no use beside quantised weights.
     LeftOut,
 }
 
 /// What happens to `file` of a folder whose weights are `tensors`.
 pub(super) fn fate(file: usize, path: &str, tensors: &[SourceTensor<'_>]) -> Fate {
-    if ["config.json", INDEX].contains(&path) || tensors.iter().any(|tensor| tensor.array.file == file) {
+    if ["config.json", INDEX, gptq::FILE].contains(&path)
+        || tensors.iter().any(|tensor| tensor.array.file == file)
+    {
         return Fate::Replaced;
     }
     // Subfolders hold parts of the model (a sentence encoder's pooling), but these hold it in other formats, or what tools keep there.

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::rule::Model;
 use crate::error::{Error, Result};
@@ -88,10 +88,10 @@ impl Config {
             .any(|part| part.get("tie_word_embeddings") == Some(&Value::Bool(true)))
     }
 
-    /// The text of the file beside the quantised tensors, as `save_pretrained` would write it: `skip` is `llm_int8_skip_modules`.
-    pub(super) fn quantized(&self, dtype: FloatKind, skip: Option<&[String]>) -> String {
+    /// The text of the file beside the quantised tensors, as `save_pretrained` would write it, with what it says of their quantisation.
+    pub(super) fn quantized(&self, dtype: FloatKind, quantization_config: Value) -> String {
         let mut json = self.json.clone();
-        json.insert("quantization_config".to_owned(), quantization_config(skip));
+        json.insert("quantization_config".to_owned(), quantization_config);
         json.remove("_name_or_path");
         // Configurations of older versions say `torch_dtype`, which they need to go on reading it; newer ones say `dtype` and pass it on to their
         // parts.
@@ -122,28 +122,10 @@ fn set_dtype(json: &mut Map<String, Value>, dtype: FloatKind) {
     json.insert("dtype".to_owned(), name.into());
 }
 
-/// What `BitsAndBytesConfig(load_in_8bit=True)` saves.
-fn quantization_config(skip: Option<&[String]>) -> Value {
-    json!({
-        "_load_in_4bit": false,
-        "_load_in_8bit": true,
-        "bnb_4bit_compute_dtype": "float32",
-        "bnb_4bit_quant_storage": "uint8",
-        "bnb_4bit_quant_type": "fp4",
-        "bnb_4bit_use_double_quant": false,
-        "llm_int8_enable_fp32_cpu_offload": false,
-        "llm_int8_has_fp16_weight": false,
-        "llm_int8_skip_modules": skip,
-        "llm_int8_threshold": 6.0,
-        "load_in_4bit": false,
-        "load_in_8bit": true,
-        "quant_method": "bitsandbytes",
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::quantize::int8::quantization_config;
 
     fn parse(text: &str) -> Result<Config> {
         Config::parse(Path::new("config.json"), text)
@@ -192,8 +174,8 @@ mod tests {
 }
 "#;
         let config = parse(source).unwrap();
-        assert_eq!(config.quantized(FloatKind::Bf16, None), want);
-        let listed = config.quantized(FloatKind::Bf16, Some(&["lm_head".to_owned()]));
+        assert_eq!(config.quantized(FloatKind::Bf16, quantization_config(None)), want);
+        let listed = config.quantized(FloatKind::Bf16, quantization_config(Some(&["lm_head".to_owned()])));
         assert!(listed.contains("\"llm_int8_skip_modules\": [\n      \"lm_head\"\n    ],"), "{listed}");
     }
 
@@ -201,11 +183,13 @@ mod tests {
     fn the_type_is_said_as_the_source_says_it() {
         let old = parse(r#"{"torch_dtype":"float16","text_config":{"model_type":"llama"}}"#).unwrap();
         assert_eq!(old.dtype().unwrap(), Some(FloatKind::F16));
-        let text = old.quantized(FloatKind::F16, None);
+        let text = old.quantized(FloatKind::F16, quantization_config(None));
         assert!(text.contains("\"torch_dtype\"") && !text.contains("\"dtype\""), "{text}");
         let silent = parse(r#"{"dtype":null}"#).unwrap();
         assert_eq!(silent.dtype().unwrap(), None);
-        assert!(silent.quantized(FloatKind::F32, None).contains("\"dtype\": \"float32\""));
+        assert!(
+            silent.quantized(FloatKind::F32, quantization_config(None)).contains("\"dtype\": \"float32\"")
+        );
         assert!(
             parse(r#"{"dtype":"float64"}"#).unwrap().dtype().unwrap_err().to_string().contains("float64")
         );

@@ -1,11 +1,17 @@
-//! Making the INT8 twin of a model: LLM.int8() codes and scales as transformers and bitsandbytes write them, without either.
+//! Making the low-precision twin of a model, without the libraries that do it otherwise.
 //!
-//! The folder that comes out is the one that `from_pretrained(..., quantization_config=BitsAndBytesConfig(load_in_8bit=True))` and
-//! `save_pretrained` make on a CPU, and the files that do not depend on the weights (tokenizer, generation settings) besides.
+//! For LLM.int8() the folder that comes out is the one that `from_pretrained(..., quantization_config=BitsAndBytesConfig(load_in_8bit=True))`
+//! and `save_pretrained` make on a CPU. For GPTQ it is laid out as gptqmodel's are, with codes rounded to nearest. The files that do not depend
+//! on the weights (tokenizer, generation settings) come along.
 
+mod blocks;
 mod checkpoint;
 mod classes;
 mod config;
+mod gptq;
+mod int8;
+mod matrix;
+mod precision;
 mod rule;
 mod task;
 #[cfg(test)]
@@ -19,6 +25,9 @@ use std::path::Path;
 
 use checkpoint::SourceTensor;
 use config::Config;
+use gptq::GptqMatrix;
+use int8::Int8;
+use matrix::Matrix;
 use rule::{Choice, Model};
 use task::{Recipe, Task};
 
@@ -26,14 +35,16 @@ use crate::error::{Error, Result};
 use crate::ingest::{Source, scan_folder};
 use crate::new_folder::NewFolder;
 use crate::progress::Progress;
-use crate::save::{MAX_SHARD_BYTES, NewTensor, lay_out, write_index};
+use crate::save::{MAX_SHARD_BYTES, NewTensor, lay_out, python_json, write_index};
 use crate::scheme::FloatKind;
 use crate::store::Options;
+
+pub use precision::{Gptq, GptqBits, GroupSize, Precision, ZeroPoint};
 
 /// What [`quantize`] did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Quantized {
-    /// Weight matrices that became INT8.
+    /// Weight matrices that were quantised.
     pub quantized: u64,
     /// Tensors that did not.
     pub kept: u64,
@@ -43,8 +54,8 @@ pub struct Quantized {
     pub bytes_out: u64,
 }
 
-/// Makes the folder `target`, which must not exist or be empty, the INT8 twin of the Hugging Face model in folder `source`. It appears when it
-/// is complete.
+/// Makes the folder `target`, which must not exist or be empty, the twin in `precision` of the Hugging Face model in folder `source`. It
+/// appears when it is complete.
 ///
 /// # Errors
 /// A target that is taken, a folder that holds no model, or one that is quantised already or cannot be, or an I/O error. The target is then as
@@ -52,16 +63,18 @@ pub struct Quantized {
 pub fn quantize(
     source: &Path,
     target: &Path,
+    precision: Precision,
     options: &Options,
     progress: &dyn Progress,
 ) -> Result<Quantized> {
-    quantize_in_shards(source, target, MAX_SHARD_BYTES, options, progress)
+    quantize_in_shards(source, target, precision, MAX_SHARD_BYTES, options, progress)
 }
 
 /// As [`quantize`], in files of at most `shard_bytes` of tensors.
 fn quantize_in_shards(
     source: &Path,
     target: &Path,
+    precision: Precision,
     shard_bytes: u64,
     options: &Options,
     progress: &dyn Progress,
@@ -71,14 +84,27 @@ fn quantize_in_shards(
     let tensors = checkpoint::tensors(&source)?;
     let model = config.model();
     let facts: Vec<_> = tensors.iter().map(facts).collect();
-    let choices = rule::choose(model, &facts);
-    check(&source, model, &tensors, &choices)?;
+    let mut choices = rule::choose(model, &facts);
+    check(&source, model, precision, &tensors, &choices)?;
+    let quantization = match precision {
+        Precision::Int8 => int8::quantization_config(rule::skip_list(model, &facts, &choices).as_deref()),
+        Precision::Gptq(gptq) => {
+            let list = blocks::find(&facts, &choices);
+            match list {
+                Some(list) => blocks::keep_outside(list, &facts, &mut choices),
+                None => warnings::of_no_blocks(progress),
+            }
+            let kept = list.map(|list| blocks::kept_within(list, &facts, &choices));
+            gptq::quantization_config(&gptq, &kept.unwrap_or_default())
+        }
+    };
     let loaded = loaded_type(&source, &config, &tensors)?;
     let folder = NewFolder::begin(target)?;
     let dropped =
         if config.ties_embeddings() { tied::heads(&source, &tensors, &choices)? } else { Vec::new() };
 
-    let (tasks, new_tensors) = tasks(model, loaded, &tensors, &choices, &dropped);
+    let making = Making { precision, model, loaded };
+    let (tasks, new_tensors) = making.tasks(&source, &tensors, &choices, &dropped)?;
     let layout = lay_out(&new_tensors, shard_bytes)?;
     warnings::of_choices(model, &tensors, &choices, progress);
     warnings::of_conversions(&tasks, &tensors, &dropped, progress);
@@ -87,12 +113,14 @@ fn quantize_in_shards(
     let floats = tasks.iter().filter(|t| FloatKind::of(t.source.array.dtype).is_some());
     let parameters = floats.map(|t| t.source.array.shape.iter().product::<u64>()).sum();
     write_index(&folder, &new_tensors, &layout, parameters)?;
-    let skip = rule::skip_list(model, &facts, &choices);
-    folder.write("config.json", &mut config.quantized(loaded, skip.as_deref()).as_bytes())?;
+    if matches!(precision, Precision::Gptq(_)) {
+        folder.write(gptq::FILE, &mut python_json::print(quantization.clone()).as_bytes())?;
+    }
+    folder.write("config.json", &mut config.quantized(loaded, quantization).as_bytes())?;
     write::other_files(&folder, &source, &tensors, progress)?;
     folder.commit()?;
 
-    let quantized = tasks.iter().filter(|task| matches!(task.recipe, Recipe::Quantise { .. })).count() as u64;
+    let quantized = tasks.iter().filter(|task| task.recipe.matrix().is_some()).count() as u64;
     Ok(Quantized {
         quantized,
         kept: tasks.len() as u64 - quantized,
@@ -106,18 +134,24 @@ fn facts<'a>(tensor: &'a SourceTensor<'_>) -> rule::Tensor<'a> {
 }
 
 /// Refuses models that are quantised already or have nothing to quantise.
-fn check(source: &Source, model: Model<'_>, tensors: &[SourceTensor<'_>], choices: &[Choice]) -> Result<()> {
+fn check(
+    source: &Source,
+    model: Model<'_>,
+    precision: Precision,
+    tensors: &[SourceTensor<'_>],
+    choices: &[Choice],
+) -> Result<()> {
     let refuse = |what: String| Err(Error::input(source.path(), what));
     if classes::has_no_convertible_layers(model.model_type) {
         return refuse(format!(
-            "transformers cannot quantize the layers of a {} model to INT8",
+            "transformers cannot use the layers of a {} model in {precision}",
             model.model_type
         ));
     }
     let mut any = false;
     for (tensor, choice) in tensors.iter().zip(choices) {
         let (name, dtype) = (&tensor.name, tensor.array.dtype);
-        let chosen = matches!(choice, Choice::Rows | Choice::Columns);
+        let chosen = choice.is_quantised();
         let opaque =
             name.ends_with(".weight") && tensor.array.shape.len() == 2 && *choice == Choice::NoMatrix;
         let marks = [".SCB", ".qweight", ".weight_scale", ".weight_scale_inv"];
@@ -134,7 +168,7 @@ fn check(source: &Source, model: Model<'_>, tensors: &[SourceTensor<'_>], choice
     if any {
         Ok(())
     } else {
-        refuse("it has no weights of linear layers, so nothing would become INT8".to_owned())
+        refuse(format!("it has no weights of linear layers, so nothing would become {precision}"))
     }
 }
 
@@ -149,38 +183,65 @@ fn loaded_type(source: &Source, config: &Config, tensors: &[SourceTensor<'_>]) -
     first.map(|(kind, _)| kind).ok_or_else(|| Error::input(source.path(), "it has no tensor of floats"))
 }
 
-/// What is made of each tensor that is not among `dropped`, and all that is made, in the same order.
-fn tasks<'a>(
-    model: Model<'_>,
+/// What decides how tensors are made.
+struct Making<'a> {
+    precision: Precision,
+    model: Model<'a>,
     loaded: FloatKind,
-    tensors: &'a [SourceTensor<'a>],
-    choices: &[Choice],
-    dropped: &[usize],
-) -> (Vec<Task<'a>>, Vec<NewTensor>) {
-    let (mut tasks, mut new_tensors) = (Vec::new(), Vec::new());
-    for (index, (source, &choice)) in tensors.iter().zip(choices).enumerate() {
-        if !dropped.contains(&index) {
-            let recipe = recipe(model, loaded, source, choice);
-            tasks.push(Task { source, recipe, first: new_tensors.len() });
-            new_tensors.extend(recipe.outputs(source));
-        }
-    }
-    (tasks, new_tensors)
 }
 
-fn recipe(model: Model<'_>, loaded: FloatKind, source: &SourceTensor<'_>, choice: Choice) -> Recipe {
-    let Some(from) = FloatKind::of(source.array.dtype) else { return Recipe::Copy };
-    let fp16 = loaded == FloatKind::F16;
-    match (choice, &source.array.shape[..]) {
-        (Choice::Rows, &[rows, cols]) => Recipe::Quantise { from, loaded, rows, cols, transposed: false },
-        (Choice::Columns, &[cols, rows]) => Recipe::Quantise { from, loaded, rows, cols, transposed: true },
-        // What transformers makes of the rest is known for the classes that were compared; any class converts when it loads.
-        _ if !classes::is_verified(model.class) => Recipe::Copy,
-        _ => {
-            let fine =
-                loaded != FloatKind::F32 && classes::is_loaded_as_fp32(model.class, &source.name, fp16);
-            let to = if fine { FloatKind::F32 } else { loaded };
-            if from == to { Recipe::Copy } else { Recipe::Cast { from, to } }
+impl Making<'_> {
+    /// What is made of each tensor that is not among `dropped`, and all that is made, in the same order.
+    fn tasks<'t>(
+        &self,
+        source: &Source,
+        tensors: &'t [SourceTensor<'t>],
+        choices: &[Choice],
+        dropped: &[usize],
+    ) -> Result<(Vec<Task<'t>>, Vec<NewTensor>)> {
+        let (mut tasks, mut new_tensors) = (Vec::new(), Vec::new());
+        for (index, (tensor, &choice)) in tensors.iter().zip(choices).enumerate() {
+            if !dropped.contains(&index) {
+                let recipe = self.recipe(tensor, choice);
+                if let Recipe::Gptq(gptq) = recipe
+                    && let Some(misfit) = gptq.misfit()
+                {
+                    let what = format!("{} {misfit}", tensor.name);
+                    return Err(Error::input(source.path_of(tensor.array), what));
+                }
+                tasks.push(Task { source: tensor, recipe, first: new_tensors.len() });
+                new_tensors.extend(recipe.outputs(tensor));
+            }
         }
+        Ok((tasks, new_tensors))
+    }
+
+    fn recipe(&self, tensor: &SourceTensor<'_>, choice: Choice) -> Recipe {
+        let Some(kind) = FloatKind::of(tensor.array.dtype) else { return Recipe::Copy };
+        match (choice, &tensor.array.shape[..]) {
+            (Choice::Rows, &[rows, cols]) => self.quantised(Matrix { kind, rows, cols, transposed: false }),
+            (Choice::Columns, &[cols, rows]) => self.quantised(Matrix { kind, rows, cols, transposed: true }),
+            _ => self.kept(tensor, kind),
+        }
+    }
+
+    fn quantised(&self, matrix: Matrix) -> Recipe {
+        match self.precision {
+            Precision::Int8 => Recipe::Int8(Int8 { matrix, loaded: self.loaded }),
+            Precision::Gptq(gptq) => Recipe::Gptq(GptqMatrix { matrix, gptq }),
+        }
+    }
+
+    fn kept(&self, tensor: &SourceTensor<'_>, from: FloatKind) -> Recipe {
+        // What transformers makes of the rest on its way to LLM.int8() is known for the classes that were compared; any class converts when it
+        // loads. GPTQ folders keep what they do not quantise.
+        if self.precision != Precision::Int8 || !classes::is_verified(self.model.class) {
+            return Recipe::Copy;
+        }
+        let fp16 = self.loaded == FloatKind::F16;
+        let fine =
+            self.loaded != FloatKind::F32 && classes::is_loaded_as_fp32(self.model.class, &tensor.name, fp16);
+        let to = if fine { FloatKind::F32 } else { self.loaded };
+        if from == to { Recipe::Copy } else { Recipe::Cast { from, to } }
     }
 }

@@ -40,6 +40,12 @@ pub(super) enum Choice {
     Kept(Reason),
 }
 
+impl Choice {
+    pub(super) fn is_quantised(self) -> bool {
+        matches!(self, Self::Rows | Self::Columns)
+    }
+}
+
 /// Why a weight matrix is not quantised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Reason {
@@ -59,6 +65,8 @@ pub(super) enum Reason {
     Empty,
     /// The list of what is left alone would cover it by its name.
     SharedName,
+    /// No reader looks for quantised layers there.
+    OutsideBlocks,
 }
 
 impl Reason {
@@ -66,12 +74,15 @@ impl Reason {
     pub(super) fn unusual(self) -> Option<&'static str> {
         match self {
             Self::Embedding | Self::Head => None,
-            Self::FusedAttention => Some("part of nn.MultiheadAttention, which cannot use INT8"),
+            Self::FusedAttention => Some("part of nn.MultiheadAttention, which cannot use quantized weights"),
             Self::Expert => Some("an expert, and transformers 5 loads experts in one piece"),
             Self::Router => Some("a router of experts"),
             Self::Fp32 => Some("what the model's class keeps in higher precision"),
             Self::Empty => Some("empty"),
             Self::SharedName => Some("covered by the name of another layer that is not quantized"),
+            Self::OutsideBlocks => {
+                Some("outside the blocks in which readers of GPTQ look for quantized layers")
+            }
         }
     }
 }
@@ -104,10 +115,12 @@ pub(super) fn choose(model: Model<'_>, tensors: &[Tensor<'_>]) -> Vec<Choice> {
 /// The entries of `llm_int8_skip_modules` that tell transformers what `choices` left alone, or `None` where it finds out by itself.
 pub(super) fn skip_list(model: Model<'_>, tensors: &[Tensor<'_>], choices: &[Choice]) -> Option<Vec<String>> {
     let expected = |choice: &Choice| !matches!(choice, Choice::Kept(Reason::Empty));
-    (!classes::is_verified(model.class) || !choices.iter().all(expected)).then(|| skip_keys(tensors, choices))
+    (!classes::is_verified(model.class) || !choices.iter().all(expected))
+        .then(|| kept_modules(tensors, choices))
 }
 
-fn skip_keys(tensors: &[Tensor<'_>], choices: &[Choice]) -> Vec<String> {
+/// The modules that `choices` left alone, by name; of experts what all names of a layer's begin with.
+pub(super) fn kept_modules(tensors: &[Tensor<'_>], choices: &[Choice]) -> Vec<String> {
     let kept = tensors.iter().zip(choices).filter_map(|(tensor, choice)| match choice {
         // One entry for all experts of a layer: there may be tens of thousands.
         Choice::Kept(Reason::Expert) => {
@@ -125,7 +138,7 @@ fn skip_keys(tensors: &[Tensor<'_>], choices: &[Choice]) -> Vec<String> {
 /// An entry covers all modules that begin or end with it, so what is kept may drag along what is not: `decoder` covers `decoder.layers.0.fc1`.
 fn keep_what_the_list_covers(tensors: &[Tensor<'_>], choices: &mut [Choice]) {
     loop {
-        let keys = skip_keys(tensors, choices);
+        let keys = kept_modules(tensors, choices);
         // Entries are looked up by every prefix and suffix of a name; comparing all with all would take minutes for many experts.
         let keys: HashSet<&str> = keys.iter().map(String::as_str).collect();
         let covered = |module: &str| {
@@ -136,7 +149,7 @@ fn keep_what_the_list_covers(tensors: &[Tensor<'_>], choices: &mut [Choice]) {
         let mut changed = false;
         for (tensor, choice) in tensors.iter().zip(choices.iter_mut()) {
             let module = tensor.name.strip_suffix(".weight");
-            if matches!(choice, Choice::Rows | Choice::Columns) && module.is_some_and(covered) {
+            if choice.is_quantised() && module.is_some_and(covered) {
                 *choice = Choice::Kept(Reason::SharedName);
                 changed = true;
             }

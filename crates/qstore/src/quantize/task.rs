@@ -5,12 +5,14 @@ use std::ops::Range;
 use qstore_container::Dtype;
 
 use super::checkpoint::SourceTensor;
+use super::gptq::{self, GptqMatrix};
+use super::int8::Int8;
+use super::matrix::{self, Matrix};
 use super::values;
-use crate::error::{Error, IoContext as _, Result};
-use crate::file::zeroed;
+use crate::error::Result;
 use crate::ingest::Source;
 use crate::save::NewTensor;
-use crate::scheme::{FloatKind, quantise_row};
+use crate::scheme::FloatKind;
 
 /// Bytes of a source tensor that are read at a time, about.
 const BLOCK_BYTES: u64 = 4 << 20;
@@ -34,35 +36,36 @@ pub(super) enum Recipe {
     Copy,
     /// Its values in another type.
     Cast { from: FloatKind, to: FloatKind },
-    /// Codes, a scale for each row, and the number of the layout: the values of type `from`, rounded to `loaded`, are quantised.
-    Quantise { from: FloatKind, loaded: FloatKind, rows: u64, cols: u64, transposed: bool },
+    /// The tensors of LLM.int8().
+    Int8(Int8),
+    /// The tensors of GPTQ.
+    Gptq(GptqMatrix),
 }
 
 impl Recipe {
     /// The tensors that it makes of `source`.
     pub(super) fn outputs(self, source: &SourceTensor<'_>) -> Vec<NewTensor> {
-        let array = source.array;
-        let tensor = |name: &str, dtype: Dtype, shape: &[u64], bytes: u64| NewTensor {
-            name: name.to_owned(),
-            dtype,
-            shape: shape.to_vec(),
-            bytes,
-        };
+        let (name, array) = (&source.name, source.array);
         match self {
-            Self::Copy => vec![tensor(&source.name, array.dtype, &array.shape, array.bytes)],
-            Self::Cast { from, to } => {
-                let bytes = array.bytes / from.width() as u64 * to.width() as u64;
-                vec![tensor(&source.name, dtype_of(to), &array.shape, bytes)]
-            }
-            Self::Quantise { rows, cols, .. } => {
-                let module = source.name.strip_suffix("weight").unwrap_or(&source.name);
-                vec![
-                    tensor(&source.name, Dtype::I8, &[rows, cols], rows * cols),
-                    tensor(&format!("{module}SCB"), Dtype::F32, &[rows], rows * 4),
-                    // 0: the codes lie row by row. New files are zero.
-                    tensor(&format!("{module}weight_format"), Dtype::U8, &[], 1),
-                ]
-            }
+            // Elements of a type that is copied may be smaller than a byte.
+            Self::Copy => vec![NewTensor {
+                name: name.clone(),
+                dtype: array.dtype,
+                shape: array.shape.clone(),
+                bytes: array.bytes,
+            }],
+            Self::Cast { to, .. } => vec![NewTensor::new(name, dtype_of(to), &array.shape)],
+            Self::Int8(int8) => int8.outputs(name),
+            Self::Gptq(gptq) => gptq.outputs(name),
+        }
+    }
+
+    /// The matrix that it quantises, and how many rows come in one block at least and divide it.
+    pub(super) fn matrix(self) -> Option<(Matrix, u64)> {
+        match self {
+            Self::Copy | Self::Cast { .. } => None,
+            Self::Int8(int8) => Some((int8.matrix, 1)),
+            Self::Gptq(gptq) => Some((gptq.matrix, gptq::PACKED_TOGETHER)),
         }
     }
 }
@@ -87,32 +90,73 @@ pub(super) struct Block<'a> {
 #[derive(Debug)]
 pub(super) struct Done<'a> {
     pub(super) task: &'a Task<'a>,
-    /// New bytes: of which new tensor, from which of its bytes on.
-    pub(super) parts: Vec<(usize, u64, Vec<u8>)>,
+    pub(super) parts: Vec<Part>,
     /// Bytes of the source that are in them.
     pub(super) read: u64,
     /// Rows with a weight that FP16 cannot hold.
     pub(super) infinite_rows: u64,
 }
 
+/// New bytes of one tensor: lines of equal length, equally far apart.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Part {
+    /// Which of the tensors that the task makes.
+    tensor: usize,
+    /// Of the first byte, in the tensor.
+    offset: u64,
+    bytes: Vec<u8>,
+    /// Bytes of a line.
+    line: usize,
+    /// Bytes from one line to the next.
+    stride: u64,
+}
+
+impl Part {
+    /// `bytes` in one piece.
+    pub(super) fn whole(tensor: usize, offset: u64, bytes: Vec<u8>) -> Self {
+        Self { tensor, offset, line: bytes.len(), stride: 0, bytes }
+    }
+
+    /// The columns `range` of a matrix of `columns`, line by line; each value has `width` bytes.
+    pub(super) fn columns(
+        tensor: usize,
+        width: u64,
+        range: Range<u64>,
+        columns: u64,
+        bytes: Vec<u8>,
+    ) -> Self {
+        let line = matrix::length((range.end - range.start) * width);
+        Self { tensor, offset: range.start * width, line, stride: columns * width, bytes }
+    }
+
+    /// Each piece: of which of the task's tensors, where in it, and its bytes.
+    pub(super) fn pieces(&self) -> impl Iterator<Item = (usize, u64, &[u8])> {
+        let lines = self.bytes.chunks(self.line.max(1));
+        (0..).zip(lines).map(|(at, line)| (self.tensor, self.offset + at * self.stride, line))
+    }
+}
+
 impl<'a> Task<'a> {
     /// Bytes of memory that the smallest block takes: a row of a matrix is never divided.
     pub(super) fn line_memory(&self) -> u64 {
-        match self.recipe {
-            Recipe::Quantise { from, cols, .. } => cols.saturating_mul(from.width() as u64 + 5),
-            Recipe::Copy | Recipe::Cast { .. } => 0,
-        }
+        self.recipe.matrix().map_or(0, |(matrix, rows)| {
+            // Its bytes, their values as FP32, codes, and these packed.
+            let results = if rows == 1 { 5 } else { 6 };
+            matrix.row_bytes().saturating_add(matrix.cols.saturating_mul(results)).saturating_mul(rows)
+        })
     }
 
     /// Its blocks, in order.
     pub(super) fn blocks(&'a self) -> impl Iterator<Item = Block<'a>> {
         let bytes = self.source.array.bytes;
-        let (count, each) = match self.recipe {
-            Recipe::Copy => (bytes, 1),
-            Recipe::Cast { from, .. } => (bytes / from.width() as u64, from.width() as u64),
-            Recipe::Quantise { from, rows, cols, .. } => (rows, (cols * from.width() as u64).max(1)),
+        let (count, each, together) = match self.recipe {
+            Recipe::Cast { from, .. } => (bytes / from.width() as u64, from.width() as u64, 1),
+            _ => self
+                .recipe
+                .matrix()
+                .map_or((bytes, 1, 1), |(matrix, rows)| (matrix.rows, matrix.row_bytes().max(1), rows)),
         };
-        let step = (BLOCK_BYTES / each).max(1);
+        let step = (BLOCK_BYTES / each.saturating_mul(together)).max(1) * together;
         (0..count.div_ceil(step)).map(move |block| {
             let first = block * step;
             Block { task: self, range: first..count.min(first + step) }
@@ -124,93 +168,33 @@ impl<'a> Block<'a> {
     /// Reads the block and makes what becomes of it.
     ///
     /// # Errors
-    /// The source cannot be read, or has a weight that is no number.
+    /// The source cannot be read, or has a weight that cannot be quantised.
     pub(super) fn run(self, source: &Source) -> Result<Done<'a>> {
         let Self { task, range } = self;
-        let count = range.end - range.start;
-        match task.recipe {
+        let array = task.source.array;
+        let done = |parts, read| Done { task, parts, read, infinite_rows: 0 };
+        let rows = |matrix: Matrix| matrix.read(source, array, &task.source.name, range.clone());
+        let bytes_of = |matrix: Matrix| (range.end - range.start) * matrix.row_bytes();
+        Ok(match task.recipe {
             Recipe::Copy => {
-                let bytes = read(source, task, range.start, count)?;
+                let bytes = matrix::read(source, array, range.start, range.end - range.start)?;
                 let read = bytes.len() as u64;
-                Ok(Done { task, parts: vec![(task.first, range.start, bytes)], read, infinite_rows: 0 })
+                done(vec![Part::whole(0, range.start, bytes)], read)
             }
             Recipe::Cast { from, to } => {
                 let width = from.width() as u64;
-                let bytes = read(source, task, range.start * width, count * width)?;
+                let bytes =
+                    matrix::read(source, array, range.start * width, (range.end - range.start) * width)?;
                 let (mut values, mut cast) = (Vec::new(), Vec::new());
                 values::read(from, &bytes, &mut values);
                 values::write(to, &values, &mut cast);
-                let parts = vec![(task.first, range.start * to.width() as u64, cast)];
-                Ok(Done { task, parts, read: bytes.len() as u64, infinite_rows: 0 })
+                done(vec![Part::whole(0, range.start * to.width() as u64, cast)], bytes.len() as u64)
             }
-            Recipe::Quantise { from, loaded, rows, cols, transposed } => {
-                let mut values = if transposed {
-                    read_columns(source, task, from, rows, range.clone())?
-                } else {
-                    let width = cols * from.width() as u64;
-                    let bytes = read(source, task, range.start * width, count * width)?;
-                    let mut values = Vec::with_capacity(bytes.len() / from.width());
-                    values::read(from, &bytes, &mut values);
-                    values
-                };
-                values::round(&mut values, from, loaded);
-                let read = values.len() as u64 * from.width() as u64;
-                let (mut codes, mut scales) = (Vec::with_capacity(values.len()), Vec::new());
-                let mut infinite_rows = 0;
-                for (row, weights) in (range.start..).zip(values.chunks_exact(values.len() / length(count))) {
-                    if weights.iter().any(|w| w.is_nan()) {
-                        return Err(no_number(source, task, row, transposed));
-                    }
-                    let scale = quantise_row(weights, &mut codes);
-                    infinite_rows += u64::from(scale.is_infinite());
-                    scales.extend(scale.to_le_bytes());
-                }
-                let parts =
-                    vec![(task.first, range.start * cols, codes), (task.first + 1, range.start * 4, scales)];
-                Ok(Done { task, parts, read, infinite_rows })
+            Recipe::Int8(int8) => {
+                let (parts, infinite_rows) = int8.quantise(rows(int8.matrix)?)?;
+                Done { infinite_rows, ..done(parts, bytes_of(int8.matrix)) }
             }
-        }
+            Recipe::Gptq(gptq) => done(gptq.quantise(&rows(gptq.matrix)?)?, bytes_of(gptq.matrix)),
+        })
     }
-}
-
-/// A number of rows of one block, which is small enough for any machine.
-fn length(rows: u64) -> usize {
-    usize::try_from(rows).unwrap_or(usize::MAX).max(1)
-}
-
-fn no_number(source: &Source, task: &Task<'_>, row: u64, transposed: bool) -> Error {
-    let line = if transposed { "column" } else { "row" };
-    let what = format!(
-        "{} has a weight that is no number (NaN) in {line} {row}, for which INT8 has no code; was the model trained and saved well?",
-        task.source.name
-    );
-    Error::input(source.path_of(task.source.array), what)
-}
-
-fn read(source: &Source, task: &Task<'_>, offset: u64, length: u64) -> Result<Vec<u8>> {
-    let array = task.source.array;
-    let mut bytes = zeroed(length).at(source.path(), "cannot read")?;
-    source.read(array, offset, &mut bytes)?;
-    Ok(bytes)
-}
-
-/// Columns `range` of a matrix that has `width` of them, one after another.
-fn read_columns(
-    source: &Source,
-    task: &Task<'_>,
-    kind: FloatKind,
-    width: u64,
-    range: Range<u64>,
-) -> Result<Vec<f32>> {
-    let value = kind.width() as u64;
-    let columns = range.end - range.start;
-    let rows = task.source.array.bytes / (width * value);
-    let mut bytes = zeroed(rows * columns * value).at(source.path(), "cannot read")?;
-    for (row, part) in (0..rows).zip(bytes.chunks_exact_mut(length(columns * value))) {
-        source.read(task.source.array, (row * width + range.start) * value, part)?;
-    }
-    let mut lines = Vec::new();
-    values::read(kind, &bytes, &mut lines);
-    let columns = length(columns);
-    Ok((0..columns).flat_map(|column| lines.iter().skip(column).step_by(columns).copied()).collect())
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::checkpoint::SourceTensor;
 use super::classes;
+use super::int8::Int8;
 use super::rule::{Choice, Model};
 use super::task::{Recipe, Task, dtype_of};
 use crate::progress::Progress;
@@ -46,6 +47,14 @@ pub(super) fn of_choices(
     }
 }
 
+/// A model in which readers of GPTQ find nothing to load.
+pub(super) fn of_no_blocks(progress: &dyn Progress) {
+    progress.warn(
+        "no layer has the name of one in a list of blocks in which readers of GPTQ look (such as model.layers.0); all linear layers are \
+         quantized, but see whether the result loads",
+    );
+}
+
 /// Tensors that come out as another type, and those that do not come out.
 pub(super) fn of_conversions(
     tasks: &[Task<'_>],
@@ -57,7 +66,7 @@ pub(super) fn of_conversions(
     for task in tasks {
         let (from, to) = match task.recipe {
             Recipe::Cast { from, to } => (from, to),
-            Recipe::Quantise { from, loaded, .. } if from != loaded => (from, loaded),
+            Recipe::Int8(Int8 { matrix, loaded }) if matrix.kind != loaded => (matrix.kind, loaded),
             _ => continue,
         };
         let what = format!(

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::path::PathBuf;
 
 use super::checkpoint::{self, Fate, SourceTensor};
-use super::task::{BLOCK_MEMORY, Done, Task};
+use super::task::{BLOCK_MEMORY, Done, Part, Task};
 use super::warnings;
 use crate::error::{Error, IoContext as _, Result};
 use crate::ingest::Source;
@@ -28,7 +28,9 @@ pub(super) fn tensors(
     let widest = tasks.iter().max_by_key(|task| task.line_memory());
     if let Some(task) = widest.filter(|task| task.line_memory() > memory) {
         let (name, need) = (&task.source.name, task.line_memory());
-        let what = format!("a row of {name} takes {need} bytes of memory to quantize; allow more (--memory)");
+        let what = format!(
+            "the smallest block of {name} takes {need} bytes of memory to quantize; allow more (--memory)"
+        );
         return Err(Error::usage(format!("{}: {what}", source.path().display())));
     }
     let mut files = TensorFiles::create(folder, layout)?;
@@ -45,8 +47,8 @@ pub(super) fn tensors(
         blocks,
         |block| block.run(source),
         |done: Done<'_>| {
-            for (tensor, offset, bytes) in &done.parts {
-                files.write(*tensor, *offset, bytes)?;
+            for (tensor, offset, bytes) in done.parts.iter().flat_map(Part::pieces) {
+                files.write(done.task.first + tensor, offset, bytes)?;
             }
             if done.infinite_rows > 0 {
                 *infinite.entry(done.task.source.name.as_str()).or_default() += done.infinite_rows;

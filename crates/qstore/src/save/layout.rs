@@ -25,6 +25,14 @@ pub(crate) struct NewTensor {
     pub(crate) bytes: u64,
 }
 
+impl NewTensor {
+    /// A tensor whose elements take whole bytes.
+    pub(crate) fn new(name: &str, dtype: Dtype, shape: &[u64]) -> Self {
+        let bytes = shape.iter().product::<u64>() * (dtype.bitsize() as u64 / 8);
+        Self { name: name.to_owned(), dtype, shape: shape.to_vec(), bytes }
+    }
+}
+
 /// Where a tensor's first byte goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Place {
@@ -175,11 +183,6 @@ mod tests {
     use proptest::prelude::*;
     use safetensors::tensor::TensorView;
 
-    fn tensor(name: &str, dtype: Dtype, shape: &[u64]) -> NewTensor {
-        let bytes = shape.iter().product::<u64>() * dtype.bitsize() as u64 / 8;
-        NewTensor { name: name.to_owned(), dtype, shape: shape.to_vec(), bytes }
-    }
-
     fn names(tensors: &[NewTensor], max: u64) -> Vec<Vec<&str>> {
         let shards = divide(tensors, max);
         shards.iter().map(|s| s.iter().map(|&at| tensors[at].name.as_str()).collect()).collect()
@@ -194,14 +197,15 @@ mod tests {
         ];
         let mut shuffled = want;
         shuffled.reverse();
-        let tensors: Vec<_> = shuffled.iter().map(|name| tensor(name, Dtype::U8, &[1])).collect();
+        let tensors: Vec<_> = shuffled.iter().map(|name| NewTensor::new(name, Dtype::U8, &[1])).collect();
         assert_eq!(names(&tensors, 100), [want]);
     }
 
     #[test]
     fn shards_are_those_of_huggingface_hub() {
         let sizes = [("a", 6), ("b", 6), ("c", 2), ("d", 12), ("e", 6), ("f", 2), ("g", 2)];
-        let tensors: Vec<_> = sizes.iter().map(|&(name, size)| tensor(name, Dtype::I8, &[size])).collect();
+        let tensors: Vec<_> =
+            sizes.iter().map(|&(name, size)| NewTensor::new(name, Dtype::I8, &[size])).collect();
         assert_eq!(names(&tensors, 10), [vec!["a"], vec!["d"], vec!["b", "c"], vec!["e", "f", "g"]]);
         let layout = lay_out(&tensors, 10).unwrap();
         assert_eq!(layout.files[3].name, "model-00004-of-00004.safetensors");
@@ -219,7 +223,7 @@ mod tests {
         ) {
             let dtypes = [Dtype::F32, Dtype::BF16, Dtype::F16, Dtype::I8, Dtype::U8, Dtype::I64];
             let tensors: Vec<_> =
-                shapes.iter().map(|(name, (dtype, shape))| tensor(name, dtypes[*dtype], shape)).collect();
+                shapes.iter().map(|(name, (dtype, shape))| NewTensor::new(name, dtypes[*dtype], shape)).collect();
             let layout = lay_out(&tensors, MAX_SHARD_BYTES).unwrap();
             let data: Vec<Vec<u8>> =
                 tensors.iter().zip(1..).map(|(t, fill)| vec![fill; t.bytes as usize]).collect();

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use qstore::{ModelSpec, Store, VariantName, VariantSpec};
+use qstore::{ModelSpec, Precision, Store, VariantName, VariantSpec};
 
 use super::compare::{Comparison, compare, total_bytes};
 use super::workplace::{Workplace, name_of};
@@ -65,7 +65,8 @@ impl<'a> Tour<'a> {
 
     pub(crate) fn quantize(&mut self, high: &VariantSpec) -> Result<VariantSpec, Failure> {
         let folder = self.workplace.path("model-int8");
-        let done = qstore::quantize(&high.folder, &folder, &self.console.options, &self.console.bars)?;
+        let Console { options, bars, .. } = self.console;
+        let done = qstore::quantize(&high.folder, &folder, Precision::Int8, options, bars)?;
         let size = bytes(total_bytes(&folder)?);
         let matrices = count(done.quantized, "tensor");
         self.tell(&format!("Quantized {matrices} of it to INT8, as bitsandbytes does: {size}"))?;

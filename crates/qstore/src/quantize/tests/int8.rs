@@ -1,55 +1,6 @@
-//! The whole way, from a folder to a folder, against a plain second implementation of the arithmetic.
-
-use std::collections::BTreeMap;
-use std::fs;
-use std::path::Path;
-use std::sync::Mutex;
-
-use half::{bf16, f16};
-use qstore_container::Dtype;
-use safetensors::SafeTensors;
-use safetensors::tensor::TensorView;
+//! LLM.int8() twins, against a plain second implementation of the arithmetic.
 
 use super::*;
-use crate::progress::Silent;
-
-/// A tensor: type, shape, bytes.
-type Tensor = (Dtype, Vec<usize>, Vec<u8>);
-type Tensors = BTreeMap<String, Tensor>;
-
-/// Weights that look random, of a size that neither vanishes nor overflows in FP16.
-fn weights(count: usize, seed: u32) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(2_654_435_761) | 1;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 17;
-        state ^= state << 5;
-        (f64::from(state) / f64::from(u32::MAX) - 0.5) as f32
-    };
-    (0..count).map(|_| next() * next() * 0.2).collect()
-}
-
-fn tensor(dtype: Dtype, shape: &[usize], values: &[f32]) -> Tensor {
-    let bytes = match dtype {
-        Dtype::BF16 => values.iter().flat_map(|&v| bf16::from_f32(v).to_le_bytes()).collect(),
-        Dtype::F16 => values.iter().flat_map(|&v| f16::from_f32(v).to_le_bytes()).collect(),
-        _ => values.iter().flat_map(|&v| v.to_le_bytes()).collect(),
-    };
-    (dtype, shape.to_vec(), bytes)
-}
-
-fn matrix(dtype: Dtype, rows: usize, cols: usize, seed: u32) -> Tensor {
-    tensor(dtype, &[rows, cols], &weights(rows * cols, seed))
-}
-
-fn values(tensor: &Tensor) -> Vec<f32> {
-    let pairs = || tensor.2.chunks(2).map(|b| u16::from_le_bytes([b[0], b[1]]));
-    match tensor.0 {
-        Dtype::BF16 => pairs().map(|bits| bf16::from_bits(bits).to_f32()).collect(),
-        Dtype::F16 => pairs().map(|bits| f16::from_bits(bits).to_f32()).collect(),
-        _ => tensor.2.chunks(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect(),
-    }
-}
 
 /// Adds what LLM.int8() makes of a matrix [out, in].
 fn add_quantised(tensors: &mut Tensors, module: &str, rows: usize, values: &[f32]) {
@@ -66,54 +17,6 @@ fn add_quantised(tensors: &mut Tensors, module: &str, rows: usize, values: &[f32
     tensors.insert(format!("{module}.SCB"), (Dtype::F32, vec![rows], scales));
     tensors.insert(format!("{module}.weight_format"), (Dtype::U8, vec![], vec![0]));
 }
-
-fn file_of(tensors: &Tensors) -> Vec<u8> {
-    let views = tensors
-        .iter()
-        .map(|(name, (dtype, shape, bytes))| (name, TensorView::new(*dtype, shape.clone(), bytes).unwrap()));
-    let format = [("format".to_owned(), "pt".to_owned())];
-    safetensors::serialize(views, Some(format.into())).unwrap()
-}
-
-fn write_model(folder: &Path, config: &str, tensors: &Tensors) {
-    fs::create_dir_all(folder).unwrap();
-    fs::write(folder.join("config.json"), config).unwrap();
-    fs::write(folder.join("model.safetensors"), file_of(tensors)).unwrap();
-}
-
-fn read_file(path: &Path) -> Tensors {
-    let bytes = fs::read(path).unwrap();
-    let file = SafeTensors::deserialize(&bytes).unwrap();
-    let tensors = file.tensors().into_iter();
-    tensors.map(|(name, t)| (name, (t.dtype(), t.shape().to_vec(), t.data().to_vec()))).collect()
-}
-
-fn files_in(folder: &Path) -> Vec<String> {
-    let entries = fs::read_dir(folder).unwrap();
-    let mut names: Vec<_> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
-    names.sort();
-    names
-}
-
-/// Collects warnings.
-#[derive(Default)]
-struct Warnings(Mutex<Vec<String>>);
-
-impl Progress for Warnings {
-    fn begin(&self, _: &str, _: u64) {}
-    fn advance(&self, _: u64) {}
-    fn warn(&self, text: &str) {
-        self.0.lock().unwrap().push(text.to_owned());
-    }
-}
-
-impl Warnings {
-    fn text(&self) -> String {
-        self.0.lock().unwrap().join("\n")
-    }
-}
-
-const LLAMA: &str = r#"{"architectures":["LlamaForCausalLM"],"model_type":"llama","dtype":"bfloat16"}"#;
 
 /// The tensors of a small model, and those of its twin.
 fn llama(dtype: Dtype) -> (Tensors, Tensors) {
@@ -141,7 +44,7 @@ fn makes_the_twin_of_a_folder() {
         let (source, target) = (dir.path().join(name), dir.path().join(format!("{name}-int8")));
         let (tensors, twin) = llama(dtype);
         write_model(&source, &LLAMA.replace("bfloat16", name), &tensors);
-        let done = quantize(&source, &target, &Options::default(), &Silent).unwrap();
+        let done = quantize(&source, &target, Precision::Int8, &Options::default(), &Silent).unwrap();
         let bytes = |tensors: &Tensors| tensors.values().map(|t| t.2.len() as u64).sum();
         let want = Quantized { quantized: 3, kept: 3, bytes_in: bytes(&tensors), bytes_out: bytes(&twin) };
         assert_eq!(done, want);
@@ -167,7 +70,7 @@ fn rows_at_the_edges() {
     add_quantised(&mut twin, "q_proj", edge.len(), &values(&matrix));
     write_model(&source, LLAMA, &[("q_proj.weight".to_owned(), matrix)].into());
     let warnings = Warnings::default();
-    quantize(&source, &target, &Options::default(), &warnings).unwrap();
+    quantize(&source, &target, Precision::Int8, &Options::default(), &warnings).unwrap();
     assert_eq!(read_file(&target.join("model.safetensors")), twin);
     assert!(warnings.text().contains("2 rows have a weight beyond the range of FP16"), "{}", warnings.text());
 }
@@ -186,7 +89,7 @@ fn conv1d_weights_are_turned() {
         add_quantised(&mut twin, "h.0.attn.c_attn", rows, &turned);
         let tensors = [("h.0.attn.c_attn.weight".to_owned(), tensor(Dtype::F32, &[cols, rows], &stored))];
         write_model(&source, config, &tensors.into());
-        quantize(&source, &target, &Options::default(), &Silent).unwrap();
+        quantize(&source, &target, Precision::Int8, &Options::default(), &Silent).unwrap();
         assert!(read_file(&target.join("model.safetensors")) == twin, "{cols} {rows}");
     }
 }
@@ -208,7 +111,7 @@ fn weights_are_rounded_to_the_type_that_the_model_is_loaded_in() {
         ]),
     );
     let warnings = Warnings::default();
-    quantize(&source, &target, &Options::default(), &warnings).unwrap();
+    quantize(&source, &target, Precision::Int8, &Options::default(), &warnings).unwrap();
     let mut twin = Tensors::from([
         ("norm.weight".to_owned(), tensor(Dtype::BF16, &[16], &norm)),
         ("ids".to_owned(), (Dtype::I64, vec![1], vec![7; 8])),
@@ -229,7 +132,7 @@ fn the_same_bytes_whatever_the_threads_memory_and_shards() {
     let run = |name: &str, shard_bytes, threads, memory| {
         let target = dir.path().join(name);
         let options = Options { threads, memory, ..Options::default() };
-        quantize_in_shards(&source, &target, shard_bytes, &options, &Silent).unwrap();
+        quantize_in_shards(&source, &target, Precision::Int8, shard_bytes, &options, &Silent).unwrap();
         target
     };
     let one = run("one", u64::MAX, 1, 1);
@@ -283,7 +186,7 @@ fn reads_shards_and_copies_what_belongs_to_the_model() {
         fs::write(source.join(path), text).unwrap();
     }
     let warnings = Warnings::default();
-    quantize(&source, &target, &Options::default(), &warnings).unwrap();
+    quantize(&source, &target, Precision::Int8, &Options::default(), &warnings).unwrap();
     assert!(read_file(&target.join("model.safetensors")) == twin);
     let want =
         ["1_Pooling", "2_Dense", "config.json", "model.safetensors", "tokenizer.json", "tokenizer.model"];
@@ -301,7 +204,7 @@ fn a_tied_head_is_saved_once() {
     let has_head = |name: &str, tensors: &Tensors| {
         let (source, target) = (dir.path().join(name), dir.path().join(format!("{name}-int8")));
         write_model(&source, &config, tensors);
-        quantize(&source, &target, &Options::default(), &Silent).unwrap();
+        quantize(&source, &target, Precision::Int8, &Options::default(), &Silent).unwrap();
         read_file(&target.join("model.safetensors")).contains_key("lm_head.weight")
     };
     assert!(has_head("different", &tensors));
@@ -318,7 +221,7 @@ fn says_what_a_user_may_not_expect() {
     tensors.insert("model.layers.0.mlp.gate.weight".to_owned(), matrix(Dtype::BF16, 1, 4, 7));
     write_model(&source, &LLAMA.replace("Llama", "MyOwn"), &tensors);
     let warnings = Warnings::default();
-    quantize(&source, &target, &Options::default(), &warnings).unwrap();
+    quantize(&source, &target, Precision::Int8, &Options::default(), &warnings).unwrap();
     for text in [
         "an expert, and transformers 5 loads experts in one piece: model.layers.0.mlp.experts.0.up_proj.weight",
         "a router of experts: model.layers.0.mlp.gate.weight",
@@ -362,7 +265,7 @@ fn refuses_what_it_cannot_do_and_leaves_nothing() {
     for (config, tensors, word) in cases {
         let (source, target) = (dir.path().join("source"), dir.path().join("target"));
         write_model(&source, config, &tensors);
-        let error = quantize(&source, &target, &Options::default(), &Silent).unwrap_err();
+        let error = quantize(&source, &target, Precision::Int8, &Options::default(), &Silent).unwrap_err();
         assert!(matches!(error, Error::Input { .. }), "{error}");
         assert!(error.to_string().contains(word), "{word}: {error}");
         assert_eq!(files_in(dir.path()), ["source"], "{word}");
@@ -375,7 +278,9 @@ fn a_row_larger_than_the_memory_allowed_is_refused() {
     let (source, target) = (dir.path().join("a"), dir.path().join("b"));
     let wide = (Dtype::BF16, vec![1, 3_000_000], vec![0; 6_000_000]);
     write_model(&source, LLAMA, &[("q_proj.weight".to_owned(), wide)].into());
-    let with = |memory| quantize(&source, &target, &Options { memory, ..Options::default() }, &Silent);
+    let with = |memory| {
+        quantize(&source, &target, Precision::Int8, &Options { memory, ..Options::default() }, &Silent)
+    };
     let error = with(1).unwrap_err();
     assert!(matches!(&error, Error::Usage(text) if text.contains("21000000 bytes")), "{error}");
     with(1 << 30).unwrap();
@@ -385,7 +290,8 @@ fn a_row_larger_than_the_memory_allowed_is_refused() {
 fn refuses_folders_that_are_no_model_or_not_whole() {
     let dir = tempfile::tempdir().unwrap();
     let (source, target) = (dir.path().join("source"), dir.path().join("target"));
-    let refused = || quantize(&source, &target, &Options::default(), &Silent).unwrap_err().to_string();
+    let refused =
+        || quantize(&source, &target, Precision::Int8, &Options::default(), &Silent).unwrap_err().to_string();
     assert!(refused().contains("no such folder"));
     fs::create_dir(&source).unwrap();
     fs::write(source.join("adapter_config.json"), "{}").unwrap();
