@@ -1,5 +1,6 @@
 //! The coders by themselves, each backend against memcpy of what it decodes, in one loop.
 
+mod chain;
 mod data;
 mod work;
 
@@ -13,6 +14,7 @@ use crate::machine::Machine;
 use crate::options::Progress;
 use crate::report::Table;
 use crate::statistics::Repeats;
+use chain::Chain;
 use data::Weights;
 use work::{Coded, Coders};
 
@@ -61,7 +63,7 @@ pub struct KernelFacts {
 /// A coder that does not decode what it has encoded.
 pub fn kernels(repeats: u32, progress: &dyn Progress) -> Result<KernelReport> {
     let machine = Machine::look(&std::env::temp_dir());
-    progress.begin(u64::from(repeats) + 1);
+    progress.begin(u64::from(repeats) + 2);
     progress.step("making weights");
     let weights = Weights::new();
     let thread_counts = if machine.cores > 1 { vec![1, machine.cores] } else { vec![1] };
@@ -70,13 +72,20 @@ pub fn kernels(repeats: u32, progress: &dyn Progress) -> Result<KernelReport> {
     let coders =
         backends.iter().map(|&backend| Coders::new(&weights, backend)).collect::<Result<Vec<_>>>()?;
     let coded = coders.iter().map(|coders| coders.code(&weights)).collect::<Result<Vec<Coded>>>()?;
+    progress.step("making a chain");
+    let mut chain = Chain::new()?;
     let mut room = work::Room::new(&weights, machine.cores)?;
     let mut memcpy = vec![Vec::new(); thread_counts.len()];
-    let mut times: Vec<(usize, &'static str, usize, Vec<f64>)> = Vec::new();
+    let mut times: Vec<(Timed, Vec<f64>)> = Vec::new();
     for repeat in 0..repeats {
         progress.step(&format!("repeat {} of {repeats}", repeat + 1));
         for (threads, times) in thread_counts.iter().zip(&mut memcpy) {
-            times.push(timed(&weights, || room.copy(&weights, *threads))?);
+            times.push(timed(weights.len() as u64, || room.copy(&weights, *threads))?);
+        }
+        // Readers use the fastest backend, which is the first.
+        for (name, variant) in chain::ALL {
+            let time = timed(chain.weights(), || chain.read(variant))?;
+            note(&mut times, (0, name, 1), time);
         }
         for (index, (coders, coded)) in coders.iter().zip(&coded).enumerate() {
             for (name, work) in work::ALL {
@@ -85,17 +94,15 @@ pub fn kernels(repeats: u32, progress: &dyn Progress) -> Result<KernelReport> {
                     if threads > 1 && index > 0 {
                         continue;
                     }
-                    let time = timed(&weights, || work(&mut room, coders, coded, &weights, threads))?;
-                    match times.iter_mut().find(|(i, n, t, _)| (*i, *n, *t) == (index, name, threads)) {
-                        Some((.., all)) => all.push(time),
-                        None => times.push((index, name, threads, vec![time])),
-                    }
+                    let time =
+                        timed(weights.len() as u64, || work(&mut room, coders, coded, &weights, threads))?;
+                    note(&mut times, (index, name, threads), time);
                 }
             }
         }
     }
     let one = memcpy[0].clone();
-    let facts = times.into_iter().filter_map(|(index, work, threads, all)| {
+    let facts = times.into_iter().filter_map(|((index, work, threads), all)| {
         let times_memcpy = Repeats::of(all.iter().zip(&one).map(|(time, memcpy)| time / memcpy).collect())?;
         let nanoseconds = Repeats::of(all)?;
         Some(KernelFacts { backend: backends[index].name(), work, threads, nanoseconds, times_memcpy })
@@ -113,11 +120,21 @@ pub fn kernels(repeats: u32, progress: &dyn Progress) -> Result<KernelReport> {
     })
 }
 
-/// Nanoseconds a weight that `work` takes.
-fn timed(weights: &Weights, work: impl FnOnce() -> Result<()>) -> Result<f64> {
+/// What was timed: the backend's index, the work and the threads.
+type Timed = (usize, &'static str, usize);
+
+fn note(times: &mut Vec<(Timed, Vec<f64>)>, what: Timed, time: f64) {
+    match times.iter_mut().find(|(known, _)| *known == what) {
+        Some((_, all)) => all.push(time),
+        None => times.push((what, vec![time])),
+    }
+}
+
+/// Nanoseconds a weight that `work` takes on so many.
+fn timed(weights: u64, work: impl FnOnce() -> Result<()>) -> Result<f64> {
     let began = Instant::now();
     work()?;
-    Ok(began.elapsed().as_secs_f64() * 1e9 / crate::statistics::real(weights.len() as u64))
+    Ok(began.elapsed().as_secs_f64() * 1e9 / crate::statistics::real(weights))
 }
 
 impl KernelReport {

@@ -252,6 +252,20 @@ impl Variant {
         self.read_part(&key, 0, bytes)
     }
 
+    /// The bytes of a tensor, into memory that the caller has.
+    ///
+    /// # Errors
+    /// As [`read_tensor`](Self::read_tensor); `out` of another length than the tensor.
+    pub fn read_tensor_into(self: &Arc<Self>, name: &str, out: &mut [u8]) -> Result<()> {
+        let key = ArrayKey::Tensor(name.to_owned());
+        let bytes = self.stored_array(&key)?.bytes().map_err(|e| Error::damaged(&self.folder, e))?;
+        if out.len() as u64 != bytes {
+            let text = format!("{name}: it has {bytes} bytes, and memory for {} was given", out.len());
+            return Err(Error::usage(text));
+        }
+        self.array(&key)?.read(0, out)
+    }
+
     /// The bytes of rows `rows` along the first dimension of a tensor; only the chunks that hold them are read.
     ///
     /// # Errors
