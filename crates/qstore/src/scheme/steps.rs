@@ -6,7 +6,7 @@ use qstore_kernels::BinTable;
 
 use super::FloatKind;
 use super::edges::bins_of;
-use crate::codec::unpack_codes;
+use crate::codec::{transpose, unpack_codes};
 
 /// An array that a grid is made of.
 #[derive(Debug, Clone)]
@@ -96,6 +96,7 @@ impl Steps {
             return Err("scales that do not fit the matrix");
         }
         let words = (rows * usize::from(bits)).div_ceil(32) as u64;
+        let words_of_all = words * 4 * count as u64;
         if zeros.dtype != Dtype::I32 || zeros.shape != [count as u64, words] {
             return Err("zero-points that do not fit the matrix");
         }
@@ -116,23 +117,28 @@ impl Steps {
             return Err("a column of a group that there is not");
         }
         let mask = u8::MAX >> (8 - bits);
-        let mut row = vec![0; rows];
-        let mut by_group = Vec::with_capacity(rows * count);
-        for words in zeros.bytes.chunks_exact(usize::try_from(words * 4).unwrap_or(usize::MAX).max(1)) {
-            unpack_codes(words, bits, &mut row);
-            by_group.extend(row.iter().map(|zero| zero.wrapping_add(zero_offset) & mask));
+        let mut zeros_of_groups = vec![0; rows * count];
+        let words = zeros.bytes.chunks_exact(usize::try_from(words * 4).unwrap_or(usize::MAX).max(1));
+        for (words, row) in words.zip(zeros_of_groups.chunks_exact_mut(rows.max(1))) {
+            unpack_codes(words, bits, row);
+            row.iter_mut().for_each(|zero| *zero = zero.wrapping_add(zero_offset) & mask);
         }
-        let scales = floats(scale)?;
-        if scales.len() != rows * count || by_group.len() != rows * count {
+        let width = if scale.dtype == Dtype::F32 { 4 } else { 2 };
+        if scale.bytes.len() != rows * count * width || zeros.bytes.len() as u64 != words_of_all {
             return Err("scales or zero-points that are cut short");
         }
+        // A row's values follow each other in memory, as rows are what is decoded.
+        let mut by_row = GridArray { bytes: vec![0; scale.bytes.len()], ..scale.clone() };
+        transpose(&scale.bytes, rows as u64, width as u64, &mut by_row.bytes);
+        let mut zeros = vec![0; rows * count];
+        transpose(&zeros_of_groups, rows as u64, 1, &mut zeros);
         Ok(Self {
             rows,
             cols,
             groups: count,
             group_of_column,
-            scales: by_row(&scales, rows, count),
-            zeros: by_row(&by_group, rows, count),
+            scales: floats(&by_row)?,
+            zeros,
             bits: Some(bits),
         })
     }
@@ -176,6 +182,10 @@ impl Steps {
     pub(crate) fn strided_scales(&self, stride: usize) -> Vec<f32> {
         let mut sorted = self.group_of_column.clone();
         sorted.sort_unstable();
+        let groups = sorted.iter().step_by(stride.max(1)).map(|group| *group as usize);
+        if groups.eq(0..self.groups) {
+            return self.scales.clone();
+        }
         let of_row = |row: usize| {
             let scales = &self.scales[row * self.groups..(row + 1) * self.groups];
             sorted.iter().step_by(stride.max(1)).map(|group| scales[*group as usize])
@@ -218,11 +228,6 @@ impl Steps {
         };
         self.group_of_column.chunk_by(|a, b| a == b).map(of_group).collect()
     }
-}
-
-/// What is given for each group of each row, those of a group together, with those of a row together.
-fn by_row<T: Copy>(by_group: &[T], rows: usize, groups: usize) -> Vec<T> {
-    (0..rows).flat_map(|row| (0..groups).map(move |group| by_group[group * rows + row])).collect()
 }
 
 fn greatest_common_divisor(a: usize, b: usize) -> usize {
