@@ -12,13 +12,14 @@ use std::sync::Arc;
 
 use qstore_container::{ChunkForm, Grid, Hash128, StoredArray, VariantEntry, VariantName};
 use rayon::ThreadPool;
+use rayon::prelude::*;
 
 use crate::codec::{Given, Workspace, at_least, transpose, with_workspace};
 use crate::decode::Variant;
 use crate::error::{Error, Result};
 use crate::file::zeroed;
 use crate::ingest::{Source, SourceArray};
-use crate::pipeline;
+use crate::pipeline::{self, Window};
 use crate::plan::{
     Action, Bundle, Bundles, Coding, Duplicates, Original, Pairs, PlannedArray, Planner, chunk_bytes,
     element_bytes, grid_of, is_small, plan_alone,
@@ -41,7 +42,7 @@ pub(crate) struct Target<'a> {
     /// Workers.
     pub(crate) pool: &'a ThreadPool,
     /// Chunks in flight.
-    pub(crate) window: usize,
+    pub(crate) window: Window,
 }
 
 /// Stores `source` as variant `name` and returns its entry for the manifest.
@@ -77,7 +78,7 @@ pub(crate) fn write_layer(
         writer.take(done)
     };
     let steps = Steps::new(&mut planner, &shards);
-    pipeline::ordered(target.pool, target.window, steps, work, sink)?;
+    pipeline::ordered(target.pool, target.window, steps, Step::holds, work, sink)?;
     planner.pairs.report(name.as_str(), progress);
     writer.finish()
 }
@@ -194,9 +195,10 @@ fn code_transposed(
     let mut matrix = vec![0; raw.len()];
     transpose(raw, cols, element_bytes(array), &mut matrix);
     let chunk = chunk_bytes(array, plan.grid);
-    let chunks = matrix.chunks(usize::try_from(chunk).unwrap_or(usize::MAX)).zip(0u64..);
-    let stored = chunks.map(|(part, index)| {
-        let coded = code(coding, (plan.grid, element_bytes(array)), part, index * chunk)?;
+    // In parallel: there may be no other work, as few such matrices are held at a time.
+    let chunks = matrix.par_chunks(usize::try_from(chunk).unwrap_or(usize::MAX).max(1)).enumerate();
+    let stored = chunks.map(|(index, part)| {
+        let coded = code(coding, (plan.grid, element_bytes(array)), part, index as u64 * chunk)?;
         Ok(coded.map_or_else(|| (ChunkForm::Raw, part.to_vec()), |coded| (ChunkForm::Coded, coded)))
     });
     Ok(Stored::Transposed(stored.collect::<Result<_, _>>()?))

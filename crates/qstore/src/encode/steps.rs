@@ -8,6 +8,7 @@ use qstore_container::{Encoding, Grid, Hash128};
 
 use crate::error::{Error, Result};
 use crate::ingest::Source;
+use crate::pipeline::CHUNK_MEMORY;
 use crate::plan::{Bundle, Planned, PlannedArray, Planner, chunk_bytes, grid_of};
 
 /// Bytes of small tensors that are read and passed on at a time.
@@ -31,6 +32,18 @@ pub(super) enum Step {
     Array(Arc<PlannedArray>),
     /// The array's next bytes.
     Chunk { plan: Arc<PlannedArray>, start: u64, length: u64 },
+}
+
+impl Step {
+    /// Bytes that the step and its result hold at most.
+    pub(super) fn holds(&self) -> u64 {
+        match self {
+            // As it is, the other way round, and coded.
+            Self::Chunk { length, .. } => length.saturating_mul(3).max(CHUNK_MEMORY),
+            Self::Whole { .. } | Self::Bundle(_) => CHUNK_MEMORY,
+            Self::File(_) | Self::Shard | Self::Run(_) | Self::Array(_) => 0,
+        }
+    }
 }
 
 /// Small tensors that lie one after another in a file.
