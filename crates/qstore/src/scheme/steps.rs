@@ -96,7 +96,6 @@ impl Steps {
             return Err("scales that do not fit the matrix");
         }
         let words = (rows * usize::from(bits)).div_ceil(32) as u64;
-        let words_of_all = words * 4 * count as u64;
         if zeros.dtype != Dtype::I32 || zeros.shape != [count as u64, words] {
             return Err("zero-points that do not fit the matrix");
         }
@@ -117,15 +116,15 @@ impl Steps {
             return Err("a column of a group that there is not");
         }
         let mask = u8::MAX >> (8 - bits);
+        let width = if scale.dtype == Dtype::F32 { 4 } else { 2 };
+        if scale.bytes.len() != rows * count * width || zeros.bytes.len() as u64 != words * 4 * count as u64 {
+            return Err("scales or zero-points that are cut short");
+        }
         let mut zeros_of_groups = vec![0; rows * count];
         let words = zeros.bytes.chunks_exact(usize::try_from(words * 4).unwrap_or(usize::MAX).max(1));
         for (words, row) in words.zip(zeros_of_groups.chunks_exact_mut(rows.max(1))) {
             unpack_codes(words, bits, row);
             row.iter_mut().for_each(|zero| *zero = zero.wrapping_add(zero_offset) & mask);
-        }
-        let width = if scale.dtype == Dtype::F32 { 4 } else { 2 };
-        if scale.bytes.len() != rows * count * width || zeros.bytes.len() as u64 != words_of_all {
-            return Err("scales or zero-points that are cut short");
         }
         // A row's values follow each other in memory, as rows are what is decoded.
         let mut by_row = GridArray { bytes: vec![0; scale.bytes.len()], ..scale.clone() };
@@ -146,6 +145,11 @@ impl Steps {
     /// Columns of the matrix.
     pub(crate) fn cols(&self) -> usize {
         self.cols
+    }
+
+    /// Rows of the matrix.
+    pub(crate) fn rows(&self) -> usize {
+        self.rows
     }
 
     /// Bits of a packed code; `None` if codes are signed bytes.
