@@ -39,7 +39,7 @@ impl CodeReader {
         let row_bytes = self.cols * u64::from(bits) / 8;
         let length = codes.len() * usize::from(bits) / 8;
         let start = row.saturating_mul(row_bytes);
-        if self.reader.stored().encoding.is_transposed() {
+        if self.is_turned() {
             let mut words = zeroed(length as u64).at(self.reader.folder(), "cannot hold a chunk")?;
             self.reader.read_as_coded(start, &mut words)?;
             unpack_codes(&words, bits, codes);
@@ -59,13 +59,22 @@ impl CodeReader {
         Ok(())
     }
 
+    /// Whether the words are stored in rows of codes. Codes that refer to others have the bytes of those, but maybe another shape.
+    fn is_turned(&self) -> bool {
+        let stored = self.reader.stored();
+        stored.encoding.is_transposed() && stored.grid.cols == self.words_of_row()
+    }
+
+    fn words_of_row(&self) -> u64 {
+        self.cols * u64::from(self.bits.unwrap_or(8)) / 32
+    }
+
     fn turn(&self) -> Result<Vec<u8>> {
         let bytes = self.reader.bytes()?;
         let mut words = zeroed(bytes).at(self.reader.folder(), "cannot hold a matrix")?;
         self.reader.read(0, &mut words)?;
         // The words of a row of codes are a column.
-        let words_of_row = (self.cols * u64::from(self.bits.unwrap_or(8)) / 32).max(1);
-        Ok(transpose(&words, bytes / 4 / words_of_row, 4))
+        Ok(transpose(&words, bytes / 4 / self.words_of_row().max(1), 4))
     }
 }
 
