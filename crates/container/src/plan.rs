@@ -180,6 +180,11 @@ impl StoredArray {
             Encoding::Packed { bits } if !is_code_width(*bits) => {
                 bad("codes of other than 2, 3, 4 or 8 bits")
             }
+            Encoding::Packed { bits }
+                if !self.grid.cols.saturating_mul(32).is_multiple_of((*bits).into()) =>
+            {
+                bad("codes that do not fill whole words")
+            }
             encoding if encoding.is_residual() || encoding.is_transposed() => {
                 let (all_rows, cols) = match (&self.shape[..], encoding.is_transposed()) {
                     (&[rows, cols], false) | (&[cols, rows], true) => (rows, cols),
