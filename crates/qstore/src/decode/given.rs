@@ -184,9 +184,14 @@ fn open_steps(
     grid: &QuantGrid,
     shape: [u64; 2],
 ) -> Result<Result<Steps, &'static str>> {
+    // There are no more groups than columns, and no scale has more than four bytes.
+    let most = shape[0].saturating_mul(shape[1]).saturating_mul(4);
     Steps::open(grid, shape, |array: &ArrayRef| {
         let entry = variant.stored(array)?;
         let reader = variant.referred_array(array)?;
+        if reader.bytes()? > most {
+            return Err(reader.damaged(&"it is larger than any grid of the matrix that it is to be of"));
+        }
         let mut bytes = zeroed(reader.bytes()?).at(variant.folder(), "cannot hold a grid")?;
         reader.read(0, &mut bytes)?;
         Ok(GridArray { dtype: entry.dtype, shape: entry.shape.clone(), bytes })
