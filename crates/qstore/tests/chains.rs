@@ -1,5 +1,6 @@
 //! Chains of GPTQ variants below each other: codes given codes, floats given codes that were moved. Whatever is in them comes back byte for byte.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::cast_possible_truncation, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+#![allow(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "test data")]
 #![allow(clippy::type_complexity, reason = "tables of cases")]
 
 mod common;
