@@ -77,7 +77,7 @@ impl Matrix {
 /// A folder with one file of these tensors.
 fn write(folder: &Path, tensors: &[Tensor]) {
     fs::create_dir(folder).expect("a folder");
-    let (mut header, mut data) = ("{".to_owned(), Vec::new());
+    let (mut header, mut data) = ("{".to_owned(), Vec::<u8>::new());
     for tensor in tensors {
         let [rows, cols] = tensor.shape;
         let shape = if tensor.name == "m.g_idx" { format!("[{rows}]") } else { format!("[{rows},{cols}]") };
