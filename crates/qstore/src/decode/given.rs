@@ -39,7 +39,7 @@ impl CodeReader {
         let row_bytes = self.cols * u64::from(bits) / 8;
         let length = codes.len() * usize::from(bits) / 8;
         let start = row.saturating_mul(row_bytes);
-        if self.reader.stored().encoding.is_transposed() {
+        if self.is_turned() {
             if bits == 8 {
                 return self.reader.read_as_coded(start, codes);
             }
@@ -65,14 +65,23 @@ impl CodeReader {
         Ok(())
     }
 
+    /// Whether the words are stored in rows of codes. Codes that refer to others have the bytes of those, but maybe another shape.
+    fn is_turned(&self) -> bool {
+        let stored = self.reader.stored();
+        stored.encoding.is_transposed() && stored.grid.cols == self.words_of_row()
+    }
+
+    fn words_of_row(&self) -> u64 {
+        self.cols * u64::from(self.bits.unwrap_or(8)) / 32
+    }
+
     fn turn(&self) -> Result<Vec<u8>> {
         let bytes = self.reader.bytes()?;
         let mut words = zeroed(bytes).at(self.reader.folder(), "cannot hold a matrix")?;
         self.reader.read(0, &mut words)?;
         // The words of a row of codes are a column.
-        let words_of_row = (self.cols * u64::from(self.bits.unwrap_or(8)) / 32).max(1);
         let mut turned = zeroed(bytes).at(self.reader.folder(), "cannot hold a matrix")?;
-        transpose(&words, bytes / 4 / words_of_row, 4, &mut turned);
+        transpose(&words, bytes / 4 / self.words_of_row().max(1), 4, &mut turned);
         Ok(turned)
     }
 }
@@ -183,9 +192,14 @@ fn open_steps(
     grid: &QuantGrid,
     shape: [u64; 2],
 ) -> Result<Result<Steps, &'static str>> {
+    // There are no more groups than columns, and no scale has more than four bytes.
+    let most = shape[0].saturating_mul(shape[1]).saturating_mul(4);
     Steps::open(grid, shape, |array: &ArrayRef| {
         let entry = variant.stored(array)?;
         let reader = variant.referred_array(array)?;
+        if reader.bytes()? > most {
+            return Err(reader.damaged(&"it is larger than any grid of the matrix that it is to be of"));
+        }
         let mut bytes = zeroed(reader.bytes()?).at(variant.folder(), "cannot hold a grid")?;
         reader.read(0, &mut bytes)?;
         Ok(GridArray { dtype: entry.dtype, shape: entry.shape.clone(), bytes })

@@ -165,7 +165,7 @@ impl<'a, 's> Steps<'a, 's> {
                 Error::input(source.path_of(array), format!("{}: a run lacks its bytes", array.key))
             })?;
             rest = tail;
-            members.push(match self.planner.duplicates.find_small(index, own)? {
+            members.push(match self.planner.duplicates.find_small(index, own, &self.planner.pairs)? {
                 Some((to, hash)) => {
                     let encoding = Encoding::Reference { to };
                     Member { index, encoding, hash: Some(hash), grid: grid_of(array) }

@@ -120,7 +120,7 @@ impl Planner<'_> {
         let grid = grid_of(array);
         let action = if self.verbatim {
             Action::Keep
-        } else if let Some((to, original)) = self.duplicates.find(index)? {
+        } else if let Some((to, original)) = self.duplicates.find(index, &self.pairs)? {
             Action::Refer { to, original }
         } else if self.stands_alone(array) && fits_one_step(array, grid) {
             return Ok(Planned::Later { index, grid });

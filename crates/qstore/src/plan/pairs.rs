@@ -21,6 +21,8 @@ pub(crate) struct Pairs {
     of_array: HashMap<ArrayKey, Vec<Pair>>,
     /// The source's own quantised matrices, by their codes.
     own: HashMap<ArrayKey, QuantGroup>,
+    /// What the source's own grids are made of.
+    of_grids: HashSet<ArrayKey>,
     used: HashSet<ArrayKey>,
     /// For each reason the first quantised matrix that is of no use for it, and how many are not.
     refused: BTreeMap<String, (String, usize)>,
@@ -36,8 +38,9 @@ impl Pairs {
     /// Weights and codes of one name but different shapes: they belong to different models.
     pub(crate) fn find(source: &Source, lower: &[Arc<Variant>]) -> Result<Self> {
         let own = find_groups(&source.array_infos());
+        let of_grids = own.iter().flat_map(|group| group.grid.parts()).cloned().collect();
         let own = own.into_iter().map(|group| (group.codes.clone(), group)).collect();
-        let mut pairs = Self { own, ..Self::default() };
+        let mut pairs = Self { own, of_grids, ..Self::default() };
         let weights: Vec<&SourceArray> = source
             .arrays
             .iter()
@@ -113,6 +116,11 @@ impl Pairs {
     /// What `key` may be given.
     pub(crate) fn of(&self, key: &ArrayKey) -> &[Pair] {
         self.of_array.get(key).map_or(&[], Vec::as_slice)
+    }
+
+    /// Whether a grid of the source is made of `key`.
+    pub(crate) fn is_of_grid(&self, key: &ArrayKey) -> bool {
+        self.of_grids.contains(key)
     }
 
     /// The quantised matrix of the source whose codes are `key`.

@@ -53,6 +53,15 @@ impl GroupGrid {
         }
     }
 
+    /// The arrays that it is made of.
+    pub(crate) fn parts(&self) -> impl Iterator<Item = &ArrayKey> {
+        let parts = match self {
+            Self::LlmInt8 { scale } => [Some(scale), None, None],
+            Self::Gptq { scale, zeros, groups, .. } => [Some(scale), Some(zeros), groups.as_ref()],
+        };
+        parts.into_iter().flatten()
+    }
+
     /// What plans that are in need of it say, it being in `variant`; zero-points are stored less `zero_offset`.
     pub(crate) fn of_variant(&self, variant: &VariantName, zero_offset: u8) -> QuantGrid {
         let refer = |array: &ArrayKey| ArrayRef { variant: variant.clone(), array: array.clone() };
