@@ -339,20 +339,20 @@ fn damaged_grids_are_stored_as_they_are() {
             let high = rows * usize::from(bits) / 32;
             set(t, "qzeros", words(&[3, high], &vec![7; 3 * high]));
         }),
-        ("scales that are whole numbers", None, &|t, _| {
+        ("scales that are whole numbers", Some("its scales are no floats"), &|t, _| {
             set(t, "scales", words(&[4, rows], &vec![7; 4 * rows]));
         }),
-        ("scales of 64 bits", None, &|t, _| {
+        ("scales of 64 bits", Some("its scales are no floats"), &|t, _| {
             set(t, "scales", Tensor::new(Dtype::F64, &[4, rows], vec![63; 32 * rows]));
         }),
-        ("scales in one row", None, &|t, _| {
+        ("scales in one row", Some("it or its scales are no matrix"), &|t, _| {
             set(t, "scales", Tensor::float(Dtype::F16, &[4 * rows], &vec![0.1; 4 * rows]));
         }),
-        ("groups of 64 bits", None, &|t, _| {
+        ("groups of 64 bits", Some("g_idx"), &|t, _| {
             set(t, "g_idx", Tensor::new(Dtype::I64, &[256], vec![0; 8 * 256]));
         }),
-        ("groups of fewer columns", None, &|t, _| set(t, "g_idx", words(&[255], &[0; 255]))),
-        ("no scales", None, &|t, _| drop(t.remove(&format!("{STEM}.scales")).unwrap())),
+        ("groups of fewer columns", Some("g_idx"), &|t, _| set(t, "g_idx", words(&[255], &[0; 255]))),
+        ("no scales", Some("no scales"), &|t, _| drop(t.remove(&format!("{STEM}.scales")).unwrap())),
         ("codes of 5 bits", None, &|t, _| set(t, "qweight", words(&[41, rows], &vec![9; 41 * rows]))),
     ];
     for (what, why, damage) in cases {

@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
+use qstore_container::limits::MAX_TRANSPOSED_BYTES;
 use qstore_container::{ArrayRef, Encoding, QuantGrid, Quantised};
 
 use super::array::ArrayReader;
@@ -75,8 +76,18 @@ impl CodeReader {
         self.cols * u64::from(self.bits.unwrap_or(8)) / 32
     }
 
+    /// Whether all of it would have to be held to read any of it, and is too much for that.
+    pub(crate) fn is_too_large(&self) -> bool {
+        self.bits.is_some()
+            && !self.is_turned()
+            && self.reader.bytes().is_ok_and(|bytes| bytes > MAX_TRANSPOSED_BYTES)
+    }
+
     fn turn(&self) -> Result<Vec<u8>> {
         let bytes = self.reader.bytes()?;
+        if self.is_too_large() {
+            return Err(self.reader.damaged(&"it is larger than what a reader turns"));
+        }
         let mut words = zeroed(bytes).at(self.reader.folder(), "cannot hold a matrix")?;
         self.reader.read(0, &mut words)?;
         // The words of a row of codes are a column.

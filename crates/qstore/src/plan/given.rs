@@ -49,6 +49,9 @@ impl Pair {
         let Some(codes) = self.code_reader()? else {
             return Ok(Err("its codes are floats elsewhere".to_owned()));
         };
+        if codes.is_too_large() {
+            return Ok(Err("its codes are kept as they are, and are too many to be read by rows".to_owned()));
+        }
         let name = self.variant.name();
         let fetch = |array: &ArrayRef| {
             let entry = self.variant.stored_array(&array.array)?;

@@ -10,7 +10,7 @@ use crate::decode::Variant;
 use crate::error::{Error, Result};
 use crate::ingest::{Source, SourceArray};
 use crate::progress::Progress;
-use crate::scheme::{FloatKind, QuantGroup, find_groups};
+use crate::scheme::{FloatKind, QuantGroup, find_groups, find_strangers};
 
 /// Trailing components that names with different prefixes must share, as in `layers.0.mlp.up_proj.weight`.
 const SHARED_COMPONENTS: usize = 3;
@@ -37,10 +37,14 @@ impl Pairs {
     /// # Errors
     /// Weights and codes of one name but different shapes: they belong to different models.
     pub(crate) fn find(source: &Source, lower: &[Arc<Variant>]) -> Result<Self> {
-        let own = find_groups(&source.array_infos());
+        let arrays = source.array_infos();
+        let own = find_groups(&arrays);
         let of_grids = own.iter().flat_map(|group| group.grid.parts()).cloned().collect();
         let own = own.into_iter().map(|group| (group.codes.clone(), group)).collect();
         let mut pairs = Self { own, of_grids, ..Self::default() };
+        for (name, why) in find_strangers(&arrays) {
+            pairs.refused.entry(why.to_owned()).or_insert((name, 0)).1 += 1;
+        }
         let weights: Vec<&SourceArray> = source
             .arrays
             .iter()
@@ -157,7 +161,7 @@ impl Pairs {
         for (why, (first, count)) in &self.refused {
             let others =
                 if *count > 1 { format!(" (and {} more like it)", count - 1) } else { String::new() };
-            progress.warn(&format!("{first}{others}: {why}; nothing is stored given its codes"));
+            progress.warn(&format!("{first}{others}: {why}; it is stored, but not as a quantised matrix"));
         }
         let useless = self.of_array.keys().filter(|key| !self.used.contains(key)).count();
         if useless > 0 {

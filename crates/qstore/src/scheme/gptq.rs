@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 
-use qstore_container::{ArrayKey, Dtype};
+use qstore_container::Dtype;
 
 use super::{ArrayInfo, GroupGrid, QuantGroup, Scheme};
 
@@ -15,56 +15,82 @@ pub(crate) struct Gptq;
 
 impl Scheme for Gptq {
     fn find(&self, arrays: &[ArrayInfo]) -> Vec<QuantGroup> {
-        let by_name: HashMap<&str, &ArrayInfo> =
-            arrays.iter().filter_map(|array| Some((array.key.tensor()?, array))).collect();
-        let group = |codes: &ArrayInfo| {
-            let base = codes.key.tensor()?.strip_suffix(".qweight")?;
-            let beside = |suffix: &str| by_name.get(format!("{base}.{suffix}").as_str()).copied();
-            let (scale, zeros, groups) = (beside("scales")?, beside("qzeros")?, beside("g_idx"));
-            let (&[words, rows], &[group_count, scaled]) = (&codes.shape[..], &scale.shape[..]) else {
-                return None;
-            };
-            let is_words = |array: &ArrayInfo| array.dtype == Dtype::I32;
-            let float = matches!(scale.dtype, Dtype::F16 | Dtype::BF16 | Dtype::F32);
-            if !is_words(codes)
-                || !is_words(zeros)
-                || !float
-                || scaled != rows
-                || rows == 0
-                || group_count == 0
-            {
-                return None;
-            }
-            let fits = |bits: &u64| {
-                let all = rows.checked_mul(*bits).filter(|all| all.is_multiple_of(32));
-                all.is_some_and(|all| zeros.shape == [group_count, all / 32])
-            };
-            let bits = [2, 3, 4, 8].into_iter().find(fits)?;
-            let cols = words.checked_mul(32).filter(|all| all.is_multiple_of(bits))? / bits;
-            if let Some(groups) = groups
-                && (!is_words(groups) || groups.shape != [cols])
-            {
-                return None;
-            }
-            Some(QuantGroup {
-                weight: format!("{base}.weight"),
-                shape: [rows, cols],
-                codes: codes.key.clone(),
-                grid: GroupGrid::Gptq {
-                    bits: u8::try_from(bits).ok()?,
-                    scale: scale.key.clone(),
-                    zeros: zeros.key.clone(),
-                    groups: groups.map(|groups| groups.key.clone()),
-                },
-            })
-        };
-        arrays.iter().filter(|array| matches!(array.key, ArrayKey::Tensor(_))).filter_map(group).collect()
+        let by_name = by_name(arrays);
+        arrays.iter().filter_map(|codes| look(codes, &by_name)?.ok()).collect()
     }
+
+    fn strangers(&self, arrays: &[ArrayInfo]) -> Vec<(String, &'static str)> {
+        let by_name = by_name(arrays);
+        let strange =
+            |codes: &ArrayInfo| Some((codes.key.tensor()?.to_owned(), look(codes, &by_name)?.err()?));
+        arrays.iter().filter_map(strange).collect()
+    }
+}
+
+fn by_name(arrays: &[ArrayInfo]) -> HashMap<&str, &ArrayInfo> {
+    arrays.iter().filter_map(|array| Some((array.key.tensor()?, array))).collect()
+}
+
+/// The matrix whose codes `codes` are, or why it is none; `None` if nothing says that it might be.
+fn look(codes: &ArrayInfo, by_name: &HashMap<&str, &ArrayInfo>) -> Option<Result<QuantGroup, &'static str>> {
+    let base = codes.key.tensor()?.strip_suffix(".qweight")?;
+    let beside = |suffix: &str| by_name.get(format!("{base}.{suffix}").as_str()).copied();
+    match (beside("scales"), beside("qzeros")) {
+        (None, None) => None,
+        (Some(scale), Some(zeros)) => Some(group(base, codes, scale, zeros, beside("g_idx"))),
+        (None, Some(_)) => Some(Err("it has zero-points but no scales beside it")),
+        (Some(_), None) => Some(Err("it has scales but no zero-points beside it")),
+    }
+}
+
+fn group(
+    base: &str,
+    codes: &ArrayInfo,
+    scale: &ArrayInfo,
+    zeros: &ArrayInfo,
+    groups: Option<&ArrayInfo>,
+) -> Result<QuantGroup, &'static str> {
+    let (&[words, rows], &[group_count, scaled]) = (&codes.shape[..], &scale.shape[..]) else {
+        return Err("it or its scales are no matrix");
+    };
+    let is_words = |array: &ArrayInfo| array.dtype == Dtype::I32;
+    if !is_words(codes) || !is_words(zeros) {
+        return Err("its codes or zero-points are not packed into I32 words");
+    }
+    if !matches!(scale.dtype, Dtype::F16 | Dtype::BF16 | Dtype::F32) {
+        return Err("its scales are no floats of 16 or 32 bits");
+    }
+    if scaled != rows || rows == 0 || group_count == 0 {
+        return Err("its scales are not those of its columns, as GPTQ packs them");
+    }
+    let fits = |bits: &u64| {
+        let all = rows.checked_mul(*bits).filter(|all| all.is_multiple_of(32));
+        all.is_some_and(|all| zeros.shape == [group_count, all / 32])
+    };
+    let bits = [2, 3, 4, 8].into_iter().find(fits);
+    let bits = bits.ok_or("its zero-points do not fit its scales, at any number of bits")?;
+    let cols = words.checked_mul(32).filter(|all| all.is_multiple_of(bits)).map(|all| all / bits);
+    let cols = cols.ok_or("its words do not hold whole codes")?;
+    if groups.is_some_and(|groups| !is_words(groups) || groups.shape != [cols]) {
+        return Err("its g_idx does not have a group for each of its inputs");
+    }
+    Ok(QuantGroup {
+        weight: format!("{base}.weight"),
+        shape: [rows, cols],
+        codes: codes.key.clone(),
+        grid: GroupGrid::Gptq {
+            bits: u8::try_from(bits).map_err(|_| "its codes have too many bits")?,
+            scale: scale.key.clone(),
+            zeros: zeros.key.clone(),
+            groups: groups.map(|groups| groups.key.clone()),
+        },
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use qstore_container::ArrayKey;
 
     fn array(name: &str, dtype: Dtype, shape: &[u64]) -> ArrayInfo {
         ArrayInfo { key: ArrayKey::Tensor(name.to_owned()), dtype, shape: shape.to_vec() }

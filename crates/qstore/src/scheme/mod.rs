@@ -82,6 +82,11 @@ impl GroupGrid {
 pub(crate) trait Scheme: Sync {
     /// Every quantised matrix among a variant's arrays.
     fn find(&self, arrays: &[ArrayInfo]) -> Vec<QuantGroup>;
+
+    /// Arrays that have the names of the scheme's but do not fit each other, and why.
+    fn strangers(&self, _arrays: &[ArrayInfo]) -> Vec<(String, &'static str)> {
+        Vec::new()
+    }
 }
 
 /// Every scheme.
@@ -90,4 +95,9 @@ pub(crate) const ALL: [&dyn Scheme; 2] = [&LlmInt8, &Gptq];
 /// Every quantised matrix of a variant, whatever its scheme.
 pub(crate) fn find_groups(arrays: &[ArrayInfo]) -> Vec<QuantGroup> {
     ALL.iter().flat_map(|scheme| scheme.find(arrays)).collect()
+}
+
+/// Arrays that have names of some scheme's but do not fit each other, and why.
+pub(crate) fn find_strangers(arrays: &[ArrayInfo]) -> Vec<(String, &'static str)> {
+    ALL.iter().flat_map(|scheme| scheme.strangers(arrays)).collect()
 }
