@@ -4,6 +4,7 @@
 //! read, code, decode again and compare.
 
 mod layer;
+mod measure;
 mod shard_writer;
 mod steps;
 
@@ -21,11 +22,12 @@ use crate::file::zeroed;
 use crate::ingest::{Source, SourceArray};
 use crate::pipeline::{self, Window};
 use crate::plan::{
-    Action, Bundle, Bundles, Coding, Duplicates, Original, Pairs, PlannedArray, Planner, chunk_bytes,
+    Action, Bundle, Bundles, Coding, Duplicates, Lower, Original, Pairs, PlannedArray, Planner, chunk_bytes,
     element_bytes, grid_of, is_small, plan_alone,
 };
 use crate::progress::Progress;
 use layer::LayerWriter;
+pub(crate) use measure::{measure, measure_bundle};
 pub(crate) use steps::Run;
 use steps::{Step, Steps, shards};
 
@@ -56,7 +58,8 @@ pub(crate) fn write_layer(
     progress: &dyn Progress,
 ) -> Result<VariantEntry> {
     progress.begin(&format!("storing {name}"), source.raw_bytes());
-    let pairs = Pairs::find(source, target.lower)?;
+    let lower: Vec<_> = target.lower.iter().cloned().map(Lower::Stored).collect();
+    let pairs = Pairs::find(source, &lower)?;
     let small: Vec<bool> =
         source.arrays.iter().map(|array| !target.verbatim && is_small(array, &pairs)).collect();
     let shards = shards(source, target.shard_size);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use qstore_container::{Encoding, Grid, Hash128};
 
 use crate::error::{Error, Result};
-use crate::ingest::Source;
+use crate::ingest::{Source, SourceArray};
 use crate::pipeline::CHUNK_MEMORY;
 use crate::plan::{Bundle, Planned, PlannedArray, Planner, chunk_bytes, grid_of};
 
@@ -118,10 +118,7 @@ impl<'a, 's> Steps<'a, 's> {
                         }
                     };
                     self.ready.push_back(Step::Array(plan.clone()));
-                    // A transposed matrix is one step: its first row as coded is spread over all of its bytes.
-                    let whole = plan.action.is_transposed();
-                    let chunk = if whole { array.bytes } else { chunk_bytes(array, plan.grid) };
-                    self.chunks = Some(Chunks { plan, at: 0, bytes: array.bytes, chunk });
+                    self.chunks = Some(Chunks::of(&plan, array));
                 }
             }
             None if self.files < source.files.len() => {
@@ -205,11 +202,21 @@ impl Iterator for Steps<'_, '_> {
 }
 
 /// The chunks of one array.
-struct Chunks {
+pub(super) struct Chunks {
     plan: Arc<PlannedArray>,
     at: u64,
     bytes: u64,
     chunk: u64,
+}
+
+impl Chunks {
+    /// Those of `array`, which is planned so.
+    pub(super) fn of(plan: &Arc<PlannedArray>, array: &SourceArray) -> Self {
+        // A transposed matrix is one step: its first row as coded is spread over all of its bytes.
+        let whole = plan.action.is_transposed();
+        let chunk = if whole { array.bytes } else { chunk_bytes(array, plan.grid) };
+        Self { plan: plan.clone(), at: 0, bytes: array.bytes, chunk }
+    }
 }
 
 impl Iterator for Chunks {
