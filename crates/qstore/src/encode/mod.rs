@@ -37,6 +37,8 @@ pub(crate) struct Target<'a> {
     pub(crate) folder: &'a Path,
     /// The variants below, open.
     pub(crate) lower: &'a [Arc<Variant>],
+    /// All variants below, among them those in which tensors of `lower` are kept.
+    pub(crate) below: &'a [Arc<Variant>],
     /// Keep the original files as they are and code nothing.
     pub(crate) verbatim: bool,
     /// Most bytes of a shard.
