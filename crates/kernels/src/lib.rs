@@ -44,7 +44,7 @@ pub use classes::{BUCKETS, ClassFit, Classifier, Histograms};
 pub use codes::{CodesCoder, code_bucket};
 pub use cost::log2_q16;
 pub use error::{DecodeError, EncodeError};
-pub use moved::{CodeRange, ExpectRun, ZeroRun, expect_codes, multiples, nearest_byte};
+pub use moved::{CodeRange, ExpectRun, ZeroRun, add_expected, add_multiples, nearest_byte};
 pub use residual::{ResidualCoder, zero_symbols};
 pub use rows::Rows;
 pub use scratch::Scratch;

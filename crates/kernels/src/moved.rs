@@ -24,10 +24,10 @@ pub struct CodeRange {
     pub most: f32,
 }
 
-/// For each of the codes `given`, which are signed or not, the code `rint(fl(fl(code * ratio) + offset))` within `range`, half to even, as a byte; the least one for
-/// what is no number. `runs` cover the codes in order; where either ends, so does the work.
+/// Adds to `out`, modulo 256, for each of the codes `given`, which are signed or not, the code `rint(fl(fl(code * ratio) + offset))` within `range`, half to even, as a
+/// byte; the least one for what is no number. `runs` cover the codes in order; where either ends, so does the work.
 #[allow(unsafe_code, reason = "calls functions that need instructions")]
-pub fn expect_codes(
+pub fn add_expected(
     backend: Backend,
     runs: &[ExpectRun],
     given: &[u8],
@@ -67,11 +67,13 @@ fn expect(runs: &[ExpectRun], given: &[u8], signed: bool, range: CodeRange, out:
         let (now, later) = out.split_at_mut(len);
         if signed {
             for (code, out) in codes.iter().zip(now) {
-                *out = nearest_byte(f32::from(code.cast_signed()) * run.ratio + run.offset, range);
+                let expected = nearest_byte(f32::from(code.cast_signed()) * run.ratio + run.offset, range);
+                *out = out.wrapping_add(expected);
             }
         } else {
             for (code, out) in codes.iter().zip(now) {
-                *out = nearest_byte(f32::from(*code) * run.ratio + run.offset, range);
+                let expected = nearest_byte(f32::from(*code) * run.ratio + run.offset, range);
+                *out = out.wrapping_add(expected);
             }
         }
         (given, out) = (more, later);
@@ -99,9 +101,9 @@ pub struct ZeroRun {
     pub zero: u8,
 }
 
-/// `(code - zero) * steps`, modulo 256, of each of `codes`. `runs` cover the codes in order; where either ends, so does the work.
+/// Adds `(code - zero) * steps` of each of `codes` to `out`, modulo 256. `runs` cover the codes in order; where either ends, so does the work.
 #[allow(unsafe_code, reason = "calls functions that need instructions")]
-pub fn multiples(backend: Backend, runs: &[ZeroRun], codes: &[u8], steps: u8, out: &mut [u8]) {
+pub fn add_multiples(backend: Backend, runs: &[ZeroRun], codes: &[u8], steps: u8, out: &mut [u8]) {
     match backend.kind() {
         Kind::Scalar => multiply(runs, codes, steps, out),
         // SAFETY: a backend of this kind exists only where the processor has its instructions.
@@ -135,9 +137,13 @@ fn multiply(runs: &[ZeroRun], codes: &[u8], steps: u8, out: &mut [u8]) {
         let (now, more) = codes.split_at(len);
         let (to, later) = out.split_at_mut(len);
         if steps.is_power_of_two() {
-            now.iter().zip(to).for_each(|(code, out)| *out = code.wrapping_sub(run.zero) << shift);
+            now.iter().zip(to).for_each(|(code, out)| {
+                *out = out.wrapping_add(code.wrapping_sub(run.zero) << shift);
+            });
         } else {
-            now.iter().zip(to).for_each(|(code, out)| *out = code.wrapping_sub(run.zero).wrapping_mul(steps));
+            now.iter().zip(to).for_each(|(code, out)| {
+                *out = out.wrapping_add(code.wrapping_sub(run.zero).wrapping_mul(steps));
+            });
         }
         (codes, out) = (more, later);
     }
@@ -171,12 +177,12 @@ mod tests {
             let zeros: Vec<ZeroRun> = runs.iter().map(|&(len, .., zero)| ZeroRun { len, zero }).collect();
             for range in [WHOLE_BYTE, SIGNED] {
                 let mut want = vec![0xaa; codes.len()];
-                expect_codes(Backend::SCALAR, &expects, &codes, signed, range, &mut want);
+                add_expected(Backend::SCALAR, &expects, &codes, signed, range, &mut want);
                 let covered = runs.iter().map(|run| run.0).sum::<usize>().min(codes.len());
                 prop_assert!(want[covered..].iter().all(|code| *code == 0xaa));
                 for backend in Backend::available() {
                     let mut out = vec![0xaa; codes.len()];
-                    expect_codes(backend, &expects, &codes, signed, range, &mut out);
+                    add_expected(backend, &expects, &codes, signed, range, &mut out);
                     prop_assert_eq!(&out, &want, "{}", backend);
                 }
             }
@@ -184,13 +190,13 @@ mod tests {
             let mut at = 0;
             for run in &zeros {
                 for _ in 0..run.len.min(codes.len() - at) {
-                    want[at] = codes[at].wrapping_sub(run.zero).wrapping_mul(steps);
+                    want[at] = codes[at].wrapping_sub(run.zero).wrapping_mul(steps).wrapping_add(0xaa);
                     at += 1;
                 }
             }
             for backend in Backend::available() {
                 let mut out = vec![0xaa; codes.len()];
-                multiples(backend, &zeros, &codes, steps, &mut out);
+                add_multiples(backend, &zeros, &codes, steps, &mut out);
                 prop_assert_eq!(&out, &want, "{}", backend);
             }
         }

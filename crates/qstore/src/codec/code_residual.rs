@@ -4,7 +4,7 @@
 //! modulo 256. Error feedback and calibration move codes by a few; the rest is what the finer quantiser adds.
 
 use qstore_kernels::{
-    Backend, Classifier, CodeRange, CodesCoder, DecodeError, ExpectRun, Layout, SymbolTable, expect_codes,
+    Backend, Classifier, CodeRange, CodesCoder, DecodeError, ExpectRun, Layout, SymbolTable, add_expected,
 };
 
 use super::head::{read_tables, write_tables};
@@ -70,8 +70,8 @@ impl Predictor {
         self.own.bits()
     }
 
-    /// For each of the given codes the code that it lets expect.
-    fn predict(&self, given: GivenCodes, out: &mut [u8]) {
+    /// Adds to `out`, modulo 256, for each of the given codes the code that it lets expect.
+    fn add_expected(&self, given: GivenCodes, out: &mut [u8]) {
         let range = match self.own.bits() {
             Some(bits) => CodeRange { least: 0.0, most: f32::from(u8::MAX >> (8 - bits)) },
             None => CodeRange { least: -127.0, most: 127.0 },
@@ -88,7 +88,7 @@ impl Predictor {
                 let offset = f32::from(own_zero) - f32::from(zero) * ratio;
                 ExpectRun { len: run.end - run.start, ratio, offset }
             }));
-            expect_codes(Backend::best(), &runs, codes, signed, range, out);
+            add_expected(Backend::best(), &runs, codes, signed, range, out);
         }
     }
 }
@@ -134,16 +134,14 @@ impl CodeResidual {
         if bits.map_or(out.len(), |bits| codes_in(out.len(), bits)) != given.codes.len() {
             return Err(DecodeError::Corrupt("codes of another number than those that they are given"));
         }
-        let Workspace { fine, shifts, .. } = workspace;
-        let shifts = at_least(shifts, given.codes.len());
-        self.coder.decode(stored, given.predictor.cols(), shifts)?;
         // Codes of a byte are what is asked for; others are packed when they are known.
         let packed = bits.filter(|bits| *bits != 8);
-        let codes = if packed.is_some() { at_least(fine, given.codes.len()) } else { &mut *out };
-        given.predictor.predict(given, codes);
-        codes.iter_mut().zip(shifts).for_each(|(code, shift)| *code = code.wrapping_add(*shift));
+        let codes =
+            if packed.is_some() { at_least(&mut workspace.fine, given.codes.len()) } else { &mut *out };
+        self.coder.decode(stored, given.predictor.cols(), codes)?;
+        given.predictor.add_expected(given, codes);
         if let Some(bits) = packed {
-            pack_codes(&fine[..given.codes.len()], bits, out);
+            pack_codes(&workspace.fine[..given.codes.len()], bits, out);
         }
         Ok(())
     }
@@ -163,7 +161,7 @@ pub(crate) fn shifts(raw: &[u8], given: GivenCodes, workspace: &mut Workspace) -
         return None;
     }
     let mut shifts = vec![0; own.len()];
-    given.predictor.predict(given, &mut shifts);
+    given.predictor.add_expected(given, &mut shifts);
     shifts.iter_mut().zip(own).for_each(|(shift, code)| *shift = code.wrapping_sub(*shift));
     Some(shifts)
 }

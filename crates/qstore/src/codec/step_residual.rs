@@ -15,7 +15,7 @@ use std::ops::Range;
 use qstore_container::limits::{MAX_RESIDUAL_CHUNK_ROWS, MAX_STEP_SCALES};
 use qstore_kernels::{
     Backend, BinTable, Classifier, CodeRange, CodesCoder, DecodeError, Half, Layout, ResidualCoder,
-    SymbolTable, ZeroRun, multiples, nearest_byte, zero_symbols,
+    SymbolTable, ZeroRun, add_multiples, nearest_byte, zero_symbols,
 };
 
 use super::bins::{BinRule, RowBins};
@@ -79,8 +79,8 @@ impl StepGrid {
         }
     }
 
-    /// The codes as multiples of a step, modulo 256.
-    fn multiples(&self, given: GivenSteps, out: &mut [u8]) {
+    /// Adds the codes as multiples of a step to `out`, modulo 256.
+    fn add_multiples(&self, given: GivenSteps, out: &mut [u8]) {
         let cols = self.grid.cols().max(1);
         let mut runs = Vec::with_capacity(self.runs.len());
         let rows = given.codes.chunks(cols).zip(out.chunks_mut(cols));
@@ -89,7 +89,7 @@ impl StepGrid {
             let of_run =
                 |run: &Run| ZeroRun { len: run.end - run.start, zero: self.grid.of(row, run.group).1 };
             runs.extend(self.runs.iter().map(of_run));
-            multiples(Backend::best(), &runs, codes, self.steps, out);
+            add_multiples(Backend::best(), &runs, codes, self.steps, out);
         }
     }
 
@@ -209,15 +209,10 @@ impl StepResidual {
         if (given.codes.len() / grid.stride) as u64 > MAX_RESIDUAL_CHUNK_ROWS {
             return Err(DecodeError::Corrupt("a chunk of more groups than a reader accepts"));
         }
-        let Workspace { scratch, high, fine, shifts: buffer, .. } = workspace;
+        let Workspace { scratch, high, fine, .. } = workspace;
         let multiples = at_least(fine, given.codes.len());
-        let decoded = at_least(buffer, given.codes.len());
-        self.shifts.decode(shifts, grid.grid.cols(), decoded)?;
-        grid.multiples(given, multiples);
-        multiples
-            .iter_mut()
-            .zip(decoded)
-            .for_each(|(multiple, shift)| *multiple = multiple.wrapping_add(*shift));
+        self.shifts.decode(shifts, grid.grid.cols(), multiples)?;
+        grid.add_multiples(given, multiples);
         let sorted;
         let multiples = if grid.order.is_some() {
             sorted = grid.sorted(multiples);
@@ -273,7 +268,7 @@ pub(crate) fn split(raw: &[u8], given: GivenSteps) -> Option<Split> {
     let mut multiples = vec![0; count];
     grid.nearest(raw, given.first_row, &mut multiples);
     let mut shifts = vec![0; count];
-    grid.multiples(given, &mut shifts);
+    grid.add_multiples(given, &mut shifts);
     shifts.iter_mut().zip(&multiples).for_each(|(shift, multiple)| *shift = multiple.wrapping_sub(*shift));
     let values = grid.sorted(&high_halves(grid.float, raw));
     Some(Split { shifts, multiples: grid.sorted(&multiples), values })

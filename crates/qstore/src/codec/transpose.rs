@@ -15,14 +15,19 @@ pub(crate) fn transpose(matrix: &[u8], cols: u64, width: u64, out: &mut [u8]) {
 
 fn turn<const WIDTH: usize>(matrix: &[[u8; WIDTH]], cols: usize, out: &mut [[u8; WIDTH]]) {
     let rows = matrix.len() / cols.max(1);
-    for column in (0..cols).step_by(TILE) {
-        let columns = column..cols.min(column + TILE);
-        for row in (0..rows).step_by(TILE) {
-            let tile = row..rows.min(row + TILE);
-            for column in columns.clone() {
-                let from = matrix[tile.start * cols + column..].iter().step_by(cols);
-                let to = &mut out[column * rows + tile.start..column * rows + tile.end];
-                to.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
+    // Tiles are turned in a buffer: rows of either matrix lie at distances that may be all in one set of a cache.
+    let mut turned = [[[0; WIDTH]; TILE]; TILE];
+    for first_column in (0..cols).step_by(TILE) {
+        let columns = TILE.min(cols - first_column);
+        for first_row in (0..rows).step_by(TILE) {
+            let tile_rows = TILE.min(rows - first_row);
+            for row in 0..tile_rows {
+                let from = &matrix[(first_row + row) * cols + first_column..][..columns];
+                turned.iter_mut().zip(from).for_each(|(turned, element)| turned[row] = *element);
+            }
+            for (column, turned) in turned[..columns].iter().enumerate() {
+                let to = (first_column + column) * rows + first_row;
+                out[to..to + tile_rows].copy_from_slice(&turned[..tile_rows]);
             }
         }
     }

@@ -15,8 +15,6 @@ pub(crate) struct Workspace {
     pub(crate) codes: Vec<u8>,
     /// Codes, or multiples of steps, of a chunk.
     pub(crate) fine: Vec<u8>,
-    /// How far those of a chunk lie off what they are given.
-    pub(crate) shifts: Vec<u8>,
     /// A chunk as it is stored.
     pub(crate) stored: Vec<u8>,
     /// A chunk decoded.
@@ -28,11 +26,8 @@ const MOST_KEPT: usize = 16 << 20;
 
 impl Workspace {
     fn bytes(&self) -> usize {
-        let own = self.codes.capacity()
-            + self.fine.capacity()
-            + self.shifts.capacity()
-            + self.stored.capacity()
-            + self.decoded.capacity();
+        let own =
+            self.codes.capacity() + self.fine.capacity() + self.stored.capacity() + self.decoded.capacity();
         own + self.high.capacity() * size_of::<Half>() + self.scratch.bytes()
     }
 }
