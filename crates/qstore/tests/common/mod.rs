@@ -211,3 +211,111 @@ pub fn copy(from: &Path, to: &Path) {
         }
     }
 }
+
+/// How [`gptq`] quantises.
+#[derive(Debug, Clone, Copy)]
+pub struct Gptq {
+    pub bits: u8,
+    /// Columns of a group.
+    pub group: usize,
+    /// Whether groups are spread over the columns.
+    pub act_order: bool,
+    /// Whether zero-points are other than the middle of the codes.
+    pub asymmetric: bool,
+    /// What stored zero-points lack: 1 in checkpoint format `gptq`, 0 in `gptq_v2`.
+    pub zero_offset: u8,
+    pub scales: Dtype,
+}
+
+impl Gptq {
+    pub fn of_bits(bits: u8) -> Self {
+        Self { bits, group: 64, act_order: false, asymmetric: false, zero_offset: 1, scales: Dtype::F16 }
+    }
+}
+
+/// The bits of `codes`, low bits first, in words of 32.
+pub fn pack_words(codes: impl IntoIterator<Item = u32>, bits: u8) -> Vec<u32> {
+    let (mut words, mut used) = (Vec::new(), 32);
+    for code in codes {
+        for bit in 0..bits {
+            if used == 32 {
+                words.push(0);
+                used = 0;
+            }
+            *words.last_mut().unwrap() |= (code >> bit & 1) << used;
+            used += 1;
+        }
+    }
+    words
+}
+
+/// An I32 tensor.
+pub fn words(shape: &[usize], words: &[u32]) -> Tensor {
+    Tensor::new(Dtype::I32, shape, words.iter().flat_map(|word| word.to_le_bytes()).collect())
+}
+
+/// The four tensors of a matrix of codes, in rows, under the name `base`.
+pub fn gptq_tensors(
+    base: &str,
+    [rows, cols]: [usize; 2],
+    how: Gptq,
+    (codes, scales, zeros, group_of): (&[u32], &[f32], &[u32], &[u32]),
+) -> Tensors {
+    let groups = scales.len() / rows;
+    let bits = usize::from(how.bits);
+    let by_row: Vec<Vec<u32>> =
+        codes.chunks(cols).map(|row| pack_words(row.iter().copied(), how.bits)).collect();
+    let high = cols * bits / 32;
+    let qweight: Vec<u32> = (0..high).flat_map(|word| by_row.iter().map(move |row| row[word])).collect();
+    let stored = zeros.chunks(rows).flat_map(|group| {
+        let less = group.iter().map(|zero| zero.wrapping_sub(how.zero_offset.into()) & ((1 << bits) - 1));
+        pack_words(less, how.bits)
+    });
+    let stored: Vec<u32> = stored.collect();
+    Tensors::from([
+        (format!("{base}.qweight"), words(&[high, rows], &qweight)),
+        (format!("{base}.qzeros"), words(&[groups, rows * bits / 32], &stored)),
+        (format!("{base}.scales"), Tensor::float(how.scales, &[groups, rows], scales)),
+        (format!("{base}.g_idx"), words(&[cols], group_of)),
+    ])
+}
+
+/// The GPTQ twin: every `*_proj.weight` is rounded to the nearest, and some codes are then moved by one, as error feedback does.
+pub fn gptq(tensors: &Tensors, how: Gptq) -> Tensors {
+    let mut rng = StdRng::seed_from_u64(u64::from(how.bits));
+    let mut twin = Tensors::new();
+    for (name, tensor) in tensors {
+        let Some(stem) = name.strip_suffix("_proj.weight") else {
+            twin.insert(name.clone(), tensor.clone());
+            continue;
+        };
+        let (rows, cols) = (tensor.shape[0], tensor.shape[1]);
+        let values = tensor.values();
+        let groups = cols.div_ceil(how.group);
+        let mut group_of: Vec<u32> = (0..cols).map(|column| (column / how.group) as u32).collect();
+        if how.act_order {
+            rand::seq::SliceRandom::shuffle(&mut group_of[..], &mut rng);
+        }
+        let most = f32::from(u8::MAX >> (8 - how.bits));
+        let middle = if how.asymmetric { (most / 3.0).floor() } else { ((most + 1.0) / 2.0).floor() };
+        let (mut scales, mut zeros) = (vec![0.0; groups * rows], vec![0; groups * rows]);
+        for (index, value) in values.iter().enumerate() {
+            let scale: &mut f32 = &mut scales[group_of[index % cols] as usize * rows + index / cols];
+            *scale = scale.max(value.abs() / middle);
+        }
+        let scales = Tensor::float(how.scales, &[groups, rows], &scales).values();
+        zeros.fill(middle as u32);
+        let codes: Vec<u32> = values
+            .iter()
+            .enumerate()
+            .map(|(index, value)| {
+                let scale = scales[group_of[index % cols] as usize * rows + index / cols];
+                let moved = [0.0, 0.0, 0.0, 0.0, 1.0, -1.0][rng.random_range(0..6)];
+                (value / scale + middle + moved).round_ties_even().clamp(0.0, most) as u32
+            })
+            .collect();
+        let all = (&codes[..], &scales[..], &zeros[..], &group_of[..]);
+        twin.extend(gptq_tensors(&format!("{stem}_proj"), [rows, cols], how, all));
+    }
+    twin
+}
