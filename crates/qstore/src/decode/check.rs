@@ -43,6 +43,9 @@ impl Variant {
                         for given in [codes, scale] {
                             self.check_given(given, damaged)?;
                         }
+                        if self.source_of(scale)?.encoding.is_residual() {
+                            return Err(damaged("the scales that it is given are themselves a residual"));
+                        }
                         let (codes, scale) = (self.stored(codes)?, self.stored(scale)?);
                         let mut shape = array.shape.clone();
                         if *transposed {

@@ -95,8 +95,12 @@ impl Steps {
         if scaled != rows as u64 {
             return Err("scales that do not fit the matrix");
         }
-        let words = (rows * usize::from(bits)).div_ceil(32) as u64;
-        if zeros.dtype != Dtype::I32 || zeros.shape != [count as u64, words] {
+        let zero_bits = rows * usize::from(bits);
+        let words = (zero_bits / 32) as u64;
+        if !zero_bits.is_multiple_of(32)
+            || zeros.dtype != Dtype::I32
+            || zeros.shape != [count as u64, words]
+        {
             return Err("zero-points that do not fit the matrix");
         }
         let group_of_column = match groups {
