@@ -158,6 +158,12 @@ class Array:
             check(encoding["steps"] in (1, 2, 4, 8, 16), "a number of steps")
         if kind == "packed":
             check(encoding["bits"] in WIDTHS and cols * 32 % encoding["bits"] == 0, "codes of broken words")
+        if self.transposed and kind in ("packed", "code-residual"):
+            bits = encoding["bits"] if kind == "packed" else encoding["own"]["bits"]
+            check(
+                min(rows, plan["grid"]["rows_per_chunk"]) * cols * 32 <= bits << 24,
+                "chunks of too many codes",
+            )
         if kind in ("packed", "code-residual"):
             check(plan["dtype"] == ("I32" if self.transposed else "I8"), f"{plan['key']} has no codes")
 
@@ -393,14 +399,19 @@ class Store:
         check(own_hash, f"{key} of {variant} is damaged")
         return data
 
+    def _source(self, name: str, key: str) -> Array:
+        """The array that has the bytes of another one, if that is a reference (4)."""
+        array = self.layer(name).arrays[key]
+        if array.kind != "reference":
+            return array
+        name, key = self._find(name, array.plan["encoding"]["to"])
+        return self.layer(name).arrays[key]
+
     def _part(self, variant: str, ref: Json, is_codes: bool = False, may_be_own: bool = False) -> Part:
         """An array that a residual needs, if it may be one (4)."""
         name, key = self._find(variant, ref)
         check(may_be_own or name != variant, f"{key} is of {variant} itself")
-        plan, source = self.layer(name).arrays[key].plan, self.layer(name).arrays[key]
-        if source.kind == "reference":
-            to_name, to = self._find(name, source.plan["encoding"]["to"])
-            source = self.layer(to_name).arrays[to]
+        plan, source = self.layer(name).arrays[key].plan, self._source(name, key)
         check(source.kind not in (FLOAT_RESIDUALS if is_codes else RESIDUALS), f"{key} is itself a residual")
         return Part(plan["dtype"], plan["shape"], self.array(name, key))
 
@@ -436,11 +447,21 @@ class Store:
         points = stored.astype(np.int64) + offset & ((1 << bits) - 1)
         return Grid(bits, groups, scale.floats().reshape(count, rows).T, points.T)
 
-    def _quantised(self, variant: str, given: Json, shape: list[int]) -> tuple[Ints, Grid]:
+    def _quantised(self, variant: str, array: Array, shape: list[int]) -> tuple[Ints, Grid]:
         """The codes of a lower variant's matrix of this shape, and what they stand for (8.4, 8.6)."""
+        given = array.plan["encoding"]["given"]
         has_fields(given, "codes grid")
         grid = self._grid(variant, given["grid"], shape)
         codes, (rows, cols) = self._part(variant, given["codes"], is_codes=True), shape
+        if array.kind == "code-residual":
+            source = self._source(*self._find(variant, given["codes"]))
+            given_codes = source.kind == array.kind
+            both = [
+                (each.coded_shape[0], min(each.coded_shape[0], each.plan["grid"]["rows_per_chunk"]))
+                for each in (array, source)
+                if given_codes
+            ]
+            check(not both or both[0] == both[1], "chunks of codes that do not meet")
         words = cols * (grid.bits or 8) // 32
         expected = ("I8", shape) if grid.bits is None else ("I32", [words, rows])
         whole = grid.bits is None or words * 32 == cols * grid.bits
@@ -470,7 +491,7 @@ class Store:
 
             return of_bins
         if array.kind == "step-residual":
-            codes, grid = self._quantised(variant, encoding["given"], shape)
+            codes, grid = self._quantised(variant, array, shape)
             steps = encoding["steps"]
             return lambda head, chunk, rows: decode_step_residual(
                 head, chunk, array.floats, codes[rows], grid, steps, rows, lanes
@@ -479,7 +500,7 @@ class Store:
             bits = encoding["own"]["bits"]
             check(bits in WIDTHS and shape[1] * 32 % bits == 0, "codes of broken words")
             shape = [shape[0], shape[1] * 32 // bits]
-        codes, grid = self._quantised(variant, encoding["given"], shape)
+        codes, grid = self._quantised(variant, array, shape)
         own = self._grid(variant, encoding["own"], shape, may_be_own=True)
         return lambda head, chunk, rows: decode_code_residual(
             head, chunk, codes[rows], grid, own, rows, lanes

@@ -97,9 +97,7 @@ impl Steps {
         }
         let zero_bits = rows * usize::from(bits);
         let words = (zero_bits / 32) as u64;
-        if !zero_bits.is_multiple_of(32)
-            || zeros.dtype != Dtype::I32
-            || zeros.shape != [count as u64, words]
+        if !zero_bits.is_multiple_of(32) || zeros.dtype != Dtype::I32 || zeros.shape != [count as u64, words]
         {
             return Err("zero-points that do not fit the matrix");
         }
