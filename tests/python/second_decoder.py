@@ -308,10 +308,14 @@ class Store:
             name = variant["name"]
             check(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name), f"not a name: {name!r}")
             check(name not in self.variants and name != "qstore.json", f"a second {name!r}")
+            only = variant.get("given_only", list(self.variants))
+            check(len(only) <= 256, f"{name} may be given too many")
+            reach = set(only)
+            for lower, entry in reversed(self.variants.items()):
+                reach |= {given["variant"] for given in entry["given"]} if lower in reach else set()
             for given in variant["given"]:
                 has_fields(given, "variant content")
-                only = variant.get("given_only", [given["variant"]])
-                check(given["variant"] in only and len(only) <= 256, f"{name} is given more than it may be")
+                check(given["variant"] in reach, f"{name} is given more than it may be")
                 lower = self.variants.get(given["variant"], {}).get("content")
                 check(lower == given["content"], f"{name} was coded against another {given['variant']}")
             self.variants[name] = variant
@@ -432,10 +436,9 @@ class Store:
         )
         check(len(scale.shape) == 2 and scale.shape[1] == rows, "scales that do not fit")
         count = scale.shape[0]
-        check(1 <= count <= cols and rows * bits % 32 == 0, "a number of groups that does not fit")
-        check(
-            (zeros.dtype, zeros.shape) == ("I32", [count, rows * bits // 32]), "zero-points that do not fit"
-        )
+        check(1 <= count <= cols, "a number of groups that does not fit")
+        words = -(-rows * bits // 32)
+        check((zeros.dtype, zeros.shape) == ("I32", [count, words]), "zero-points that do not fit")
         if "groups" in quant:
             listed = self._part(variant, quant["groups"], may_be_own=may_be_own)
             check((listed.dtype, listed.shape) == ("I32", [cols]), "groups that do not fit")

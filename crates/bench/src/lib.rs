@@ -31,6 +31,7 @@ pub use options::{Cache, Options, Progress};
 pub use peers::peer_names;
 pub use report::{
     AbsentPeer, LoadFacts, LoadMeasure, Measure, PeerFacts, Report, Settings, Table, VariantFacts,
+    analysis_chart,
 };
 pub use run::run;
 pub use statistics::Repeats;

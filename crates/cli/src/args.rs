@@ -72,6 +72,7 @@ pub(crate) enum Command {
     Verify(Verify),
     Load(Load),
     Quantize(Quantize),
+    Analyze(Analyze),
     Bench(Bench),
     Demo(Demo),
     /// One measurement of `bench`, as JSON from standard input to standard output
@@ -249,6 +250,38 @@ pub(crate) enum Precision {
     Gptq8,
     /// 4-bit codes in the format of GPTQ, rounded to nearest
     Gptq4,
+}
+
+/// Measure bits a weight: of each variant alone, and given each quantised one below it.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  qstore analyze bf16=./Llama gptq8=./Llama-8bit gptq4=./Llama-4bit
+  qstore analyze bf16=./Llama int8=./Llama-int8 --json --resume ./analysis.jsonl > ./analysis.json
+
+The figures, of the weights of quantised matrices:
+  stored       as they lie in their file
+  entropy      order-0, of each matrix; given a lower variant, conditional on its codes
+  Huffman      with its table; given a lower variant, one for each scale and code, as published
+  Zstd         level 3, of the bytes in the file
+  ZipNN-style  exponents by Huffman, the rest as it is; of codes all bytes by Huffman
+  ours         what `qstore pack` stores, measured by coding all of it
+docs/analyze.md has the definitions. The folders are only read, and nothing is stored.")]
+pub(crate) struct Analyze {
+    /// A name that you choose and the folder of that variant, once for each; their order does not matter
+    #[arg(value_name = "NAME=DIR", required = true, value_parser = named_folder)]
+    pub(crate) variants: Vec<NamedFolder>,
+    /// Show every matrix too
+    #[arg(long)]
+    pub(crate) tensors: bool,
+    /// Draw the figures into this file, as SVG
+    #[arg(long, value_name = "FILE.svg")]
+    pub(crate) chart: Option<PathBuf>,
+    /// Add results to this file as they come; run again with the same file, an interrupted analysis goes on where it was
+    #[arg(long, value_name = "FILE")]
+    pub(crate) resume: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) json: Json,
 }
 
 /// Measure a store against what people use instead, over the same bytes: sizes, times and memory.

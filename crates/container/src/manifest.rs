@@ -1,5 +1,7 @@
 //! `qstore.json`: which variants a store has and which files hold them.
 
+use std::collections::HashSet;
+
 use serde::{Deserialize, Serialize};
 
 use crate::limits::{MAX_FILES, MAX_MANIFEST_BYTES, MAX_VARIANTS};
@@ -140,6 +142,17 @@ impl Manifest {
         Ok(bare)
     }
 
+    /// The variants of `names` among the first `count`, and all that they are given: a tensor of one may be kept in another.
+    fn reach<'a>(&'a self, names: &'a [VariantName], count: usize) -> HashSet<&'a VariantName> {
+        let mut reach: HashSet<&VariantName> = names.iter().collect();
+        for variant in self.variants[..count].iter().rev().filter(|_| !names.is_empty()) {
+            if reach.contains(&variant.name) {
+                reach.extend(variant.given.iter().map(|given| &given.variant));
+            }
+        }
+        reach
+    }
+
     fn check(&self) -> Result<(), FormatError> {
         if self.variants.len() > MAX_VARIANTS {
             return Err(FormatError::new("it has more variants than a reader accepts"));
@@ -155,11 +168,11 @@ impl Manifest {
             {
                 return bad(&format!("{} is no name for a layer file of it", file.name));
             }
-            if let Some(only) = &variant.given_only
-                && (only.len() > MAX_VARIANTS
-                    || !variant.given.iter().all(|given| only.contains(&given.variant)))
-            {
-                return bad("it is given others than it may be");
+            if let Some(only) = &variant.given_only {
+                let reach = self.reach(only, index);
+                if only.len() > MAX_VARIANTS || !variant.given.iter().all(|g| reach.contains(&&g.variant)) {
+                    return bad("it is given others than it may be");
+                }
             }
             for given in &variant.given {
                 let lower = self.variants[..index].iter().find(|v| v.name == given.variant);

@@ -187,6 +187,11 @@ impl StoredArray {
             Encoding::Packed { bits } if !is_code_width(*bits) => {
                 bad("codes of other than 2, 3, 4 or 8 bits")
             }
+            Encoding::Packed { bits }
+                if !self.grid.cols.saturating_mul(32).is_multiple_of((*bits).into()) =>
+            {
+                bad("codes that do not fill whole words")
+            }
             encoding if encoding.is_residual() || encoding.is_transposed() => {
                 let (all_rows, cols) = match (&self.shape[..], encoding.is_transposed()) {
                     (&[rows, cols], false) | (&[cols, rows], true) => (rows, cols),
@@ -199,6 +204,16 @@ impl StoredArray {
                     }
                     _ => float,
                 };
+                // What is done with packed codes is done with one a byte.
+                let packed = match encoding {
+                    Encoding::Packed { bits } => Some(*bits),
+                    Encoding::CodeResidual { own, .. } => own.packed_bits(),
+                    _ => None,
+                };
+                let most = packed.map_or(u64::MAX, |bits| MAX_CHUNK_BYTES / 8 * u64::from(bits));
+                if bytes.min(self.chunk_bytes()) > most {
+                    return bad("chunks of more codes than a reader accepts");
+                }
                 if !fits || cols != self.grid.cols {
                     bad("its encoding is for a matrix of other elements or rows")
                 } else if all_rows > MAX_RESIDUAL_ROWS || rows > MAX_RESIDUAL_CHUNK_ROWS {

@@ -1,7 +1,8 @@
 //! One lossless store for one model in every precision that it ships in.
 //!
 //! A store keeps a model's variants (BF16, INT8, ...) so that each comes back byte for byte: the lowest precision by itself, each higher one
-//! as what it adds. [`pack`] makes a store of folders, [`unpack`] restores one, [`load`] decodes one into memory, [`verify`] checks all.
+//! as what it adds. [`pack`] makes a store of folders, [`unpack`] restores one, [`load`] decodes one into memory, [`verify`] checks all;
+//! [`analyze`] says what each variant takes, alone and given another, without making one.
 
 #![forbid(unsafe_code)]
 #![cfg_attr(
@@ -15,6 +16,7 @@
     )
 )]
 
+mod analyze;
 mod codec;
 mod decode;
 mod encode;
@@ -33,6 +35,10 @@ mod store;
 mod synthetic;
 mod throttle;
 
+pub use analyze::{
+    Analysis, Bits, MatrixAnalysis, MatrixMeasure, MatrixVariant, Measured, PerWeight, VariantAnalysis,
+    VariantMeasure, analyze,
+};
 pub use decode::{TensorInfo, Variant};
 pub use error::{Error, Result};
 pub use memory::TensorBytes;

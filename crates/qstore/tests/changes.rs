@@ -270,3 +270,31 @@ fn variants_are_given_what_they_may_be() {
     assert!(matches!(error, Error::Usage(_)) && error.to_string().contains("int4"), "{error}");
     assert!(!store.exists());
 }
+
+#[test]
+fn what_one_variant_keeps_in_another_comes_along() {
+    let (dir, store) = pair();
+    // Its norms and embeddings are those of the lower one.
+    write_checkpoint(&dir.path().join("wide"), &model(11, Dtype::F32, &[(512, 512), (300, 1024)]));
+    let specs = [
+        spec(dir.path(), "int8"),
+        VariantSpec {
+            given: qstore::GivenRule::Only(vec!["int8".parse().unwrap()]),
+            ..spec(dir.path(), "bf16")
+        },
+        VariantSpec {
+            given: qstore::GivenRule::Only(vec!["bf16".parse().unwrap()]),
+            ..spec(dir.path(), "wide")
+        },
+    ];
+    pack(&specs, &store, &options(), &Silent).unwrap();
+    check(dir.path(), &["int8", "bf16", "wide"]);
+    // The same model once more: all of it is kept in what the first one is given.
+    write_checkpoint(&dir.path().join("again"), &model(11, Dtype::BF16, &[(512, 512), (300, 1024)]));
+    let again = VariantSpec {
+        given: qstore::GivenRule::Only(vec!["bf16".parse().unwrap()]),
+        ..spec(dir.path(), "again")
+    };
+    add(&store, &again, &options(), &Silent).unwrap();
+    check(dir.path(), &["int8", "bf16", "again", "wide"]);
+}

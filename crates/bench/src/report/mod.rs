@@ -15,6 +15,7 @@ use crate::machine::{Machine, count};
 use crate::options::Cache;
 use crate::statistics::Repeats;
 
+pub use charts::analysis_chart;
 pub use tables::Table;
 
 /// Everything that a run found out.

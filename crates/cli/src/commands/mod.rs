@@ -1,5 +1,6 @@
 //! What each command does.
 
+mod analyze;
 mod bench;
 mod demo;
 mod inspect;
@@ -42,6 +43,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Verify(arguments) => verify::run(&arguments, &console),
         Command::Load(arguments) => load::run(&arguments, &console),
         Command::Quantize(arguments) => quantize::run(&arguments, &console),
+        Command::Analyze(arguments) => analyze::run(&arguments, &console),
         Command::Bench(arguments) => bench::run(&arguments, &console),
         Command::BenchWorker => bench::work(),
         Command::Demo(arguments) => demo::run(&arguments, &console),

@@ -1,6 +1,8 @@
 //! The `qstore` binary from the outside: what it prints, what it leaves behind, and its exit status.
 
 #[cfg(test)]
+mod analyze;
+#[cfg(test)]
 mod bench;
 #[cfg(test)]
 mod commands;

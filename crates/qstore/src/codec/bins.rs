@@ -12,7 +12,7 @@ use rustc_hash::FxHashMap;
 use crate::scheme::{FloatKind, LlmInt8, step_bins};
 
 /// Tables that are kept at most, of 2 KiB each. Scales that are BF16 numbers, as of BF16 weights, are some hundred different ones in a matrix.
-const MOST_KEPT: usize = 4096;
+const MOST_KEPT: usize = 16384;
 
 /// Bins by row. Rows of equal scale share a table, which is made when it is first asked for.
 #[derive(Debug)]
@@ -86,7 +86,7 @@ mod tests {
     #[test]
     fn tables_are_the_same_whether_kept_or_not() {
         let rule = BinRule::LlmInt8 { rounding: Rounding::ReciprocalTimes127, float: FloatKind::Bf16 };
-        let scales: Vec<f32> = (0..MOST_KEPT + 10).map(|i| 0.01 + (i % 5000) as f32 * 1e-5).collect();
+        let scales: Vec<f32> = (0..MOST_KEPT + 10).map(|i| 0.01 + (i % 20_000) as f32 * 1e-5).collect();
         let many = RowBins::new(rule, scales.clone());
         let few = RowBins::new(rule, scales[..100].repeat(2));
         assert!(many.tables.is_empty() && few.tables.len() == 100);

@@ -137,10 +137,12 @@ impl CodeResidual {
         let Workspace { fine, shifts, .. } = workspace;
         let shifts = at_least(shifts, given.codes.len());
         self.coder.decode(stored, given.predictor.cols(), shifts)?;
-        let codes = if bits.is_some() { at_least(fine, given.codes.len()) } else { &mut *out };
+        // Codes of a byte are what is asked for; others are packed when they are known.
+        let packed = bits.filter(|bits| *bits != 8);
+        let codes = if packed.is_some() { at_least(fine, given.codes.len()) } else { &mut *out };
         given.predictor.predict(given, codes);
         codes.iter_mut().zip(shifts).for_each(|(code, shift)| *code = code.wrapping_add(*shift));
-        if let Some(bits) = bits {
+        if let Some(bits) = packed {
             pack_codes(&fine[..given.codes.len()], bits, out);
         }
         Ok(())

@@ -1,6 +1,8 @@
 //! One codec for each way in which a chunk can be coded: bytes of whole rows to stored bytes, and back.
 
 mod bins;
+#[cfg(test)]
+mod chain_tests;
 mod code_residual;
 mod float;
 mod head;

@@ -16,9 +16,12 @@ pub(crate) fn unpack_codes(words: &[u8], bits: u8, codes: &mut [u8]) {
             codes[..length].copy_from_slice(&words[..length]);
         }
         4 => {
-            // Rows are whole words: codes come in pairs.
-            for (pair, byte) in codes.as_chunks_mut().0.iter_mut().zip(words) {
+            let (pairs, odd) = codes.as_chunks_mut();
+            for (pair, byte) in pairs.iter_mut().zip(words) {
                 *pair = [byte & 15, byte >> 4];
+            }
+            if let (Some(last), Some(byte)) = (odd.first_mut(), words.get(pairs.len())) {
+                *last = byte & 15;
             }
         }
         _ => {

@@ -12,6 +12,7 @@
 
 use std::ops::Range;
 
+use qstore_container::limits::{MAX_RESIDUAL_CHUNK_ROWS, MAX_STEP_SCALES};
 use qstore_kernels::{
     Backend, BinTable, Classifier, CodeRange, CodesCoder, DecodeError, Half, Layout, ResidualCoder,
     SymbolTable, ZeroRun, multiples, nearest_byte, zero_symbols,
@@ -52,9 +53,12 @@ pub(crate) struct GivenSteps<'a> {
 }
 
 impl StepGrid {
-    /// `None` if the groups are too small or irregular.
+    /// `None` if the groups are too small, too many or irregular.
     pub(crate) fn new(grid: Steps, steps: u8, float: FloatKind) -> Option<Self> {
         let stride = grid.stride()?;
+        if (grid.cols() / stride).checked_mul(grid.rows()).is_none_or(|scales| scales > MAX_STEP_SCALES) {
+            return None;
+        }
         let rule = BinRule::Steps { steps, symmetric: grid.is_symmetric(), float };
         let bins = RowBins::new(rule, grid.strided_scales(stride));
         Some(Self { float, steps, runs: grid.runs(), order: grid.order(), grid, stride, bins })
@@ -202,6 +206,9 @@ impl StepResidual {
         {
             return Err(DecodeError::Corrupt("floats of another number than the codes that they are given"));
         }
+        if (given.codes.len() / grid.stride) as u64 > MAX_RESIDUAL_CHUNK_ROWS {
+            return Err(DecodeError::Corrupt("a chunk of more groups than a reader accepts"));
+        }
         let Workspace { scratch, high, fine, shifts: buffer, .. } = workspace;
         let multiples = at_least(fine, given.codes.len());
         let decoded = at_least(buffer, given.codes.len());
@@ -257,7 +264,10 @@ impl Split {
 pub(crate) fn split(raw: &[u8], given: GivenSteps) -> Option<Split> {
     let grid = given.grid;
     let count = given.codes.len();
-    if count * grid.float.width() != raw.len() || !count.is_multiple_of(grid.grid.cols().max(1)) {
+    if (count / grid.stride) as u64 > MAX_RESIDUAL_CHUNK_ROWS
+        || count * grid.float.width() != raw.len()
+        || !count.is_multiple_of(grid.grid.cols().max(1))
+    {
         return None;
     }
     let mut multiples = vec![0; count];

@@ -2,6 +2,7 @@
 
 use std::fmt::Display;
 
+use qstore_container::limits::MAX_GRID_BYTES;
 use qstore_container::{
     ArrayKey, ArrayRef, Dtype, Encoding, FileContent, QuantGrid, Quantised, SafetensorsHeader, StoredArray,
 };
@@ -72,8 +73,12 @@ impl Variant {
                         }
                         for part in own.needs() {
                             // Else a reader of one could need another, and so on.
-                            if self.source_of(part)?.encoding.is_residual() {
-                                return Err(damaged("what its codes stand for is itself a residual"));
+                            if self.source_of(part)?.encoding.is_residual()
+                                || self.stored(part)?.bytes().is_ok_and(|bytes| bytes > MAX_GRID_BYTES)
+                            {
+                                return Err(damaged(
+                                    "what its codes stand for is itself a residual, or larger than a reader accepts",
+                                ));
                             }
                         }
                     }
@@ -106,6 +111,9 @@ impl Variant {
         self.check_given(&given.codes, &damaged)?;
         for part in given.grid.needs() {
             self.check_given(part, &damaged)?;
+            if self.stored(part)?.bytes().is_ok_and(|bytes| bytes > MAX_GRID_BYTES) {
+                return Err(damaged("what its codes stand for is larger than a reader accepts"));
+            }
             if self.source_of(part)?.encoding.is_residual() {
                 return Err(damaged("what the codes that it is given stand for is itself a residual"));
             }

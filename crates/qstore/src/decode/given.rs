@@ -1,8 +1,11 @@
 //! What residuals are given: codes of lower variants, row by row, and what they stand for.
 
+use std::fmt::Debug;
 use std::ops::Range;
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
+use qstore_container::limits::MAX_TRANSPOSED_BYTES;
 use qstore_container::{ArrayRef, Encoding, QuantGrid, Quantised};
 
 use super::array::ArrayReader;
@@ -11,14 +14,58 @@ use crate::codec::{
     BinRule, Given, GivenCodes, GivenRows, GivenSteps, Predictor, RowBins, StepGrid, at_least, transpose,
     unpack_codes, with_workspace,
 };
-use crate::error::{IoContext as _, Result};
+use crate::error::{Error, IoContext as _, Result};
 use crate::file::zeroed;
 use crate::scheme::{FloatKind, GridArray, Steps};
+
+/// An array of codes, wherever its bytes lie.
+pub(crate) trait CodeBytes: Debug + Send + Sync {
+    /// How many there are.
+    fn bytes(&self) -> Result<u64>;
+    /// Fills `out` from byte `offset` on.
+    fn read(&self, offset: u64, out: &mut [u8]) -> Result<()>;
+    /// Elements of a row of the transposed array, if that can be read as fast as the array. One that refers to another has the bytes of that, but maybe
+    /// another shape.
+    fn turned_cols(&self) -> Option<u64>;
+    /// Fills `out` from byte `offset` of the transposed array on, where there are [`turned_cols`](Self::turned_cols).
+    fn read_turned(&self, offset: u64, out: &mut [u8]) -> Result<()>;
+    /// What errors name.
+    fn path(&self) -> &Path;
+    /// An error about the array.
+    fn wrong(&self, what: &str) -> Error;
+}
+
+impl CodeBytes for ArrayReader {
+    fn bytes(&self) -> Result<u64> {
+        self.bytes()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> Result<()> {
+        self.read(offset, out)
+    }
+
+    fn turned_cols(&self) -> Option<u64> {
+        let stored = self.stored();
+        stored.encoding.is_transposed().then_some(stored.grid.cols)
+    }
+
+    fn read_turned(&self, offset: u64, out: &mut [u8]) -> Result<()> {
+        self.read_as_coded(offset, out)
+    }
+
+    fn path(&self) -> &Path {
+        self.folder()
+    }
+
+    fn wrong(&self, what: &str) -> Error {
+        self.damaged(&what)
+    }
+}
 
 /// The codes of a quantised matrix, one a byte, in rows of output features.
 #[derive(Debug)]
 pub(crate) struct CodeReader {
-    reader: Box<ArrayReader>,
+    reader: Box<dyn CodeBytes>,
     cols: u64,
     /// Bits of a packed code.
     bits: Option<u8>,
@@ -28,7 +75,7 @@ pub(crate) struct CodeReader {
 
 impl CodeReader {
     /// Of an array of codes in rows of `cols`, of which each has `bits` bits if they are packed.
-    pub(crate) fn new(reader: ArrayReader, cols: u64, bits: Option<u8>) -> Self {
+    pub(crate) fn new(reader: impl CodeBytes + 'static, cols: u64, bits: Option<u8>) -> Self {
         Self { reader: Box::new(reader), cols, bits, turned: OnceLock::new() }
     }
 
@@ -39,14 +86,14 @@ impl CodeReader {
         let row_bytes = self.cols * u64::from(bits) / 8;
         let length = codes.len() * usize::from(bits) / 8;
         let start = row.saturating_mul(row_bytes);
-        if self.reader.stored().encoding.is_transposed() {
+        if self.reader.turned_cols() == Some(self.words_of_row()) {
             if bits == 8 {
-                return self.reader.read_as_coded(start, codes);
+                return self.reader.read_turned(start, codes);
             }
             return with_workspace(|workspace| {
                 // The workspaces of what is read in it are others.
                 let words = at_least(&mut workspace.fine, length);
-                self.reader.read_as_coded(start, words)?;
+                self.reader.read_turned(start, words)?;
                 unpack_codes(words, bits, codes);
                 Ok(())
             });
@@ -60,19 +107,32 @@ impl CodeReader {
         };
         let start = usize::try_from(start).unwrap_or(usize::MAX);
         let words = start.checked_add(length).and_then(|end| turned.get(start..end));
-        let words = words.ok_or_else(|| self.reader.damaged(&"it has fewer codes than are asked for"))?;
+        let words = words.ok_or_else(|| self.reader.wrong("it has fewer codes than are asked for"))?;
         unpack_codes(words, bits, codes);
         Ok(())
     }
 
+    fn words_of_row(&self) -> u64 {
+        self.cols * u64::from(self.bits.unwrap_or(8)) / 32
+    }
+
+    /// Whether all of it would have to be held to read any of it, and is too much for that.
+    pub(crate) fn is_too_large(&self) -> bool {
+        self.bits.is_some()
+            && self.reader.turned_cols() != Some(self.words_of_row())
+            && self.reader.bytes().is_ok_and(|bytes| bytes > MAX_TRANSPOSED_BYTES)
+    }
+
     fn turn(&self) -> Result<Vec<u8>> {
         let bytes = self.reader.bytes()?;
-        let mut words = zeroed(bytes).at(self.reader.folder(), "cannot hold a matrix")?;
+        if self.is_too_large() {
+            return Err(self.reader.wrong("it is larger than what a reader turns"));
+        }
+        let mut words = zeroed(bytes).at(self.reader.path(), "cannot hold a matrix")?;
         self.reader.read(0, &mut words)?;
         // The words of a row of codes are a column.
-        let words_of_row = (self.cols * u64::from(self.bits.unwrap_or(8)) / 32).max(1);
-        let mut turned = zeroed(bytes).at(self.reader.folder(), "cannot hold a matrix")?;
-        transpose(&words, bytes / 4 / words_of_row, 4, &mut turned);
+        let mut turned = zeroed(bytes).at(self.reader.path(), "cannot hold a matrix")?;
+        transpose(&words, bytes / 4 / self.words_of_row().max(1), 4, &mut turned);
         Ok(turned)
     }
 }
@@ -183,9 +243,14 @@ fn open_steps(
     grid: &QuantGrid,
     shape: [u64; 2],
 ) -> Result<Result<Steps, &'static str>> {
+    // There are no more groups than columns, and no scale has more than four bytes.
+    let most = shape[0].saturating_mul(shape[1]).saturating_mul(4);
     Steps::open(grid, shape, |array: &ArrayRef| {
         let entry = variant.stored(array)?;
         let reader = variant.referred_array(array)?;
+        if reader.bytes()? > most {
+            return Err(reader.damaged(&"it is larger than any grid of the matrix that it is to be of"));
+        }
         let mut bytes = zeroed(reader.bytes()?).at(variant.folder(), "cannot hold a grid")?;
         reader.read(0, &mut bytes)?;
         Ok(GridArray { dtype: entry.dtype, shape: entry.shape.clone(), bytes })

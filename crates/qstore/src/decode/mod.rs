@@ -9,7 +9,7 @@ mod variant;
 
 pub(crate) use array::ArrayReader;
 pub(crate) use check::chunks_meet;
-pub(crate) use given::{CodeReader, GivenReader};
+pub(crate) use given::{CodeBytes, CodeReader, GivenReader};
 pub(crate) use shard::is_of_kept_variant;
 pub use variant::{TensorInfo, Variant};
 pub(crate) use variant::{content_hash, is_within};

@@ -66,7 +66,7 @@ impl<'a> LayerWriter<'a> {
         small: &'a [bool],
     ) -> Result<Self> {
         let contents = target
-            .lower
+            .below
             .iter()
             .map(|lower| Given { variant: lower.name().clone(), content: lower.entry().content });
         let mut next_shards = shards.iter();

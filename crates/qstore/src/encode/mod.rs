@@ -4,6 +4,7 @@
 //! read, code, decode again and compare.
 
 mod layer;
+mod measure;
 mod shard_writer;
 mod steps;
 
@@ -12,19 +13,21 @@ use std::sync::Arc;
 
 use qstore_container::{ChunkForm, Grid, Hash128, StoredArray, VariantEntry, VariantName};
 use rayon::ThreadPool;
+use rayon::prelude::*;
 
 use crate::codec::{Given, Workspace, at_least, transpose, with_workspace};
 use crate::decode::Variant;
 use crate::error::{Error, Result};
 use crate::file::zeroed;
 use crate::ingest::{Source, SourceArray};
-use crate::pipeline;
+use crate::pipeline::{self, Window};
 use crate::plan::{
-    Action, Bundle, Bundles, Coding, Duplicates, Original, Pairs, PlannedArray, Planner, chunk_bytes,
+    Action, Bundle, Bundles, Coding, Duplicates, Lower, Original, Pairs, PlannedArray, Planner, chunk_bytes,
     element_bytes, grid_of, is_small, plan_alone,
 };
 use crate::progress::Progress;
 use layer::LayerWriter;
+pub(crate) use measure::{measure, measure_bundle};
 pub(crate) use steps::Run;
 use steps::{Step, Steps, shards};
 
@@ -34,6 +37,8 @@ pub(crate) struct Target<'a> {
     pub(crate) folder: &'a Path,
     /// The variants below, open.
     pub(crate) lower: &'a [Arc<Variant>],
+    /// All variants below, among them those in which tensors of `lower` are kept.
+    pub(crate) below: &'a [Arc<Variant>],
     /// Keep the original files as they are and code nothing.
     pub(crate) verbatim: bool,
     /// Most bytes of a shard.
@@ -41,7 +46,7 @@ pub(crate) struct Target<'a> {
     /// Workers.
     pub(crate) pool: &'a ThreadPool,
     /// Chunks in flight.
-    pub(crate) window: usize,
+    pub(crate) window: Window,
 }
 
 /// Stores `source` as variant `name` and returns its entry for the manifest.
@@ -55,7 +60,8 @@ pub(crate) fn write_layer(
     progress: &dyn Progress,
 ) -> Result<VariantEntry> {
     progress.begin(&format!("storing {name}"), source.raw_bytes());
-    let pairs = Pairs::find(source, target.lower)?;
+    let lower: Vec<_> = target.lower.iter().cloned().map(Lower::Stored).collect();
+    let pairs = Pairs::find(source, &lower)?;
     let small: Vec<bool> =
         source.arrays.iter().map(|array| !target.verbatim && is_small(array, &pairs)).collect();
     let shards = shards(source, target.shard_size);
@@ -77,7 +83,7 @@ pub(crate) fn write_layer(
         writer.take(done)
     };
     let steps = Steps::new(&mut planner, &shards);
-    pipeline::ordered(target.pool, target.window, steps, work, sink)?;
+    pipeline::ordered(target.pool, target.window, steps, Step::holds, work, sink)?;
     planner.pairs.report(name.as_str(), progress);
     writer.finish()
 }
@@ -194,9 +200,10 @@ fn code_transposed(
     let mut matrix = vec![0; raw.len()];
     transpose(raw, cols, element_bytes(array), &mut matrix);
     let chunk = chunk_bytes(array, plan.grid);
-    let chunks = matrix.chunks(usize::try_from(chunk).unwrap_or(usize::MAX)).zip(0u64..);
-    let stored = chunks.map(|(part, index)| {
-        let coded = code(coding, (plan.grid, element_bytes(array)), part, index * chunk)?;
+    // In parallel: there may be no other work, as few such matrices are held at a time.
+    let chunks = matrix.par_chunks(usize::try_from(chunk).unwrap_or(usize::MAX).max(1)).enumerate();
+    let stored = chunks.map(|(index, part)| {
+        let coded = code(coding, (plan.grid, element_bytes(array)), part, index as u64 * chunk)?;
         Ok(coded.map_or_else(|| (ChunkForm::Raw, part.to_vec()), |coded| (ChunkForm::Coded, coded)))
     });
     Ok(Stored::Transposed(stored.collect::<Result<_, _>>()?))

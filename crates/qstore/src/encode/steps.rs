@@ -7,7 +7,8 @@ use std::sync::Arc;
 use qstore_container::{Encoding, Grid, Hash128};
 
 use crate::error::{Error, Result};
-use crate::ingest::Source;
+use crate::ingest::{Source, SourceArray};
+use crate::pipeline::CHUNK_MEMORY;
 use crate::plan::{Bundle, Planned, PlannedArray, Planner, chunk_bytes, grid_of};
 
 /// Bytes of small tensors that are read and passed on at a time.
@@ -31,6 +32,18 @@ pub(super) enum Step {
     Array(Arc<PlannedArray>),
     /// The array's next bytes.
     Chunk { plan: Arc<PlannedArray>, start: u64, length: u64 },
+}
+
+impl Step {
+    /// Bytes that the step and its result hold at most.
+    pub(super) fn holds(&self) -> u64 {
+        match self {
+            // As it is, the other way round, and coded.
+            Self::Chunk { length, .. } => length.saturating_mul(3).max(CHUNK_MEMORY),
+            Self::Whole { .. } | Self::Bundle(_) => CHUNK_MEMORY,
+            Self::File(_) | Self::Shard | Self::Run(_) | Self::Array(_) => 0,
+        }
+    }
 }
 
 /// Small tensors that lie one after another in a file.
@@ -105,10 +118,7 @@ impl<'a, 's> Steps<'a, 's> {
                         }
                     };
                     self.ready.push_back(Step::Array(plan.clone()));
-                    // A transposed matrix is one step: its first row as coded is spread over all of its bytes.
-                    let whole = plan.action.is_transposed();
-                    let chunk = if whole { array.bytes } else { chunk_bytes(array, plan.grid) };
-                    self.chunks = Some(Chunks { plan, at: 0, bytes: array.bytes, chunk });
+                    self.chunks = Some(Chunks::of(&plan, array));
                 }
             }
             None if self.files < source.files.len() => {
@@ -152,7 +162,7 @@ impl<'a, 's> Steps<'a, 's> {
                 Error::input(source.path_of(array), format!("{}: a run lacks its bytes", array.key))
             })?;
             rest = tail;
-            members.push(match self.planner.duplicates.find_small(index, own)? {
+            members.push(match self.planner.duplicates.find_small(index, own, &self.planner.pairs)? {
                 Some((to, hash)) => {
                     let encoding = Encoding::Reference { to };
                     Member { index, encoding, hash: Some(hash), grid: grid_of(array) }
@@ -192,11 +202,21 @@ impl Iterator for Steps<'_, '_> {
 }
 
 /// The chunks of one array.
-struct Chunks {
+pub(super) struct Chunks {
     plan: Arc<PlannedArray>,
     at: u64,
     bytes: u64,
     chunk: u64,
+}
+
+impl Chunks {
+    /// Those of `array`, which is planned so.
+    pub(super) fn of(plan: &Arc<PlannedArray>, array: &SourceArray) -> Self {
+        // A transposed matrix is one step: its first row as coded is spread over all of its bytes.
+        let whole = plan.action.is_transposed();
+        let chunk = if whole { array.bytes } else { chunk_bytes(array, plan.grid) };
+        Self { plan: plan.clone(), at: 0, bytes: array.bytes, chunk }
+    }
 }
 
 impl Iterator for Chunks {

@@ -49,6 +49,11 @@ impl Bundle {
         Self { array, raw }
     }
 
+    /// What its slices call it.
+    pub(crate) fn key(&self) -> &ArrayKey {
+        &self.array.key
+    }
+
     /// The cheapest way to code it.
     pub(crate) fn coding(&self) -> Coding {
         plan_alone(&self.array, grid_of(&self.array), &self.raw)

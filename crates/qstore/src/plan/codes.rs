@@ -11,7 +11,7 @@ use super::matrix::{Matrix, Part};
 use crate::codec::{
     CodeResidual, Codec, Given, GivenCodes, Packed, Predictor, Symbols, layout_of, shifts, with_workspace,
 };
-use crate::decode::{GivenReader, chunks_meet};
+use crate::decode::GivenReader;
 use crate::error::Result;
 use crate::scheme::Steps;
 
@@ -44,8 +44,8 @@ pub(super) fn fit_given(
     (own, own_grid): (&Steps, &QuantGrid),
     given: &GivenGroup,
 ) -> Result<Option<Fit>> {
-    let source = given.pair.variant.array(&given.pair.group.codes)?;
-    if !chunks_meet(matrix.shape()[0], matrix.grid.rows_per_chunk, source.stored()) {
+    let pair = given.pair;
+    if !pair.lower.chunks_meet(&pair.group.codes, matrix.shape()[0], matrix.grid.rows_per_chunk)? {
         return Ok(None);
     }
     let parts = matrix.given_parts(&given.codes()?)?;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use qstore_container::{ArrayKey, ArrayRef, Hash128, VariantName};
 use xxhash_rust::xxh3::Xxh3;
 
-use super::Original;
+use super::{Original, Pairs};
 use crate::decode::Variant;
 use crate::error::{IoContext as _, Result};
 use crate::file::zeroed;
@@ -57,14 +57,20 @@ impl<'a> Duplicates<'a> {
     }
 
     /// As [`find`](Self::find), of a small tensor with these bytes, which are compared here; and their hash.
-    pub(crate) fn find_small(&mut self, index: usize, bytes: &[u8]) -> Result<Option<(ArrayRef, Hash128)>> {
+    pub(crate) fn find_small(
+        &mut self,
+        index: usize,
+        bytes: &[u8],
+        pairs: &Pairs,
+    ) -> Result<Option<(ArrayRef, Hash128)>> {
         let size = bytes.len() as u64;
         if size < REFERENCE_BYTES {
             return Ok(None);
         }
         let hash = Hash128::of(bytes);
         if let Some((variant, key)) = self.stored.get(&size).and_then(|of_size| of_size.get(&hash)) {
-            let same = read(variant, key)? == bytes;
+            let plain = pairs.is_of_grid(&self.source.arrays[index].key);
+            let same = !(plain && is_residual(variant, key)?) && read(variant, key)? == bytes;
             return Ok(same.then(|| (variant.origin(key), hash)));
         }
         match self.own_small.entry((size, hash)) {
@@ -83,14 +89,18 @@ impl<'a> Duplicates<'a> {
     }
 
     /// An array with the same bytes as array `index` of the source: in a variant below, or among those asked about before.
-    pub(crate) fn find(&mut self, index: usize) -> Result<Option<(ArrayRef, Original)>> {
+    /// What a grid is made of refers to no residual: readers refuse residuals of which a grid is itself one.
+    pub(crate) fn find(&mut self, index: usize, pairs: &Pairs) -> Result<Option<(ArrayRef, Original)>> {
         let array = &self.source.arrays[index];
         if array.bytes == 0 {
             return Ok(None);
         }
+        let plain = pairs.is_of_grid(&array.key);
         if let Some(of_size) = self.stored.get(&array.bytes) {
             let hash = hash(self.source, array)?;
-            if let Some((variant, key)) = of_size.get(&hash) {
+            if let Some((variant, key)) = of_size.get(&hash)
+                && !(plain && is_residual(variant, key)?)
+            {
                 return Ok(Some((variant.origin(key), Original::Stored(Box::new(variant.array(key)?)))));
             }
         }
@@ -98,6 +108,9 @@ impl<'a> Duplicates<'a> {
         let alike = self.own.entry(ends).or_default();
         for &other in alike.iter() {
             let original = &self.source.arrays[other];
+            if plain && !pairs.of(&original.key).is_empty() {
+                continue;
+            }
             let short = array.bytes <= 2 * ENDS;
             if short || hash(self.source, array)? == hash(self.source, original)? {
                 let to = ArrayRef { variant: self.name.clone(), array: original.key.clone() };
@@ -116,6 +129,11 @@ impl<'a> Duplicates<'a> {
         self.source.read(array, array.bytes - length as u64, tail)?;
         Ok(Hash128::of(&ends))
     }
+}
+
+/// Whether a stored array, or what it refers to, is a residual.
+fn is_residual(variant: &Arc<Variant>, key: &ArrayKey) -> Result<bool> {
+    Ok(variant.array(key)?.stored().encoding.is_residual())
 }
 
 /// All of a stored array.

@@ -1,11 +1,10 @@
 //! A quantised matrix of a variant below, and what its codes stand for.
 
-use std::sync::Arc;
-
 use qstore_container::{ArrayKey, ArrayRef, QuantGrid, Quantised, VariantName};
 
-use crate::decode::{CodeReader, Variant};
-use crate::error::{IoContext as _, Result};
+use super::lower::Lower;
+use crate::decode::CodeReader;
+use crate::error::{Error, IoContext as _, Result};
 use crate::file::zeroed;
 use crate::ingest::Source;
 use crate::scheme::{GridArray, GroupGrid, QuantGroup, Steps};
@@ -16,52 +15,46 @@ const CODES_OF_MEAN: u64 = 1 << 18;
 /// A quantised matrix of a variant below.
 #[derive(Debug, Clone)]
 pub(crate) struct Pair {
-    pub(crate) variant: Arc<Variant>,
+    pub(crate) lower: Lower,
     pub(crate) group: QuantGroup,
 }
 
 /// The same with what its codes stand for.
-pub(super) struct GivenGroup<'a> {
+pub(crate) struct GivenGroup<'a> {
     pub(super) pair: &'a Pair,
-    pub(super) steps: Steps,
+    pub(crate) steps: Steps,
     grid: QuantGrid,
 }
 
 impl Pair {
     /// What plans call one of the variant's arrays.
     pub(super) fn refer(&self, array: &ArrayKey) -> ArrayRef {
-        ArrayRef { variant: self.variant.name().clone(), array: array.clone() }
+        ArrayRef { variant: self.lower.name().clone(), array: array.clone() }
     }
 
     /// A reader of the codes; `None` if they equal, by chance, floats that are stored as a residual, which readers refuse to be given.
-    pub(super) fn code_reader(&self) -> Result<Option<CodeReader>> {
-        let array = self.variant.array(&self.group.codes)?;
+    pub(crate) fn code_reader(&self) -> Result<Option<CodeReader>> {
         let bits = match self.group.grid {
             GroupGrid::LlmInt8 { .. } => None,
             GroupGrid::Gptq { bits, .. } => Some(bits),
         };
-        let fits = !array.stored().encoding.is_float_residual();
-        Ok(fits.then(|| CodeReader::new(array, self.group.shape[1], bits)))
+        self.lower.codes(&self.group.codes, self.group.shape[1], bits)
     }
 
     /// Reads what the codes stand for. The inner error says why they are of no use.
-    pub(super) fn open(&self) -> Result<Result<GivenGroup<'_>, String>> {
+    pub(crate) fn open(&self) -> Result<Result<GivenGroup<'_>, String>> {
         let Some(codes) = self.code_reader()? else {
             return Ok(Err("its codes are floats elsewhere".to_owned()));
         };
-        let name = self.variant.name();
-        let fetch = |array: &ArrayRef| {
-            let entry = self.variant.stored_array(&array.array)?;
-            let reader = self.variant.array(&array.array)?;
-            let mut bytes = zeroed(reader.bytes()?).at(self.variant.folder(), "cannot hold a grid")?;
-            reader.read(0, &mut bytes)?;
-            Ok(GridArray { dtype: entry.dtype, shape: entry.shape.clone(), bytes })
-        };
+        if codes.is_too_large() {
+            return Ok(Err("its codes are kept as they are, and are too many to be read by rows".to_owned()));
+        }
+        let fetch = |array: &ArrayRef| self.lower.fetch(&array.array);
         let [rows, cols] = self.group.shape;
         let rows = rows.min(CODES_OF_MEAN / cols.max(1)).max(1);
         let mut sample = vec![0; usize::try_from(rows.saturating_mul(cols)).unwrap_or(0)];
         codes.read_rows(0, &mut sample)?;
-        Ok(open_grid(&self.group, name, &sample, fetch)?.map(|(grid, steps)| GivenGroup {
+        Ok(open_grid(&self.group, self.lower.name(), &sample, fetch)?.map(|(grid, steps)| GivenGroup {
             pair: self,
             steps,
             grid,
@@ -77,8 +70,8 @@ impl GivenGroup<'_> {
 
     /// A reader of the codes.
     pub(super) fn codes(&self) -> Result<CodeReader> {
-        let array = self.pair.variant.array(&self.pair.group.codes)?;
-        Ok(CodeReader::new(array, self.pair.group.shape[1], self.grid.packed_bits()))
+        let codes = self.pair.code_reader()?;
+        codes.ok_or_else(|| Error::usage("codes that were there are gone"))
     }
 }
 
@@ -91,7 +84,7 @@ pub(super) fn open_own(
 ) -> Result<Result<(QuantGrid, Steps), String>> {
     open_grid(group, name, sample, |array| {
         let array = source.arrays.iter().find(|own| own.key == array.array);
-        let array = array.ok_or_else(|| crate::Error::usage("a grid that is not there"))?;
+        let array = array.ok_or_else(|| Error::usage("a grid that is not there"))?;
         let mut bytes = zeroed(array.bytes).at(source.path(), "cannot hold a grid")?;
         source.read(array, 0, &mut bytes)?;
         Ok(GridArray { dtype: array.dtype, shape: array.shape.clone(), bytes })
@@ -107,7 +100,7 @@ fn open_grid(
 ) -> Result<Result<(QuantGrid, Steps), String>> {
     let open = |zero_offset| {
         let grid = group.grid.of_variant(name, zero_offset);
-        Ok::<_, crate::Error>(Steps::open(&grid, group.shape, &fetch)?.map(|steps| (grid, steps)))
+        Ok::<_, Error>(Steps::open(&grid, group.shape, &fetch)?.map(|steps| (grid, steps)))
     };
     let less_one = match open(1)? {
         Ok(found) => found,

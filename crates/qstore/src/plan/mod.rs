@@ -4,11 +4,13 @@
 //! array's bytes, determines what is written. Whatever it decides is lossless; a poor decision costs size alone.
 
 mod bundles;
+mod choose;
 mod codes;
 mod duplicates;
 mod fit;
 mod given;
 mod grid;
+mod lower;
 mod matrix;
 mod pairs;
 mod residual;
@@ -21,20 +23,17 @@ use crate::codec::Codec;
 use crate::decode::{ArrayReader, GivenReader};
 use crate::error::Result;
 use crate::ingest::{Source, SourceArray};
-use crate::scheme::{FloatKind, GroupGrid, QuantGroup};
 
 pub(crate) use bundles::{Bundle, Bundles, is_small, most_bundles};
+pub(crate) use choose::Chooser;
 pub(crate) use duplicates::Duplicates;
 use fit::Fit;
 pub(crate) use given::Pair;
 pub(crate) use grid::grid_of;
-use matrix::Matrix;
+pub(crate) use lower::Lower;
 pub(crate) use pairs::Pairs;
-use sample::{Sample, fits_one_step};
+use sample::Sample;
 pub(crate) use sample::{chunk_bytes, element_bytes};
-
-/// Bytes that tell what kind of floats an array has.
-const BEGINNING: u64 = 64 << 10;
 
 /// How one array will be stored.
 #[derive(Debug)]
@@ -117,117 +116,13 @@ impl Planner<'_> {
     /// Plans array `index`, which is not small; call it for each array once.
     pub(crate) fn plan(&mut self, index: usize) -> Result<Planned> {
         let array = &self.source.arrays[index];
-        let grid = grid_of(array);
         let action = if self.verbatim {
             Action::Keep
-        } else if let Some((to, original)) = self.duplicates.find(index)? {
+        } else if let Some((to, original)) = self.duplicates.find(index, &self.pairs)? {
             Action::Refer { to, original }
-        } else if self.stands_alone(array) && fits_one_step(array, grid) {
-            return Ok(Planned::Later { index, grid });
         } else {
-            Action::Code(Box::new(self.coding(array, grid)?))
+            return Chooser { source: self.source, name: self.name, pairs: &self.pairs }.plan(index);
         };
-        let grid = match &action {
-            Action::Code(coding) => coding.grid.unwrap_or(grid),
-            _ => grid,
-        };
-        Ok(Planned::Now(PlannedArray { index, grid, action }))
-    }
-
-    /// Whether an array needs no other, and is no matrix of codes whose meaning is known.
-    fn stands_alone(&self, array: &SourceArray) -> bool {
-        self.pairs.of(&array.key).is_empty() && self.pairs.own(&array.key).is_none()
-    }
-
-    /// The cheapest way to code `array`.
-    fn coding(&mut self, array: &SourceArray, grid: Grid) -> Result<Coding> {
-        let mut best = Fit::raw();
-        if !self.pairs.of(&array.key).is_empty()
-            && let Some(float) = FloatKind::fitting(array.dtype, &self.beginning(array)?)
-        {
-            best = best.or_better(self.given_codes(array, float)?);
-        }
-        if let Some(group) = self.pairs.own(&array.key).cloned() {
-            best = best.or_better(self.codes(array, &group)?);
-        }
-        // Where a residual does this well, no other encoding comes near; do not even try one.
-        if !best.is_excellent() && !best.is_packed() {
-            let sample = Sample::take(self.source, array, grid)?;
-            best = best.or_better(fit::candidates(array, grid, &sample));
-        }
-        if best.coding.encoding.is_residual() {
-            self.pairs.used(&array.key);
-        }
-        Ok(best.coding)
-    }
-
-    /// The first bytes of an array, whole floats.
-    fn beginning(&self, array: &SourceArray) -> Result<Vec<u8>> {
-        let mut bytes = vec![0; usize::try_from(array.bytes.min(BEGINNING)).unwrap_or(0)];
-        self.source.read(array, 0, &mut bytes)?;
-        Ok(bytes)
-    }
-
-    /// Ways to code floats given codes of variants below.
-    fn given_codes(&mut self, array: &SourceArray, float: FloatKind) -> Result<Vec<Fit>> {
-        let mut fits = Vec::new();
-        for pair in self.pairs.of(&array.key).to_vec() {
-            for turned in [false, true] {
-                let Some(matrix) = Matrix::new(self.source, array, turned) else { continue };
-                if matrix.shape() != pair.group.shape {
-                    continue;
-                }
-                let mut fit = residual::fit_bins(&matrix, float, &pair)?;
-                // A quantiser that rounds in no known way has moved its weights.
-                if fit.as_ref().is_none_or(|fit| !fit.helps()) {
-                    match pair.open()? {
-                        Ok(given) => fit = residual::fit_steps(&matrix, float, &given)?.or(fit),
-                        Err(why) => self.pairs.refuse(&pair, &why),
-                    }
-                }
-                // A square matrix could be either; one that fits is not the other as well.
-                let fits_well = fit.as_ref().is_some_and(Fit::is_excellent);
-                fits.extend(fit);
-                if fits_well {
-                    break;
-                }
-            }
-        }
-        Ok(fits)
-    }
-
-    /// Ways to code the codes of one of the source's own quantised matrices.
-    fn codes(&mut self, array: &SourceArray, group: &QuantGroup) -> Result<Vec<Fit>> {
-        let bits = match group.grid {
-            GroupGrid::LlmInt8 { .. } => None,
-            GroupGrid::Gptq { bits, .. } => Some(bits),
-        };
-        let matrix = match bits {
-            None => Matrix::new(self.source, array, false),
-            Some(bits) => Matrix::packed(self.source, array, bits),
-        };
-        let mut fits = Vec::new();
-        let Some(matrix) = matrix.filter(|matrix| matrix.shape() == group.shape) else { return Ok(fits) };
-        if let Some(bits) = bits {
-            fits.extend(codes::fit_packed(&matrix, bits)?);
-        }
-        let pairs = self.pairs.of(&array.key).to_vec();
-        if pairs.is_empty() {
-            return Ok(fits);
-        }
-        let (grid, steps) = match given::open_own(self.source, self.name, group, &matrix.first_codes()?)? {
-            Ok(own) => own,
-            Err(why) => {
-                self.pairs.refuse_own(group, &why);
-                return Ok(fits);
-            }
-        };
-        for pair in pairs {
-            match pair.open()? {
-                Ok(given) => fits.extend(codes::fit_given(&matrix, (&steps, &grid), &given)?),
-                Err(why) => self.pairs.refuse(&pair, &why),
-            }
-        }
-        Ok(fits)
+        Ok(Planned::Now(PlannedArray { index, grid: grid_of(array), action }))
     }
 }

@@ -1,16 +1,16 @@
 //! Which quantised matrices of the variants below stand for which weights.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Mutex, PoisonError};
 
 use qstore_container::ArrayKey;
 
 use super::given::Pair;
-use crate::decode::Variant;
+use super::lower::Lower;
 use crate::error::{Error, Result};
 use crate::ingest::{Source, SourceArray};
 use crate::progress::Progress;
-use crate::scheme::{FloatKind, QuantGroup, find_groups};
+use crate::scheme::{FloatKind, QuantGroup, find_groups, find_strangers};
 
 /// Trailing components that names with different prefixes must share, as in `layers.0.mlp.up_proj.weight`.
 const SHARED_COMPONENTS: usize = 3;
@@ -21,11 +21,19 @@ pub(crate) struct Pairs {
     of_array: HashMap<ArrayKey, Vec<Pair>>,
     /// The source's own quantised matrices, by their codes.
     own: HashMap<ArrayKey, QuantGroup>,
+    /// What the source's own grids are made of.
+    of_grids: HashSet<ArrayKey>,
+    /// For each variant below that is quantised its name and how many of its matrices were found.
+    found: Vec<(String, usize, usize)>,
+    noted: Mutex<Noted>,
+}
+
+/// What became of pairs as arrays were planned, in any order.
+#[derive(Debug, Default)]
+struct Noted {
     used: HashSet<ArrayKey>,
     /// For each reason the first quantised matrix that is of no use for it, and how many are not.
     refused: BTreeMap<String, (String, usize)>,
-    /// For each variant below that is quantised its name and how many of its matrices were found.
-    found: Vec<(String, usize, usize)>,
 }
 
 impl Pairs {
@@ -34,10 +42,15 @@ impl Pairs {
     ///
     /// # Errors
     /// Weights and codes of one name but different shapes: they belong to different models.
-    pub(crate) fn find(source: &Source, lower: &[Arc<Variant>]) -> Result<Self> {
-        let own = find_groups(&source.array_infos());
+    pub(crate) fn find(source: &Source, lower: &[Lower]) -> Result<Self> {
+        let arrays = source.array_infos();
+        let own = find_groups(&arrays);
+        let of_grids = own.iter().flat_map(|group| group.grid.parts()).cloned().collect();
         let own = own.into_iter().map(|group| (group.codes.clone(), group)).collect();
-        let mut pairs = Self { own, ..Self::default() };
+        let mut pairs = Self { own, of_grids, ..Self::default() };
+        for (name, why) in find_strangers(&arrays) {
+            pairs.refused(name, why);
+        }
         let weights: Vec<&SourceArray> = source
             .arrays
             .iter()
@@ -87,7 +100,7 @@ impl Pairs {
     /// Pairs the source's own quantised matrices with those of a lower variant that have their name and shape; returns the others.
     fn take_codes(
         &mut self,
-        variant: &Arc<Variant>,
+        variant: &Lower,
         groups: Vec<QuantGroup>,
         matched: &mut usize,
     ) -> Vec<QuantGroup> {
@@ -106,13 +119,18 @@ impl Pairs {
         others
     }
 
-    fn add(&mut self, key: &ArrayKey, variant: &Arc<Variant>, group: QuantGroup) {
-        self.of_array.entry(key.clone()).or_default().push(Pair { variant: variant.clone(), group });
+    fn add(&mut self, key: &ArrayKey, variant: &Lower, group: QuantGroup) {
+        self.of_array.entry(key.clone()).or_default().push(Pair { lower: variant.clone(), group });
     }
 
     /// What `key` may be given.
     pub(crate) fn of(&self, key: &ArrayKey) -> &[Pair] {
         self.of_array.get(key).map_or(&[], Vec::as_slice)
+    }
+
+    /// Whether a grid of the source is made of `key`.
+    pub(crate) fn is_of_grid(&self, key: &ArrayKey) -> bool {
+        self.of_grids.contains(key)
     }
 
     /// The quantised matrix of the source whose codes are `key`.
@@ -121,19 +139,28 @@ impl Pairs {
     }
 
     /// Notes that `key` is stored given one of its pairs.
-    pub(crate) fn used(&mut self, key: &ArrayKey) {
-        self.used.insert(key.clone());
+    pub(super) fn used(&self, key: &ArrayKey) {
+        self.note(|noted| {
+            noted.used.insert(key.clone());
+        });
     }
 
     /// Notes why a quantised matrix of a lower variant is of no use.
-    pub(crate) fn refuse(&mut self, pair: &Pair, why: &str) {
-        let name = format!("{} of {}", pair.group.weight, pair.variant.name());
-        self.refused.entry(why.to_owned()).or_insert((name, 0)).1 += 1;
+    pub(super) fn refuse(&self, pair: &Pair, why: &str) {
+        self.refused(format!("{} of {}", pair.group.weight, pair.lower.name()), why);
     }
 
     /// Notes why one of the source's own quantised matrices is not stored given another.
-    pub(crate) fn refuse_own(&mut self, group: &QuantGroup, why: &str) {
-        self.refused.entry(why.to_owned()).or_insert((group.weight.clone(), 0)).1 += 1;
+    pub(super) fn refuse_own(&self, group: &QuantGroup, why: &str) {
+        self.refused(group.weight.clone(), why);
+    }
+
+    fn refused(&self, name: String, why: &str) {
+        self.note(|noted| noted.refused.entry(why.to_owned()).or_insert((name, 0)).1 += 1);
+    }
+
+    fn note(&self, note: impl FnOnce(&mut Noted)) {
+        note(&mut self.noted.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
     /// Tells the user where quantised matrices did not help.
@@ -146,12 +173,13 @@ impl Pairs {
                 ));
             }
         }
-        for (why, (first, count)) in &self.refused {
+        let noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
+        for (why, (first, count)) in &noted.refused {
             let others =
                 if *count > 1 { format!(" (and {} more like it)", count - 1) } else { String::new() };
-            progress.warn(&format!("{first}{others}: {why}; nothing is stored given its codes"));
+            progress.warn(&format!("{first}{others}: {why}; it is stored, but not as a quantised matrix"));
         }
-        let useless = self.of_array.keys().filter(|key| !self.used.contains(key)).count();
+        let useless = self.of_array.keys().filter(|key| !noted.used.contains(key)).count();
         if useless > 0 {
             progress.warn(&format!(
                 "{useless} of {} matrices of {name} are not what the quantised ones were made from, and are stored by themselves; is it the same model?",

@@ -19,12 +19,10 @@ use crate::scheme::{FloatKind, GroupGrid};
 /// The residual of `matrix` given the codes of `pair`, with the rounding rule that fits best, where a code follows from its weight alone.
 pub(super) fn fit_bins(matrix: &Matrix, float: FloatKind, pair: &Pair) -> Result<Option<Fit>> {
     let GroupGrid::LlmInt8 { scale } = &pair.group.grid else { return Ok(None) };
-    let (Some(codes), scale) = (pair.code_reader()?, pair.variant.array(scale)?) else { return Ok(None) };
-    // The scales may equal, by chance, an array that is stored as a residual; readers refuse residuals given residuals.
-    if scale.stored().encoding.is_residual() {
+    // Either may equal, by chance, an array that is stored as a residual; readers refuse residuals given residuals.
+    let (Some(codes), Some(scales)) = (pair.code_reader()?, pair.lower.scales(scale)?) else {
         return Ok(None);
-    }
-    let scales = scale.read_scales()?;
+    };
     let parts = matrix.given_parts(&codes)?;
     let cols = matrix.cols();
     let mut best: Option<(Trial, Residual, Rounding, RowBins)> = None;

@@ -10,7 +10,7 @@ use super::warnings;
 use crate::error::{Error, IoContext as _, Result};
 use crate::ingest::Source;
 use crate::new_folder::NewFolder;
-use crate::pipeline;
+use crate::pipeline::{self, Window};
 use crate::progress::Progress;
 use crate::save::{Layout, TensorFiles};
 use crate::store::Options;
@@ -36,8 +36,7 @@ pub(super) fn tensors(
     let mut files = TensorFiles::create(folder, layout)?;
     let pool = options.pool()?;
     let each = widest.map_or(0, Task::line_memory).max(BLOCK_MEMORY);
-    let most = usize::try_from(memory / each).unwrap_or(usize::MAX);
-    let window = (pool.current_num_threads() * 4).min(most);
+    let window = Window { jobs: pool.current_num_threads() * 4, bytes: memory };
     progress.begin("quantizing", tasks.iter().map(|task| task.source.array.bytes).sum());
     let mut infinite: BTreeMap<&str, u64> = BTreeMap::new();
     let blocks = tasks.iter().flat_map(Task::blocks).map(Ok);
@@ -45,6 +44,7 @@ pub(super) fn tensors(
         &pool,
         window,
         blocks,
+        |_| each,
         |block| block.run(source),
         |done: Done<'_>| {
             for (tensor, offset, bytes) in done.parts.iter().flat_map(Part::pieces) {

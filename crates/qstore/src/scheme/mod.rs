@@ -53,6 +53,15 @@ impl GroupGrid {
         }
     }
 
+    /// The arrays that it is made of.
+    pub(crate) fn parts(&self) -> impl Iterator<Item = &ArrayKey> {
+        let parts = match self {
+            Self::LlmInt8 { scale } => [Some(scale), None, None],
+            Self::Gptq { scale, zeros, groups, .. } => [Some(scale), Some(zeros), groups.as_ref()],
+        };
+        parts.into_iter().flatten()
+    }
+
     /// What plans that are in need of it say, it being in `variant`; zero-points are stored less `zero_offset`.
     pub(crate) fn of_variant(&self, variant: &VariantName, zero_offset: u8) -> QuantGrid {
         let refer = |array: &ArrayKey| ArrayRef { variant: variant.clone(), array: array.clone() };
@@ -73,6 +82,11 @@ impl GroupGrid {
 pub(crate) trait Scheme: Sync {
     /// Every quantised matrix among a variant's arrays.
     fn find(&self, arrays: &[ArrayInfo]) -> Vec<QuantGroup>;
+
+    /// Arrays that have the names of the scheme's but do not fit each other, and why.
+    fn strangers(&self, _arrays: &[ArrayInfo]) -> Vec<(String, &'static str)> {
+        Vec::new()
+    }
 }
 
 /// Every scheme.
@@ -81,4 +95,9 @@ pub(crate) const ALL: [&dyn Scheme; 2] = [&LlmInt8, &Gptq];
 /// Every quantised matrix of a variant, whatever its scheme.
 pub(crate) fn find_groups(arrays: &[ArrayInfo]) -> Vec<QuantGroup> {
     ALL.iter().flat_map(|scheme| scheme.find(arrays)).collect()
+}
+
+/// Arrays that have names of some scheme's but do not fit each other, and why.
+pub(crate) fn find_strangers(arrays: &[ArrayInfo]) -> Vec<(String, &'static str)> {
+    ALL.iter().flat_map(|scheme| scheme.strangers(arrays)).collect()
 }

@@ -6,7 +6,7 @@ use qstore_kernels::BinTable;
 
 use super::FloatKind;
 use super::edges::bins_of;
-use crate::codec::unpack_codes;
+use crate::codec::{transpose, unpack_codes};
 
 /// An array that a grid is made of.
 #[derive(Debug, Clone)]
@@ -95,10 +95,8 @@ impl Steps {
         if scaled != rows as u64 {
             return Err("scales that do not fit the matrix");
         }
-        let zero_bits = rows * usize::from(bits);
-        let words = (zero_bits / 32) as u64;
-        if !zero_bits.is_multiple_of(32) || zeros.dtype != Dtype::I32 || zeros.shape != [count as u64, words]
-        {
+        let words = (rows * usize::from(bits)).div_ceil(32) as u64;
+        if zeros.dtype != Dtype::I32 || zeros.shape != [count as u64, words] {
             return Err("zero-points that do not fit the matrix");
         }
         let group_of_column = match groups {
@@ -118,23 +116,28 @@ impl Steps {
             return Err("a column of a group that there is not");
         }
         let mask = u8::MAX >> (8 - bits);
-        let mut row = vec![0; rows];
-        let mut by_group = Vec::with_capacity(rows * count);
-        for words in zeros.bytes.chunks_exact(usize::try_from(words * 4).unwrap_or(usize::MAX).max(1)) {
-            unpack_codes(words, bits, &mut row);
-            by_group.extend(row.iter().map(|zero| zero.wrapping_add(zero_offset) & mask));
-        }
-        let scales = floats(scale)?;
-        if scales.len() != rows * count || by_group.len() != rows * count {
+        let width = if scale.dtype == Dtype::F32 { 4 } else { 2 };
+        if scale.bytes.len() != rows * count * width || zeros.bytes.len() as u64 != words * 4 * count as u64 {
             return Err("scales or zero-points that are cut short");
         }
+        let mut zeros_of_groups = vec![0; rows * count];
+        let words = zeros.bytes.chunks_exact(usize::try_from(words * 4).unwrap_or(usize::MAX).max(1));
+        for (words, row) in words.zip(zeros_of_groups.chunks_exact_mut(rows.max(1))) {
+            unpack_codes(words, bits, row);
+            row.iter_mut().for_each(|zero| *zero = zero.wrapping_add(zero_offset) & mask);
+        }
+        // A row's values follow each other in memory, as rows are what is decoded.
+        let mut by_row = GridArray { bytes: vec![0; scale.bytes.len()], ..scale.clone() };
+        transpose(&scale.bytes, rows as u64, width as u64, &mut by_row.bytes);
+        let mut zeros = vec![0; rows * count];
+        transpose(&zeros_of_groups, rows as u64, 1, &mut zeros);
         Ok(Self {
             rows,
             cols,
             groups: count,
             group_of_column,
-            scales: by_row(&scales, rows, count),
-            zeros: by_row(&by_group, rows, count),
+            scales: floats(&by_row)?,
+            zeros,
             bits: Some(bits),
         })
     }
@@ -142,6 +145,11 @@ impl Steps {
     /// Columns of the matrix.
     pub(crate) fn cols(&self) -> usize {
         self.cols
+    }
+
+    /// Rows of the matrix.
+    pub(crate) fn rows(&self) -> usize {
+        self.rows
     }
 
     /// Bits of a packed code; `None` if codes are signed bytes.
@@ -178,6 +186,10 @@ impl Steps {
     pub(crate) fn strided_scales(&self, stride: usize) -> Vec<f32> {
         let mut sorted = self.group_of_column.clone();
         sorted.sort_unstable();
+        let groups = sorted.iter().step_by(stride.max(1)).map(|group| *group as usize);
+        if groups.eq(0..self.groups) {
+            return self.scales.clone();
+        }
         let of_row = |row: usize| {
             let scales = &self.scales[row * self.groups..(row + 1) * self.groups];
             sorted.iter().step_by(stride.max(1)).map(|group| scales[*group as usize])
@@ -222,11 +234,6 @@ impl Steps {
     }
 }
 
-/// What is given for each group of each row, those of a group together, with those of a row together.
-fn by_row<T: Copy>(by_group: &[T], rows: usize, groups: usize) -> Vec<T> {
-    (0..rows).flat_map(|row| (0..groups).map(move |group| by_group[group * rows + row])).collect()
-}
-
 fn greatest_common_divisor(a: usize, b: usize) -> usize {
     if b == 0 { a } else { greatest_common_divisor(b, a % b) }
 }
@@ -253,4 +260,198 @@ pub(crate) fn step_bins(scale: f32, steps: u8, symmetric: bool, float: FloatKind
 /// What a weight is multiplied with to count it in steps.
 pub(crate) fn step_factor(scale: f32, steps: u8) -> f32 {
     f32::from(steps) / scale
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refer(name: &str) -> ArrayRef {
+        let array = format!("tensor:{name}").parse().unwrap();
+        ArrayRef { variant: "v".parse().unwrap(), array }
+    }
+
+    fn words(shape: &[u64], words: &[u32]) -> GridArray {
+        let bytes = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        GridArray { dtype: Dtype::I32, shape: shape.to_vec(), bytes }
+    }
+
+    fn scales(dtype: Dtype, shape: &[u64], values: &[f32]) -> GridArray {
+        let bytes = values.iter().flat_map(|value| match dtype {
+            Dtype::F16 => f16::from_f32(*value).to_le_bytes().to_vec(),
+            Dtype::BF16 => bf16::from_f32(*value).to_le_bytes().to_vec(),
+            _ => value.to_le_bytes().to_vec(),
+        });
+        GridArray { dtype, shape: shape.to_vec(), bytes: bytes.collect() }
+    }
+
+    struct Parts {
+        bits: u8,
+        zero_offset: u8,
+        scale: GridArray,
+        zeros: GridArray,
+        groups: Option<GridArray>,
+    }
+
+    impl Parts {
+        /// 4 rows and 8 columns in 2 groups: scale 10 * group + row, zero-point 4 * group + row.
+        fn new() -> Self {
+            let values = [0.0, 1.0, 2.0, 3.0, 10.0, 11.0, 12.0, 13.0];
+            Self {
+                bits: 8,
+                zero_offset: 0,
+                scale: scales(Dtype::F16, &[2, 4], &values),
+                zeros: words(&[2, 1], &[0x0302_0100, 0x0706_0504]),
+                groups: None,
+            }
+        }
+
+        fn open(&self) -> Result<Steps, &'static str> {
+            let grid = QuantGrid::Gptq {
+                bits: self.bits,
+                scale: refer("scale"),
+                zeros: refer("zeros"),
+                zero_offset: self.zero_offset,
+                groups: self.groups.as_ref().map(|_| refer("groups")),
+            };
+            let fetch = |array: &ArrayRef| {
+                Ok::<_, ()>(match array.array.tensor().unwrap() {
+                    "scale" => self.scale.clone(),
+                    "zeros" => self.zeros.clone(),
+                    _ => self.groups.clone().unwrap(),
+                })
+            };
+            Steps::open(&grid, [4, 8], fetch).unwrap()
+        }
+    }
+
+    fn runs(steps: &Steps) -> Vec<(usize, usize, usize)> {
+        steps.runs().into_iter().map(|run| (run.start, run.end, run.group)).collect()
+    }
+
+    #[test]
+    fn each_group_of_each_row_has_its_own() {
+        for dtype in [Dtype::F16, Dtype::BF16, Dtype::F32] {
+            let mut parts = Parts::new();
+            parts.scale = scales(dtype, &[2, 4], &[0.0, 1.0, 2.0, 3.0, 10.0, 11.0, 12.0, 13.0]);
+            let steps = parts.open().unwrap();
+            assert_eq!(
+                (0..4).map(|row| steps.of(row, 0)).collect::<Vec<_>>(),
+                [(0.0, 0), (1.0, 1), (2.0, 2), (3.0, 3)]
+            );
+            assert_eq!(
+                (0..4).map(|row| steps.of(row, 1)).collect::<Vec<_>>(),
+                [(10.0, 4), (11.0, 5), (12.0, 6), (13.0, 7)]
+            );
+            assert_eq!(runs(&steps), [(0, 4, 0), (4, 8, 1)]);
+            assert_eq!((steps.order(), steps.stride()), (None, None), "groups of 4 are too small");
+        }
+    }
+
+    #[test]
+    fn zero_points_wrap_around() {
+        for (bits, stored, want) in
+            [(8u8, 255u32, 0u8), (4, 15, 0), (3, 7, 0), (2, 3, 0), (4, 7, 8), (2, 1, 2)]
+        {
+            let mut parts = Parts::new();
+            parts.bits = bits;
+            let word = (0..4).fold(0, |word, code| word | stored << (code * u32::from(bits)));
+            parts.zeros = words(&[2, 1], &[word, word]);
+            assert_eq!(parts.open().unwrap().of(3, 1).1, u8::try_from(stored).unwrap());
+            parts.zero_offset = 1;
+            assert_eq!(parts.open().unwrap().of(3, 1).1, want, "{bits} bits");
+        }
+    }
+
+    #[test]
+    fn columns_may_be_in_any_order() {
+        let mut parts = Parts::new();
+        parts.groups = Some(words(&[8], &[1, 0, 0, 1, 1, 1, 0, 1]));
+        let steps = parts.open().unwrap();
+        assert_eq!(runs(&steps), [(0, 1, 1), (1, 3, 0), (3, 6, 1), (6, 7, 0), (7, 8, 1)]);
+        assert_eq!(steps.order().unwrap(), [1, 2, 6, 0, 3, 4, 5, 7]);
+        assert_eq!(steps.stride(), None);
+        // All columns of one group; there is another, which has none.
+        parts.groups = Some(words(&[8], &[1; 8]));
+        let steps = parts.open().unwrap();
+        assert_eq!((runs(&steps), steps.order(), steps.stride()), (vec![(0, 8, 1)], None, Some(8)));
+        assert_eq!(steps.strided_scales(8), [10.0, 11.0, 12.0, 13.0]);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        let refused = |change: &dyn Fn(&mut Parts), why: &str| {
+            let mut parts = Parts::new();
+            change(&mut parts);
+            let found = parts.open().unwrap_err();
+            assert!(found.contains(why), "{found}");
+        };
+        let groups = |values: [u32; 8]| move |p: &mut Parts| p.groups = Some(words(&[8], &values));
+        refused(&groups([0, 0, 0, 0, 0, 0, 0, 2]), "a group that there is not");
+        refused(&groups([u32::MAX, 0, 0, 0, 0, 0, 0, 0]), "a group that there is not");
+        refused(&groups([1 << 31, 0, 0, 0, 0, 0, 0, 0]), "a group that there is not");
+        refused(&|p| p.groups = Some(words(&[7], &[0; 7])), "groups that do not fit");
+        refused(&|p| p.groups = Some(words(&[8], &[0; 7])), "a group that there is not");
+        refused(
+            &|p| p.groups = Some(GridArray { dtype: Dtype::I64, ..words(&[8], &[0; 16]) }),
+            "groups that do not fit",
+        );
+        refused(&|p| p.scale = scales(Dtype::F16, &[0, 4], &[]), "number of groups");
+        refused(&|p| p.scale = scales(Dtype::F16, &[9, 4], &[1.0; 36]), "number of groups");
+        refused(&|p| p.scale = scales(Dtype::F16, &[u64::MAX, 4], &[]), "number of groups");
+        refused(&|p| p.scale = scales(Dtype::F16, &[2, 3], &[1.0; 6]), "scales that do not fit");
+        refused(&|p| p.scale = scales(Dtype::F16, &[8], &[1.0; 8]), "no matrix");
+        refused(&|p| p.scale.dtype = Dtype::F64, "no floats");
+        refused(&|p| p.scale.bytes.truncate(15), "cut short");
+        refused(&|p| p.zeros = words(&[2, 2], &[0; 4]), "zero-points that do not fit");
+        refused(&|p| p.zeros = words(&[1, 1], &[0]), "zero-points that do not fit");
+        refused(&|p| p.zeros.dtype = Dtype::F32, "zero-points that do not fit");
+        refused(&|p| p.zeros.bytes.truncate(7), "cut short");
+        // Rows of LLM.int8() have a scale each.
+        let grid = QuantGrid::LlmInt8 { scale: refer("scale") };
+        let open = |scale: GridArray| Steps::open(&grid, [2, 40], |_| Ok::<_, ()>(scale.clone())).unwrap();
+        assert!(open(scales(Dtype::F32, &[3], &[1.0; 3])).is_err());
+        assert!(open(scales(Dtype::F16, &[2], &[1.0; 2])).is_err());
+        let steps = open(scales(Dtype::F32, &[2], &[127.0, -254.0])).unwrap();
+        assert_eq!((steps.of(0, 0), steps.of(1, 0), steps.stride()), ((1.0, 0), (-2.0, 0), Some(40)));
+    }
+
+    #[test]
+    fn strides_are_what_group_sizes_share() {
+        for (cols, group, want) in [
+            (256usize, 128usize, Some(128)),
+            (448, 128, Some(64)),
+            (192, 128, Some(64)),
+            (200, 64, None),
+            (16, 16, Some(16)),
+            (96, 40, None),
+        ] {
+            let groups = cols.div_ceil(group);
+            let of_column: Vec<u32> = (0..cols).map(|c| u32::try_from(c / group).unwrap()).collect();
+            let (scale, zeros) =
+                (scales(Dtype::F32, &[groups as u64, 8], &vec![1.0; 8 * groups]), vec![0; groups]);
+            let zeros = words(&[groups as u64, 1], &zeros);
+            let parts = (&scale, &zeros, Some(&words(&[cols as u64], &of_column)));
+            let steps = Steps::of_groups(8, cols, 4, 1, parts).unwrap();
+            assert_eq!(steps.stride(), want, "{cols} columns in groups of {group}");
+            if let Some(stride) = want {
+                assert_eq!(steps.strided_scales(stride).len(), 8 * cols / stride);
+            }
+        }
+    }
+
+    /// What scales there are decides size alone: bins of any are made.
+    #[test]
+    fn any_scale_has_bins() {
+        let odd = [0.0, -0.0, f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::MAX, 1e-45, -1e-40, -2.5];
+        for scale in odd {
+            for float in [FloatKind::Bf16, FloatKind::F16, FloatKind::F32] {
+                for steps in [1, 2, 4, 8, 16] {
+                    for symmetric in [true, false] {
+                        step_bins(scale, steps, symmetric, float);
+                    }
+                }
+            }
+        }
+    }
 }

@@ -18,6 +18,7 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::decode::{Variant, is_within};
 use crate::error::{Error, IoContext as _, Result};
+use crate::pipeline::{CHUNK_MEMORY, Window};
 use crate::throttle::Throttle;
 
 pub use inspect::{FileInspection, Inspection, TensorInspection, VariantInspection, inspect};
@@ -25,9 +26,6 @@ pub use load::{LoadedTensor, load};
 pub use unpack::unpack;
 pub use verify::{VariantVerification, Verification, verify};
 pub use write::{GivenRule, VariantSpec, add, pack, remove};
-
-/// Bytes that a chunk in flight may take, its working memory included.
-const CHUNK_MEMORY: u64 = 32 << 20;
 
 /// How an operation uses the machine.
 #[derive(Debug, Clone)]
@@ -53,9 +51,9 @@ impl Options {
     }
 
     /// Chunks in flight: enough to keep every worker busy while results wait for their turn, within the memory allowed.
-    pub(crate) fn window(&self, pool: &ThreadPool) -> usize {
+    pub(crate) fn window(&self, pool: &ThreadPool) -> Window {
         let most = usize::try_from(self.memory / CHUNK_MEMORY).unwrap_or(usize::MAX).max(2);
-        (pool.current_num_threads() * 4).min(most)
+        Window { jobs: (pool.current_num_threads() * 4).min(most), bytes: self.memory }
     }
 }
 

@@ -14,7 +14,7 @@ use crate::decode::{ArrayReader, Variant};
 use crate::error::{Error, IoContext as _, Result};
 use crate::file::zeroed;
 use crate::new_folder::NewFolder;
-use crate::pipeline;
+use crate::pipeline::{self, CHUNK_MEMORY, Window};
 use crate::progress::Progress;
 
 /// Restores every original file of variant `name` into folder `target`, which must not exist or be empty. It appears when all files are written
@@ -56,7 +56,7 @@ pub(super) fn restore(
     variant: &Arc<Variant>,
     file: &OriginalFile,
     pool: &ThreadPool,
-    window: usize,
+    window: Window,
     mut sink: impl FnMut(&[u8]) -> Result<()> + Send,
 ) -> Result<()> {
     let mut hasher = Sha256::new();
@@ -85,7 +85,7 @@ pub(super) fn restore(
             Ok(out)
         }
     };
-    pipeline::ordered(pool, window, pieces, decode, |bytes| pass(&bytes))?;
+    pipeline::ordered(pool, window, pieces, Piece::holds, decode, |bytes| pass(&bytes))?;
     let found = Sha256Hex(hasher.finalize().into());
     if found == file.sha256 {
         return Ok(());
@@ -106,6 +106,16 @@ enum Piece {
     Chunk { reader: Arc<ArrayReader>, start: u64, length: u64 },
     /// All of several small arrays.
     Whole { keys: Vec<ArrayKey>, bytes: u64 },
+}
+
+impl Piece {
+    /// Bytes that reading it and its bytes take: twice as many of a matrix, which is read the other way round.
+    fn holds(&self) -> u64 {
+        match self {
+            Self::Chunk { length, .. } => length.saturating_mul(2).max(CHUNK_MEMORY),
+            Self::Whole { .. } => CHUNK_MEMORY,
+        }
+    }
 }
 
 /// Cuts the arrays of a file into runs: small ones that follow each other, or one other array.

@@ -220,6 +220,7 @@ impl<'a> Change<'a> {
         let target = Target {
             folder: self.staging.folder(),
             lower: &lower,
+            below: &self.open,
             verbatim: manner.verbatim,
             shard_size: self.options.shard_size,
             pool: &self.pool,

@@ -36,11 +36,18 @@ pub fn synthesise(spec: &ModelSpec, target: &Path, options: &Options, progress: 
     let mut files = TensorFiles::create(&folder, &layout)?;
     let blocks = tensors.iter().enumerate().flat_map(|(index, tensor)| blocks_of(index, tensor, spec));
     let work = |block: Block| Ok((block.tensor, block.offset, block.bytes(spec.dtype)));
-    ordered(&pool, window, blocks.map(Ok), work, |(tensor, offset, bytes)| {
-        files.write(tensor, offset, &bytes)?;
-        progress.advance(bytes.len() as u64);
-        Ok(())
-    })?;
+    ordered(
+        &pool,
+        window,
+        blocks.map(Ok),
+        |_| 0,
+        work,
+        |(tensor, offset, bytes)| {
+            files.write(tensor, offset, &bytes)?;
+            progress.advance(bytes.len() as u64);
+            Ok(())
+        },
+    )?;
     files.sync()?;
     write_index(&folder, &new_tensors, &layout, spec.weights())?;
     for (name, value) in

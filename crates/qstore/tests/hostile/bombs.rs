@@ -278,6 +278,77 @@ fn residual(name: &str, shape: &[u64], grid: [u64; 2]) -> Value {
     array(&format!("tensor:{name}.weight"), "BF16", shape, grid, encoding)
 }
 
+/// Grids that are larger than any that fits, and chunks of more codes than they have bytes.
+#[test]
+fn grids_and_codes_without_measure() {
+    let _alone = alone();
+    let mut report = Report::default();
+    let to = |name: &str| json!({"variant": "int8", "array": format!("tensor:grid.{name}")});
+    let given = |bits: u8| {
+        let grid = json!({
+            "scheme": "gptq", "bits": bits, "scale": to("scales"), "zeros": to("qzeros"), "zero_offset": 1, "groups": to("g_idx"),
+        });
+        json!({"codes": to("qweight"), "grid": grid})
+    };
+    let (cols, rows) = (256, 64);
+    for large in ["scales", "qzeros", "g_idx"] {
+        let result = forged_within(64 << 20, |f| {
+            let huge = 1 << 22;
+            let mut part = |name: &str, dtype: &str, shape: &[u64]| {
+                let mut shape = shape.to_vec();
+                if name == large {
+                    shape[0] *= huge;
+                }
+                let width = if dtype == "F16" { 2 } else { 4 };
+                let bytes = shape.iter().product::<u64>() * width;
+                let key = format!("tensor:grid.{name}");
+                let (entry, chunks) = zeros(&key, dtype, &shape, bytes, [1 << 12, 1 << 10], width);
+                add(f, "int8", entry, chunks);
+            };
+            part("qweight", "I32", &[cols / 8, rows]);
+            part("scales", "F16", &[1, rows]);
+            part("qzeros", "I32", &[1, rows / 8]);
+            part("g_idx", "I32", &[cols]);
+            let encoding = json!({"kind": "step-residual", "given": given(4), "steps": 1});
+            let entry = array("tensor:grid.weight", "BF16", &[rows, cols], [cols, rows], encoding);
+            let mut chunks = narrow_chunks();
+            let zero = chunks[0].1.clone();
+            chunks[0].1 = [&[1], &zero[..], &zero].concat();
+            add(f, "bf16", entry, chunks);
+        });
+        report.add(&format!("large {large}"), result);
+    }
+
+    let (words, rows) = (256, 1u64 << 14);
+    let cols = words * 16;
+    let mut histogram = [0; 256];
+    histogram[0] = 1;
+    let coder = CodesCoder::new(vec![SymbolTable::from_histogram(&histogram)], Layout::Narrow).unwrap();
+    let (codes, single) = (vec![0; (rows * cols) as usize], Classifier::single());
+    let chunk = coder.encode(&codes, cols as usize, &single, &mut Scratch::default()).unwrap();
+    drop(codes);
+    let mut head = vec![1];
+    coder.tables()[0].write(&mut head);
+    // The chunk itself, and working memory of a few times its size.
+    let result = forged_within((64 << 20) + 5 * words * 4 * rows, |f| {
+        let mut part = |name: &str, dtype: &str, shape: &[u64], width: u64| {
+            let bytes = shape.iter().product::<u64>() * width;
+            let key = format!("tensor:grid.{name}");
+            let (entry, chunks) = zeros(&key, dtype, shape, bytes, [1 << 12, 1 << 10], width);
+            add(f, "int8", entry, chunks);
+        };
+        part("qweight", "I32", &[words, rows], 4);
+        part("scales", "F16", &[1, rows], 2);
+        part("qzeros", "I32", &[1, rows / 16], 4);
+        part("g_idx", "I32", &[cols], 4);
+        let encoding = json!({"kind": "code-residual", "given": given(2), "own": given(2)["grid"]});
+        let entry = array("tensor:grid.qweight", "I32", &[words, rows], [words, rows], encoding);
+        add(f, "bf16", entry, vec![(ChunkForm::Head, head.clone()), (ChunkForm::Coded, chunk.clone())]);
+    });
+    report.add("64 million codes in a chunk of 16 MiB", result);
+    report.finish(4);
+}
+
 /// A head, and a chunk that is damaged wherever its rows end.
 fn narrow_chunks() -> crate::forge::Chunks {
     let mut histogram = [0; 256];

@@ -8,7 +8,9 @@ use qstore::{Dtype, Options, Silent, VariantSpec, pack};
 use rand::{RngExt as _, SeedableRng as _};
 use tempfile::TempDir;
 
-use crate::common::{self, Tensor, Tensors, llm_int8, model, options, scratch, spec, write_checkpoint};
+use crate::common::{
+    self, Gptq, Tensor, Tensors, gptq, llm_int8, model, options, scratch, spec, write_checkpoint,
+};
 use crate::judge::Originals;
 
 /// A store and what it was made of.
@@ -41,6 +43,44 @@ pub fn other() -> &'static Sample {
 pub fn kept() -> &'static Sample {
     static SAMPLE: OnceLock<Sample> = OnceLock::new();
     SAMPLE.get_or_init(|| make(2, &[(60, 256)], true, u64::MAX))
+}
+
+/// A chain: weights given codes of 8 bits, and codes given codes of 4 bits.
+pub fn chain() -> &'static Sample {
+    static SAMPLE: OnceLock<Sample> = OnceLock::new();
+    SAMPLE.get_or_init(|| {
+        let dir = scratch();
+        let mut high = model(4, Dtype::BF16, &[(64, 512)]);
+        high.remove("model.embed_tokens.weight");
+        let mut rng = rand::rngs::StdRng::seed_from_u64(4);
+        let double = common::weights(&mut rng, Dtype::BF16, 32, 192);
+        high.insert("double_proj.weight".to_owned(), double);
+        high.insert("empty".to_owned(), Tensor::new(Dtype::BF16, &[0, 7], Vec::new()));
+        // In LLM.int8() other codes than the weights', so that these are given those of 8 bits; its own are given codes all the same.
+        let spread = |f: f32| high.iter().map(|(name, t)| (name.clone(), scaled(t, f))).collect::<Tensors>();
+        let mut originals = Originals::default();
+        for (name, tensors) in [
+            ("bf16", high.clone()),
+            ("int8", llm_int8(&spread(1.01))),
+            ("gptq8", gptq(&high, Gptq { act_order: true, ..Gptq::of_bits(8) })),
+            ("gptq4", gptq(&high, Gptq::of_bits(4))),
+        ] {
+            let folder = dir.path().join(name);
+            write_checkpoint(&folder, &tensors);
+            originals.folders.insert(name.to_owned(), common::tree(&folder));
+            originals.tensors.insert(name.to_owned(), tensors);
+        }
+        let store = dir.path().join("store");
+        let specs = ["bf16", "int8", "gptq8", "gptq4"].map(|name| spec(dir.path(), name));
+        pack(&specs, &store, &options(), &Silent).unwrap();
+        Sample { _dir: dir, store, originals: Arc::new(originals) }
+    })
+}
+
+/// A float tensor, times `factor`.
+fn scaled(tensor: &Tensor, factor: f32) -> Tensor {
+    let values: Vec<f32> = tensor.values().into_iter().map(|value| value * factor).collect();
+    Tensor::float(tensor.dtype, &tensor.shape, &values)
 }
 
 fn make(seed: u64, shapes: &[(usize, usize)], verbatim: bool, shard_size: u64) -> Sample {

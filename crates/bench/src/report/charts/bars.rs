@@ -7,6 +7,11 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use super::{FONT, SIZE, digits, tick};
 
+/// The least width of a bar with the space around it, so that the figures above bars do not touch.
+const BAR_PIXELS: u32 = 36;
+/// What is beside the bars.
+const MARGINS: u32 = 252;
+
 /// Bars that stand together.
 pub(super) struct Group<'a> {
     /// What they are about.
@@ -28,7 +33,10 @@ pub(super) struct Bar<'a> {
 pub(super) fn bars(title: &str, unit: &str, groups: &[Group<'_>]) -> Result<String, Box<dyn Error>> {
     let mut svg = String::new();
     {
-        let root = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
+        let most = u32::try_from(groups.iter().map(|group| group.bars.len()).max().unwrap_or(0))?;
+        let bars = most.saturating_mul(u32::try_from(groups.len())?);
+        let size = (SIZE.0.max(bars.saturating_mul(BAR_PIXELS).saturating_add(MARGINS)), SIZE.1);
+        let root = SVGBackend::with_string(&mut svg, size).into_drawing_area();
         root.fill(&WHITE)?;
         let highest = groups.iter().flat_map(|g| &g.bars).map(|bar| bar.value.max(bar.spread.1));
         let top = highest.fold(0.0, f64::max);
@@ -89,7 +97,7 @@ pub(super) fn draw_legend(
     root: &DrawingArea<SVGBackend<'_>, plotters::coord::Shift>,
     entries: &[(&str, RGBColor)],
 ) -> Result<(), Box<dyn Error>> {
-    let left = i32::try_from(SIZE.0)? - 160;
+    let left = i32::try_from(root.dim_in_pixel().0)? - 160;
     let mut top = 60;
     for (series, colour) in entries {
         root.draw(&Rectangle::new([(left, top), (left + 14, top + 14)], colour.filled()))?;

@@ -1,5 +1,6 @@
 //! The figures as charts, in SVG.
 
+mod analysis;
 mod bars;
 mod lines;
 
@@ -7,6 +8,7 @@ use std::fmt::Display;
 
 use plotters::style::RGBColor;
 
+pub use self::analysis::analysis_chart;
 use self::bars::{Bar, Group, bars};
 use self::lines::{Line, lines};
 use super::tables::column;
@@ -24,7 +26,7 @@ pub(crate) struct Chart {
     pub(crate) svg: String,
 }
 
-/// Pixels.
+/// Pixels. Many bars make a chart wider.
 const SIZE: (u32, u32) = (1000, 480);
 
 const FONT: &str = "sans-serif";

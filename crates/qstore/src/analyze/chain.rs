@@ -1,0 +1,139 @@
+//! The variants from few bits to many, and the matrices that they share.
+
+use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use qstore_container::{ArrayKey, VariantName};
+
+use crate::error::{Error, Result};
+use crate::ingest::{Source, scan_folder};
+use crate::plan::{Lower, Pairs};
+use crate::scheme::{FloatKind, GroupGrid, QuantGroup, find_groups};
+
+/// All variants.
+pub(super) struct Chain {
+    /// Few bits first.
+    pub(super) members: Vec<Member>,
+    /// The matrices that are quantised in one of them at least.
+    pub(super) rows: Vec<Row>,
+}
+
+/// A variant.
+pub(super) struct Member {
+    pub(super) name: VariantName,
+    pub(super) source: Arc<Source>,
+    /// What its arrays are given if it is stored alone: nothing.
+    pub(super) alone: Pairs,
+    /// What its arrays may be given of each quantised variant below, by the index of that, none else being there.
+    pub(super) given: Vec<(usize, Pairs)>,
+    /// Scales, zero-points and groups of its quantised matrices.
+    pub(super) grids: HashSet<ArrayKey>,
+    /// Its quantisation scheme.
+    pub(super) scheme: Option<&'static str>,
+}
+
+/// A matrix in every variant that shares it.
+pub(super) struct Row {
+    /// Its name in the lowest of them.
+    pub(super) weight: String,
+    /// Output features and input features.
+    pub(super) shape: [u64; 2],
+    /// Few bits first.
+    pub(super) cells: Vec<Cell>,
+}
+
+/// A matrix in one variant.
+pub(super) struct Cell {
+    /// The variant's index.
+    pub(super) member: usize,
+    /// The index of its codes or weights among the variant's arrays.
+    pub(super) array: usize,
+    /// Its codes, if it is quantised.
+    pub(super) own: Option<QuantGroup>,
+}
+
+impl Row {
+    pub(super) fn weights(&self) -> u64 {
+        self.shape[0].saturating_mul(self.shape[1])
+    }
+}
+
+impl Chain {
+    /// Scans the folders and matches their matrices.
+    ///
+    /// # Errors
+    /// A name given twice, a folder that cannot be read as a checkpoint, variants of different models.
+    pub(super) fn open(variants: &[(VariantName, PathBuf)]) -> Result<Self> {
+        if variants.is_empty() {
+            return Err(Error::usage("no variant to analyse; give at least one NAME=DIR"));
+        }
+        let mut sources = Vec::with_capacity(variants.len());
+        for (name, folder) in variants {
+            if sources.iter().any(|(other, _)| *other == name) {
+                return Err(Error::usage(format!("two variants are named {name}; names must differ")));
+            }
+            sources.push((name, Arc::new(scan_folder(folder)?)));
+        }
+        sources.sort_by_key(|(_, source)| source.tensor_bytes());
+        let mut members: Vec<Member> = Vec::with_capacity(sources.len());
+        for (name, source) in sources {
+            let below = members.iter().enumerate().filter(|(_, lower)| lower.scheme.is_some());
+            let given = below.map(|(index, lower)| {
+                let lower = Lower::Folder { name: lower.name.clone(), source: lower.source.clone() };
+                Ok((index, Pairs::find(&source, &[lower])?))
+            });
+            let given = given.collect::<Result<_>>()?;
+            let groups = find_groups(&source.array_infos());
+            members.push(Member {
+                name: name.clone(),
+                alone: Pairs::find(&source, &[])?,
+                given,
+                scheme: groups.first().map(|group| group.grid.scheme().name()),
+                grids: groups.iter().flat_map(grid_arrays).collect(),
+                source,
+            });
+        }
+        let rows = rows(&members);
+        Ok(Self { members, rows })
+    }
+}
+
+/// The arrays that say what a matrix's codes stand for.
+fn grid_arrays(group: &QuantGroup) -> Vec<ArrayKey> {
+    match &group.grid {
+        GroupGrid::LlmInt8 { scale } => vec![scale.clone()],
+        GroupGrid::Gptq { scale, zeros, groups, .. } => {
+            [scale, zeros].into_iter().chain(groups).cloned().collect()
+        }
+    }
+}
+
+fn rows(members: &[Member]) -> Vec<Row> {
+    let mut rows: Vec<Row> = Vec::new();
+    let mut row_of: HashMap<(usize, &ArrayKey), usize> = HashMap::new();
+    for (index, member) in members.iter().enumerate() {
+        for (array, source) in member.source.arrays.iter().enumerate() {
+            let own = member.alone.own(&source.key);
+            let below = member.given.iter().filter_map(|(lower, pairs)| {
+                let pair = pairs.of(&source.key).first()?;
+                row_of.get(&(*lower, &pair.group.codes)).copied()
+            });
+            let row = match (below.min(), own) {
+                (Some(row), _) if own.is_some() || FloatKind::of(source.dtype).is_some() => row,
+                (None, Some(group)) => {
+                    rows.push(Row { weight: group.weight.clone(), shape: group.shape, cells: Vec::new() });
+                    rows.len() - 1
+                }
+                _ => continue,
+            };
+            // Two matrices of one variant may look like the same one of another.
+            if rows[row].cells.last().is_some_and(|cell| cell.member == index) {
+                continue;
+            }
+            rows[row].cells.push(Cell { member: index, array, own: own.cloned() });
+            row_of.insert((index, &source.key), row);
+        }
+    }
+    rows
+}

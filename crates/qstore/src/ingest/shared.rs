@@ -1,0 +1,56 @@
+//! One array of a source, for readers that outlive a borrow of it.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use qstore_container::ArrayKey;
+
+use super::{Source, SourceArray};
+use crate::decode::CodeBytes;
+use crate::error::{Error, Result};
+
+/// An array with its source.
+#[derive(Debug)]
+pub(crate) struct SharedArray {
+    source: Arc<Source>,
+    array: SourceArray,
+}
+
+impl SharedArray {
+    /// The array of that key.
+    pub(crate) fn find(source: &Arc<Source>, key: &ArrayKey) -> Result<Self> {
+        let array = source.arrays.iter().find(|array| array.key == *key);
+        let array = array.ok_or_else(|| Error::input(source.path(), format!("{key}: there is none")))?;
+        Ok(Self { source: source.clone(), array: array.clone() })
+    }
+}
+
+impl CodeBytes for SharedArray {
+    fn bytes(&self) -> Result<u64> {
+        Ok(self.array.bytes)
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> Result<()> {
+        let within = offset.checked_add(out.len() as u64).is_some_and(|end| end <= self.array.bytes);
+        if !within {
+            return Err(self.wrong("it has fewer bytes than are asked for"));
+        }
+        self.source.read(&self.array, offset, out)
+    }
+
+    fn turned_cols(&self) -> Option<u64> {
+        None
+    }
+
+    fn read_turned(&self, _: u64, _: &mut [u8]) -> Result<()> {
+        Err(self.wrong("it is not stored transposed"))
+    }
+
+    fn path(&self) -> &Path {
+        self.source.path()
+    }
+
+    fn wrong(&self, what: &str) -> Error {
+        Error::input(self.source.path_of(&self.array), format!("{}: {what}", self.array.key))
+    }
+}
