@@ -6,6 +6,8 @@ Written from that document alone, as `second_decoder` is; plain rather than fast
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,8 +16,10 @@ import zstandard
 
 Ints = npt.NDArray[Any]
 
-#: Per dtype: mantissa bits of the (high half's) 16 bits, and the magnitude of infinity.
-FLOATS = {"BF16": (7, 0x7F80), "F16": (10, 0x7C00), "F32": (7, 0x7F80_0000)}
+#: Per kind of floats: mantissa bits of the (high half's) 16 bits, and the magnitude of infinity. `short F16` is F16 without
+#: the three zeros at the end of each mantissa (8.2).
+FLOATS = {"BF16": (7, 0x7F80), "F16": (10, 0x7C00), "short F16": (7, 0xF80), "F32": (7, 0x7F80_0000)}
+LONG = np.dtype([("at", "<u4"), ("value", "<u2")])
 
 
 class DamageError(Exception):
@@ -39,6 +43,21 @@ def exception_of(dtype: str) -> np.dtype[np.void]:
     return np.dtype([("at", "<u4"), ("value", dtype)])
 
 
+def unpacked(rows: Ints, width: int, count: int) -> Ints:
+    """The first `count` values of the bit planes (7.1) that lie along the last axis, as bytes."""
+    bits = np.unpackbits(rows, axis=-1, bitorder="little")[..., : count * width]
+    values = np.zeros((*rows.shape[:-1], count), np.uint32)
+    for bit in range(width):
+        values |= bits[..., bit::width].astype(np.uint32) << np.uint32(bit)
+    return values
+
+
+def packed(values: Ints, width: int) -> Ints:
+    """Inverse of `unpacked`: the planes' bytes, of which the last are whole."""
+    bits = values[..., None] >> np.arange(width, dtype=np.uint32) & 1
+    return np.packbits(bits.astype(np.uint8).reshape(*values.shape[:-1], -1), axis=-1, bitorder="little")
+
+
 class Cursor:
     """Reads the fields of a head or of a chunk one after another."""
 
@@ -58,13 +77,9 @@ class Cursor:
 
     def plane(self, count: int, width: int) -> Ints:
         """A bit plane (7.1)."""
-        packed = np.frombuffer(self.take((count * width + 7) // 8), np.uint8)
-        bits = np.unpackbits(packed, bitorder="little")
-        check(not bits[count * width :].any(), "unused bits of a bit plane are set")
-        values = np.zeros(count, np.uint32)
-        for bit in range(width):
-            values |= bits[bit : count * width : width].astype(np.uint32) << np.uint32(bit)
-        return values
+        data = np.frombuffer(self.take((count * width + 7) // 8), np.uint8)
+        check(not np.unpackbits(data, bitorder="little")[count * width :].any(), "unused bits are set")
+        return unpacked(data, width, count)
 
     def rest(self) -> bytes:
         return self.take(len(self.data) - self.at)
@@ -189,12 +204,16 @@ def decode_classed(
     return symbols, plane, exceptions
 
 
+def classed_symbols(tables: list[Table], chunk: Cursor, elements: int, cols: int, lanes: int) -> Ints:
+    symbols, _, exceptions = decode_classed(tables, chunk, elements, cols, lanes, 0, "u1")
+    return put_exceptions(symbols, exceptions)
+
+
 def decode_codes(head: Cursor, chunk: Cursor, elements: int, cols: int, lanes: int) -> Ints:
     """A chunk of `codes` (8.1)."""
     tables = Table.read_list(head, lanes)
     head.end()
-    symbols, _, exceptions = decode_classed(tables, chunk, elements, cols, lanes, 0, "u1")
-    return put_exceptions(symbols, exceptions)
+    return classed_symbols(tables, chunk, elements, cols, lanes)
 
 
 def decode_float_split(head: Cursor, chunk: Cursor, elements: int, cols: int, lanes: int) -> Ints:
@@ -209,14 +228,20 @@ def decode_float_split(head: Cursor, chunk: Cursor, elements: int, cols: int, la
     return put_exceptions(bits.astype("<u2"), exceptions)
 
 
+class Bins(NamedTuple):
+    """`lo[k]` and `f[k]` of each row, k from 0 to 127 (9.2, 9.3)."""
+
+    lo: Ints
+    frequency: Ints
+
+
 def decode_residual(
-    head: Cursor, chunk: Cursor, dtype: str, codes: Ints, scales: Ints, rule: str, lanes: int
+    head: Cursor, chunk: Cursor, mantissa_bits: int, codes: Ints, of_row: Bins, lanes: int
 ) -> Ints:
     """The bits of 16-bit floats, or of the high halves of F32, from a chunk of `residual` (8.3)."""
     table = Table.read(head, lanes)
     head.end()
-    mantissa_bits = FLOATS[dtype][0]
-    lo, frequency = bins(dtype, scales, rule)
+    lo, frequency = of_row.lo, of_row.frequency
     is_zero, k = codes == 0, np.minimum(np.abs(codes.astype(np.int16)), 127)
     row_of_zero = np.nonzero(is_zero)[0]
     count, states = chunk.number("<u4"), chunk.array("<u4", lanes)
@@ -237,52 +262,177 @@ def decode_residual(
     return put_exceptions(bits.reshape(-1), exceptions)
 
 
+@dataclass(frozen=True)
+class Grid:
+    """What the codes of a matrix stand for (9.1): bits of a packed code, a group of each column, and of each row and
+    group a scale and a zero-point."""
+
+    bits: int | None
+    groups: Ints
+    scales: Ints
+    zeros: Ints
+
+    @property
+    def is_symmetric(self) -> bool:
+        """Whether bin 127 ends early (9.3)."""
+        return self.bits is None or bool((self.zeros == 1 << (self.bits - 1)).all())
+
+    def codes(self, stored: bytes, cols: int) -> Ints:
+        """The codes of an array, in rows of the quantised matrix (9.1)."""
+        if self.bits is None:
+            return np.frombuffer(stored, np.int8).reshape(-1, cols).astype(np.int64)
+        words = np.frombuffer(stored, "<u4").reshape(cols * self.bits // 32, -1)
+        return unpacked(np.ascontiguousarray(words.T).view(np.uint8), self.bits, cols).astype(np.int64)
+
+    def sorted_columns(self) -> tuple[Ints, int]:
+        """The columns by group, and the stride (8.4)."""
+        sizes = np.unique(self.groups, return_counts=True)[1]
+        stride = math.gcd(*(int(size) for size in sizes))
+        check(stride >= 32 or stride == self.groups.size, "groups of too few columns")
+        return np.argsort(self.groups, kind="stable"), stride
+
+    def of(self, rows: slice) -> tuple[Ints, Ints]:
+        """Scale and zero-point of each element of some rows."""
+        return self.scales[rows][:, self.groups], self.zeros[rows][:, self.groups]
+
+
+@np.errstate(all="ignore")
+def expected_codes(codes: Ints, given: Grid, own: Grid, rows: slice) -> Ints:
+    """What the codes of some rows let expect of those of another quantiser (8.6)."""
+    (scale, zero), (own_scale, own_zero) = given.of(rows), own.of(rows)
+    ratio = scale / own_scale
+    offset = own_zero.astype(np.float32) - zero.astype(np.float32) * ratio
+    value = np.rint(codes.astype(np.float32) * ratio + offset)
+    least, most = (-127, 127) if own.bits is None else (0, (1 << own.bits) - 1)
+    return np.clip(np.where(np.isnan(value), least, value), least, most).astype(np.int64)
+
+
+def decode_code_residual(
+    head: Cursor, chunk: Cursor, codes: Ints, given: Grid, own: Grid, rows: slice, lanes: int
+) -> bytes:
+    """The bytes of a chunk of `code-residual` (8.6), which is given `codes`."""
+    shifts = decode_codes(head, chunk, codes.size, codes.shape[1], lanes).reshape(codes.shape)
+    shifted = expected_codes(codes, given, own, rows) + shifts
+    if own.bits is None:
+        return (shifted & 0xFF).astype(np.uint8).tobytes()
+    return packed((shifted & ((1 << own.bits) - 1)).astype(np.uint32), own.bits).tobytes()
+
+
+def decode_packed(head: Cursor, chunk: Cursor, bits: int, rows: int, words: int, lanes: int) -> bytes:
+    """The bytes of a chunk of `packed` (8.5)."""
+    if bits != 3:
+        return decode_codes(head, chunk, rows * words * 4, words * 4, lanes).tobytes()
+    cols = 16 * words // 3
+    pairs = decode_codes(head, chunk, rows * cols, cols, lanes).reshape(rows, cols, 1)
+    codes = np.concatenate([pairs & 7, pairs >> 3 & 7], axis=2).reshape(rows, 2 * cols)
+    return packed(codes.astype(np.uint32), 3).tobytes()
+
+
+def decode_step_residual(
+    head: Cursor, chunk: Cursor, kind: str, codes: Ints, given: Grid, steps: int, rows: slice, lanes: int
+) -> Ints:
+    """Floats from a chunk of `step-residual` (8.4), which is given `codes`; `kind` is that of the floats."""
+    tables = Table.read_list(head, lanes)
+    part = Cursor(chunk.take(chunk.number("<u4")))
+    shifts = classed_symbols(tables, part, codes.size, codes.shape[1], lanes).reshape(codes.shape)
+    part.end()
+    _, zero = given.of(rows)
+    multiples = ((codes - zero) * steps + shifts & 0xFF).astype(np.uint8).view(np.int8)
+    order, stride = given.sorted_columns()
+    scales = given.scales[rows][:, given.groups[order][::stride]].reshape(-1)
+    of_row = step_bins(kind, scales, steps, given.is_symmetric)
+
+    def decode(part: Cursor) -> Ints:
+        in_order = multiples[:, order].reshape(-1, stride)
+        halves = decode_residual(head, part, FLOATS[kind][0], in_order, of_row, lanes).reshape(codes.shape)
+        back = np.empty_like(halves)
+        back[:, order] = halves
+        return back.reshape(-1)
+
+    return decode_floats(chunk, kind, decode)
+
+
 def decode_zstd(chunk: Cursor, elements: int, width: int) -> bytes:
-    """A chunk of `zstd` (8.4)."""
+    """A chunk of `zstd` (8.7)."""
     planes = unzstd(chunk.rest(), elements * width)
     check(len(planes) == elements * width, "a Zstandard frame holds less than it should")
     return np.frombuffer(planes, np.uint8).reshape(width, elements).T.tobytes()
 
 
-def low_halves(chunk: Cursor, halves: Ints) -> Ints:
-    """F32 from their high halves and what follows those in a chunk (8.2)."""
-    width = chunk.number("u1")
-    check(width <= 16, "low halves are wider than 16 bits")
-    return halves.astype("<u4") << 16 | chunk.plane(halves.size, width) << (16 - width)
+def decode_floats(chunk: Cursor, kind: str, decode: Callable[[Cursor], Ints]) -> Ints:
+    """Floats of any kind, where `decode` does 16-bit ones (8.2)."""
+    if kind == "F32":
+        halves = decode(Cursor(chunk.take(chunk.number("<u4"))))
+        width = chunk.number("u1")
+        check(width <= 16, "low halves are wider than 16 bits")
+        return halves.astype("<u4") << 16 | chunk.plane(halves.size, width) << (16 - width)
+    if kind == "short F16":
+        long = chunk.array(LONG, chunk.number("<u4"))
+        halves = decode(Cursor(chunk.rest())).astype(np.uint32)
+        return put_exceptions((halves & 0x8000 | halves << 3 & 0x7FFF).astype("<u2"), long)
+    return decode(Cursor(chunk.rest()))
+
+
+def values(kind: str, magnitudes: Ints) -> Ints:
+    """The values of magnitudes (9.2)."""
+    if kind in ("F16", "short F16"):
+        shifted = magnitudes << 3 if kind == "short F16" else magnitudes
+        return shifted.astype(np.uint16).view(np.float16).astype(np.float32)
+    bits = magnitudes << 16 if kind == "BF16" else magnitudes
+    return bits.astype(np.uint32).view(np.float32)
 
 
 @np.errstate(all="ignore")
-def bins(dtype: str, scales: Ints, rule: str) -> tuple[Ints, Ints]:
-    """`lo[k]` and `f[k]` of each row, k from 0 to 127 (9)."""
-    one, top, infinity = np.float32(1), np.float32(127), FLOATS[dtype][1]
+def int8_bins(kind: str, scales: Ints, rule: str) -> Bins:
+    """The bins of LLM.int8() for rows of some scales (9.2)."""
+    one, top = np.float32(1), np.float32(127)
     toward = {"reciprocal-up-times127": np.inf, "reciprocal-down-times127": -np.inf}.get(rule)
     check(toward or rule in ("reciprocal-times127", "quotient127"), f"unknown rounding {rule!r}")
     reciprocal = one / scales if toward is None else np.nextafter(one / scales, np.float32(toward))
     factor = (top / scales if rule == "quotient127" else reciprocal * top)[:, None]
 
-    def half_of(magnitude: Ints) -> Ints:
-        if dtype == "F16":
-            return magnitude.astype(np.uint16).view(np.float16).astype(np.float32)
-        bits = magnitude << 16 if dtype == "BF16" else magnitude
-        return bits.astype(np.uint32).view(np.float32).astype(np.float16).astype(np.float32)
+    def reached(magnitudes: Ints) -> Ints:
+        half = values(kind, magnitudes).astype(np.float16).astype(np.float32)
+        return np.concatenate([code_reached(half[:, :127], factor), half[:, 127:] > scales[:, None]], axis=1)
 
-    thresholds = np.arange(1, 128, dtype=np.float32)
-    low = np.zeros((scales.size, 128), np.int64)  # column k - 1 becomes first[k]
-    high = np.full_like(low, infinity + 1)
+    return bins(kind, scales.size, reached)
+
+
+@np.errstate(all="ignore")
+def step_bins(kind: str, scales: Ints, steps: int, is_symmetric: bool) -> Bins:
+    """The bins of steps for rows of some scales (9.3)."""
+    factor, last = (np.float32(steps) / scales)[:, None], np.float32(128 if is_symmetric else 175)
+
+    def reached(magnitudes: Ints) -> Ints:
+        value = values(kind, magnitudes)
+        beyond = np.rint(value[:, 127:] * factor) > last
+        return np.concatenate([code_reached(value[:, :127], factor), beyond], axis=1)
+
+    return bins(kind, scales.size, reached)
+
+
+def code_reached(weights: Ints, factor: Ints) -> Ints:
+    """Whether the weight in column k - 1 has a code of k or more."""
+    return np.rint(weights * factor) >= np.arange(1, 128, dtype=np.float32)
+
+
+@np.errstate(all="ignore")
+def bins(kind: str, rows: int, reached: Callable[[Ints], Ints]) -> Bins:
+    """Bins from their edges, which are the least magnitudes of which `reached` holds (9.2)."""
+    low = np.zeros((rows, 128), np.int64)  # column k - 1 becomes first[k]
+    high = np.full_like(low, FLOATS[kind][1] + 1)
     while (low < high).any():
         middle = (low + high) // 2
-        half = half_of(middle)
-        reached = np.rint(half[:, :127] * factor) >= thresholds
-        reached = np.concatenate([reached, half[:, 127:] > scales[:, None]], axis=1)
-        low = np.where(reached | (low == high), low, middle + 1)
-        high = np.where(reached, middle, high)
+        yes = reached(middle)
+        low = np.where(yes | (low == high), low, middle + 1)
+        high = np.where(yes, middle, high)
     first = low
     first[:, 127] = np.maximum(first[:, 127], first[:, 126])
 
-    half_shift = 16 if dtype == "F32" else 0
+    half_shift = 16 if kind == "F32" else 0
     lo = first[:, :127] >> half_shift
     last = np.maximum(lo, (first[:, 1:] - 1) >> half_shift)
     size = np.minimum(last - lo + 1, 1 << 15)
-    zero, whole = np.zeros((scales.size, 1), np.int64), np.ones((scales.size, 1), np.int64)
+    zero, whole = np.zeros((rows, 1), np.int64), np.ones((rows, 1), np.int64)
     lo, size = np.concatenate([zero, lo], axis=1), np.concatenate([whole, size], axis=1)
-    return lo, np.minimum(65535, 65536 // size).astype(np.uint32)
+    return Bins(lo, np.minimum(65535, 65536 // size).astype(np.uint32))

@@ -12,9 +12,9 @@ import json
 import math
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +25,19 @@ from chunk_decoder import (
     FLOATS,
     Cursor,
     DamageError,
+    Grid,
     Ints,
     check,
+    decode_code_residual,
     decode_codes,
     decode_float_split,
+    decode_floats,
+    decode_packed,
     decode_residual,
+    decode_step_residual,
     decode_zstd,
-    low_halves,
+    int8_bins,
+    unpacked,
     unzstd,
 )
 
@@ -39,10 +45,23 @@ Json = dict[str, Any]
 
 MIB = 1 << 20
 FORM_HEAD, FORM_CODED, FORM_RAW = 0, 1, 2
-KINDS_WITH_HEAD = ("residual", "float-split", "codes")
+FLOAT_RESIDUALS = ("residual", "step-residual")
+RESIDUALS = (*FLOAT_RESIDUALS, "code-residual")
+KINDS_WITH_HEAD = (*RESIDUALS, "float-split", "codes", "packed")
 KINDS_ELSEWHERE = ("reference", "slice")
 KINDS_OF_BUNDLES = ("float-split", "codes", "zstd", "raw")
-OPTIONAL = {"residual": "transposed"}
+KINDS_OF_SHORT_FLOATS = (*FLOAT_RESIDUALS, "float-split")
+#: The fields of each kind of encoding beside `kind`, and those that may be there (4).
+FIELDS = {
+    "reference": ("to", ""),
+    "slice": ("of offset", ""),
+    "verbatim": ("file offset", ""),
+    "residual": ("codes scale scheme rounding", "transposed"),
+    "step-residual": ("given steps", "transposed"),
+    "code-residual": ("given own", ""),
+    "packed": ("bits", ""),
+}
+WIDTHS = (2, 3, 4, 8)
 RECORD = np.dtype([("length", "<u4"), ("form", "u1"), ("zero", "u1", 3), ("hash", "<u8")])
 
 
@@ -97,8 +116,62 @@ class Array:
 
     @property
     def transposed(self) -> bool:
-        """Whether what is coded is the transposed matrix (8.3)."""
-        return self.plan["encoding"].get("transposed", False) is True
+        """Whether what is coded is the transposed matrix (6)."""
+        encoding = self.plan["encoding"]
+        always = self.kind == "packed" or (
+            self.kind == "code-residual" and encoding["own"]["scheme"] == "gptq"
+        )
+        return always or encoding.get("transposed", False) is True
+
+    @property
+    def coded_shape(self) -> list[int]:
+        """The shape of the matrix that is coded (6)."""
+        shape = list(self.plan["shape"])
+        check(len(shape) == 2, f"{self.plan['key']} is no matrix")
+        return shape[::-1] if self.transposed else shape
+
+    @property
+    def floats(self) -> str:
+        """The kind of floats that it has (8.2)."""
+        return "short F16" if "mantissa" in self.plan else str(self.plan["dtype"])
+
+    def check(self) -> None:
+        """Whether the plan says of it what it may (4, 6, 11)."""
+        plan, encoding, kind = self.plan, self.plan["encoding"], self.kind
+        if kind == "slice":
+            has_fields(plan, "key dtype shape encoding")
+        else:
+            has_fields(plan, "key dtype shape hash grid encoding", "mantissa")
+            has_fields(plan["grid"], "cols rows_per_chunk", "lanes")
+        has_fields(encoding, "kind " + FIELDS.get(kind, ("", ""))[0], FIELDS.get(kind, ("", ""))[1])
+        is_short = (plan["dtype"], plan.get("mantissa")) == ("F16", 7) and kind in KINDS_OF_SHORT_FLOATS
+        check(is_short or "mantissa" not in plan, f"{plan['key']} is no short F16")
+        if kind not in (*RESIDUALS, "packed"):
+            return
+        rows, cols = self.coded_shape
+        check(plan["grid"]["cols"] == cols, f"{plan['key']} is in rows of another length")
+        check(rows <= 1 << 22 and min(rows, plan["grid"]["rows_per_chunk"]) <= 1 << 14, "too many rows")
+        check(not self.transposed or self.size <= 256 * MIB, "a transposed matrix that is too large")
+        if kind in FLOAT_RESIDUALS:
+            check(plan["dtype"] in FLOATS, f"{plan['key']} has no floats")
+        if kind == "step-residual":
+            check(encoding["steps"] in (1, 2, 4, 8, 16), "a number of steps")
+        if kind == "packed":
+            check(encoding["bits"] in WIDTHS and cols * 32 % encoding["bits"] == 0, "codes of broken words")
+        if self.transposed and kind in ("packed", "code-residual"):
+            bits = encoding["bits"] if kind == "packed" else encoding["own"]["bits"]
+            check(
+                min(rows, plan["grid"]["rows_per_chunk"]) * cols * 32 <= bits << 24,
+                "chunks of too many codes",
+            )
+        if kind in ("packed", "code-residual"):
+            check(plan["dtype"] == ("I32" if self.transposed else "I8"), f"{plan['key']} has no codes")
+
+    @property
+    def lanes(self) -> int:
+        lanes = self.plan["grid"].get("lanes", 64)
+        check(lanes in (64, 128), "a coder has 64 or 128 lanes")
+        return int(lanes)
 
     @property
     def size(self) -> int:
@@ -158,7 +231,7 @@ class Shard:
 
             plan = pinned("plan")
             self.records = np.frombuffer(pinned("chunks"), RECORD)
-        self.plan = parse(unzstd(plan, min(512 * MIB, MIB + 200 * len(plan))))
+        self.plan = parse(unzstd(plan, min(512 * MIB, MIB + 50 * len(plan))))
         has_fields(self.plan, "variant given arrays", "files empty_folders")
         check(not self.records["zero"].any(), f"{path}: a record's zeros are not")
 
@@ -183,6 +256,26 @@ def check_bundles(arrays: list[Array]) -> None:
         current[dtype], filled[of] = of, filled.get(of, 0) + array.size
     sizes = {key: bundle.size for key, bundle in bundles.items()}
     check(filled == sizes, "a bundle has bytes of no tensor, or a slice ends outside of it")
+
+
+#: Decodes a chunk of some rows of an array, from its head and the chunk.
+Decode = Callable[[Cursor, Cursor, slice], bytes]
+
+
+@dataclass(frozen=True)
+class Part:
+    """An array that a residual needs."""
+
+    dtype: str
+    shape: list[int]
+    data: bytes
+
+    def floats(self) -> Ints:
+        """Its values as F32 (9.1)."""
+        if self.dtype == "BF16":
+            return (np.frombuffer(self.data, "<u2").astype(np.uint32) << 16).view(np.float32)
+        check(self.dtype in ("F16", "F32"), f"scales of {self.dtype}")
+        return np.frombuffer(self.data, "<f2" if self.dtype == "F16" else "<f4").astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -211,12 +304,18 @@ class Store:
         check(len(manifest["variants"]) <= 256, "too many variants")
         for variant in manifest["variants"]:
             fields = "name scheme dtype given content tensors tensor_bytes files raw_bytes layer"
-            has_fields(variant, fields, "verbatim")
+            has_fields(variant, fields, "verbatim given_only")
             name = variant["name"]
             check(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name), f"not a name: {name!r}")
             check(name not in self.variants and name != "qstore.json", f"a second {name!r}")
+            only = variant.get("given_only", list(self.variants))
+            check(len(only) <= 256, f"{name} may be given too many")
+            reach = set(only)
+            for lower, entry in reversed(self.variants.items()):
+                reach |= {given["variant"] for given in entry["given"]} if lower in reach else set()
             for given in variant["given"]:
                 has_fields(given, "variant content")
+                check(given["variant"] in reach, f"{name} is given more than it may be")
                 lower = self.variants.get(given["variant"], {}).get("content")
                 check(lower == given["content"], f"{name} was coded against another {given['variant']}")
             self.variants[name] = variant
@@ -244,11 +343,6 @@ class Store:
             check(plan["variant"] == name, f"{shard.path} is of another variant")
             check(all(given in variant["given"] for given in plan["given"]), f"{shard.path}: given")
             for array_plan in plan["arrays"]:
-                if array_plan["encoding"]["kind"] == "slice":
-                    has_fields(array_plan, "key dtype shape encoding")
-                else:
-                    has_fields(array_plan, "key dtype shape hash grid encoding")
-                    has_fields(array_plan["grid"], "cols rows_per_chunk", "lanes")
                 key, encoding = array_plan["key"], array_plan["encoding"]
                 check(key not in layer.arrays, f"a second {key}")
                 kind, source = encoding["kind"], shard.path
@@ -256,6 +350,7 @@ class Store:
                 if kind == "verbatim":
                     source, begin = self._file(f"{name}/{relative(encoding['file'])}"), encoding["offset"]
                 array = Array(array_plan, records, source, begin)
+                array.check()
                 count = len(array.chunk_sizes) + (kind in KINDS_WITH_HEAD)
                 own, records = records[:count], records[count:]
                 check(own.size == count, f"{shard.path}: the list of chunks is too short")
@@ -290,13 +385,6 @@ class Store:
         """The bytes of an array (8), once their hash was checked (4)."""
         array = self.layer(variant).arrays[key]
         encoding = array.plan["encoding"]
-        fields = {
-            "reference": "to",
-            "slice": "of offset",
-            "verbatim": "file offset",
-            "residual": "codes scale scheme rounding",
-        }
-        has_fields(encoding, "kind " + fields.get(encoding["kind"], ""), OPTIONAL.get(encoding["kind"], ""))
         if encoding["kind"] == "reference":
             name, to = self._find(variant, encoding["to"])
             target = self.layer(name).arrays[to].plan["encoding"]["kind"]
@@ -315,35 +403,120 @@ class Store:
         check(own_hash, f"{key} of {variant} is damaged")
         return data
 
-    def _given(self, variant: str, array: Array) -> tuple[Ints, Ints]:
-        """Codes and scales that a residual is given (8.3)."""
-        encoding, shape = array.plan["encoding"], array.plan["shape"]
-        if array.transposed:
-            shape = shape[::-1]
-        check(
-            encoding["scheme"] == "llm.int8" and len(shape) == 2, "a residual of an unknown scheme or shape"
+    def _source(self, name: str, key: str) -> Array:
+        """The array that has the bytes of another one, if that is a reference (4)."""
+        array = self.layer(name).arrays[key]
+        if array.kind != "reference":
+            return array
+        name, key = self._find(name, array.plan["encoding"]["to"])
+        return self.layer(name).arrays[key]
+
+    def _part(self, variant: str, ref: Json, is_codes: bool = False, may_be_own: bool = False) -> Part:
+        """An array that a residual needs, if it may be one (4)."""
+        name, key = self._find(variant, ref)
+        check(may_be_own or name != variant, f"{key} is of {variant} itself")
+        plan, source = self.layer(name).arrays[key].plan, self._source(name, key)
+        check(source.kind not in (FLOAT_RESIDUALS if is_codes else RESIDUALS), f"{key} is itself a residual")
+        return Part(plan["dtype"], plan["shape"], self.array(name, key))
+
+    def _grid(self, variant: str, quant: Json, shape: list[int], may_be_own: bool = False) -> Grid:
+        """What the codes of a matrix of this shape stand for (9.1)."""
+        rows, cols = shape
+        if quant["scheme"] == "llm.int8":
+            has_fields(quant, "scheme scale")
+            scale = self._part(variant, quant["scale"], may_be_own=may_be_own)
+            check((scale.dtype, scale.shape) == ("F32", [rows]), "scales that do not fit")
+            of_row = scale.floats() / np.float32(127)
+            return Grid(None, np.zeros(cols, np.int64), of_row[:, None], np.zeros((rows, 1), np.int64))
+        has_fields(quant, "scheme bits scale zeros zero_offset", "groups")
+        bits, offset = quant["bits"], quant["zero_offset"]
+        check(quant["scheme"] == "gptq" and bits in WIDTHS and offset in (0, 1), "no grid of GPTQ")
+        scale, zeros = (
+            self._part(variant, quant[part], may_be_own=may_be_own) for part in ("scale", "zeros")
         )
-        found = []
-        for part, dtype, part_shape in ("codes", "I8", shape), ("scale", "F32", shape[:1]):
-            name, key = self._find(variant, encoding[part])
-            plan = self.layer(name).arrays[key].plan
-            check(
-                name != variant and (plan["dtype"], plan["shape"]) == (dtype, part_shape), f"{key} as {part}"
-            )
-            found.append(self.array(name, key))
-        return np.frombuffer(found[0], np.int8).reshape(shape), np.frombuffer(found[1], "<f4")
+        check(len(scale.shape) == 2 and scale.shape[1] == rows, "scales that do not fit")
+        count = scale.shape[0]
+        check(1 <= count <= cols, "a number of groups that does not fit")
+        words = -(-rows * bits // 32)
+        check((zeros.dtype, zeros.shape) == ("I32", [count, words]), "zero-points that do not fit")
+        if "groups" in quant:
+            listed = self._part(variant, quant["groups"], may_be_own=may_be_own)
+            check((listed.dtype, listed.shape) == ("I32", [cols]), "groups that do not fit")
+            groups = np.frombuffer(listed.data, "<i4").astype(np.int64)
+            check(((groups >= 0) & (groups < count)).all(), "a group that there is not")
+        else:
+            groups = np.arange(cols) // -(-cols // count)
+        stored = unpacked(np.frombuffer(zeros.data, np.uint8).reshape(count, -1), bits, rows)
+        points = stored.astype(np.int64) + offset & ((1 << bits) - 1)
+        return Grid(bits, groups, scale.floats().reshape(count, rows).T, points.T)
+
+    def _quantised(self, variant: str, array: Array, shape: list[int]) -> tuple[Ints, Grid]:
+        """The codes of a lower variant's matrix of this shape, and what they stand for (8.4, 8.6)."""
+        given = array.plan["encoding"]["given"]
+        has_fields(given, "codes grid")
+        grid = self._grid(variant, given["grid"], shape)
+        codes, (rows, cols) = self._part(variant, given["codes"], is_codes=True), shape
+        if array.kind == "code-residual":
+            source = self._source(*self._find(variant, given["codes"]))
+            given_codes = source.kind == array.kind
+            both = [
+                (each.coded_shape[0], min(each.coded_shape[0], each.plan["grid"]["rows_per_chunk"]))
+                for each in (array, source)
+                if given_codes
+            ]
+            check(not both or both[0] == both[1], "chunks of codes that do not meet")
+        words = cols * (grid.bits or 8) // 32
+        expected = ("I8", shape) if grid.bits is None else ("I32", [words, rows])
+        whole = grid.bits is None or words * 32 == cols * grid.bits
+        check(whole and (codes.dtype, codes.shape) == expected, "codes that do not fit")
+        return grid.codes(codes.data, cols), grid
+
+    def _residual(self, variant: str, array: Array) -> Decode:
+        """Decodes chunks of a residual: of its rows, from the head and the chunk (8.3, 8.4, 8.6)."""
+        encoding, shape = array.plan["encoding"], array.coded_shape
+        lanes = array.lanes
+        if array.kind == "residual":
+            check(encoding["scheme"] == "llm.int8", "a residual of an unknown scheme")
+            part = self._part(variant, encoding["codes"], is_codes=True)
+            scale = self._part(variant, encoding["scale"])
+            check((part.dtype, part.shape) == ("I8", shape), "codes that do not fit")
+            check((scale.dtype, scale.shape) == ("F32", shape[:1]), "scales that do not fit")
+            codes, scales = np.frombuffer(part.data, np.int8).reshape(shape), scale.floats()
+
+            def of_bins(head: Cursor, chunk: Cursor, rows: slice) -> bytes:
+                bins = int8_bins(array.floats, scales[rows], encoding["rounding"])
+                mantissa_bits = FLOATS[array.floats][0]
+                return decode_floats(
+                    chunk,
+                    array.floats,
+                    lambda part: decode_residual(head, part, mantissa_bits, codes[rows], bins, lanes),
+                ).tobytes()
+
+            return of_bins
+        if array.kind == "step-residual":
+            codes, grid = self._quantised(variant, array, shape)
+            steps = encoding["steps"]
+            return lambda head, chunk, rows: decode_step_residual(
+                head, chunk, array.floats, codes[rows], grid, steps, rows, lanes
+            ).tobytes()
+        if array.transposed:
+            bits = encoding["own"]["bits"]
+            check(bits in WIDTHS and shape[1] * 32 % bits == 0, "codes of broken words")
+            shape = [shape[0], shape[1] * 32 // bits]
+        codes, grid = self._quantised(variant, array, shape)
+        own = self._grid(variant, encoding["own"], shape, may_be_own=True)
+        return lambda head, chunk, rows: decode_code_residual(
+            head, chunk, codes[rows], grid, own, rows, lanes
+        )
 
     def _chunks(self, variant: str, array: Array) -> Iterator[bytes]:
         """The decoded chunks of an array that is no reference (5, 6, 8)."""
-        dtype, kind = array.plan["dtype"], array.plan["encoding"]["kind"]
-        cols, step = array.plan["grid"]["cols"], array.plan["grid"]["rows_per_chunk"]
-        lanes = array.plan["grid"].get("lanes", 64)
-        check(lanes in (64, 128), "a coder has 64 or 128 lanes")
-        stored, head = array.stored(), b""
+        kind, cols, step = array.kind, array.plan["grid"]["cols"], array.plan["grid"]["rows_per_chunk"]
+        lanes, stored, head = array.lanes, array.stored(), b""
         if kind in KINDS_WITH_HEAD:
             form, head = next(stored)
             check(form == FORM_HEAD, "a head is missing")
-        codes, scales = self._given(variant, array) if kind == "residual" else (None, None)
+        residual = self._residual(variant, array) if kind in RESIDUALS else None
         for number, (size, (form, data)) in enumerate(zip(array.chunk_sizes, stored, strict=True)):
             check(size <= 16 * MIB, "a chunk is too large")
             if form == FORM_RAW:
@@ -352,22 +525,20 @@ class Store:
                 continue
             check(form == FORM_CODED and len(data) < size, "a coded chunk is not shorter than a raw one")
             chunk, elements = Cursor(data), size // array.width
-            if kind == "zstd":
+            if residual is not None:
+                yield residual(Cursor(head), chunk, slice(number * step, number * step + elements // cols))
+            elif kind == "zstd":
                 yield decode_zstd(chunk, elements, array.width)
+            elif kind == "packed":
+                bits = array.plan["encoding"]["bits"]
+                yield decode_packed(Cursor(head), chunk, bits, elements // cols, cols, lanes)
             elif kind == "codes" and array.width == 1:
                 yield decode_codes(Cursor(head), chunk, elements, cols, lanes).tobytes()
-            elif kind in KINDS_WITH_HEAD and dtype in FLOATS:
-                part = Cursor(chunk.take(chunk.number("<u4")) if dtype == "F32" else chunk.rest())
-                if codes is not None and scales is not None:
-                    rows, rule = slice(number * step, (number + 1) * step), array.plan["encoding"]["rounding"]
-                    halves = decode_residual(
-                        Cursor(head), part, dtype, codes[rows], scales[rows], rule, lanes
-                    )
-                else:
-                    halves = decode_float_split(Cursor(head), part, elements, cols, lanes)
-                yield (low_halves(chunk, halves) if dtype == "F32" else halves).tobytes()
+            elif kind == "float-split" and array.plan["dtype"] in FLOATS:
+                split = partial(decode_float_split, Cursor(head), elements=elements, cols=cols, lanes=lanes)
+                yield decode_floats(chunk, array.floats, split).tobytes()
             else:
-                raise DamageError(f"a coded chunk of {kind} {dtype}")
+                raise DamageError(f"a coded chunk of {kind} {array.plan['dtype']}")
             check(chunk.at == len(data), "a chunk is too long")
 
     def files(self, variant: str) -> Iterator[tuple[str, bytes]]:

@@ -43,6 +43,16 @@ RULES: dict[str, Callable[[Floats], Floats]] = {
 }
 
 
+#: A chain's variants with bits of their codes, columns of a group, whether groups are in any order, whether zero-points
+#: lie off the middle, the dtype of scales, and what stored zero-points lack.
+CHAIN: dict[str, tuple[int, int, bool, bool, npt.DTypeLike, int]] = {
+    "gptq8": (8, 128, False, False, np.float32, 0),
+    "gptq4": (4, 64, True, True, np.float16, 1),
+    "gptq3": (3, 96, False, False, ml_dtypes.bfloat16, 1),
+    "gptq2": (2, 32, True, False, np.float16, 1),
+}
+
+
 def next_to(value: Floats, toward: float) -> Floats:
     return np.nextafter(value, np.float32(toward))
 
@@ -148,6 +158,95 @@ def write_pair(root: Path, dtype: npt.DTypeLike) -> dict[str, Path]:
     return folders
 
 
+def bits_in_words(codes: Floats, bits: int) -> Floats:
+    """Rows of codes as rows of words, low bits first, as GPTQ's format packs them."""
+    stream = (codes.astype(np.uint32)[..., None] >> np.arange(bits, dtype=np.uint32) & 1).astype(np.uint8)
+    return np.packbits(stream.reshape(codes.shape[0], -1), axis=1, bitorder="little").view("<i4")
+
+
+@np.errstate(all="ignore")
+def gptq(weights: Floats, variant: str, rng: np.random.Generator) -> dict[str, Floats]:
+    """The tensors of a matrix, most of its codes rounded to nearest, and some moved as error feedback does."""
+    bits, size, any_order, asymmetric, dtype, lacks = CHAIN[variant]
+    rows, cols = weights.shape
+    groups = np.arange(cols) // size
+    if any_order:
+        rng.shuffle(groups)
+    most = (1 << bits) - 1
+    zeros = np.full((groups.max() + 1, rows), (most + 1) // 2)
+    if asymmetric:
+        zeros = zeros - rng.integers(0, most // 3 + 1, zeros.shape)
+    values = np.nan_to_num(weights.astype(np.float32), posinf=1, neginf=-1)
+    largest = np.array([np.abs(values[:, groups == group]).max(axis=1) for group in range(len(zeros))])
+    scales = (largest / np.minimum(zeros, most - zeros)).astype(dtype)
+    codes = values / scales.astype(np.float32)[groups].T + zeros[groups].T
+    codes = np.nan_to_num(codes + rng.choice([0, 0, 0, 0, 1, -1], codes.shape))
+    packed = bits_in_words(np.clip(np.rint(codes), 0, most), bits)
+    tensors = {
+        "qweight": np.ascontiguousarray(packed.T),
+        "qzeros": bits_in_words(zeros - lacks & most, bits),
+        "scales": scales,
+    }
+    return tensors if variant == "gptq3" else tensors | {"g_idx": groups.astype(np.int32)}
+
+
+def write_chain(
+    root: Path, dtype: npt.DTypeLike, original: npt.DTypeLike, large: bool = False
+) -> dict[str, Path]:
+    """The folders of weights in `dtype` that were once `original`, and of their quantised twins."""
+    rng = np.random.default_rng(22)
+    high: dict[str, Floats] = {}
+    variants: dict[str, dict[str, Floats]] = {name: {} for name in ("int8", *CHAIN)}
+
+    def add(name: str, rows: int, cols: int, change: Callable[[Floats], object] | None = None) -> None:
+        weights = (rng.standard_normal((rows, cols)) * 0.02).astype(original).astype(dtype)
+        if change:
+            change(weights)
+        # Other codes in LLM.int8() than the weights', for half of the matrices: these are given steps.
+        other = weights.astype(np.float32) * np.float32(1.01)
+        codes, scale = quantize(other.astype(dtype) if name.startswith("moved") else weights)
+        variants["int8"] |= {f"{name}.weight": codes, f"{name}.SCB": scale}
+        for variant in CHAIN:
+            tensors = gptq(weights, variant, rng).items()
+            variants[variant] |= {f"{name}.{part}": tensor for part, tensor in tensors}
+        high[f"{name}.weight"] = weights
+
+    def odd(weights: Floats) -> None:
+        special = np.array([np.nan, -np.nan, np.inf, -np.inf, -0.0, 1e-7, -6e-8, 3e-41, 7.0, -9.0, 1e4])
+        at = rng.choice(weights.size, special.size * 9, replace=False)
+        weights.reshape(-1)[at] = np.tile(special, 9).astype(dtype)
+
+    def zeros(weights: Floats) -> None:
+        weights[::3] = 0
+        weights[:, ::7] *= -0.0
+
+    def of_many_sizes(weights: Floats) -> None:
+        weights *= np.exp2(rng.integers(-20, 9, (len(weights), 1))).astype(dtype)
+
+    # Too long for a bundle even in 2 bits.
+    add("plain", 192, 384)
+    add("moved", 96, 192)
+    add("moved_odd", 64, 384, odd)
+    add("moved_zeros", 64, 192, zeros)
+    add("moved_sizes", 128, 192, of_many_sizes)
+    if large:
+        # Two chunks; and more than a million elements, so 128 lanes.
+        add("moved_long", 1440, 384)
+        add("wide", 1120, 960)
+        add("moved_wide", 1120, 960)
+    # As GPT-2 keeps them: the codes are those of the transposed matrix.
+    for name in "turned", "moved_turned":
+        add(name, 160, 384)
+        high[f"{name}.weight"] = np.ascontiguousarray(high[f"{name}.weight"].T)
+    high["embedding.weight"] = (rng.standard_normal((300, 200)) * 1e-4).astype(original).astype(dtype)
+    folders = {}
+    for name, tensors in (("high", high), *variants.items()):
+        folders[name] = root / name
+        folders[name].mkdir(parents=True)
+        save_file(tensors, folders[name] / "model.safetensors", {"format": "pt"})
+    return folders
+
+
 @pytest.fixture(scope="session")
 def binary() -> Path:
     """The binary under test. Never skipped: a test that passes without its subject says nothing."""
@@ -220,6 +319,52 @@ def test_restores_from_a_verbatim_variant(binary: Path, bf16_pair: dict[str, Pat
     store = pack(binary, bf16_pair, tmp_path / "store", "--verbatim", "int8")
     assert_restores(store, bf16_pair, tmp_path / "restored")
     assert {"verbatim", "residual"} <= kinds(store)
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, "fp16 that was bf16"])
+def test_restores_chains(binary: Path, tmp_path: Path, dtype: str) -> None:
+    short = dtype not in DTYPES
+    high = DTYPES["fp16" if short else dtype]
+    original, large = ml_dtypes.bfloat16 if short else high, dtype == "bf16"
+    folders = write_chain(tmp_path / "folders", high, original, large)
+    store = pack(binary, folders, tmp_path / "store")
+    assert_restores(store, folders, tmp_path / "restored")
+    # Otherwise this test says less than it seems to.
+    assert kinds(store) >= {"packed", "code-residual", "step-residual", "residual"}
+    found = plans(store)
+    steps = [plan for plan in found if plan["encoding"]["kind"] == "step-residual"]
+    assert {plan["encoding"].get("transposed", False) for plan in steps} == {False, True}
+    assert any(plan.get("mantissa") == 7 for plan in steps) == short
+    own = [plan["encoding"]["own"] for plan in found if plan["encoding"]["kind"] == "code-residual"]
+    assert {grid["scheme"] for grid in own} == {"llm.int8", "gptq"}
+
+
+@pytest.mark.parametrize("below", CHAIN)
+def test_restores_floats_given_each(binary: Path, tmp_path: Path, below: str) -> None:
+    """Of one lower variant alone codes are packed, and floats given its steps."""
+    folders = write_chain(tmp_path / "folders", ml_dtypes.bfloat16, ml_dtypes.bfloat16)
+    folders = {name: folders[name] for name in ("high", below)}
+    store = pack(binary, folders, tmp_path / "store")
+    assert_restores(store, folders, tmp_path / "restored")
+    found = [plan["encoding"] for plan in plans(store)]
+    bits = {encoding["bits"] for encoding in found if encoding["kind"] == "packed"}
+    assert bits == {CHAIN[below][0]}
+    assert "step-residual" in kinds(store)
+
+
+def test_restores_chains_above_a_verbatim_variant(binary: Path, tmp_path: Path) -> None:
+    folders = write_chain(tmp_path / "folders", ml_dtypes.bfloat16, ml_dtypes.bfloat16)
+    store = pack(binary, folders, tmp_path / "store", "--verbatim", "gptq2")
+    assert_restores(store, folders, tmp_path / "restored")
+
+
+def test_restores_variants_that_are_given_few(binary: Path, tmp_path: Path) -> None:
+    folders = write_chain(tmp_path / "folders", ml_dtypes.bfloat16, ml_dtypes.bfloat16)
+    options = ("--given", "high:gptq4", "--independent", "gptq3")
+    store = pack(binary, folders, tmp_path / "store", *options)
+    assert_restores(store, folders, tmp_path / "restored")
+    only = {name: variant.get("given_only") for name, variant in store.variants.items()}
+    assert only == dict.fromkeys(only) | {"high": ["gptq4"], "gptq3": []}
 
 
 def test_restores_from_small_shards(binary: Path, bf16_pair: dict[str, Path], tmp_path: Path) -> None:

@@ -160,17 +160,17 @@ impl StoredArray {
         if self.hash.is_none() != slice || self.grid.is_none() != slice {
             return bad("a hash or grid is missing, or is that of a slice");
         }
-        if self.encoding.is_slice() {
+        let split = matches!(self.encoding, Encoding::FloatSplit) || self.encoding.is_float_residual();
+        if self.mantissa.is_some_and(|bits| bits != 7 || self.dtype != Dtype::F16 || !split) {
+            return bad("mantissas that are shorter than any that are made use of");
+        }
+        if slice {
             return Ok(());
         }
         if self.grid.cols == 0 || self.grid.rows_per_chunk == 0 || self.chunk_bytes() > MAX_CHUNK_BYTES {
             return bad("its chunks are empty or larger than a reader accepts");
         }
         let float = matches!(self.dtype, Dtype::BF16 | Dtype::F16 | Dtype::F32);
-        let split = matches!(self.encoding, Encoding::FloatSplit) || self.encoding.is_float_residual();
-        if self.mantissa.is_some_and(|bits| bits != 7 || self.dtype != Dtype::F16 || !split) {
-            return bad("mantissas that are shorter than any that are made use of");
-        }
         let rows = bytes.div_ceil(self.width()).div_ceil(self.grid.cols).min(self.grid.rows_per_chunk);
         match &self.encoding {
             Encoding::FloatSplit if !float => bad("a float split of elements that are no BF16, F16 or F32"),

@@ -18,8 +18,8 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
-use common::{Tensor, Tensors, llm_int8, model, spec, tree, write_checkpoint, write_pair};
-use qstore::{Dtype, Options, Silent, VariantSpec, pack};
+use common::{Gptq, Tensor, Tensors, gptq, llm_int8, model, spec, tree, write_checkpoint, write_pair};
+use qstore::{Dtype, GivenRule, Options, Silent, VariantSpec, pack};
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use sha2::{Digest as _, Sha256};
@@ -36,10 +36,20 @@ fn main() {
     transposed(root);
     bundles(root);
     wide(root);
+    chain(root);
+    short(root);
 }
 
-/// Packs `bf16` and `int8` of `work` (or whichever is there) into `root/name`, with the SHA-256 of every original file beside the store.
+/// What variants are called.
+const VARIANTS: [&str; 6] = ["bf16", "f16", "int8", "gptq8", "gptq4", "gptq3"];
+
+/// [`keep_as`] with one variant kept as it is, or none.
 fn keep(root: &Path, name: &str, work: &Path, verbatim: &str, shard_size: u64) {
+    keep_as(root, name, work, shard_size, |spec| spec.verbatim = spec.name.as_str() == verbatim);
+}
+
+/// Packs the variants that are in `work` into `root/name`, with the SHA-256 of every original file beside the store; `change` says how each is kept.
+fn keep_as(root: &Path, name: &str, work: &Path, shard_size: u64, change: impl Fn(&mut VariantSpec)) {
     let folder = root.join(name);
     if folder.exists() {
         println!("{name}: there already");
@@ -47,8 +57,10 @@ fn keep(root: &Path, name: &str, work: &Path, verbatim: &str, shard_size: u64) {
     }
     let mut expected = String::new();
     let mut specs = Vec::new();
-    for variant in ["bf16", "int8"].into_iter().filter(|variant| work.join(variant).exists()) {
-        specs.push(VariantSpec { verbatim: variant == verbatim, ..spec(work, variant) });
+    for variant in VARIANTS.into_iter().filter(|variant| work.join(variant).exists()) {
+        let mut spec = spec(work, variant);
+        change(&mut spec);
+        specs.push(spec);
         for (path, bytes) in tree(&work.join(variant)) {
             let Some(bytes) = bytes else { continue };
             let digest: String = Sha256::digest(&bytes).iter().map(|b| format!("{b:02x}")).collect();
@@ -115,10 +127,8 @@ fn transposed(root: &Path) {
     let name = "model.layers.0.mlp.up_proj.weight";
     let mut tensors = model(24, Dtype::BF16, &[(120, 160)]);
     let twin = llm_int8(&tensors);
-    let values = tensors[name].values();
-    let turned: Vec<f32> =
-        (0..160).flat_map(|c| (0..120).map(move |r| r * 160 + c)).map(|at| values[at]).collect();
-    tensors.insert(name.to_owned(), Tensor::float(Dtype::BF16, &[160, 120], &turned));
+    let weights = turned(&tensors[name]);
+    tensors.insert(name.to_owned(), weights);
     write_checkpoint(&work.path().join("bf16"), &tensors);
     write_checkpoint(&work.path().join("int8"), &twin);
     keep(root, "transposed", work.path(), "", u64::MAX);
@@ -173,6 +183,93 @@ fn wide(root: &Path) {
     }
     write_pair(work.path(), &tensors);
     keep(root, "wide", work.path(), "", u64::MAX);
+}
+
+/// A float tensor, times `factor`, in its own type.
+fn scaled(tensor: &Tensor, factor: f32) -> Tensor {
+    let values: Vec<f32> = tensor.values().into_iter().map(|value| value * factor).collect();
+    Tensor::float(tensor.dtype, &tensor.shape, &values)
+}
+
+/// A matrix the other way round.
+fn turned(tensor: &Tensor) -> Tensor {
+    let (rows, cols, values) = (tensor.shape[0], tensor.shape[1], tensor.values());
+    let values: Vec<f32> =
+        (0..cols).flat_map(|c| (0..rows).map(move |r| r * cols + c)).map(|at| values[at]).collect();
+    Tensor::float(tensor.dtype, &[cols, rows], &values)
+}
+
+/// Five variants: floats given codes that follow from them or were moved, codes given codes, and packed codes. Each matrix is unlike the others in
+/// one respect.
+fn chain(root: &Path) {
+    let work = tempfile::tempdir().unwrap();
+    let mut rng = StdRng::seed_from_u64(27);
+    let mut add = |tensors: &mut Tensors, name: &str, dtype, rows, cols| {
+        let weights = common::weights(&mut rng, dtype, rows, cols);
+        tensors.insert(format!("model.layers.{name}_proj.weight"), weights);
+    };
+    let (mut exact, mut moved, mut others) = (Tensors::new(), Tensors::new(), Tensors::new());
+    // The lowest variant's codes are packed alone, as they are too long for a bundle.
+    add(&mut exact, "0.up", Dtype::BF16, 192, 256);
+    // Of these the codes in LLM.int8() are not the weights', so that weights are given steps.
+    add(&mut moved, "0.down", Dtype::BF16, 96, 128);
+    add(&mut moved, "1.up", Dtype::F32, 32, 192);
+    add(&mut moved, "1.down", Dtype::BF16, 64, 160);
+    others.insert("model.norm.weight".to_owned(), common::weights(&mut rng, Dtype::BF16, 1, 100));
+
+    let mut bf16: Tensors = [&exact, &moved, &others].into_iter().flatten().map(owned).collect();
+    // As GPT-2 keeps them.
+    let conv = bf16.get_mut("model.layers.1.down_proj.weight").unwrap();
+    *conv = turned(conv);
+    write_checkpoint(&work.path().join("bf16"), &bf16);
+
+    let mut int8 = llm_int8(&exact);
+    int8.extend(llm_int8(&moved.iter().map(|(name, t)| (name.clone(), scaled(t, 1.01))).collect()));
+    int8.extend(others.clone());
+    write_checkpoint(&work.path().join("int8"), &int8);
+
+    let eight = Gptq { scales: Dtype::F32, zero_offset: 0, ..Gptq::of_bits(8) };
+    let four = Gptq { act_order: true, asymmetric: true, ..Gptq::of_bits(4) };
+    let three = Gptq { group: 32, scales: Dtype::BF16, ..Gptq::of_bits(3) };
+    let quantised: Tensors = [&exact, &moved].into_iter().flatten().map(owned).collect();
+    for (name, how) in [("gptq8", eight), ("gptq4", four), ("gptq3", three)] {
+        let mut tensors = gptq(&quantised, how);
+        tensors.extend(others.clone());
+        // Groups of one size need no list.
+        if name == "gptq3" {
+            tensors.retain(|name, _| !name.ends_with(".g_idx"));
+        }
+        write_checkpoint(&work.path().join(name), &tensors);
+    }
+    keep(root, "chain", work.path(), "", u64::MAX);
+}
+
+fn owned((name, tensor): (&String, &Tensor)) -> (String, Tensor) {
+    (name.clone(), tensor.clone())
+}
+
+/// FP16 that was once BF16, alone, given codes that follow from it, and given moved ones in eight steps and groups in any order; a few of its numbers are too small to
+/// keep their zeros. One variant may be given no others than it is.
+fn short(root: &Path) {
+    let work = tempfile::tempdir().unwrap();
+    let bf16 = model(28, Dtype::BF16, &[(192, 192), (96, 128)]);
+    let f16 = |(name, tensor): (&String, &Tensor)| {
+        let mut values = tensor.values();
+        values.iter_mut().step_by(997).for_each(|value| *value *= 3e-4);
+        (name.clone(), Tensor::float(Dtype::F16, &tensor.shape, &values))
+    };
+    let high: Tensors = bf16.iter().map(f16).collect();
+    write_checkpoint(&work.path().join("f16"), &high);
+    let how = Gptq { group: 32, act_order: true, ..Gptq::of_bits(4) };
+    write_checkpoint(&work.path().join("gptq4"), &gptq(&high, how));
+    // One matrix has codes of 4 bits alone.
+    let exact = high.into_iter().filter(|(name, _)| !name.contains("layers.1.")).collect();
+    write_checkpoint(&work.path().join("int8"), &llm_int8(&exact));
+    keep_as(root, "short", work.path(), u64::MAX, |spec| {
+        if spec.name.as_str() == "int8" {
+            spec.given = GivenRule::Only(vec!["gptq4".parse().unwrap()]);
+        }
+    });
 }
 
 fn every_dtype(root: &Path) {

@@ -7,7 +7,8 @@ use std::fs;
 use std::path::Path;
 
 use common::{
-    Tensor, Tensors, Warnings, assert_same_tree, llm_int8, model, options, spec, write_checkpoint, write_pair,
+    Gptq, Tensor, Tensors, Warnings, assert_same_tree, gptq, llm_int8, model, options, spec,
+    write_checkpoint, write_pair,
 };
 use proptest::prelude::*;
 use qstore::{Dtype, Options, Silent, Store, VariantName, inspect, load, pack, unpack, verify};
@@ -234,6 +235,25 @@ fn other_shapes_under_the_same_names_are_refused() {
         assert!(error.contains(part), "{error}");
     }
     assert!(!target.exists());
+}
+
+/// Codes of other weights say nothing, and being given them costs more than nothing.
+#[test]
+fn codes_of_another_model_are_not_used() {
+    let dir = tempfile::tempdir().unwrap();
+    let shapes = [(256, 512)];
+    let (ours, theirs) = (model(8, Dtype::BF16, &shapes), model(9, Dtype::BF16, &shapes));
+    write_checkpoint(&dir.path().join("bf16"), &ours);
+    write_checkpoint(&dir.path().join("int8"), &llm_int8(&theirs));
+    write_checkpoint(&dir.path().join("gptq4"), &gptq(&model(10, Dtype::BF16, &shapes), Gptq::of_bits(4)));
+    let store = check(dir.path(), &["bf16", "int8", "gptq4"], &options());
+    for (variant, encoding) in
+        inspect(&store, true).unwrap().variants.iter().skip(1).zip(["codes", "float-split"])
+    {
+        let mut tensors = variant.tensors.iter().flatten();
+        let weight = tensors.find(|tensor| tensor.name.ends_with("up_proj.weight")).unwrap();
+        assert_eq!(weight.encoding, encoding, "{}", variant.name);
+    }
 }
 
 #[test]

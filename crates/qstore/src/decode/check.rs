@@ -44,6 +44,9 @@ impl Variant {
                         for given in [codes, scale] {
                             self.check_given(given, damaged)?;
                         }
+                        if self.source_of(scale)?.encoding.is_residual() {
+                            return Err(damaged("the scales that it is given are themselves a residual"));
+                        }
                         let (codes, scale) = (self.stored(codes)?, self.stored(scale)?);
                         let mut shape = array.shape.clone();
                         if *transposed {
@@ -65,6 +68,9 @@ impl Variant {
                         let shape = code_shape(array.dtype, &array.shape, own)
                             .ok_or_else(|| damaged("its codes do not fill whole words"))?;
                         self.check_quantised(given, &shape, damaged)?;
+                        if !chunks_meet(shape[0], array.grid.rows_per_chunk, self.source_of(&given.codes)?) {
+                            return Err(damaged("its chunks are not those of the codes that it is given"));
+                        }
                         for part in own.needs() {
                             // Else a reader of one could need another, and so on.
                             if self.source_of(part)?.encoding.is_residual()
@@ -212,6 +218,18 @@ impl Variant {
         let found = arrays.get(at).is_some_and(|array| array.key.tensor() == Some(name));
         if found { Some((shard, at)) } else { self.place(&ArrayKey::Tensor(name.to_owned())) }
     }
+}
+
+/// Whether each chunk of a matrix of codes of so many rows is given one chunk of `source`, if that is itself given codes. Else each could ask for two,
+/// and each of these for two of the next, and so on.
+pub(crate) fn chunks_meet(rows: u64, rows_per_chunk: u64, source: &StoredArray) -> bool {
+    let source_rows = match source.shape[..] {
+        [rows, _] if !source.encoding.is_transposed() => rows,
+        [_, rows] => rows,
+        _ => 0,
+    };
+    !matches!(source.encoding, Encoding::CodeResidual { .. })
+        || rows == source_rows && rows_per_chunk.min(rows) == source.grid.rows_per_chunk.min(rows)
 }
 
 /// Rows and columns of a matrix of codes; `None` if its elements are not such.

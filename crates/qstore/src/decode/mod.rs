@@ -8,6 +8,7 @@ mod shard;
 mod variant;
 
 pub(crate) use array::ArrayReader;
+pub(crate) use check::chunks_meet;
 pub(crate) use given::{CodeBytes, CodeReader, GivenReader};
 pub(crate) use shard::is_of_kept_variant;
 pub use variant::{TensorInfo, Variant};

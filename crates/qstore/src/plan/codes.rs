@@ -44,6 +44,10 @@ pub(super) fn fit_given(
     (own, own_grid): (&Steps, &QuantGrid),
     given: &GivenGroup,
 ) -> Result<Option<Fit>> {
+    let pair = given.pair;
+    if !pair.lower.chunks_meet(&pair.group.codes, matrix.shape()[0], matrix.grid.rows_per_chunk)? {
+        return Ok(None);
+    }
     let parts = matrix.given_parts(&given.codes()?)?;
     let predictor = Predictor::new(own.clone(), given.steps.clone());
     let mut histograms = Histograms::default();

@@ -60,11 +60,13 @@ impl Fit {
         self.stored * 5 < self.of * 4
     }
 
-    /// Packed codes, or a residual of such: no other encoding sees their bits.
+    /// Of packed codes: no other encoding sees their bits.
     pub(super) fn is_packed(&self) -> bool {
-        let encoding = &self.coding.encoding;
-        encoding.grids().any(|grid| grid.packed_bits().is_some())
-            || matches!(encoding, Encoding::Packed { .. })
+        match &self.coding.encoding {
+            Encoding::Packed { .. } => true,
+            Encoding::CodeResidual { own, .. } => own.packed_bits().is_some(),
+            _ => false,
+        }
     }
 
     /// Fewer bytes than any float split needs for weights.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use qstore_container::{ArrayKey, VariantName};
 
-use crate::decode::{CodeReader, Variant};
+use crate::decode::{CodeReader, Variant, chunks_meet};
 use crate::error::{Error, IoContext as _, Result};
 use crate::file::zeroed;
 use crate::ingest::{SharedArray, Source};
@@ -48,6 +48,14 @@ impl Lower {
             Self::Folder { source, .. } => {
                 Ok(Some(CodeReader::new(SharedArray::find(source, key)?, cols, bits)))
             }
+        }
+    }
+
+    /// Whether readers accept codes of so many rows, cut so, that are given the codes `key`.
+    pub(super) fn chunks_meet(&self, key: &ArrayKey, rows: u64, rows_per_chunk: u64) -> Result<bool> {
+        match self {
+            Self::Stored(variant) => Ok(chunks_meet(rows, rows_per_chunk, variant.array(key)?.stored())),
+            Self::Folder { .. } => Ok(true),
         }
     }
 

@@ -131,6 +131,10 @@ fn arrays_that_lie() {
                 let label = format!("{variant} {key} ({kind}) dtype {dtype}");
                 cases.add(&label, Expect::Any, |f| f.array(variant, &key)["dtype"] = json!(dtype));
             }
+            for mantissa in [json!(7), json!(10), json!(null)] {
+                let label = format!("{variant} {key} ({kind}) mantissa {mantissa}");
+                cases.add(&label, Expect::Notice, |f| f.array(variant, &key)["mantissa"] = mantissa);
+            }
             for other in ["float-split", "codes", "zstd", "raw", "magic"] {
                 let expect = if kind == other || key.contains("empty") || key.contains("nothing") {
                     Expect::Any

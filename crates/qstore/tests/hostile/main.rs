@@ -28,6 +28,7 @@ mod forged_plan;
 mod judge;
 mod links;
 mod stores;
+mod towers;
 
 /// Counts what the tests' process allocates.
 #[global_allocator]
