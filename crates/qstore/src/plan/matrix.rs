@@ -1,6 +1,7 @@
 //! A matrix that is to be coded in its own rows or in those of its transposed, and a few chunks of it.
 
 use std::ops::Range;
+use std::sync::OnceLock;
 
 use qstore_container::Grid;
 use qstore_container::limits::{MAX_RESIDUAL_ROWS, MAX_TRANSPOSED_BYTES};
@@ -26,6 +27,8 @@ pub(super) struct Matrix<'a> {
     pub(super) grid: Grid,
     /// Bits of a packed code.
     bits: Option<u8>,
+    /// The whole array, once it has been read.
+    all: OnceLock<Vec<u8>>,
 }
 
 /// A chunk with the codes that it is given.
@@ -47,14 +50,14 @@ impl<'a> Matrix<'a> {
     pub(super) fn new(source: &'a Source, array: &'a SourceArray, turned: bool) -> Option<Self> {
         let coded = if turned { transposed(array) } else { array.clone() };
         let grid = grid_of(&coded);
-        Self { source, array, coded, turned, grid, bits: None }.checked()
+        Self { source, array, coded, turned, grid, bits: None, all: OnceLock::new() }.checked()
     }
 
     /// Packed codes of `bits` bits, whose rows are the array's columns.
     pub(super) fn packed(source: &'a Source, array: &'a SourceArray, bits: u8) -> Option<Self> {
         let coded = transposed(array);
         let grid = grid_of_codes(&coded, bits)?;
-        Self { source, array, coded, turned: true, grid, bits: Some(bits) }.checked()
+        Self { source, array, coded, turned: true, grid, bits: Some(bits), all: OnceLock::new() }.checked()
     }
 
     fn checked(self) -> Option<Self> {
@@ -100,18 +103,14 @@ impl<'a> Matrix<'a> {
     }
 
     fn take_parts(&self, codes: impl Fn(usize, usize) -> Result<Vec<u8>> + Sync) -> Result<Vec<Part>> {
-        let turned = if self.turned { Some(self.read_turned()?) } else { None };
+        let all = if self.turned { Some(self.all()?) } else { None };
         let full = chunk_bytes(&self.coded, self.grid);
         let row_bytes = self.grid.cols * element_bytes(self.array);
         let take = |chunk: u64| {
             let start = chunk * full;
-            let raw = match &turned {
+            let raw = match all {
                 None => read_chunk(self.source, self.array, self.grid, chunk)?,
-                Some(matrix) => {
-                    let from = usize::try_from(start).unwrap_or(usize::MAX).min(matrix.len());
-                    let length = usize::try_from(full).unwrap_or(usize::MAX).min(matrix.len() - from);
-                    matrix[from..from + length].to_vec()
-                }
+                Some(all) => self.turned_rows(all, chunk * self.grid.rows_per_chunk),
             };
             let first = usize::try_from(start / row_bytes).unwrap_or(usize::MAX);
             let rows = raw.len() / usize::try_from(row_bytes).unwrap_or(usize::MAX);
@@ -120,14 +119,29 @@ impl<'a> Matrix<'a> {
         spread_chunks(&self.coded, self.grid).into_par_iter().map(take).collect()
     }
 
-    /// The transposed of the whole matrix, which is of bounded size.
-    fn read_turned(&self) -> Result<Vec<u8>> {
-        let mut raw = zeroed(self.array.bytes).at(self.source.path(), "cannot hold a matrix")?;
-        self.source.read(self.array, 0, &mut raw)?;
-        let cols = self.array.shape.last().copied().unwrap_or(1);
-        let mut turned = vec![0; raw.len()];
-        transpose(&raw, cols, element_bytes(self.array), &mut turned);
-        Ok(turned)
+    /// The whole array, which is of bounded size, read once.
+    fn all(&self) -> Result<&[u8]> {
+        if let Some(all) = self.all.get() {
+            return Ok(all);
+        }
+        let mut all = zeroed(self.array.bytes).at(self.source.path(), "cannot hold a matrix")?;
+        self.source.read(self.array, 0, &mut all)?;
+        Ok(self.all.get_or_init(|| all))
+    }
+
+    /// A chunk of rows of the transposed array, from row `first` on.
+    fn turned_rows(&self, all: &[u8], first: u64) -> Vec<u8> {
+        let size = |count: u64| usize::try_from(count).unwrap_or(usize::MAX);
+        let rows = self.grid.rows_per_chunk.min(self.coded.shape[0].saturating_sub(first));
+        let width = element_bytes(self.array);
+        let (line, from, length) =
+            (size(self.coded.shape[0] * width), size(first * width), size(rows * width));
+        // Their columns side by side, then the other way round.
+        let columns: Vec<u8> =
+            all.chunks_exact(line.max(1)).flat_map(|line| &line[from..from + length]).copied().collect();
+        let mut turned = vec![0; columns.len()];
+        transpose(&columns, rows, width, &mut turned);
+        turned
     }
 
     /// How many rows there are for each in `parts`.
