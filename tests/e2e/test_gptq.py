@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shlex
@@ -17,6 +18,10 @@ import transformers
 
 from .checkpoints import INPUT_IDS, assert_same_files, read_tensors
 from .cli import QStore
+
+# Not imported here: it patches transformers.
+if importlib.util.find_spec("gptqmodel") is None:
+    pytest.skip("gptqmodel is not installed (see tests/e2e/requirements-gptq.txt)", allow_module_level=True)
 
 SCRIPT = Path(__file__).parents[2] / "python" / "quantize.py"
 TEXT = SCRIPT
