@@ -247,6 +247,16 @@ impl Encoding {
         }
     }
 
+    /// Bits of a code where several are packed into each element.
+    #[must_use]
+    pub fn packed_bits(&self) -> Option<u8> {
+        match self {
+            Self::Packed { bits } => Some(*bits),
+            Self::CodeResidual { own, .. } => own.packed_bits(),
+            _ => None,
+        }
+    }
+
     /// Whether it is what floats add to codes.
     #[must_use]
     pub fn is_float_residual(&self) -> bool {

@@ -115,6 +115,12 @@ fn chains_shrink() {
     let dir = folders(&model(2, Dtype::BF16, &[(512, 1024)]), &names);
     pack_these(dir.path(), &names, &options());
     let together = check(dir.path(), &names);
+    // Bits are those of a code, not of a word that holds several.
+    for (variant, bits) in together.variants.iter().zip([4.0, 8.0, 16.0]) {
+        let matrix = variant.tensors.iter().flatten().find(|tensor| tensor.name.ends_with("weight"));
+        let stored = matrix.unwrap().bits_per_weight.unwrap();
+        assert!((2.0..bits).contains(&stored), "{}: {stored}", variant.name);
+    }
     for name in ["bf16", "gptq8"] {
         let alone = dir.path().join(format!("alone-{name}"));
         pack(&[spec(dir.path(), name)], &alone, &options(), &Silent).unwrap();

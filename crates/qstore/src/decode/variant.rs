@@ -44,6 +44,8 @@ pub struct TensorInfo {
     pub shape: Vec<u64>,
     /// Bytes in memory.
     pub bytes: u64,
+    /// Weights that it stands for: its elements, or the codes that are packed into them.
+    pub weights: u64,
     /// How it is stored: `residual`, `codes`, `reference`, ...
     pub encoding: &'static str,
     /// The variant whose tensors it is stored given or equal to.
@@ -222,6 +224,7 @@ impl Variant {
                 dtype: array.dtype,
                 shape: array.shape.clone(),
                 bytes: array.bytes().ok()?,
+                weights: weights_of(array),
                 encoding: array.encoding.name(),
                 given: array.encoding.needs().next().map(|need| need.variant.clone()),
                 stored_bytes,
@@ -345,6 +348,14 @@ impl Variant {
 
     pub(crate) fn shard(&self, index: usize) -> &Shard {
         &self.shards[index]
+    }
+}
+
+fn weights_of(array: &StoredArray) -> u64 {
+    let elements = array.shape.iter().fold(1u64, |product, dimension| product.saturating_mul(*dimension));
+    match array.encoding.packed_bits() {
+        Some(bits) => elements.saturating_mul(32) / u64::from(bits.max(1)),
+        None => elements,
     }
 }
 

@@ -87,7 +87,7 @@ pub struct TensorInspection {
     pub raw_bytes: u64,
     /// Bytes that it takes in its variant's layer.
     pub stored_bytes: u64,
-    /// Stored bits for each element; none for an empty tensor.
+    /// Stored bits for each element, or for each code that is packed into one; none for an empty tensor.
     pub bits_per_weight: Option<f64>,
 }
 
@@ -153,18 +153,15 @@ fn describe(store: &Store, entry: &VariantEntry, tensors: bool) -> VariantInspec
 }
 
 fn describe_tensors(variant: &Variant) -> Vec<TensorInspection> {
-    let describe = |tensor: crate::TensorInfo| {
-        let elements = tensor.shape.iter().product();
-        TensorInspection {
-            bits_per_weight: quotient(tensor.stored_bytes.saturating_mul(8), elements),
-            name: tensor.name,
-            dtype: tensor.dtype.to_string(),
-            shape: tensor.shape,
-            encoding: tensor.encoding.to_owned(),
-            given: tensor.given.map(|g| g.to_string()),
-            raw_bytes: tensor.bytes,
-            stored_bytes: tensor.stored_bytes,
-        }
+    let describe = |tensor: crate::TensorInfo| TensorInspection {
+        bits_per_weight: quotient(tensor.stored_bytes.saturating_mul(8), tensor.weights),
+        name: tensor.name,
+        dtype: tensor.dtype.to_string(),
+        shape: tensor.shape,
+        encoding: tensor.encoding.to_owned(),
+        given: tensor.given.map(|g| g.to_string()),
+        raw_bytes: tensor.bytes,
+        stored_bytes: tensor.stored_bytes,
     };
     variant.tensors().into_iter().map(describe).collect()
 }
