@@ -63,11 +63,18 @@ impl Matrix {
         let mut tensors = vec![
             words("m.qweight", [cols * bits / 32, rows], fill(&self.codes, cols * bits / 8 * rows)),
             words("m.qzeros", [count, rows * bits / 32], fill(&self.zeros, count * rows * bits / 8)),
-            Tensor { name: "m.scales", dtype: "F16", shape: [count, rows], bytes: fill(&scales, count * rows * 2) },
+            Tensor {
+                name: "m.scales",
+                dtype: "F16",
+                shape: [count, rows],
+                bytes: fill(&scales, count * rows * 2),
+            },
         ];
         if let Some(groups) = &self.groups {
             let of_column = fill(groups, cols);
-            let of_column = of_column.iter().map(|of| if self.wild { u32::from(*of) } else { u32::from(*of) % count as u32 });
+            let of_column = of_column
+                .iter()
+                .map(|of| if self.wild { u32::from(*of) } else { u32::from(*of) % count as u32 });
             tensors.push(words("m.g_idx", [cols, 1], of_column.flat_map(u32::to_le_bytes).collect()));
         }
         tensors
@@ -83,8 +90,12 @@ fn write(folder: &Path, tensors: &[Tensor]) {
         let shape = if tensor.name == "m.g_idx" { format!("[{rows}]") } else { format!("[{rows},{cols}]") };
         let comma = if data.is_empty() { "" } else { "," };
         let (start, end) = (data.len(), data.len() + tensor.bytes.len());
-        write!(header, r#"{comma}"{}":{{"dtype":"{}","shape":{shape},"data_offsets":[{start},{end}]}}"#, tensor.name, tensor.dtype)
-            .expect("a string");
+        write!(
+            header,
+            r#"{comma}"{}":{{"dtype":"{}","shape":{shape},"data_offsets":[{start},{end}]}}"#,
+            tensor.name, tensor.dtype
+        )
+        .expect("a string");
         data.extend(&tensor.bytes);
     }
     header.push('}');
@@ -103,14 +114,25 @@ fuzz_target!(|input: Input| {
     let mut weights = fill(&input.weights, rows * cols * width);
     if input.near {
         // All of one binade and its neighbours, as weights are.
-        weights.chunks_exact_mut(width).for_each(|weight| weight[width - 1] = weight[width - 1] & 0x80 | 0x2c);
+        weights
+            .chunks_exact_mut(width)
+            .for_each(|weight| weight[width - 1] = weight[width - 1] & 0x80 | 0x2c);
     }
     let weights = vec![Tensor { name: "m.weight", dtype, shape: [rows, cols], bytes: weights }];
-    let variants = [("low", input.low.tensors(rows, cols)), ("middle", input.middle.tensors(rows, cols)), ("high", weights)];
+    let variants = [
+        ("low", input.low.tensors(rows, cols)),
+        ("middle", input.middle.tensors(rows, cols)),
+        ("high", weights),
+    ];
     let mut specs = Vec::new();
     for (name, tensors) in &variants {
         write(&root.join(name), tensors);
-        specs.push(VariantSpec { name: name.parse().expect("a name"), folder: root.join(name), verbatim: false });
+        specs.push(VariantSpec {
+            name: name.parse().expect("a name"),
+            folder: root.join(name),
+            verbatim: false,
+            given: qstore::GivenRule::Any,
+        });
     }
     let options = Options { threads: 1, ..Options::default() };
     let path = root.join("store");
@@ -118,7 +140,8 @@ fuzz_target!(|input: Input| {
     let store = Store::open(&path).expect("a packed store opens");
     for (name, _) in &variants {
         let out = root.join(format!("out-{name}"));
-        unpack(&store, &name.parse().expect("a name"), &out, &options, &Silent).expect("a packed variant unpacks");
+        unpack(&store, &name.parse().expect("a name"), &out, &options, &Silent)
+            .expect("a packed variant unpacks");
         let file = |folder: &Path| fs::read(folder.join("model.safetensors")).expect("a file");
         assert!(file(&out) == file(&root.join(name)), "{name} comes back as something else");
     }
@@ -131,7 +154,8 @@ fuzz_target!(|input: Input| {
     for (name, _) in &variants {
         let Ok(variant) = store.variant(&name.parse().expect("a name")) else { continue };
         for tensor in variant.tensors() {
-            let _ = variant.read_tensor(&tensor.name).map(|bytes| assert_eq!(bytes.len() as u64, tensor.bytes));
+            let _ =
+                variant.read_tensor(&tensor.name).map(|bytes| assert_eq!(bytes.len() as u64, tensor.bytes));
             let _ = variant.read_rows(&tensor.name, tensor.shape[0] - 1..tensor.shape[0]);
         }
     }
@@ -171,7 +195,8 @@ fn spoil(path: &Path, damage: &[(bool, u16, u8)]) {
                     layout.push(&array.key, stream.end - stream.start);
                 }
             }
-            let mut new = layout.finish(&records, within(plan.clone()), start).expect("a header as long as before");
+            let mut new =
+                layout.finish(&records, within(plan.clone()), start).expect("a header as long as before");
             layer.id = Hash128::of(&new[8..]);
             new.extend(&data);
             new.extend(records);

@@ -39,6 +39,7 @@ fuzz_target!(|input: Input| {
             name: name.parse().expect("a name"),
             folder: root.join(name),
             verbatim: false,
+            given: qstore::GivenRule::Any,
         });
     }
     let options = Options { threads: 1, ..Options::default() };

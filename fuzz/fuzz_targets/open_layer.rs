@@ -102,8 +102,13 @@ fn build(arrays: &[Array]) -> Vec<u8> {
                 _ => ANY[usize::from(array.dtype) % ANY.len()],
             },
             shape: array.shape.iter().take(if is_bundle { 1 } else { 3 }).map(|&d| u64::from(d)).collect(),
+            mantissa: None,
             hash: Some(Hash128(0)),
-            grid: Grid { cols: u64::from(array.cols), rows_per_chunk: u64::from(array.rows_per_chunk), lanes: Lanes::Narrow },
+            grid: Grid {
+                cols: u64::from(array.cols),
+                rows_per_chunk: u64::from(array.rows_per_chunk),
+                lanes: Lanes::Narrow,
+            },
             encoding,
         };
         if stored.grid.cols == 0 || stored.grid.rows_per_chunk == 0 {
@@ -238,6 +243,7 @@ fn open(shard: &[u8]) {
         files: 0,
         raw_bytes: 0,
         layer: vec![LayerFile { name: name.parse().expect("a path"), bytes: shard.len() as u64, id }],
+        given_only: None,
         verbatim: false,
     }]);
     fs::write(folder.path().join(Manifest::FILE_NAME), manifest.write().expect("a manifest"))
