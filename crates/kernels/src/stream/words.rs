@@ -87,10 +87,11 @@ impl WordWriter {
     /// The room in front for as many words as a block can need, the last of which comes first: what is used of it is then [kept](Self::keep).
     #[inline(always)]
     pub(crate) fn room(&mut self) -> &mut [[u8; 2]; LANES] {
-        // `begin` leaves a block more than there are words.
+        // `begin` leaves a block more than the words that a stream has at most, so there is one in front of them all.
         let room = &mut self.buffer[self.at - WINDOW..self.at];
         let (words, _) = room.as_chunks_mut::<2>();
-        #[allow(clippy::expect_used, reason = "a block has so many words")]
+        // The slice has `WINDOW` bytes, which are two for each of `LANES` words: `first_chunk_mut` finds that many.
+        #[allow(clippy::expect_used, reason = "see above")]
         words.first_chunk_mut().expect("a block of words")
     }
 
