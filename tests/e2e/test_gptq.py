@@ -1,4 +1,4 @@
-"""`python/quantize.py` writes GPTQ folders that transformers loads, and that a store keeps with their original."""
+"""`python -m qstore.quantize` writes GPTQ folders that transformers loads, and that a store keeps with their original."""
 
 from __future__ import annotations
 
@@ -23,8 +23,7 @@ from .cli import QStore
 if importlib.util.find_spec("gptqmodel") is None:
     pytest.skip("gptqmodel is not installed (see tests/e2e/requirements-gptq.txt)", allow_module_level=True)
 
-SCRIPT = Path(__file__).parents[2] / "python" / "quantize.py"
-TEXT = SCRIPT
+TEXT = Path(__file__).parents[2] / "python" / "qstore" / "quantize.py"
 
 #: Half a minute on two cores, most of it to start gptqmodel.
 TIMEOUT_SECONDS = 600
@@ -82,7 +81,21 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_folders_load_and_are_stored(original: Path, qstore: QStore, tmp_path: Path) -> None:
     output = tmp_path / "made"
     options = ("--samples", 8, "--sequence-length", 128, "--device", "cpu")
-    done = _python(SCRIPT, original, "--calibration", TEXT, "--bits", 8, 4, "--group-size", 32, *options, "-o", output)
+    done = _python(
+        "-m",
+        "qstore.quantize",
+        original,
+        "--calibration",
+        TEXT,
+        "--bits",
+        8,
+        4,
+        "--group-size",
+        32,
+        *options,
+        "-o",
+        output,
+    )
 
     assert sorted(path.name for path in output.iterdir()) == ["gptq4", "gptq8"]
     kept = {name: tensor for name, tensor in read_tensors(original).items() if "_proj" not in name}
@@ -107,7 +120,7 @@ def test_folders_load_and_are_stored(original: Path, qstore: QStore, tmp_path: P
 def test_failure_leaves_nothing(original: Path, tmp_path: Path) -> None:
     """No kernel takes groups of 48, which gptqmodel finds when it has begun."""
     options = ("--samples", 1, "--sequence-length", 64, "--device", "cpu", "-o", tmp_path / "made")
-    _python(SCRIPT, original, "--calibration", TEXT, "--group-size", 48, *options, status=1)
+    _python("-m", "qstore.quantize", original, "--calibration", TEXT, "--group-size", 48, *options, status=1)
     assert list((tmp_path / "made").iterdir()) == []
 
 
@@ -124,6 +137,6 @@ def test_refusals_name_the_path(original: Path, tmp_path: Path) -> None:
         (original, missing, missing, missing),
         (original, TEXT, tmp_path / "made", tmp_path / "made" / "gptq4"),
     ):
-        done = _python(SCRIPT, model, "--calibration", text, "-o", output, status=1)
+        done = _python("-m", "qstore.quantize", model, "--calibration", text, "-o", output, status=1)
         assert done.stderr.startswith("error: ") and str(named) in done.stderr
         assert not missing.exists()

@@ -235,9 +235,7 @@ class Bins(NamedTuple):
     frequency: Ints
 
 
-def decode_residual(
-    head: Cursor, chunk: Cursor, mantissa_bits: int, codes: Ints, of_row: Bins, lanes: int
-) -> Ints:
+def decode_residual(head: Cursor, chunk: Cursor, mantissa_bits: int, codes: Ints, of_row: Bins, lanes: int) -> Ints:
     """The bits of 16-bit floats, or of the high halves of F32, from a chunk of `residual` (8.3)."""
     table = Table.read(head, lanes)
     head.end()

@@ -118,9 +118,7 @@ class Array:
     def transposed(self) -> bool:
         """Whether what is coded is the transposed matrix (6)."""
         encoding = self.plan["encoding"]
-        always = self.kind == "packed" or (
-            self.kind == "code-residual" and encoding["own"]["scheme"] == "gptq"
-        )
+        always = self.kind == "packed" or (self.kind == "code-residual" and encoding["own"]["scheme"] == "gptq")
         return always or encoding.get("transposed", False) is True
 
     @property
@@ -210,9 +208,7 @@ class Shard:
             header = parse(text)
             metadata = header.pop("__metadata__")
             has_fields(metadata, "format format_version plan_xxh3 chunks_xxh3")
-            check(
-                (metadata["format"], metadata["format_version"]) == ("qstore", "1"), f"{path}: not version 1"
-            )
+            check((metadata["format"], metadata["format_version"]) == ("qstore", "1"), f"{path}: not version 1")
             self.path, at = path, 8 + length
             self.streams: dict[str, tuple[int, int]] = {}
             for name, stream in header.items():
@@ -368,9 +364,7 @@ class Store:
         lines = [f"{file['sha256']} {file['bytes']} {relative(file['path'])}\n" for file in layer.files]
         lines += [f"{relative(folder)}/\n" for folder in layer.empty_folders]
         check(xxh3_128("".join(lines).encode()) == variant["content"], f"{name} is not what its content says")
-        check(
-            len({file["path"] for file in layer.files}) == len(layer.files) <= 1_000_000, f"files of {name}"
-        )
+        check(len({file["path"] for file in layer.files}) == len(layer.files) <= 1_000_000, f"files of {name}")
         return layer
 
     def _find(self, variant: str, ref: Json) -> tuple[str, str]:
@@ -431,9 +425,7 @@ class Store:
         has_fields(quant, "scheme bits scale zeros zero_offset", "groups")
         bits, offset = quant["bits"], quant["zero_offset"]
         check(quant["scheme"] == "gptq" and bits in WIDTHS and offset in (0, 1), "no grid of GPTQ")
-        scale, zeros = (
-            self._part(variant, quant[part], may_be_own=may_be_own) for part in ("scale", "zeros")
-        )
+        scale, zeros = (self._part(variant, quant[part], may_be_own=may_be_own) for part in ("scale", "zeros"))
         check(len(scale.shape) == 2 and scale.shape[1] == rows, "scales that do not fit")
         count = scale.shape[0]
         check(1 <= count <= cols, "a number of groups that does not fit")
@@ -505,9 +497,7 @@ class Store:
             shape = [shape[0], shape[1] * 32 // bits]
         codes, grid = self._quantised(variant, array, shape)
         own = self._grid(variant, encoding["own"], shape, may_be_own=True)
-        return lambda head, chunk, rows: decode_code_residual(
-            head, chunk, codes[rows], grid, own, rows, lanes
-        )
+        return lambda head, chunk, rows: decode_code_residual(head, chunk, codes[rows], grid, own, rows, lanes)
 
     def _chunks(self, variant: str, array: Array) -> Iterator[bytes]:
         """The decoded chunks of an array that is no reference (5, 6, 8)."""

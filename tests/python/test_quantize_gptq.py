@@ -92,9 +92,7 @@ def unpacked(words: Floats, bits: int) -> Floats:
 
 def dequantised(tensors: dict[str, Floats], module: str, bits: int) -> tuple[Floats, Floats, Floats]:
     """Weights, and the scale and zero-point of each: [out, in]."""
-    qweight, qzeros, scales, groups = (
-        tensors[f"{module}.{part}"] for part in ("qweight", "qzeros", "scales", "g_idx")
-    )
+    qweight, qzeros, scales, groups = (tensors[f"{module}.{part}"] for part in ("qweight", "qzeros", "scales", "g_idx"))
     codes = unpacked(qweight.T, bits).reshape(qweight.shape[1], -1)
     zeros = (unpacked(qzeros, bits).reshape(scales.shape) + 1).T[:, groups]
     steps = scales.astype(np.float64).T[:, groups]
@@ -119,18 +117,14 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The made-up Llama of `qstore demo`."""
     folder = tmp_path_factory.mktemp("gptq") / "demo"
     sizes = {"hidden": HIDDEN, "intermediate": INTERMEDIATE, "layers": LAYERS, "vocab": VOCAB}
-    qstore(
-        "demo", "--keep", folder, *(str(word) for name, size in sizes.items() for word in (f"--{name}", size))
-    )
+    qstore("demo", "--keep", folder, *(str(word) for name, size in sizes.items() for word in (f"--{name}", size)))
     return folder / "model"
 
 
 @pytest.mark.parametrize("options", [(), ("--asymmetric",)], ids=["symmetric", "asymmetric"])
 @pytest.mark.parametrize("group_size", [128, 32, -1])
 @pytest.mark.parametrize("bits", [4, 8])
-def test_layout_and_distance(
-    model: Path, tmp_path: Path, bits: int, group_size: int, options: tuple[str, ...]
-) -> None:
+def test_layout_and_distance(model: Path, tmp_path: Path, bits: int, group_size: int, options: tuple[str, ...]) -> None:
     target = tmp_path / "gptq"
     if group_size != 128:
         options = (*options, "--group-size", str(group_size))
@@ -160,8 +154,7 @@ def test_layout_and_distance(
         assert_near(weights, back, scale, bits)
 
         least, most = (
-            np.repeat(end(weights.reshape(len(weights), -1, size), axis=2), size, axis=1)
-            for end in (np.min, np.max)
+            np.repeat(end(weights.reshape(len(weights), -1, size), axis=2), size, axis=1) for end in (np.min, np.max)
         )
         if symmetric:
             assert (zero == 2 ** (bits - 1)).all()

@@ -190,9 +190,7 @@ def gptq(weights: Floats, variant: str, rng: np.random.Generator) -> dict[str, F
     return tensors if variant == "gptq3" else tensors | {"g_idx": groups.astype(np.int32)}
 
 
-def write_chain(
-    root: Path, dtype: npt.DTypeLike, original: npt.DTypeLike, large: bool = False
-) -> dict[str, Path]:
+def write_chain(root: Path, dtype: npt.DTypeLike, original: npt.DTypeLike, large: bool = False) -> dict[str, Path]:
     """The folders of weights in `dtype` that were once `original`, and of their quantised twins."""
     rng = np.random.default_rng(22)
     high: dict[str, Floats] = {}
@@ -296,9 +294,7 @@ def assert_restores(store: Store, folders: dict[str, Path], target: Path) -> Non
         store.restore(name, target / name)
         assert tree(target / name) == tree(original)
         for path in (path for path in tree(original) if not path.endswith("/")):
-            assert filecmp.cmp(target / name / path, original / path, shallow=False), (
-                f"{path} of {name} differs"
-            )
+            assert filecmp.cmp(target / name / path, original / path, shallow=False), f"{path} of {name} differs"
 
 
 def test_restores_what_the_binary_packs(binary: Path, pair: dict[str, Path], tmp_path: Path) -> None:

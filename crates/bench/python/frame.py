@@ -115,8 +115,4 @@ def serve(describe, prepare, save, load, as_bytes):
     peak = peak_rss_bytes()
     if job["task"] == "load":
         different = difference(job["variants"], {key: as_bytes(tensor) for key, tensor in loaded.items()})
-    print(
-        json.dumps(
-            {"seconds": seconds, "bytes_read": bytes_read, "peak_rss_bytes": peak, "different": different}
-        )
-    )
+    print(json.dumps({"seconds": seconds, "bytes_read": bytes_read, "peak_rss_bytes": peak, "different": different}))

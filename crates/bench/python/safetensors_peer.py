@@ -7,8 +7,8 @@ from importlib.metadata import version
 import safetensors  # noqa: F401  before the others, so that it is the one to be named if it is missing
 
 try:
-    import torch
     import safetensors.torch as library
+    import torch
 except ImportError:
     torch = None
     import ml_dtypes  # noqa: F401  numpy knows BF16 once this is imported

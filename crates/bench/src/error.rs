@@ -37,7 +37,11 @@ impl Error {
     /// Whether the request was wrong, rather than the work.
     #[must_use]
     pub fn is_usage(&self) -> bool {
-        matches!(self, Self::Usage(_) | Self::Library(qstore::Error::Usage(_)))
+        match self {
+            Self::Usage(_) => true,
+            Self::Library(error) => error.is_usage(),
+            _ => false,
+        }
     }
 }
 

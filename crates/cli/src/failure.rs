@@ -2,7 +2,6 @@
 
 use std::io;
 use std::path::PathBuf;
-use std::process::ExitCode;
 
 /// What stopped a command.
 #[derive(Debug, thiserror::Error)]
@@ -29,11 +28,12 @@ pub(crate) enum Failure {
 
 impl Failure {
     /// 2 for wrong use, as clap has it, and 1 for everything else.
-    pub(crate) fn exit_status(&self) -> ExitCode {
+    pub(crate) fn exit_status(&self) -> u8 {
         match self {
-            Self::Usage(_) | Self::Library(qstore::Error::Usage(_)) => ExitCode::from(2),
-            Self::Bench(error) if error.is_usage() => ExitCode::from(2),
-            _ => ExitCode::from(1),
+            Self::Usage(_) => 2,
+            Self::Library(error) if error.is_usage() => 2,
+            Self::Bench(error) if error.is_usage() => 2,
+            _ => 1,
         }
     }
 }

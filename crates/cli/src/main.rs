@@ -2,24 +2,11 @@
 
 #![forbid(unsafe_code)]
 
-mod args;
-mod commands;
-mod failure;
-mod output;
-mod progress;
-mod values;
-
+use std::env;
 use std::process::ExitCode;
 
-use clap::Parser as _;
-
 fn main() -> ExitCode {
-    let arguments = args::Arguments::parse();
-    match commands::run(arguments) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            output::complain(&failure);
-            failure.exit_status()
-        }
-    }
+    // Without its path it is found again by its name.
+    let program = env::current_exe().map_or_else(|_| "qstore".into(), Into::into);
+    ExitCode::from(qstore_cli::run(env::args_os(), vec![program]))
 }

@@ -49,8 +49,9 @@ impl Progress for Bars {
         self.current().set_message(stage.to_owned());
     }
 
-    fn advance(&self, bytes: u64) {
+    fn advance(&self, bytes: u64) -> qstore::Result<()> {
         self.current().inc(bytes);
+        Ok(())
     }
 
     fn warn(&self, text: &str) {

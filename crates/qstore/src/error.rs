@@ -6,9 +6,20 @@ use std::path::{Path, PathBuf};
 /// What went wrong.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The request makes no sense here: an unknown variant, a target that exists, a folder that is no store. Nothing was changed.
+    /// The request makes no sense here: a target that exists, options that contradict each other. Nothing was changed.
     #[error("{0}")]
     Usage(String),
+    /// There is no such folder, or no store in it. Nothing was changed.
+    #[error("{}: {what}", path.display())]
+    Missing {
+        /// The folder.
+        path: PathBuf,
+        /// What is not there.
+        what: String,
+    },
+    /// The store has no variant, or the variant no tensor or file, of that name. Nothing was changed.
+    #[error("{0}")]
+    UnknownName(String),
     /// A checkpoint that cannot be stored as it is. Nothing was stored.
     #[error("{}: {what}", path.display())]
     Input {
@@ -28,6 +39,9 @@ pub enum Error {
     /// Another process is changing the store. Try again later.
     #[error("{}: another qstore is writing to this store; try again when it is done", .0.display())]
     Busy(PathBuf),
+    /// [`Progress`](crate::Progress) said to stop. Nothing was changed.
+    #[error("stopped")]
+    Stopped,
     /// The operating system refused something.
     #[error("{}: {what}: {source}", path.display())]
     Io {
@@ -44,8 +58,18 @@ pub enum Error {
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
+    /// Whether the request was wrong, rather than the work: the same request cannot succeed on the same store.
+    #[must_use]
+    pub fn is_usage(&self) -> bool {
+        matches!(self, Self::Usage(_) | Self::Missing { .. } | Self::UnknownName(_))
+    }
+
     pub(crate) fn usage(text: impl Into<String>) -> Self {
         Self::Usage(text.into())
+    }
+
+    pub(crate) fn missing(path: impl Into<PathBuf>, what: impl Into<String>) -> Self {
+        Self::Missing { path: path.into(), what: what.into() }
     }
 
     pub(crate) fn input(path: impl Into<PathBuf>, what: impl ToString) -> Self {

@@ -71,7 +71,7 @@ fn check_variant(store: &Store, root: &Path, name: &str) {
         let row = tensor.data.len().checked_div(rows as usize).unwrap_or(0);
         for (from, to) in [(0, rows.min(1)), (rows / 3, rows - rows / 4), (rows.saturating_sub(1), rows)] {
             let some = variant.read_rows(&tensor.name, from..to).unwrap();
-            assert!(some == tensor.data[row * from as usize..row * to as usize], "{name}: {}", tensor.name);
+            assert!(*some == tensor.data[row * from as usize..row * to as usize], "{name}: {}", tensor.name);
         }
     }
 }

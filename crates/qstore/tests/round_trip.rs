@@ -49,7 +49,7 @@ fn check_variant(store: &Store, root: &Path, name: &str, options: &Options) {
         if rows > 2 && (tensor.data.len() as u64).is_multiple_of(rows) {
             let row = tensor.data.len() / rows as usize;
             let some = variant.read_rows(&tensor.name, 1..rows - 1).unwrap();
-            assert!(some == tensor.data[row..row * (rows as usize - 1)], "rows of {}", tensor.name);
+            assert!(*some == tensor.data[row..row * (rows as usize - 1)], "rows of {}", tensor.name);
         }
     }
 }

@@ -1,5 +1,6 @@
 //! `qstore bench`.
 
+use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -11,12 +12,12 @@ use crate::args::{Bench, CacheState};
 use crate::failure::Failure;
 use crate::output::{Console, table};
 
-pub(crate) fn run(arguments: &Bench, console: &Console) -> Result<(), Failure> {
+pub(crate) fn run(arguments: &Bench, program: Vec<OsString>, console: &Console) -> Result<(), Failure> {
     if arguments.kernels {
         return kernels(arguments, console);
     }
     let output = arguments.output.as_deref().map(NewFolder::make).transpose()?;
-    let report = qstore_bench::run(&options(arguments, console)?, &console.bars)?;
+    let report = qstore_bench::run(&options(arguments, program, console), &console.bars)?;
     if let Some(folder) = &output {
         report.write(&folder.path)?;
     }
@@ -59,19 +60,14 @@ pub(crate) fn work() -> Result<(), Failure> {
     Ok(qstore_bench::serve(io::stdin().lock(), io::stdout().lock())?)
 }
 
-fn options(arguments: &Bench, console: &Console) -> Result<Options, Failure> {
-    let this = std::env::current_exe().map_err(|source| Failure::File {
-        path: PathBuf::from("qstore"),
-        what: "cannot find this program",
-        source,
-    })?;
+fn options(arguments: &Bench, program: Vec<OsString>, console: &Console) -> Options {
     let variants = arguments.variants.iter().map(|named| VariantSpec {
         name: named.name.clone(),
         folder: named.folder.clone(),
         verbatim: false,
         given: qstore::GivenRule::Any,
     });
-    Ok(Options {
+    Options {
         variants: variants.collect(),
         peers: arguments.peers.clone(),
         repeats: arguments.repeats,
@@ -83,10 +79,10 @@ fn options(arguments: &Bench, console: &Console) -> Result<Options, Failure> {
         },
         scratch: scratch(arguments),
         python: arguments.python.clone(),
-        worker: vec![this.into(), "bench-worker".into()],
+        worker: program.into_iter().chain(["bench-worker".into()]).collect(),
         threads: console.options.threads,
         memory: console.options.memory,
-    })
+    }
 }
 
 /// The folder for the temporary one. Beside the report there is probably room, and a disk.

@@ -10,14 +10,16 @@ mod quantize;
 mod unpack;
 mod verify;
 
+use std::ffi::OsString;
+
 use qstore::Options;
 
 use crate::args::{Arguments, Command, ShardSize};
 use crate::failure::Failure;
 use crate::output::Console;
 
-/// Runs the command.
-pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
+/// Runs the command; `program` starts this program anew.
+pub(crate) fn run(arguments: Arguments, program: Vec<OsString>) -> Result<(), Failure> {
     let Arguments { common, command } = arguments;
     let mut options = Options::default();
     // The library takes 0 for all cores.
@@ -44,7 +46,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Load(arguments) => load::run(&arguments, &console),
         Command::Quantize(arguments) => quantize::run(&arguments, &console),
         Command::Analyze(arguments) => analyze::run(&arguments, &console),
-        Command::Bench(arguments) => bench::run(&arguments, &console),
+        Command::Bench(arguments) => bench::run(&arguments, program, &console),
         Command::BenchWorker => bench::work(),
         Command::Demo(arguments) => demo::run(&arguments, &console),
     }

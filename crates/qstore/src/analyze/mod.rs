@@ -60,23 +60,26 @@ pub fn analyze(
     let mut rests: Vec<Option<RestBits>> = vec![None; chain.members.len()];
     let total = chain.members.iter().map(|member| member.source.tensor_bytes()).sum();
     progress.begin("analysing", total);
-    let keep = |done: Done, rows: &mut [Option<Vec<CellBits>>], rests: &mut [Option<RestBits>]| match done {
-        Done::Matrix { row, cells } => {
-            if let (Some(place), Some(of)) = (rows.get_mut(row), chain.rows.get(row))
-                && of.cells.len() == cells.len()
-            {
-                progress.advance(bytes_of(&chain, Unit::Row(row)));
-                *place = Some(cells);
-            }
-        }
-        Done::Rest { member, rest } => {
-            if let Some(place) = rests.get_mut(member) {
-                progress.advance(bytes_of(&chain, Unit::Rest(member)));
-                *place = Some(rest);
-            }
-        }
+    let keep = |done: Done, rows: &mut [Option<Vec<CellBits>>], rests: &mut [Option<RestBits>]| {
+        let unit = match done {
+            Done::Matrix { row, cells } => match (rows.get_mut(row), chain.rows.get(row)) {
+                (Some(place), Some(of)) if of.cells.len() == cells.len() => {
+                    *place = Some(cells);
+                    Unit::Row(row)
+                }
+                _ => return Ok(()),
+            },
+            Done::Rest { member, rest } => match rests.get_mut(member) {
+                Some(place) => {
+                    *place = Some(rest);
+                    Unit::Rest(member)
+                }
+                None => return Ok(()),
+            },
+        };
+        progress.advance(bytes_of(&chain, unit))
     };
-    done.into_iter().for_each(|done| keep(done, &mut rows, &mut rests));
+    done.into_iter().try_for_each(|done| keep(done, &mut rows, &mut rests))?;
 
     let left_rows = rows.iter().enumerate().filter(|(_, done)| done.is_none()).map(|(row, _)| Unit::Row(row));
     let left_rests =
@@ -96,8 +99,7 @@ pub fn analyze(
         if let Some(resume) = &mut resume {
             resume.add(&done)?;
         }
-        keep(done, &mut rows, &mut rests);
-        Ok(())
+        keep(done, &mut rows, &mut rests)
     })?;
     for member in &chain.members {
         member.source.files.iter().try_for_each(|file| member.source.check_unchanged(file))?;

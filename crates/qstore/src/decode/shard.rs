@@ -34,9 +34,12 @@ impl Shard {
     pub(crate) fn open(folder: &Path, entry: &LayerFile, bytes_read: &Arc<AtomicU64>) -> Result<Self> {
         let path = folder.join(entry.name.as_str());
         let damaged = |what: &dyn ToString| Error::damaged(&path, what.to_string());
-        std::fs::symlink_metadata(&path).map_err(|e| match e.kind() {
-            std::io::ErrorKind::NotFound => damaged(&"this layer file is missing; fetch or restore it"),
-            _ => Error::Io { path: path.clone(), what: "cannot open", source: e },
+        std::fs::symlink_metadata(&path).map_err(|source| {
+            let what = match source.kind() {
+                std::io::ErrorKind::NotFound => "this layer file is missing; fetch or restore it",
+                _ => "cannot open",
+            };
+            Error::Io { path: path.clone(), what, source }
         })?;
         if !super::variant::is_within(folder, &path) {
             return Err(damaged(&"it is no regular file inside the store"));

@@ -1,21 +1,24 @@
 //! An open variant.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use qstore_container::{
-    ArrayKey, ArrayRef, Dtype, Encoding, Hash128, OriginalFile, RelativePath, StoredArray, VariantEntry,
-    VariantName,
+    ArrayKey, ArrayRef, Dtype, Encoding, FileContent, Hash128, OriginalFile, RelativePath, StoredArray,
+    VariantEntry, VariantName,
 };
+
+use serde::Deserialize;
 
 use super::array::ArrayReader;
 use super::bundles::HeldBundles;
 use super::shard::Shard;
 use crate::error::{Error, IoContext as _, Result};
 use crate::file::zeroed;
+use crate::memory::TensorBytes;
 use crate::scheme::ArrayInfo;
 use crate::throttle::Throttle;
 
@@ -121,7 +124,7 @@ impl Variant {
     pub(crate) fn stored_array(&self, key: &ArrayKey) -> Result<&StoredArray> {
         self.own(key).ok_or_else(|| {
             let text = format!("{}: variant {} has no {key}", self.folder.display(), self.entry.name);
-            Error::usage(text)
+            Error::UnknownName(text)
         })
     }
 
@@ -190,6 +193,30 @@ impl Variant {
         self.shards.last().map_or(&[], |shard| &shard.plan.files)
     }
 
+    /// What the headers of its safetensors files say beside their tensors (`__metadata__`), all files together; where two say different things, the
+    /// first one's word.
+    ///
+    /// # Errors
+    /// A header that is damaged.
+    pub fn metadata(&self) -> Result<BTreeMap<String, String>> {
+        /// A header without its tensors.
+        #[derive(Deserialize)]
+        struct Rest {
+            #[serde(default, rename = "__metadata__")]
+            metadata: BTreeMap<String, String>,
+        }
+        let mut all = BTreeMap::new();
+        for file in self.files() {
+            let FileContent::Safetensors { header, .. } = &file.content else { continue };
+            let header: Rest = serde_json::from_str(header)
+                .map_err(|e| Error::damaged(&self.folder, format!("header of {}: {e}", file.path)))?;
+            for (key, value) in header.metadata {
+                all.entry(key).or_insert(value);
+            }
+        }
+        Ok(all)
+    }
+
     /// The original folders that were empty.
     pub(crate) fn empty_folders(&self) -> &[RelativePath] {
         self.shards.last().map_or(&[], |shard| &shard.plan.empty_folders)
@@ -249,7 +276,7 @@ impl Variant {
     ///
     /// # Errors
     /// An unknown name, damage, or an I/O error.
-    pub fn read_tensor(self: &Arc<Self>, name: &str) -> Result<Vec<u8>> {
+    pub fn read_tensor(self: &Arc<Self>, name: &str) -> Result<TensorBytes> {
         let key = ArrayKey::Tensor(name.to_owned());
         let bytes = self.stored_array(&key)?.bytes().map_err(|e| Error::damaged(&self.folder, e))?;
         self.read_part(&key, 0, bytes)
@@ -273,7 +300,7 @@ impl Variant {
     ///
     /// # Errors
     /// An unknown name, rows that the tensor does not have, rows that are no whole bytes, damage, or an I/O error.
-    pub fn read_rows(self: &Arc<Self>, name: &str, rows: Range<u64>) -> Result<Vec<u8>> {
+    pub fn read_rows(self: &Arc<Self>, name: &str, rows: Range<u64>) -> Result<TensorBytes> {
         let key = ArrayKey::Tensor(name.to_owned());
         let array = self.stored_array(&key)?;
         let count = array.shape.first().copied().unwrap_or(0);
@@ -283,7 +310,7 @@ impl Variant {
         }
         let bytes = array.bytes().map_err(|e| Error::damaged(&self.folder, e))?;
         if count == 0 || rows.is_empty() {
-            return Ok(Vec::new());
+            return self.read_part(&key, 0, 0);
         }
         if !bytes.is_multiple_of(count) {
             return Err(Error::usage(format!("{name}: its rows do not begin on whole bytes")));
@@ -314,8 +341,8 @@ impl Variant {
         Ok(out)
     }
 
-    fn read_part(self: &Arc<Self>, key: &ArrayKey, offset: u64, length: u64) -> Result<Vec<u8>> {
-        let mut out = zeroed(length).at(&self.folder, "cannot hold the tensor")?;
+    fn read_part(self: &Arc<Self>, key: &ArrayKey, offset: u64, length: u64) -> Result<TensorBytes> {
+        let mut out = TensorBytes::zeroed(length).at(&self.folder, "cannot hold the tensor")?;
         self.array(key)?.read(offset, &mut out)?;
         Ok(out)
     }

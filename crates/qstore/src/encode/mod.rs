@@ -78,7 +78,7 @@ pub(crate) fn write_layer(
     let work = |step| work(source, step);
     let sink = |done: Done| {
         if let Done::Chunk { raw, .. } | Done::Whole { raw, .. } | Done::Run(Run { raw, .. }) = &done {
-            progress.advance(raw.len() as u64);
+            progress.advance(raw.len() as u64)?;
         }
         writer.take(done)
     };

@@ -20,7 +20,7 @@ use crate::file::read_safetensors_header;
 /// that is neither file nor folder.
 pub(crate) fn scan_folder(root: &Path) -> Result<Source> {
     if !root.is_dir() {
-        return Err(Error::usage(format!("{}: no such folder", root.display())));
+        return Err(Error::missing(root, "no such folder"));
     }
     let mut files = Vec::new();
     let mut folders = BTreeSet::new();

@@ -53,8 +53,7 @@ pub(super) fn tensors(
             if done.infinite_rows > 0 {
                 *infinite.entry(done.task.source.name.as_str()).or_default() += done.infinite_rows;
             }
-            progress.advance(done.read);
-            Ok(())
+            progress.advance(done.read)
         },
     )?;
     files.sync()?;

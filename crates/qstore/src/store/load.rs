@@ -51,8 +51,7 @@ fn decode_all(pieces: Pieces, options: &Options, progress: &dyn Progress) -> Res
             let Some(piece) = next() else { break };
             let done = piece.and_then(|Piece { reader, start, out }| {
                 reader.read(start, out)?;
-                progress.advance(out.len() as u64);
-                Ok(())
+                progress.advance(out.len() as u64)
             });
             if done.is_err() {
                 failed.store(true, Ordering::Relaxed);

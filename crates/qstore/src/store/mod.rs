@@ -23,7 +23,7 @@ use crate::throttle::Throttle;
 
 pub use inspect::{FileInspection, Inspection, TensorInspection, VariantInspection, inspect};
 pub use load::{LoadedTensor, load};
-pub use unpack::unpack;
+pub use unpack::{read_file, unpack};
 pub use verify::{VariantVerification, Verification, verify};
 pub use write::{GivenRule, VariantSpec, add, pack, remove};
 
@@ -69,7 +69,7 @@ impl Store {
     /// Reads the manifest of the store in folder `path`; no layer is opened.
     ///
     /// # Errors
-    /// [`Error::Usage`] if there is no store, [`Error::Damaged`] if its manifest is not whole.
+    /// [`Error::Missing`] if there is no store, [`Error::Damaged`] if its manifest is not whole.
     pub fn open(path: &Path) -> Result<Self> {
         let file = path.join(Manifest::FILE_NAME);
         let size = match std::fs::metadata(&file) {
@@ -80,11 +80,10 @@ impl Store {
                 } else {
                     ""
                 };
-                return Err(Error::usage(format!(
-                    "{}: no store here (no {}){left}",
-                    path.display(),
-                    Manifest::FILE_NAME
-                )));
+                return Err(Error::missing(
+                    path,
+                    format!("no store here (no {}){left}", Manifest::FILE_NAME),
+                ));
             }
             Err(source) => return Err(Error::Io { path: file, what: "cannot read", source }),
         };
@@ -121,7 +120,7 @@ impl Store {
     /// Opens a variant: its own layer and the ones that it is given.
     ///
     /// # Errors
-    /// [`Error::Usage`] for an unknown name, [`Error::Damaged`] for layer files that are not whole.
+    /// [`Error::UnknownName`], [`Error::Io`] for a layer file that is not there, [`Error::Damaged`] for layer files that are not whole.
     pub fn variant(&self, name: &VariantName) -> Result<Arc<Variant>> {
         open_variant(&self.path, &self.manifest, name, self.read_limit.as_ref())
     }
@@ -134,10 +133,8 @@ pub(crate) fn open_variant(
     name: &VariantName,
     read_limit: Option<&Arc<Throttle>>,
 ) -> Result<Arc<Variant>> {
-    let known = || manifest.variants.iter().map(|v| v.name.as_str()).collect::<Vec<_>>().join(", ");
     if manifest.variant(name).is_none() {
-        let text = format!("{}: no variant {name}; it has {}", folder.display(), known());
-        return Err(Error::usage(text));
+        return Err(no_variant(folder, manifest, name));
     }
     let counter = Arc::new(AtomicU64::new(0));
     let mut open: HashMap<&VariantName, Arc<Variant>> = HashMap::new();
@@ -155,5 +152,11 @@ pub(crate) fn open_variant(
         let variant = Variant::open(folder, entry, given, &counter)?;
         open.insert(&entry.name, Arc::new(variant.with_read_limit(read_limit.cloned())));
     }
-    open.remove(name).ok_or_else(|| Error::usage(format!("{}: no variant {name}", folder.display())))
+    open.remove(name).ok_or_else(|| no_variant(folder, manifest, name))
+}
+
+/// That the store in `folder` has no variant `name`, and which it has.
+fn no_variant(folder: &Path, manifest: &Manifest, name: &VariantName) -> Error {
+    let known: Vec<_> = manifest.variants.iter().map(|v| v.name.as_str()).collect();
+    Error::UnknownName(format!("{}: no variant {name}; it has {}", folder.display(), known.join(", ")))
 }

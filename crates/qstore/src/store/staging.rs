@@ -105,7 +105,7 @@ impl Staging {
         if result.is_err() {
             let current = match Store::open(&self.store) {
                 Ok(store) => Some(store.manifest),
-                Err(Error::Usage(_)) => Some(Manifest::new(Vec::new())),
+                Err(Error::Missing { .. }) => Some(Manifest::new(Vec::new())),
                 // Who knows what it names.
                 Err(_) => None,
             };

@@ -37,7 +37,7 @@ pub fn unpack(
         let (path, out) = folder.create(file.path.as_str(), 0)?;
         let mut out = BufWriter::with_capacity(1 << 20, out);
         restore(&variant, file, &pool, options.window(&pool), |bytes| {
-            progress.advance(bytes.len() as u64);
+            progress.advance(bytes.len() as u64)?;
             out.write_all(bytes).at(&path, "cannot write")
         })?;
         out.flush().and_then(|()| out.get_ref().sync_all()).at(&path, "cannot write")?;
@@ -46,6 +46,27 @@ pub fn unpack(
         folder.create_folder(empty.as_str())?;
     }
     folder.commit()
+}
+
+/// The bytes of one original file of a variant, whose SHA-256 is checked.
+///
+/// # Errors
+/// [`Error::UnknownName`], damage, an I/O error, or too little memory.
+pub fn read_file(variant: &Arc<Variant>, path: &str, options: &Options) -> Result<Vec<u8>> {
+    let file = variant.files().iter().find(|file| file.path.as_str() == path).ok_or_else(|| {
+        let store = variant.folder().display();
+        Error::UnknownName(format!("{store}: variant {} has no file {path}", variant.name()))
+    })?;
+    let pool = options.pool()?;
+    let mut out = Vec::new();
+    restore(variant, file, &pool, options.window(&pool), |bytes| {
+        out.try_reserve(bytes.len())
+            .map_err(std::io::Error::from)
+            .at(variant.folder(), "cannot hold the file")?;
+        out.extend_from_slice(bytes);
+        Ok(())
+    })?;
+    Ok(out)
 }
 
 /// Hands the bytes of an original file to `sink`, in order, and checks its SHA-256.

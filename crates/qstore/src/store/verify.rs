@@ -58,7 +58,7 @@ pub fn verify(
     progress: &dyn Progress,
 ) -> Result<Verification> {
     if let Some(name) = name.filter(|name| store.manifest().variant(name).is_none()) {
-        return Err(Error::usage(format!("{}: no variant {name}", store.path().display())));
+        return Err(super::no_variant(store.path(), store.manifest(), name));
     }
     let mut variants = Vec::new();
     for entry in store.manifest().variants.iter().filter(|entry| name.is_none_or(|name| entry.name == *name))
@@ -94,12 +94,15 @@ fn check_files(
     // Decoding reads all that is stored, except where a reference leads out of the layer and the table of a kept file.
     for file in variant.files() {
         let outcome = restore(variant, file, &pool, options.window(&pool), |bytes| {
-            progress.advance(bytes.len() as u64);
-            Ok(())
+            progress.advance(bytes.len() as u64)
         });
         result.files += 1;
         result.bytes += file.bytes;
-        result.problems.extend(outcome.err().map(|e| format!("{}: {e}", file.path)));
+        match outcome {
+            Ok(()) => {}
+            Err(Error::Stopped) => return Err(Error::Stopped),
+            Err(problem) => result.problems.push(format!("{}: {problem}", file.path)),
+        }
     }
     Ok(())
 }
@@ -162,9 +165,10 @@ fn check_stored(
     progress.begin(&format!("checking {}", variant.name()), result.bytes);
     let check = |entry: &(&StoredArray, u64)| {
         let outcome = variant.array(&entry.0.key).and_then(|reader| reader.check_stored());
-        progress.advance(stored(entry));
-        outcome.err().map(|e| e.to_string())
+        progress.advance(stored(entry))?;
+        Ok(outcome.err().map(|e| e.to_string()))
     };
-    result.problems = options.pool()?.install(|| arrays.par_iter().filter_map(check).collect());
+    let outcomes: Result<Vec<_>> = options.pool()?.install(|| arrays.par_iter().map(check).collect());
+    result.problems = outcomes?.into_iter().flatten().collect();
     Ok(())
 }

@@ -160,9 +160,7 @@ pub fn remove(store: &Path, name: &VariantName, options: &Options, progress: &dy
     let staging = Staging::begin(store)?;
     let manifest = Store::open(store)?.manifest;
     let Some(gone) = manifest.variant(name) else {
-        let known: Vec<_> = manifest.variants.iter().map(|v| v.name.as_str()).collect();
-        let text = format!("{}: no variant {name}; it has {}", store.display(), known.join(", "));
-        return Err(Error::usage(text));
+        return Err(super::no_variant(store, &manifest, name));
     };
     if manifest.variants.len() == 1 {
         return Err(Error::usage(format!("{name} is the only variant; delete {} instead", store.display())));

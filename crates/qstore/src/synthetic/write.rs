@@ -44,8 +44,7 @@ pub fn synthesise(spec: &ModelSpec, target: &Path, options: &Options, progress: 
         work,
         |(tensor, offset, bytes)| {
             files.write(tensor, offset, &bytes)?;
-            progress.advance(bytes.len() as u64);
-            Ok(())
+            progress.advance(bytes.len() as u64)
         },
     )?;
     files.sync()?;

@@ -155,7 +155,9 @@ pub struct Warnings(pub std::sync::Mutex<Vec<String>>);
 
 impl Progress for Warnings {
     fn begin(&self, _: &str, _: u64) {}
-    fn advance(&self, _: u64) {}
+    fn advance(&self, _: u64) -> qstore::Result<()> {
+        Ok(())
+    }
     fn warn(&self, text: &str) {
         self.0.lock().unwrap().push(text.to_owned());
     }

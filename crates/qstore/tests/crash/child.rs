@@ -132,8 +132,9 @@ impl Progress for Stop {
         self.count();
     }
 
-    fn advance(&self, _: u64) {
+    fn advance(&self, _: u64) -> qstore::Result<()> {
         self.count();
+        Ok(())
     }
 
     fn warn(&self, _: &str) {}

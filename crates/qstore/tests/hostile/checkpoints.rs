@@ -491,10 +491,10 @@ struct Meddler<F: FnOnce()> {
 
 impl<F: FnOnce() + Send> Progress for Meddler<F> {
     fn begin(&self, _: &str, _: u64) {
-        self.advance(0);
+        self.advance(0).unwrap();
     }
 
-    fn advance(&self, bytes: u64) {
+    fn advance(&self, bytes: u64) -> Result<(), Error> {
         let mut done = self.done.lock().unwrap();
         done.0 += bytes;
         if done.0 >= self.after
@@ -502,6 +502,7 @@ impl<F: FnOnce() + Send> Progress for Meddler<F> {
         {
             meddle();
         }
+        Ok(())
     }
 
     fn warn(&self, _: &str) {}

@@ -88,7 +88,9 @@ struct Warnings(Mutex<Vec<String>>);
 
 impl Progress for Warnings {
     fn begin(&self, _: &str, _: u64) {}
-    fn advance(&self, _: u64) {}
+    fn advance(&self, _: u64) -> crate::Result<()> {
+        Ok(())
+    }
     fn warn(&self, text: &str) {
         self.0.lock().unwrap().push(text.to_owned());
     }

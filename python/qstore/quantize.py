@@ -1,11 +1,11 @@
 """Makes the GPTQ folders that a store keeps below a 16-bit model, with gptqmodel.
 
-    python python/quantize.py MODEL_DIR --calibration TEXT_FILE --bits 8 4 -o OUT_DIR
+    python -m qstore.quantize MODEL_DIR --calibration TEXT_FILE --bits 8 4 -o OUT_DIR
 
 writes OUT_DIR/gptq8 and OUT_DIR/gptq4, which transformers loads, and prints the `qstore pack` command that
 stores them with MODEL_DIR. A folder appears under its name only when it is whole.
 
-Needs `pip install gptqmodel`; to load the folders with transformers, also `pip install optimum`.
+Needs `pip install 'qstore[quantize]'`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ TOP_NAMES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Quantise a model with GPTQ, for a store of several precisions.")
+    parser = argparse.ArgumentParser(
+        prog="python -m qstore.quantize", description="Quantise a model with GPTQ, for a store of several precisions."
+    )
     parser.add_argument("model", type=Path, metavar="MODEL_DIR", help="a BF16, FP16 or FP32 folder; it is only read")
     parser.add_argument("-o", "--output", type=Path, metavar="OUT_DIR", required=True)
     parser.add_argument(
@@ -56,7 +58,7 @@ def arguments() -> argparse.Namespace:
 def read_config(folder: Path) -> dict[str, Any]:
     """The model's `config.json`; ends the program if the folder is none that can be quantised."""
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         sys.exit(f"error: {folder} is not a model folder: {error}")
     if "quantization_config" in config:
@@ -122,7 +124,7 @@ def quantize_all(source: Path, targets: dict[int, Path], config: dict[str, Any],
         import torch
         from transformers import AutoTokenizer
     except ImportError as error:
-        sys.exit(f"error: {error}; run: {Path(sys.executable).name} -m pip install gptqmodel optimum")
+        sys.exit(f"error: {error}; run: {Path(sys.executable).name} -m pip install 'qstore[quantize]'")
 
     device = options.device
     if device == "auto":

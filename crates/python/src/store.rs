@@ -1,0 +1,115 @@
+//! An open store and its variants.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+use qstore::{Error, Options, VariantName};
+
+use crate::errors::{OrRaise as _, exception};
+use crate::memory::Memory;
+use crate::watch;
+
+/// A tensor in memory: name, element type, shape, bytes.
+type Loaded = (String, String, Vec<u64>, Memory);
+
+/// A store, its manifest read.
+#[pyclass(frozen, module = "qstore._core")]
+pub(crate) struct Store {
+    store: qstore::Store,
+}
+
+#[pymethods]
+impl Store {
+    #[new]
+    fn new(py: Python<'_>, path: PathBuf) -> PyResult<Self> {
+        let store = py.detach(|| qstore::Store::open(&path)).or_raise(py)?;
+        Ok(Self { store })
+    }
+
+    /// The variants' names, lower precision first.
+    fn variants(&self) -> Vec<&str> {
+        self.store.manifest().variants.iter().map(|entry| entry.name.as_str()).collect()
+    }
+
+    /// Opens a variant.
+    fn variant(&self, py: Python<'_>, name: &str) -> PyResult<Variant> {
+        let name = parse(py, name)?;
+        let variant = py.detach(|| self.store.variant(&name)).or_raise(py)?;
+        Ok(Variant { variant })
+    }
+
+    /// What `qstore inspect --json` prints.
+    fn inspect(&self, py: Python<'_>, tensors: bool) -> PyResult<String> {
+        let inspection = py.detach(|| qstore::inspect(&self.store, tensors)).or_raise(py)?;
+        json(py, &inspection)
+    }
+}
+
+/// An open variant.
+#[pyclass(frozen, module = "qstore._core")]
+pub(crate) struct Variant {
+    variant: Arc<qstore::Variant>,
+}
+
+#[pymethods]
+impl Variant {
+    /// Each tensor's name, element type and shape, in the order of the files.
+    fn tensors(&self) -> Vec<(String, String, Vec<u64>)> {
+        let tensors = self.variant.tensors().into_iter();
+        tensors.map(|tensor| (tensor.name, tensor.dtype.to_string(), tensor.shape)).collect()
+    }
+
+    /// Each original file's path, size and SHA-256.
+    fn files(&self) -> Vec<(&str, u64, String)> {
+        let files = self.variant.files().iter();
+        files.map(|file| (file.path.as_str(), file.bytes, file.sha256.to_string())).collect()
+    }
+
+    /// What the files' headers say beside their tensors.
+    fn metadata(&self, py: Python<'_>) -> PyResult<std::collections::BTreeMap<String, String>> {
+        self.variant.metadata().or_raise(py)
+    }
+
+    /// Decodes a tensor.
+    fn read(&self, py: Python<'_>, name: &str) -> PyResult<Memory> {
+        py.detach(|| self.variant.read_tensor(name)).map(Memory::new).or_raise(py)
+    }
+
+    /// Decodes rows of a tensor along its first dimension.
+    fn read_rows(&self, py: Python<'_>, name: &str, start: u64, stop: u64) -> PyResult<Memory> {
+        py.detach(|| self.variant.read_rows(name, start..stop)).map(Memory::new).or_raise(py)
+    }
+
+    /// The bytes of an original file.
+    fn read_file<'py>(&self, py: Python<'py>, path: &str) -> PyResult<Bound<'py, PyBytes>> {
+        let options = Options { threads: 1, ..Options::default() };
+        let bytes = py.detach(|| qstore::read_file(&self.variant, path, &options)).or_raise(py)?;
+        Ok(PyBytes::new(py, &bytes))
+    }
+
+    /// Decodes all tensors, on `threads` threads, in the order of the files.
+    fn load(&self, py: Python<'_>, threads: usize, progress: Option<Py<PyAny>>) -> PyResult<Vec<Loaded>> {
+        let options = Options { threads, ..Options::default() };
+        let tensors = watch::run(py, progress, |progress| qstore::load(&self.variant, &options, progress))?;
+        let loaded = |t: qstore::LoadedTensor| (t.name, t.dtype.to_string(), t.shape, Memory::new(t.data));
+        Ok(tensors.into_iter().map(loaded).collect())
+    }
+
+    /// Bytes read of the store so far, for this variant and those that it is given.
+    #[getter]
+    fn bytes_read(&self) -> u64 {
+        self.variant.bytes_read()
+    }
+}
+
+/// A variant's name.
+pub(crate) fn parse(py: Python<'_>, name: &str) -> PyResult<VariantName> {
+    name.parse().map_err(|error| exception(py, &Error::Usage(format!("{error}"))))
+}
+
+/// JSON for Python to read.
+pub(crate) fn json(py: Python<'_>, value: &impl serde::Serialize) -> PyResult<String> {
+    serde_json::to_string(value).map_err(|error| exception(py, &Error::Usage(error.to_string())))
+}

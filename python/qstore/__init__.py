@@ -1,0 +1,64 @@
+"""One lossless store for one model in every precision that it ships in.
+
+    import qstore
+
+    qstore.pack({"bf16": "Llama-3.1-8B", "int8": "Llama-3.1-8B-int8"}, "llama.qstore")
+
+    with qstore.open("llama.qstore") as store:
+        weight = store["int8"].get_tensor("model.layers.0.mlp.up_proj.weight")   # reads nothing of bf16
+
+`qstore.numpy` and `qstore.torch` load whole variants, `qstore.transformers` models. All that goes wrong is a `QStoreError`.
+"""
+
+from qstore import _core, errors
+from qstore.errors import (
+    BusyError,
+    DamagedError,
+    FileError,
+    InputError,
+    NotFoundError,
+    OutOfMemoryError,
+    QStoreError,
+    QStoreWarning,
+    UnknownNameError,
+    UsageError,
+)
+from qstore.inspection import FileInspection, Inspection, TensorInspection, VariantInspection, inspect
+from qstore.operations import VariantVerification, Verification, add, pack, remove, unpack, verify
+from qstore.progress import Bar
+from qstore.store import Store, TensorSlice, Variant, open, safe_open
+
+__version__ = _core.VERSION
+
+__all__ = [
+    "Bar",
+    "BusyError",
+    "DamagedError",
+    "FileError",
+    "FileInspection",
+    "InputError",
+    "Inspection",
+    "NotFoundError",
+    "OutOfMemoryError",
+    "QStoreError",
+    "QStoreWarning",
+    "Store",
+    "TensorInspection",
+    "TensorSlice",
+    "UnknownNameError",
+    "UsageError",
+    "Variant",
+    "VariantInspection",
+    "VariantVerification",
+    "Verification",
+    "__version__",
+    "add",
+    "errors",
+    "inspect",
+    "open",
+    "pack",
+    "remove",
+    "safe_open",
+    "unpack",
+    "verify",
+]

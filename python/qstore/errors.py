@@ -1,0 +1,59 @@
+"""What qstore raises: every exception is a `QStoreError`, and one of Python's own where there is one that means the same."""
+
+from __future__ import annotations
+
+import os
+
+
+class QStoreError(Exception):
+    """Anything that qstore refuses or fails to do. Its text says what is wrong, and what to do."""
+
+    #: The file or folder that it is about, if it is about one.
+    path: str | os.PathLike[str] | None = None
+
+
+class UsageError(QStoreError, ValueError):
+    """The request makes no sense: a target that exists, a framework that is none. Nothing was changed."""
+
+
+class UnknownNameError(QStoreError, KeyError):
+    """The store has no variant, or the variant no tensor or file, of that name."""
+
+    def __str__(self) -> str:
+        # KeyError would show its text in quotes.
+        return str(self.args[0]) if self.args else ""
+
+
+class InputError(QStoreError, ValueError):
+    """A checkpoint that cannot be stored exactly as it is. Nothing was stored."""
+
+
+class DamagedError(QStoreError):
+    """A store, or what was restored from it, is not what was written."""
+
+    #: Everything that `verify` found, each with the file that it is in.
+    problems: tuple[str, ...] = ()
+
+
+class BusyError(QStoreError):
+    """Another process is changing the store. Try again later."""
+
+
+class FileError(QStoreError, OSError):
+    """The system refused to read or write a file; `errno` and `filename` say what and where."""
+
+    def __str__(self) -> str:
+        # All is in the text: the file, the deed and the system's reason.
+        return str(self.strerror)
+
+
+class NotFoundError(FileError, FileNotFoundError):
+    """There is no store, folder or file of that name."""
+
+
+class OutOfMemoryError(QStoreError, MemoryError):
+    """Memory does not suffice for a tensor."""
+
+
+class QStoreWarning(UserWarning):
+    """Something worth knowing that is no error, such as a variant that does not fit the others."""

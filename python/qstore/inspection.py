@@ -1,0 +1,124 @@
+"""What a store holds."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from qstore import _core
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+
+@dataclass(frozen=True)
+class FileInspection:
+    """An original file, as `unpack` restores it."""
+
+    #: Path in the variant's folder.
+    path: str
+    #: Size.
+    bytes: int
+    #: SHA-256, as a model hub shows it.
+    sha256: str
+
+
+@dataclass(frozen=True)
+class TensorInspection:
+    """A tensor, and how it is stored."""
+
+    name: str
+    #: Element type, as safetensors calls it: `BF16`, `I8`, ...
+    dtype: str
+    shape: tuple[int, ...]
+    #: `residual`, `codes`, `reference`, ...: docs/format.md describes them.
+    encoding: str
+    #: The variant that it is stored given, or equal to a tensor of.
+    given: str | None
+    #: Bytes in memory.
+    raw_bytes: int
+    #: Bytes that it takes in its variant's layer.
+    stored_bytes: int
+    #: Stored bits for each element, or for each code that is packed into one; `None` for an empty tensor.
+    bits_per_weight: float | None
+
+
+@dataclass(frozen=True)
+class VariantInspection:
+    """A variant of a store."""
+
+    name: str
+    #: How its weights are quantised, such as `llm-int8`, or `none`.
+    scheme: str
+    #: The element type that most of its weights have.
+    dtype: str
+    #: The variants that reading it reads as well.
+    given: tuple[str, ...]
+    #: Whether its files are kept as they are.
+    verbatim: bool
+    #: Number of tensors.
+    tensor_count: int
+    #: Its original files; empty if its layer cannot be read.
+    files: tuple[FileInspection, ...]
+    #: The files of the store that hold it, relative to the store's folder.
+    layer_files: tuple[str, ...]
+    #: Bytes of its original files.
+    raw_bytes: int
+    #: Bytes that it adds to the store.
+    stored_bytes: int
+    #: Bytes that loading all its tensors reads; `None` if its layer cannot be read.
+    read_bytes: int | None
+    #: Why its layer cannot be read, if it cannot.
+    problem: str | None
+    #: Its tensors, in the order of the files; empty unless asked for.
+    tensors: tuple[TensorInspection, ...]
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """A store."""
+
+    #: Version of its format.
+    format_version: int
+    #: Bytes of all variants' original files.
+    raw_bytes: int
+    #: Bytes of everything in the store's folder.
+    stored_bytes: int
+    #: `stored_bytes / raw_bytes`.
+    ratio: float
+    #: The variants, lower precision first.
+    variants: tuple[VariantInspection, ...]
+    #: Files that an interrupted change left; the next change deletes them.
+    leftovers: tuple[str, ...]
+
+
+def inspect(path: str | PathLike[str], *, tensors: bool = False) -> Inspection:
+    """Describes a store: its variants, their sizes and files.
+
+    Args:
+        path: The store.
+        tensors: Describe each tensor, too.
+
+    Raises:
+        NotFoundError: There is no store.
+        DamagedError: Its manifest is not whole. (A variant that cannot be read is described as far as the manifest does, with its `problem`.)
+    """
+    return _inspection(json.loads(_core.Store(path).inspect(tensors)))
+
+
+def _inspection(found: dict[str, Any]) -> Inspection:
+    variants = tuple(_variant(variant) for variant in found.pop("variants"))
+    return Inspection(variants=variants, leftovers=tuple(found.pop("leftovers")), **found)
+
+
+def _variant(found: dict[str, Any]) -> VariantInspection:
+    return VariantInspection(
+        given=tuple(found.pop("given")),
+        files=tuple(FileInspection(**file) for file in found.pop("files")),
+        layer_files=tuple(found.pop("layer_files")),
+        tensors=tuple(
+            TensorInspection(shape=tuple(tensor.pop("shape")), **tensor) for tensor in found.pop("tensors", ())
+        ),
+        **found,
+    )

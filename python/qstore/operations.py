@@ -1,0 +1,197 @@
+"""Making, changing, restoring and checking stores: what the commands of the same names do."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from qstore import _core
+from qstore.errors import DamagedError, UsageError
+from qstore.progress import Progress, Watched
+
+Path = str | os.PathLike[str]
+
+
+def pack(
+    variants: Mapping[str, Path],
+    target: Path,
+    *,
+    verbatim: Collection[str] = (),
+    given: Mapping[str, Collection[str]] | None = None,
+    threads: int = 0,
+    memory: int | None = None,
+    shard_size: int | None = None,
+    progress: Progress = None,
+) -> None:
+    """Makes a store of a model's variants. There is a store when it is complete, and nothing before.
+
+    Args:
+        variants: A name that you choose and the Hugging Face folder of each variant, which is only read. Their order does not matter.
+        target: The folder to make the store in; new or empty.
+        verbatim: Variants whose files are kept as they are, so that any tool loads them from the store; takes more space.
+        given: For a variant, the lower ones that it may be stored given (and reading it reads); `[]` makes it independent of all. Variants that are not
+            named may be given any.
+        threads: Worker threads; 0 for one a core. The store does not depend on it.
+        memory: Bytes to work in, about; 1 GiB if not said.
+        shard_size: Most bytes of one file of the store; 5 GB if not said.
+        progress: `True` for a bar, or a callback.
+
+    Raises:
+        UsageError: The target is taken, or a name cannot be one.
+        NotFoundError: There is no such folder.
+        InputError: A folder cannot be stored exactly.
+        FileError: The system refused to read or write.
+    """
+    given = given or {}
+    _known(("verbatim", verbatim), ("given", given), names=variants)
+    specs = [_spec(name, folder, verbatim, given) for name, folder in variants.items()]
+    with Watched(progress) as callback:
+        _core.pack(specs, target, (threads, memory, shard_size), callback)
+
+
+def add(
+    store: Path,
+    variant: str,
+    folder: Path,
+    *,
+    verbatim: bool = False,
+    given: Collection[str] | None = None,
+    threads: int = 0,
+    memory: int | None = None,
+    shard_size: int | None = None,
+    progress: Progress = None,
+) -> None:
+    """Adds a variant to a store. Those of higher precision are stored anew where it helps them; each is still what it was.
+
+    Args:
+        store: The store.
+        variant: A name that you choose.
+        folder: The Hugging Face folder of the variant, which is only read.
+        verbatim: Keep its files as they are.
+        given: The lower variants that it may be stored given; any if `None`, none if empty.
+        threads, memory, shard_size, progress: As in `pack`.
+
+    Raises:
+        UsageError: The store has a variant of that name.
+        BusyError: Another process is changing the store.
+        QStoreError: As `pack`. The store is then unchanged.
+    """
+    specs = _spec(variant, folder, [variant] if verbatim else [], {} if given is None else {variant: given})
+    with Watched(progress) as callback:
+        _core.add(store, specs, (threads, memory, shard_size), callback)
+
+
+def remove(
+    store: Path,
+    variant: str,
+    *,
+    threads: int = 0,
+    memory: int | None = None,
+    shard_size: int | None = None,
+    progress: Progress = None,
+) -> None:
+    """Removes a variant from a store. Those that were stored given it are stored anew first.
+
+    Raises:
+        UnknownNameError: The store has no such variant.
+        UsageError: It is the only one.
+        BusyError: Another process is changing the store.
+    """
+    with Watched(progress) as callback:
+        _core.remove(store, variant, (threads, memory, shard_size), callback)
+
+
+def unpack(
+    store: Path,
+    variant: str,
+    target: Path,
+    *,
+    threads: int = 0,
+    memory: int | None = None,
+    progress: Progress = None,
+) -> None:
+    """Restores a variant's folder, every file byte for byte and checked by its SHA-256. It appears when all of it is there.
+
+    Args:
+        store: The store.
+        variant: The variant.
+        target: The folder to restore it in; new or empty.
+        threads, memory, progress: As in `pack`.
+
+    Raises:
+        UnknownNameError: The store has no such variant.
+        UsageError: The target is taken.
+        DamagedError: What would be restored is not what was stored.
+    """
+    with Watched(progress) as callback:
+        _core.unpack(store, variant, target, (threads, memory, None), callback)
+
+
+@dataclass(frozen=True)
+class VariantVerification:
+    """What `verify` checked of a variant."""
+
+    name: str
+    #: Original files.
+    files: int
+    #: Bytes: of the original files, or for a quick check of what is stored.
+    bytes: int
+    #: What is wrong; empty if nothing is.
+    problems: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What `verify` checked."""
+
+    variants: tuple[VariantVerification, ...]
+
+
+def verify(
+    store: Path,
+    variant: str | None = None,
+    *,
+    quick: bool = False,
+    threads: int = 0,
+    memory: int | None = None,
+    progress: Progress = None,
+) -> Verification:
+    """Checks that every file of a variant, or of all, comes back with its SHA-256. Goes on after damage, so that all of it is known.
+
+    Args:
+        store: The store.
+        variant: The variant; all if `None`.
+        quick: Only compare the checksums of what is stored, and decode nothing.
+        threads, memory, progress: As in `pack`.
+
+    Raises:
+        DamagedError: Something is wrong; `problems` lists all that is.
+        UnknownNameError: The store has no such variant.
+    """
+    with Watched(progress) as callback:
+        found = json.loads(_core.verify(store, variant, quick, (threads, memory, None), callback))
+    variants = tuple(VariantVerification(problems=tuple(v.pop("problems")), **v) for v in found["variants"])
+    problems = tuple(f"{variant.name}: {problem}" for variant in variants for problem in variant.problems)
+    if problems:
+        error = DamagedError("\n".join(problems))
+        error.path, error.problems = store, problems
+        raise error
+    return Verification(variants)
+
+
+def _spec(
+    name: str, folder: Path, verbatim: Collection[str], given: Mapping[str, Collection[str]]
+) -> tuple[str, Path, bool, list[str] | None]:
+    for collection in (verbatim, given.get(name)):
+        if isinstance(collection, str):
+            raise UsageError(f"{name}: give a list of variants' names, not {collection!r}")
+    return name, folder, name in verbatim, list(given[name]) if name in given else None
+
+
+def _known(*options: tuple[str, Collection[str]], names: Collection[str]) -> None:
+    for option, mentioned in options:
+        for name in [] if isinstance(mentioned, str) else mentioned:
+            if name not in names:
+                raise UsageError(f"{option}: no variant {name} is being stored, only {', '.join(names)}")

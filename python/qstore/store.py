@@ -1,0 +1,318 @@
+"""Open stores, as natural as safetensors."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from qstore import _core
+from qstore.errors import UnknownNameError, UsageError
+from qstore.frameworks import Framework, framework
+from qstore.progress import Progress, Watched
+
+if TYPE_CHECKING:
+    from os import PathLike
+    from types import TracebackType
+
+    from typing_extensions import Self
+
+
+def open(path: str | PathLike[str], *, framework: str = "np", device: Any = None) -> Store:
+    """Opens a store. Nothing but its manifest is read until a variant is asked for.
+
+    Args:
+        path: The store's folder.
+        framework: What tensors come as: `"np"` (numpy) or `"pt"` (torch).
+        device: For torch, where they go: `"cpu"`, `"cuda:0"`, 0, a `torch.device`.
+
+    Raises:
+        NotFoundError: There is no store.
+        DamagedError: Its manifest is not whole.
+    """
+    return Store(path, framework=framework, device=device)
+
+
+def safe_open(
+    filename: str | PathLike[str],
+    framework: str,
+    device: Any = "cpu",
+    *,
+    variant: str | None = None,
+) -> Variant:
+    """What `safetensors.safe_open` is for a file, for a variant of a store; `with` closes it.
+
+    Args:
+        filename: The store's folder.
+        framework: `"np"` or `"pt"`.
+        device: Where tensors go.
+        variant: The variant; may be left out where the store has one only.
+
+    Raises:
+        NotFoundError: There is no store.
+        UnknownNameError: It has no such variant.
+        UsageError: It has several variants, and none is named.
+    """
+    return Store(filename, framework=framework, device=device).variant(variant)
+
+
+class Store(Mapping[str, "Variant"]):
+    """An open store: a mapping from variants' names to variants, which are opened when they are asked for.
+
+    May be used from several threads. Tensors stay valid when it is closed.
+    """
+
+    def __init__(self, path: str | PathLike[str], *, framework: str = "np", device: Any = None) -> None:
+        #: The store's folder.
+        self.path = path
+        self._framework = _framework(framework, device)
+        self._core: _core.Store | None = _core.Store(path)
+        self._names = tuple(self._core.variants())
+        self._variants: dict[str, Variant] = {}
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """The variants' names, lower precision first."""
+        return self._names
+
+    def variant(self, name: str | None = None) -> Variant:
+        """The variant of that name; the only one if there is but one.
+
+        Raises:
+            UnknownNameError: The store has no such variant.
+            UsageError: It has several, and none is named.
+            NotFoundError: A file that holds it is not there.
+            DamagedError: A file that holds it is not whole.
+        """
+        if name is None and len(self._names) != 1:
+            raise UsageError(f"{self.path}: name the variant: {', '.join(self._names)}")
+        return self[self._names[0] if name is None else name]
+
+    def __getitem__(self, name: str) -> Variant:
+        if self._core is None:
+            raise UsageError(f"{self.path}: this store is closed")
+        if name not in self._names:
+            raise UnknownNameError(f"{self.path}: no variant {name}; it has {', '.join(self._names)}")
+        if name not in self._variants:
+            opened = Variant(name, self._core.variant(name), self._framework)
+            # Whichever thread was first.
+            return self._variants.setdefault(name, opened)
+        return self._variants[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes its files."""
+        for variant in self._variants.values():
+            variant.close()
+        self._variants, self._core = {}, None
+
+    def __repr__(self) -> str:
+        return f"<qstore.Store {str(self.path)!r}: {', '.join(self._names)}>"
+
+    # Two stores are not one because they have the same variants.
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
+
+class Variant:
+    """A variant of a store: what `safetensors.safe_open` gives for a file, for all files of the variant together.
+
+    May be used from several threads: nothing that decodes holds Python's lock.
+    """
+
+    def __init__(self, name: str, core: _core.Variant, framework: Framework) -> None:
+        #: Its name.
+        self.name = name
+        self._opened: _core.Variant | None = core
+        self._framework = framework
+        #: Element type and shape of each tensor, in the order of the files.
+        self._tensors = {tensor: (dtype, tuple(shape)) for tensor, dtype, shape in core.tensors()}
+
+    @property
+    def _core(self) -> _core.Variant:
+        if self._opened is None:
+            raise UsageError(f"variant {self.name} is closed")
+        return self._opened
+
+    def keys(self) -> list[str]:
+        """The tensors' names, sorted. `FILE:NAME` where several files of the variant have one of that name."""
+        return sorted(self._tensors)
+
+    def offset_keys(self) -> list[str]:
+        """The tensors' names in the order in which they lie in the files, which is the fastest to read them in."""
+        return list(self._tensors)
+
+    def metadata(self) -> dict[str, str] | None:
+        """What the files' headers say beside their tensors (`__metadata__`), such as `{"format": "pt"}`; `None` if nothing."""
+        return self._core.metadata() or None
+
+    def get_tensor(self, name: str) -> Any:
+        """A tensor: an array of the framework, of its own element type and shape. Its memory is its own, and may be written.
+
+        Raises:
+            UnknownNameError: The variant has no such tensor.
+            UsageError: The framework has no such element type.
+            DamagedError: What is stored is damaged.
+        """
+        dtype, shape = self._described(name)
+        return self._framework.array(self._core.read(name), dtype, shape)
+
+    def get_slice(self, name: str) -> TensorSlice:
+        """A tensor that is not read yet: `get_slice(name)[10:20]` reads and decodes the chunks that hold those rows, and no others.
+
+        Raises:
+            UnknownNameError: The variant has no such tensor.
+        """
+        dtype, shape = self._described(name)
+        return TensorSlice(name, dtype, shape, self)
+
+    def get_tensors(self, *, threads: int = 0, progress: Progress = None) -> dict[str, Any]:
+        """All tensors by name, in the order of the files, decoded on several threads.
+
+        Args:
+            threads: How many; 0 for one a core.
+            progress: `True` for a bar, or a callback.
+        """
+        with Watched(progress) as callback:
+            loaded = self._core.load(threads, callback)
+        return {name: self._framework.array(memory, dtype, shape) for name, dtype, shape, memory in loaded}
+
+    def files(self) -> dict[str, int]:
+        """The variant's original files: each path in its folder, and its bytes."""
+        return {path: size for path, size, _ in self._core.files()}
+
+    def read_file(self, path: str) -> bytes:
+        """An original file, such as `config.json`, checked by its SHA-256.
+
+        Raises:
+            UnknownNameError: The variant has no such file.
+            DamagedError: It is not what was stored.
+        """
+        return self._core.read_file(path)
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes of the store that were read so far for this variant, of itself and of those that it is given."""
+        return self._core.bytes_read
+
+    def _described(self, name: str) -> tuple[str, tuple[int, ...]]:
+        if name not in self._tensors:
+            raise UnknownNameError(f"variant {self.name} has no tensor {name}")
+        return self._tensors[name]
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.keys())
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._tensors
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes its files. Tensors that were read stay valid."""
+        self._opened = None
+
+    def __repr__(self) -> str:
+        return f"<qstore.Variant {self.name}: {len(self)} tensors>"
+
+
+class TensorSlice:
+    """A tensor that is not read yet. `slice[...]` reads all of it."""
+
+    def __init__(self, name: str, dtype: str, shape: tuple[int, ...], variant: Variant) -> None:
+        #: The tensor's name.
+        self.name = name
+        self._dtype = dtype
+        self._shape = shape
+        self._variant = variant
+
+    def get_shape(self) -> list[int]:
+        """The tensor's shape."""
+        return list(self._shape)
+
+    def get_dtype(self) -> str:
+        """The tensor's element type, as safetensors calls it: `BF16`, `I8`, ..."""
+        return self._dtype
+
+    def __getitem__(self, index: Any) -> Any:
+        """A part of the tensor, as numpy and torch index: whole numbers, slices, `...` and `None`. Only the chunks of the rows that are asked for, along
+        the first dimension, are read and decoded; of these, what is asked for is given, in memory of its own.
+
+        Raises:
+            IndexError: It has no such element, or not so many dimensions.
+            UsageError: It cannot be indexed so.
+            DamagedError: What is stored is damaged.
+        """
+        index = index if isinstance(index, tuple) else (index,)
+        for part in index:
+            if isinstance(part, bool) or not (part is None or part is ... or _is_basic(part)):
+                raise UsageError(f"{self.name}: index with whole numbers, slices, `...` or `None`, not {part!r}")
+        core, made = self._variant._core, self._variant._framework
+        # Rows that share a byte cannot be read apart.
+        rows = None if self._dtype in ("F4", "F6_E2M3", "F6_E3M2") else self._rows(index)
+        if rows is None:
+            memory = core.read(self.name)
+            whole = made.array(memory, self._dtype, self._shape)
+            return made.compact(whole[index], memory) if _takes_part(index) else whole
+        start, stop, first = rows
+        memory = core.read_rows(self.name, start, stop)
+        some = made.array(memory, self._dtype, (stop - start, *self._shape[1:]))
+        return made.compact(some[(first, *index[1:])], memory)
+
+    def _rows(self, index: tuple[Any, ...]) -> tuple[int, int, Any] | None:
+        """The rows that an index needs, from one to before another, and what then indexes them; `None` if it needs all."""
+        if not self._shape or not index or index[0] is None or index[0] is ...:
+            return None
+        count = self._shape[0]
+        if isinstance(index[0], slice):
+            wanted = range(*index[0].indices(count))
+            if not wanted:
+                return 0, 0, slice(None)
+            start, stop = min(wanted[0], wanted[-1]), max(wanted[0], wanted[-1]) + 1
+            return start, stop, slice(None, None, wanted.step)
+        row = operator.index(index[0])
+        if not -count <= row < count:
+            raise IndexError(f"{self.name}: row {row} of a tensor that has {count}")
+        row %= count
+        return row, row + 1, 0
+
+    def __repr__(self) -> str:
+        return f"<qstore.TensorSlice {self.name}: {self._dtype} {list(self._shape)}>"
+
+
+def _is_basic(part: object) -> bool:
+    """Whether it is a slice or a whole number."""
+    return isinstance(part, slice) or hasattr(part, "__index__")
+
+
+def _takes_part(index: tuple[Any, ...]) -> bool:
+    return any(part is not ... for part in index)
+
+
+# `framework` is the name of an argument, too.
+_framework = framework
