@@ -86,9 +86,41 @@ def copy_others(job):
                 sync(path)
 
 
+def by_file(save):
+    """A `save` for `serve` of one that stores one file with tensors as another."""
+
+    def save_all(job):
+        copy_others(job)
+        for variant in job["variants"]:
+            for file in tensor_files(variant):
+                path = stored_path(job, variant, file)
+                save(job, os.path.join(variant["folder"], file["path"]), path)
+                sync(path)
+
+    return save_all
+
+
+def from_files(load):
+    """A `load` for `serve` of one that gives the tensors of one stored file by name."""
+
+    def load_all(job):
+        loaded, bytes_read = {}, 0
+        for variant in job["variants"]:
+            for file in tensor_files(variant):
+                path = stored_path(job, variant, file)
+                bytes_read += os.path.getsize(path)
+                if job["bytes_per_second"]:
+                    await_file(path, job["bytes_per_second"])
+                for name, tensor in load(job, path).items():
+                    loaded[variant["name"], file["path"], name] = tensor
+        return loaded, bytes_read
+
+    return load_all
+
+
 def serve(describe, prepare, save, load, as_bytes):
-    """Does the job with a peer's functions. `prepare(job)` makes ready what is not timed; `save(job, source, target)` and `load(job, path)` work
-    on one file; `as_bytes(tensor)` shows what `load` gave, by name, as bytes."""
+    """Does the job with a peer's functions. `prepare(job)` makes ready what is not timed; `save(job)` stores all variants; `load(job)` gives all tensors
+    by variant, file and name, and the bytes that it read; `as_bytes(tensor)` shows such a tensor as bytes."""
     job = json.load(sys.stdin)
     if job["task"] == "describe":
         print(json.dumps({"version": describe()}))
@@ -98,19 +130,9 @@ def serve(describe, prepare, save, load, as_bytes):
     loaded, bytes_read, different = {}, 0, None
     began = time.perf_counter()
     if job["task"] == "save":
-        copy_others(job)
-    for variant in job["variants"]:
-        for file in tensor_files(variant):
-            path = stored_path(job, variant, file)
-            if job["task"] == "save":
-                save(job, os.path.join(variant["folder"], file["path"]), path)
-                sync(path)
-            else:
-                bytes_read += os.path.getsize(path)
-                if job["bytes_per_second"]:
-                    await_file(path, job["bytes_per_second"])
-                for name, tensor in load(job, path).items():
-                    loaded[variant["name"], file["path"], name] = tensor
+        save(job)
+    else:
+        loaded, bytes_read = load(job)
     seconds = time.perf_counter() - began
     peak = peak_rss_bytes()
     if job["task"] == "load":

@@ -58,4 +58,4 @@ def as_bytes(tensor):
 
 
 # From frame.py, which stands before this in the same program.
-serve(describe, prepare, save, load, as_bytes)  # noqa: F821
+serve(describe, prepare, by_file(save), from_files(load), as_bytes)  # noqa: F821

@@ -3,6 +3,7 @@
 mod lz4;
 mod none;
 mod ours;
+mod ours_python;
 mod safetensors;
 mod zipnn;
 mod zstd;
@@ -18,7 +19,7 @@ use crate::job::Job;
 use crate::pieces::{self, Coder, pool};
 
 /// All peers, in the order of reports. The first is what the others are compared with.
-pub(crate) static ALL: [&dyn Peer; 7] = [
+pub(crate) static ALL: [&dyn Peer; 8] = [
     &none::NoCompression,
     &lz4::Lz4,
     &zstd::FAST,
@@ -26,6 +27,7 @@ pub(crate) static ALL: [&dyn Peer; 7] = [
     &safetensors::Safetensors,
     &zipnn::ZipNn,
     &ours::Ours,
+    &ours_python::OursInPython,
 ];
 
 /// One way to store models.
