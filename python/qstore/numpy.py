@@ -35,5 +35,5 @@ def load_file(
         UsageError: It has several, and none is named; or numpy has no type for a tensor's elements.
         DamagedError: What is stored is damaged.
     """
-    with safe_open(filename, "np", variant=variant) as opened:
-        return opened.get_tensors(threads=threads, progress=progress)
+    with safe_open(filename, "np", variant=variant, threads=threads) as opened:
+        return opened.get_tensors(progress=progress)

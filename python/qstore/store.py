@@ -18,19 +18,20 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 
-def open(path: str | PathLike[str], *, framework: str = "np", device: Any = None) -> Store:
+def open(path: str | PathLike[str], *, framework: str = "np", device: Any = None, threads: int = 0) -> Store:
     """Opens a store. Nothing but its manifest is read until a variant is asked for.
 
     Args:
         path: The store's folder.
         framework: What tensors come as: `"np"` (numpy) or `"pt"` (torch).
         device: For torch, where they go: `"cpu"`, `"cuda:0"`, 0, a `torch.device`.
+        threads: Threads that decode a large tensor, or all tensors; 0 for one a core.
 
     Raises:
         NotFoundError: There is no store.
         DamagedError: Its manifest is not whole.
     """
-    return Store(path, framework=framework, device=device)
+    return Store(path, framework=framework, device=device, threads=threads)
 
 
 def safe_open(
@@ -39,6 +40,7 @@ def safe_open(
     device: Any = "cpu",
     *,
     variant: str | None = None,
+    threads: int = 0,
 ) -> Variant:
     """What `safetensors.safe_open` is for a file, for a variant of a store; `with` closes it.
 
@@ -47,13 +49,14 @@ def safe_open(
         framework: `"np"` or `"pt"`.
         device: Where tensors go.
         variant: The variant; may be left out where the store has one only.
+        threads: Threads that decode a large tensor, or all tensors; 0 for one a core.
 
     Raises:
         NotFoundError: There is no store.
         UnknownNameError: It has no such variant.
         UsageError: It has several variants, and none is named.
     """
-    return Store(filename, framework=framework, device=device).variant(variant)
+    return Store(filename, framework=framework, device=device, threads=threads).variant(variant)
 
 
 class Store(Mapping[str, "Variant"]):
@@ -62,10 +65,13 @@ class Store(Mapping[str, "Variant"]):
     May be used from several threads. Tensors stay valid when it is closed.
     """
 
-    def __init__(self, path: str | PathLike[str], *, framework: str = "np", device: Any = None) -> None:
+    def __init__(
+        self, path: str | PathLike[str], *, framework: str = "np", device: Any = None, threads: int = 0
+    ) -> None:
         #: The store's folder.
         self.path = path
         self._framework = _framework(framework, device)
+        self._threads = threads
         self._core: _core.Store | None = _core.Store(path)
         self._names = tuple(self._core.variants())
         self._variants: dict[str, Variant] = {}
@@ -94,7 +100,7 @@ class Store(Mapping[str, "Variant"]):
         if name not in self._names:
             raise UnknownNameError(f"{self.path}: no variant {name}; it has {', '.join(self._names)}")
         if name not in self._variants:
-            opened = Variant(name, self._core.variant(name), self._framework)
+            opened = Variant(name, self._core.variant(name), self._framework, self._threads)
             # Whichever thread was first.
             return self._variants.setdefault(name, opened)
         return self._variants[name]
@@ -136,11 +142,12 @@ class Variant:
     May be used from several threads: nothing that decodes holds Python's lock.
     """
 
-    def __init__(self, name: str, core: _core.Variant, framework: Framework) -> None:
+    def __init__(self, name: str, core: _core.Variant, framework: Framework, threads: int) -> None:
         #: Its name.
         self.name = name
         self._opened: _core.Variant | None = core
         self._framework = framework
+        self._threads = threads
         #: Element type and shape of each tensor, in the order of the files.
         self._tensors = {tensor: (dtype, tuple(shape)) for tensor, dtype, shape in core.tensors()}
 
@@ -171,7 +178,7 @@ class Variant:
             DamagedError: What is stored is damaged.
         """
         dtype, shape = self._described(name)
-        return self._framework.array(self._core.read(name), dtype, shape)
+        return self._framework.array(self._core.read(name, self._threads), dtype, shape)
 
     def get_slice(self, name: str) -> TensorSlice:
         """A tensor that is not read yet: `get_slice(name)[10:20]` reads and decodes the chunks that hold those rows, and no others.
@@ -182,15 +189,14 @@ class Variant:
         dtype, shape = self._described(name)
         return TensorSlice(name, dtype, shape, self)
 
-    def get_tensors(self, *, threads: int = 0, progress: Progress = None) -> dict[str, Any]:
-        """All tensors by name, in the order of the files, decoded on several threads.
+    def get_tensors(self, *, progress: Progress = None) -> dict[str, Any]:
+        """All tensors by name, in the order of the files.
 
         Args:
-            threads: How many; 0 for one a core.
             progress: `True` for a bar, or a callback.
         """
         with Watched(progress) as callback:
-            loaded = self._core.load(threads, callback)
+            loaded = self._core.load(self._threads, callback)
         return {name: self._framework.array(memory, dtype, shape) for name, dtype, shape, memory in loaded}
 
     def files(self) -> dict[str, int]:
@@ -276,7 +282,7 @@ class TensorSlice:
         # Rows that share a byte cannot be read apart.
         rows = None if self._dtype in ("F4", "F6_E2M3", "F6_E3M2") else self._rows(index)
         if rows is None:
-            memory = core.read(self.name)
+            memory = core.read(self.name, self._variant._threads)
             whole = made.array(memory, self._dtype, self._shape)
             return made.compact(whole[index], memory) if _takes_part(index) else whole
         start, stop, first = rows

@@ -12,7 +12,7 @@ import pytest
 import tokenizers
 import torch
 import transformers
-from mktestdocs.__main__ import grab_code_blocks
+from mktestdocs import grab_code_blocks
 
 from .checkpoints import quantize
 from .cli import QStore

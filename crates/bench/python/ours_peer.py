@@ -32,10 +32,10 @@ def load(job):
     if job["bytes_per_second"]:
         await_layers(job)
     loaded, bytes_read = {}, 0
-    with qstore.open(job["stored"], framework="pt" if torch else "np") as store:
+    with qstore.open(job["stored"], framework="pt" if torch else "np", threads=job["threads"]) as store:
         for variant in job["variants"]:
             opened = store[variant["name"]]
-            tensors = opened.get_tensors(threads=job["threads"])
+            tensors = opened.get_tensors()
             files = {tensor["name"]: file["path"] for file in variant["files"] for tensor in file["tensors"]}
             for name, tensor in tensors.items():
                 # Names that several files have come with the file's.

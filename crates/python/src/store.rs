@@ -72,9 +72,10 @@ impl Variant {
         self.variant.metadata().or_raise(py)
     }
 
-    /// Decodes a tensor.
-    fn read(&self, py: Python<'_>, name: &str) -> PyResult<Memory> {
-        py.detach(|| self.variant.read_tensor(name)).map(Memory::new).or_raise(py)
+    /// Decodes a tensor, a large one on up to `threads` threads.
+    fn read(&self, py: Python<'_>, name: &str, threads: usize) -> PyResult<Memory> {
+        let options = Options { threads, ..Options::default() };
+        py.detach(|| qstore::load_tensor(&self.variant, name, &options)).map(Memory::new).or_raise(py)
     }
 
     /// Decodes rows of a tensor along its first dimension.

@@ -47,8 +47,8 @@ pub use qstore_container::{Dtype, Manifest, VariantEntry, VariantName};
 pub use quantize::{Gptq, GptqBits, GroupSize, Precision, Quantized, ZeroPoint, quantize};
 pub use store::{
     FileInspection, GivenRule, Inspection, LoadedTensor, Options, Store, TensorInspection, VariantInspection,
-    VariantSpec, VariantVerification, Verification, add, inspect, load, pack, read_file, remove, unpack,
-    verify,
+    VariantSpec, VariantVerification, Verification, add, inspect, load, load_tensor, pack, read_file, remove,
+    unpack, verify,
 };
 pub use synthetic::{ModelSpec, synthesise};
 pub use throttle::Throttle;

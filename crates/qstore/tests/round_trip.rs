@@ -11,7 +11,9 @@ use common::{
     write_checkpoint, write_pair,
 };
 use proptest::prelude::*;
-use qstore::{Dtype, Options, Silent, Store, VariantName, inspect, load, pack, unpack, verify};
+use qstore::{
+    Dtype, Error, Options, Silent, Store, VariantName, inspect, load, load_tensor, pack, unpack, verify,
+};
 
 /// Packs the folders `names` of `root`, restores each, compares, verifies, and loads each.
 fn check(root: &Path, names: &[&str], options: &Options) -> Store {
@@ -44,6 +46,7 @@ fn check_variant(store: &Store, root: &Path, name: &str, options: &Options) {
         assert_eq!(view.dtype(), tensor.dtype);
         assert!(view.shape().iter().map(|&d| d as u64).eq(tensor.shape.iter().copied()));
         assert!(*view.data() == *tensor.data, "{}", tensor.name);
+        assert!(load_tensor(&variant, &tensor.name, options).unwrap() == tensor.data, "{}", tensor.name);
         let rows = tensor.shape.first().copied().unwrap_or(0);
         // Rows of types smaller than a byte may begin within one.
         if rows > 2 && (tensor.data.len() as u64).is_multiple_of(rows) {
@@ -361,4 +364,21 @@ proptest! {
         write_pair(dir.path(), &tensors);
         check(dir.path(), &["bf16", "int8"], &options());
     }
+}
+
+#[test]
+fn a_large_tensor_is_the_same_on_any_number_of_threads() {
+    let dir = tempfile::tempdir().unwrap();
+    write_pair(dir.path(), &model(77, Dtype::BF16, &[(3000, 2000)]));
+    let store = dir.path().join("store");
+    pack(&[spec(dir.path(), "bf16"), spec(dir.path(), "int8")], &store, &options(), &Silent).unwrap();
+    let variant = Store::open(&store).unwrap().variant(&"bf16".parse().unwrap()).unwrap();
+    let name = "model.layers.0.mlp.up_proj.weight";
+    let want = variant.read_tensor(name).unwrap();
+    for threads in [0, 1, 2, 3, 200] {
+        let options = Options { threads, ..options() };
+        assert!(load_tensor(&variant, name, &options).unwrap() == want, "{threads} threads");
+    }
+    let error = load_tensor(&variant, "none", &options()).unwrap_err();
+    assert!(matches!(error, Error::UnknownName(_)), "{error}");
 }

@@ -9,7 +9,7 @@ use super::Options;
 use crate::decode::{ArrayReader, Variant};
 use crate::error::{IoContext as _, Result};
 use crate::memory::TensorBytes;
-use crate::progress::Progress;
+use crate::progress::{Progress, Silent};
 
 /// A tensor in memory.
 #[derive(Debug, PartialEq, Eq)]
@@ -39,6 +39,30 @@ pub fn load(variant: &Arc<Variant>, options: &Options, progress: &dyn Progress) 
     let pieces = Pieces { variant, tensors: tensors.iter_mut(), open: None };
     decode_all(pieces, options, progress)?;
     Ok(tensors)
+}
+
+/// Least pieces for each thread that decodes a tensor: fewer are decoded before it has begun.
+const PIECES_FOR_THREAD: u64 = 4;
+
+/// Decodes one tensor; a large one on several threads.
+///
+/// # Errors
+/// [`Error::UnknownName`](crate::Error::UnknownName), damage, an I/O error, or too little memory.
+pub fn load_tensor(variant: &Arc<Variant>, name: &str, options: &Options) -> Result<TensorBytes> {
+    let key = ArrayKey::Tensor(name.to_owned());
+    let reader = variant.array(&key)?;
+    let mut data = TensorBytes::zeroed(reader.bytes()?).at(variant.folder(), "cannot hold the tensor")?;
+    let pieces = (data.len() as u64).div_ceil(reader.piece_bytes().max(1));
+    let most = usize::try_from(pieces / PIECES_FOR_THREAD).unwrap_or(usize::MAX);
+    let threads = options.threads_for(most);
+    if threads < 2 {
+        reader.read(0, &mut data)?;
+        return Ok(data);
+    }
+    let open = OpenTensor::new(reader, &mut data);
+    let pieces = Pieces { variant, tensors: [].iter_mut(), open: Some(open) };
+    decode_all(pieces, &Options { threads, ..options.clone() }, &Silent)?;
+    Ok(data)
 }
 
 /// Decodes the pieces on all threads. Each takes the next one: so the whole is read from its beginning to its end, and one huge tensor or a thousand
@@ -87,10 +111,9 @@ struct OpenTensor<'a> {
 }
 
 impl<'a> OpenTensor<'a> {
-    fn new(variant: &Arc<Variant>, tensor: &'a mut LoadedTensor) -> Result<Self> {
-        let reader = variant.array(&ArrayKey::Tensor(tensor.name.clone()))?;
+    fn new(reader: ArrayReader, data: &'a mut [u8]) -> Self {
         let piece = usize::try_from(reader.piece_bytes()).unwrap_or(usize::MAX).max(1);
-        Ok(Self { reader: Arc::new(reader), rest: &mut tensor.data, at: 0, piece })
+        Self { reader: Arc::new(reader), rest: data, at: 0, piece }
     }
 
     fn next(&mut self) -> Option<Piece<'a>> {
@@ -111,8 +134,9 @@ impl<'a> Iterator for Pieces<'a> {
             if let Some(piece) = self.open.as_mut().and_then(OpenTensor::next) {
                 return Some(Ok(piece));
             }
-            match OpenTensor::new(self.variant, self.tensors.next()?) {
-                Ok(tensor) => self.open = Some(tensor),
+            let tensor = self.tensors.next()?;
+            match self.variant.array(&ArrayKey::Tensor(tensor.name.clone())) {
+                Ok(reader) => self.open = Some(OpenTensor::new(reader, &mut tensor.data)),
                 Err(error) => return Some(Err(error)),
             }
         }

@@ -22,7 +22,7 @@ use crate::pipeline::{CHUNK_MEMORY, Window};
 use crate::throttle::Throttle;
 
 pub use inspect::{FileInspection, Inspection, TensorInspection, VariantInspection, inspect};
-pub use load::{LoadedTensor, load};
+pub use load::{LoadedTensor, load, load_tensor};
 pub use unpack::{read_file, unpack};
 pub use verify::{VariantVerification, Verification, verify};
 pub use write::{GivenRule, VariantSpec, add, pack, remove};
@@ -48,6 +48,16 @@ impl Options {
     pub(crate) fn pool(&self) -> Result<ThreadPool> {
         let built = ThreadPoolBuilder::new().num_threads(self.threads).build();
         built.map_err(|e| Error::usage(format!("cannot start {} threads: {e}", self.threads)))
+    }
+
+    /// Threads for work that `most` can share.
+    fn threads_for(&self, most: usize) -> usize {
+        let all = if self.threads == 0 {
+            std::thread::available_parallelism().map_or(1, usize::from)
+        } else {
+            self.threads
+        };
+        all.min(most)
     }
 
     /// Chunks in flight: enough to keep every worker busy while results wait for their turn, within the memory allowed.
