@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
-use qstore::{Error, Options, VariantName};
+use qstore::{Error, FileContent, Options, VariantName};
 
 use crate::errors::{OrRaise as _, exception};
 use crate::memory::Memory;
@@ -61,10 +61,16 @@ impl Variant {
         tensors.map(|tensor| (tensor.name, tensor.dtype.to_string(), tensor.shape)).collect()
     }
 
-    /// Each original file's path, size and SHA-256.
-    fn files(&self) -> Vec<(&str, u64, String)> {
-        let files = self.variant.files().iter();
-        files.map(|file| (file.path.as_str(), file.bytes, file.sha256.to_string())).collect()
+    /// Each original file's path and size, and of a safetensors file its tensors by the names that they have in the variant.
+    fn files(&self) -> Vec<(&str, u64, Option<&[String]>)> {
+        let described = self.variant.files().iter().map(|file| {
+            let tensors = match &file.content {
+                FileContent::Safetensors { tensors, .. } => Some(&tensors[..]),
+                FileContent::Opaque => None,
+            };
+            (file.path.as_str(), file.bytes, tensors)
+        });
+        described.collect()
     }
 
     /// What the files' headers say beside their tensors.

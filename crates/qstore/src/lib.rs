@@ -43,7 +43,7 @@ pub use decode::{TensorInfo, Variant};
 pub use error::{Error, Result};
 pub use memory::TensorBytes;
 pub use progress::{Progress, Silent};
-pub use qstore_container::{Dtype, Manifest, VariantEntry, VariantName};
+pub use qstore_container::{Dtype, FileContent, Manifest, VariantEntry, VariantName};
 pub use quantize::{Gptq, GptqBits, GroupSize, Precision, Quantized, ZeroPoint, quantize};
 pub use store::{
     FileInspection, GivenRule, Inspection, LoadedTensor, Options, Store, TensorInspection, VariantInspection,
