@@ -121,16 +121,19 @@ def _model(cls: Any, variant: Variant, folder: str, arguments: tuple[Any, ...], 
     for name in ("state_dict", "gguf_file", "subfolder"):
         if options.get(name):
             raise UsageError(f"{name} has no meaning here: the weights are those of the store")
-    if "adapter_config.json" in variant.files():
-        raise UsageError(
-            f"variant {variant.name} has an adapter, which is not loaded here; `qstore.unpack` restores it"
-        )
+    file = Path(folder) / "config.json"
+    described = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    # Both are read from files: of an adapter, the weights; of torchao, what the files say beside their tensors.
+    torchao = (described.get("quantization_config") or {}).get("quant_method") == "torchao"
+    if torchao or "adapter_config.json" in variant.files():
+        what = "is quantised by torchao" if torchao else "has an adapter"
+        raise UsageError(f"variant {variant.name} {what}, which is not loaded here; `qstore.unpack` restores it")
 
     config, options = _config(cls, variant, folder, options)
     if _chooses(cls):
         cls, config = _choice(cls, config, folder, options)
     failures: list[Exception] = []
-    tensors = {name: LazyTensor(stored, variant, failures) for name, stored in _weights(variant, folder).items()}
+    tensors = {name: LazyTensor(stored, variant, failures) for name, stored in _weights(variant, described).items()}
     try:
         made = cls.from_pretrained(None, *arguments, config=config, state_dict=tensors, **options)
     finally:
@@ -157,10 +160,11 @@ def _config(cls: Any, variant: Variant, folder: str, options: dict[str, Any]) ->
     if not _chooses(cls):
         return config, options
     # These are the model's, though a configuration has attributes of the same names.
-    kept = {name: options.pop(name) for name in ("dtype", "torch_dtype", "quantization_config") if name in options}
-    trust = {name: options[name] for name in ("trust_remote_code",) if name in options}
+    apart = ("dtype", "torch_dtype", "quantization_config")
+    kept = {name: options.pop(name) for name in apart if name in options}
+    kept["trust_remote_code"] = options.get("trust_remote_code")
     config, options = AutoConfig.from_pretrained(config, return_unused_kwargs=True, **options)
-    return config, options | kept | trust
+    return config, options | kept
 
 
 def _choice(cls: Any, config: Any, folder: str, options: dict[str, Any]) -> tuple[Any, Any]:
@@ -171,11 +175,10 @@ def _choice(cls: Any, config: Any, folder: str, options: dict[str, Any]) -> tupl
     likeness = copy.deepcopy(config)
     # Where code is that comes with the model.
     likeness.name_or_path = folder
-    trust = {name: options[name] for name in ("trust_remote_code",) if name in options}
     safe = getattr(initialization, "meta_device_safe_creation_ops", contextlib.nullcontext)
     with torch.device("meta"), safe(), initialization.no_init_weights():
         # What would be made is found by making it, as transformers itself does before it loads: without memory.
-        chosen = type(cls.from_config(likeness, **trust))
+        chosen = type(cls.from_config(likeness, trust_remote_code=options.get("trust_remote_code")))
     if chosen.config_class is not None and not isinstance(config, chosen.config_class):
         # The language model of one that also sees or hears.
         quantised = getattr(config, "quantization_config", None)
@@ -185,13 +188,11 @@ def _choice(cls: Any, config: Any, folder: str, options: dict[str, Any]) -> tupl
     return chosen, config
 
 
-def _weights(variant: Variant, folder: str) -> dict[str, str]:
+def _weights(variant: Variant, described: dict[str, Any]) -> dict[str, str]:
     """The tensors of the files that transformers takes a model from, and their names in the variant. Other files may lie beside these."""
     stored = variant.files()
-    path = Path(folder) / "config.json"
-    config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     first, index = "model.safetensors", "model.safetensors.index.json"
-    named = config.get("transformers_weights") or (first if first in stored or index not in stored else index)
+    named = described.get("transformers_weights") or (first if first in stored or index not in stored else index)
     _need(variant, named)
     shards, listed = {named}, None
     if named.endswith(".index.json"):
@@ -200,7 +201,8 @@ def _weights(variant: Variant, folder: str) -> dict[str, str]:
 
     tensors = {}
     for name in variant:
-        file = next((file for file in stored if name.startswith(f"{file}:")), None)
+        # Such a name says which file it is of: others have one of that name as well.
+        file = next((file for file in stored if name.startswith(f"{file}:")), None) if ":" in name else None
         if file is None and (listed is None or name in listed):
             tensors[name] = name
         elif file in shards:

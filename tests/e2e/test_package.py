@@ -26,6 +26,11 @@ from .checkpoints import INPUT_IDS, VARIANT_NAMES, MakePair, MakeStore, Pair, as
 from .cli import QStore, variant_of
 from .models import BERT, BERT_MASKED_LM, GPT2, LLAMA, PAPER_FAMILIES, VOCAB, Family
 
+# torch keeps which functions make tensors when it is first asked for some without memory. Were that while transformers has put another in the place of one of
+# them, as it does where it loads, code that comes with a model could do what it cannot in a process that begins with a store.
+with torch.device("meta"):
+    torch.empty(0)
+
 
 def _mixtral() -> transformers.PretrainedConfig:
     return transformers.MixtralConfig(
@@ -211,6 +216,16 @@ def test_quantised_as_it_is_loaded(pair: Pair, store: Path) -> None:
     )
 
 
+def test_nf4(qstore: QStore, pair: Pair, tmp_path: Path) -> None:
+    """Several tensors of the folder make one of the model."""
+    cls = transformers.AutoModelForCausalLM
+    config = transformers.BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
+    model = cls.from_pretrained(pair.high, quantization_config=config, device_map="cpu")
+    model.save_pretrained(tmp_path / "nf4")
+    store = qstore.pack(tmp_path / "store", nf4=tmp_path / "nf4")
+    _assert_same_model(from_pretrained(cls, store), cls.from_pretrained(tmp_path / "nf4"), store)
+
+
 def test_offloaded_to_disk(pair: Pair, store: Path, tmp_path: Path) -> None:
     devices = {"model.embed_tokens": "cpu", "model.rotary_emb": "cpu", "model.norm": "cpu", "lm_head": "cpu"}
     devices |= {"model.layers.0": "cpu", "model.layers.1": "disk"}
@@ -250,8 +265,10 @@ def test_shards(qstore: QStore, tmp_path: Path) -> None:
     model.save_pretrained(tmp_path / "folder", max_shard_size="1MB")
     assert len(list((tmp_path / "folder").glob("*.safetensors"))) > 2
     LLAMA.build(torch.bfloat16, seed=1).save_pretrained(tmp_path / "folder" / "original")
-    LLAMA.build(torch.bfloat16, seed=2).save_pretrained(tmp_path / "other")
-    shutil.copy(tmp_path / "other" / "model.safetensors", tmp_path / "folder" / "consolidated.safetensors")
+    others = {name: torch.ones_like(tensor) for name, tensor in model.state_dict().items()}
+    # One that the model lacks, and one that it has under another name.
+    others |= {"output.weight": others["lm_head.weight"].clone(), "norm.weight": others["model.norm.weight"].clone()}
+    safetensors.torch.save_file(others, tmp_path / "folder" / "consolidated.safetensors", {"format": "pt"})
     store = qstore.pack(tmp_path / "store", bf16=tmp_path / "folder")
 
     cls = transformers.AutoModelForCausalLM
@@ -352,18 +369,19 @@ def test_code_that_comes_with_a_model(qstore: QStore, with_code: Path, tmp_path:
         from_pretrained(cls, store, trust_remote_code=False)
 
     expected = cls.from_pretrained(with_code, trust_remote_code=True)
-    actual = from_pretrained(cls, store, trust_remote_code=True)
-    assert type(actual).__name__ == "TinyForCausalLM"
-    assert _settings(actual.config) == _settings(expected.config)
-    _assert_same_tensors(actual.state_dict(), expected.state_dict())
-    assert torch.equal(_first_output(actual), _first_output(expected))
-
     config = from_pretrained(transformers.AutoConfig, store, trust_remote_code=True)
     assert _settings(config) == _settings(expected.config) | {"dtype": "bfloat16"}
-    again = from_pretrained(cls, store, config=config, trust_remote_code=True)
-    # The code is the same, and so are its classes.
-    assert type(again) is type(actual)
-    _assert_same_tensors(again.state_dict(), expected.state_dict())
+    # Its code is the store's, wherever the configuration is from.
+    config.name_or_path = str(tmp_path / "elsewhere")
+    told = from_pretrained(cls, store, config=config, trust_remote_code=True)
+    actual = from_pretrained(cls, store, trust_remote_code=True)
+    assert type(actual).__name__ == "TinyForCausalLM"
+    # The same code is not imported as another each time.
+    assert type(told) is type(actual)
+    for model in (told, actual):
+        assert _settings(model.config) == _settings(expected.config)
+        _assert_same_tensors(model.state_dict(), expected.state_dict())
+        assert torch.equal(_first_output(model), _first_output(expected))
     # What is saved is whole: its code, and no path of where it was loaded from.
     for model, name in ((expected, "expected"), (actual, "actual")):
         model.save_pretrained(tmp_path / name)
@@ -464,7 +482,7 @@ def test_older_transformers(store: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert from_pretrained(transformers.AutoConfig, store, variant="int8").model_type == "llama"
 
 
-@pytest.mark.parametrize("lacking", ["config.json", "model.safetensors", "all but an adapter"])
+@pytest.mark.parametrize("lacking", ["config.json", "model.safetensors", "all but an adapter", "what torchao says"])
 def test_folders_that_are_no_model(lacking: str, qstore: QStore, tmp_path: Path) -> None:
     """transformers would begin at random what it finds no weights for."""
     folder = tmp_path / "folder"
@@ -472,6 +490,11 @@ def test_folders_that_are_no_model(lacking: str, qstore: QStore, tmp_path: Path)
     if lacking == "all but an adapter":
         (folder / "adapter_config.json").write_text("{}", encoding="utf-8")
         kind, text = package.UsageError, "adapter"
+    elif lacking == "what torchao says":
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config["quantization_config"] = {"quant_method": "torchao"}
+        (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+        kind, text = package.UsageError, "torchao"
     else:
         shutil.copy(folder / lacking, folder / f"other-{lacking}")
         (folder / lacking).unlink()
