@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import errno
+import functools
 import json
 import tempfile
 import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from qstore.errors import UsageError
+from qstore.errors import NotFoundError, UsageError
 from qstore.store import Store, TensorSlice, Variant
 
 if TYPE_CHECKING:
@@ -18,7 +21,7 @@ if TYPE_CHECKING:
 #: A model, a tokenizer, a configuration, ...
 T = TypeVar("T")
 
-#: Files that hold weights in formats that are not read here; a model's folder may have them beside its safetensors.
+#: Files that hold weights. Those in other formats than safetensors are not read here; a model's folder may have them beside it.
 _WEIGHTS = (".bin", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx", ".onnx_data", ".pt", ".pth", ".safetensors")
 
 
@@ -44,27 +47,41 @@ def from_pretrained(
     """
     with Store(path, framework="pt") as store:
         opened = store.variant(variant)
-        folder = tempfile.TemporaryDirectory(prefix="qstore-")
+        temporary = tempfile.TemporaryDirectory(prefix="qstore-")
         try:
-            _restore_small_files(opened, Path(folder.name))
+            # transformers keeps code that comes with a model under the name of its folder, which should not be another each time.
+            folder = Path(temporary.name) / f"{Path(path).resolve().stem}-{opened.name}".replace("--", "-")
+            _restore_small_files(opened, folder)
             if _has_weights(cls):
-                made: T = _model(cls, opened, folder.name, arguments, options)
+                made: T = _model(cls, opened, str(folder), arguments, options)
                 # As transformers says where a model is from.
                 model = _first(made)
                 model.name_or_path = model.config.name_or_path = str(path)
-                folder.cleanup()
+                temporary.cleanup()
             else:
-                made = cls.from_pretrained(folder.name, *arguments, **options)  # type: ignore[attr-defined]
+                made = cls.from_pretrained(str(folder), *arguments, **options)  # type: ignore[attr-defined]
                 # A tokenizer may copy its files when it is saved.
-                weakref.finalize(_first(made), folder.cleanup)
+                weakref.finalize(_first(made), temporary.cleanup)
         except BaseException:
-            folder.cleanup()
+            temporary.cleanup()
             raise
         return made
 
 
 class LazyTensor(TensorSlice):
     """A tensor that transformers reads when it comes to it."""
+
+    def __init__(self, name: str, variant: Variant, failures: list[Exception]) -> None:
+        super().__init__(name, *variant._described(name), variant)
+        self._failures = failures
+
+    def __getitem__(self, index: Any) -> Any:
+        """Reads it, and notes if that fails."""
+        try:
+            return super().__getitem__(index)
+        except Exception as error:
+            self._failures.append(error)
+            raise
 
     @property
     def dtype(self) -> Any:
@@ -86,8 +103,12 @@ class LazyTensor(TensorSlice):
 def _has_weights(cls: Any) -> bool:
     from transformers import PreTrainedModel
 
-    # The classes that choose a model's class by its configuration are no models.
-    return hasattr(cls, "_model_mapping") or (isinstance(cls, type) and issubclass(cls, PreTrainedModel))
+    return _chooses(cls) or (isinstance(cls, type) and issubclass(cls, PreTrainedModel))
+
+
+def _chooses(cls: Any) -> bool:
+    """Whether it is an `AutoModel...`, which is no model, but chooses a model's class by its configuration."""
+    return hasattr(cls, "from_config")
 
 
 def _model(cls: Any, variant: Variant, folder: str, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
@@ -100,66 +121,122 @@ def _model(cls: Any, variant: Variant, folder: str, arguments: tuple[Any, ...], 
     for name in ("state_dict", "gguf_file", "subfolder"):
         if options.get(name):
             raise UsageError(f"{name} has no meaning here: the weights are those of the store")
-    config, options = _config(cls, folder, options)
-    cls, config = _resolve(cls, config, options)
-    tensors = {name: LazyTensor(name, *variant._described(name), variant) for name in variant}
-    model = cls.from_pretrained(None, *arguments, config=config, state_dict=tensors, **options)
-    found = _first(model)
-    if found.can_generate() and options.get("generation_config") is None:
-        _read_generation_config(found, folder)
-    return model
+    file = Path(folder) / "config.json"
+    described = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    # Both are read from files: of an adapter, the weights; of torchao, what the files say beside their tensors.
+    torchao = (described.get("quantization_config") or {}).get("quant_method") == "torchao"
+    if torchao or "adapter_config.json" in variant.files():
+        what = "is quantised by torchao" if torchao else "has an adapter"
+        raise UsageError(f"variant {variant.name} {what}, which is not loaded here; `qstore.unpack` restores it")
+
+    config, options = _config(cls, variant, folder, options)
+    if _chooses(cls):
+        cls, config = _choice(cls, config, folder, options)
+    failures: list[Exception] = []
+    tensors = {name: LazyTensor(stored, variant, failures) for name, stored in _weights(variant, described).items()}
+    try:
+        made = cls.from_pretrained(None, *arguments, config=config, state_dict=tensors, **options)
+    finally:
+        # Whatever transformers makes of it: no model comes without its weights.
+        if failures:
+            raise failures[0]
+    model = _first(made)
+    if model.can_generate():
+        _read_generation(model, folder, options)
+    return made
 
 
-def _config(cls: Any, folder: str, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """The configuration, and the options that it does not take."""
+def _config(cls: Any, variant: Variant, folder: str, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """The configuration, or where a model's class finds it, and the options that it does not take."""
     from transformers import AutoConfig, PreTrainedConfig
 
     options = dict(options)
     config = options.pop("config", None)
     if isinstance(config, PreTrainedConfig):
         return config, options
+    if config is None:
+        _need(variant, "config.json")
+        config = folder
+    if not _chooses(cls):
+        return config, options
     # These are the model's, though a configuration has attributes of the same names.
-    apart = ("dtype", "torch_dtype", "quantization_config", "trust_remote_code")
+    apart = ("dtype", "torch_dtype", "quantization_config")
     kept = {name: options.pop(name) for name in apart if name in options}
-    trust = {name: kept[name] for name in ("trust_remote_code",) if name in kept}
-    made_by = AutoConfig if getattr(cls, "config_class", None) is None else cls.config_class
-    config, options = made_by.from_pretrained(
-        folder if config is None else config, return_unused_kwargs=True, **trust, **options
-    )
+    kept["trust_remote_code"] = options.get("trust_remote_code")
+    config, options = AutoConfig.from_pretrained(config, return_unused_kwargs=True, **options)
     return config, options | kept
 
 
-def _resolve(cls: Any, config: Any, options: dict[str, Any]) -> tuple[Any, Any]:
-    """The model's own class, which an `AutoModel...` chooses by the configuration, and the configuration that it takes."""
-    if not hasattr(cls, "_model_mapping"):
-        return cls, config
+def _choice(cls: Any, config: Any, folder: str, options: dict[str, Any]) -> tuple[Any, Any]:
+    """The class that an `AutoModel...` chooses by the configuration, and the configuration that this takes."""
     import torch
+    from transformers import initialization
 
-    trust = {name: options[name] for name in ("trust_remote_code",) if name in options}
-    with torch.device("meta"):
-        # A model without memory: to ask what would be made is not possible.
-        cls = type(cls.from_config(copy.deepcopy(config), **trust))
-    if cls.config_class is not None and not isinstance(config, cls.config_class):
+    likeness = copy.deepcopy(config)
+    # Where code is that comes with the model.
+    likeness.name_or_path = folder
+    safe = getattr(initialization, "meta_device_safe_creation_ops", contextlib.nullcontext)
+    with torch.device("meta"), safe(), initialization.no_init_weights():
+        # What would be made is found by making it, as transformers itself does before it loads: without memory.
+        chosen = type(cls.from_config(likeness, trust_remote_code=options.get("trust_remote_code")))
+    if chosen.config_class is not None and not isinstance(config, chosen.config_class):
         # The language model of one that also sees or hears.
         quantised = getattr(config, "quantization_config", None)
         config = config.get_text_config()
         if quantised is not None:
             config.quantization_config = quantised
-    return cls, config
+    return chosen, config
 
 
-def _read_generation_config(model: Any, folder: str) -> None:
+def _weights(variant: Variant, described: dict[str, Any]) -> dict[str, str]:
+    """The tensors of the files that transformers takes a model from, and their names in the variant. Other files may lie beside these."""
+    stored = variant.files()
+    first, index = "model.safetensors", "model.safetensors.index.json"
+    named = described.get("transformers_weights") or (first if first in stored or index not in stored else index)
+    _need(variant, named)
+    shards, listed = {named}, None
+    if named.endswith(".index.json"):
+        listed = json.loads(variant.read_file(named))["weight_map"]
+        shards = set(listed.values())
+
+    tensors = {}
+    for name in variant:
+        # Such a name says which file it is of: others have one of that name as well.
+        file = next((file for file in stored if name.startswith(f"{file}:")), None) if ":" in name else None
+        if file is None and (listed is None or name in listed):
+            tensors[name] = name
+        elif file in shards:
+            tensors[name.removeprefix(f"{file}:")] = name
+    return tensors
+
+
+def _need(variant: Variant, file: str) -> None:
+    if file not in variant.files():
+        raise NotFoundError(errno.ENOENT, f"variant {variant.name} has no {file}", file)
+
+
+def _read_generation(model: Any, folder: str, options: dict[str, Any]) -> None:
+    """What says how to generate, which transformers reads from a model's folder when it has loaded the weights."""
     from transformers import GenerationConfig
 
+    if options.get("generation_config") is not None:
+        return
+    known = GenerationConfig()
+    given = {name: value for name, value in options.items() if hasattr(known, name)}
     if (Path(folder) / "generation_config.json").is_file():
-        model.generation_config = GenerationConfig.from_pretrained(folder)
-    else:
+        model.generation_config = GenerationConfig.from_pretrained(folder, **given)
+    elif (Path(folder) / "config.json").is_file():
         # Older models have what generation takes among the rest.
-        config = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
-        model.generation_config = GenerationConfig.from_model_config(config)
+        model.generation_config = GenerationConfig.from_pretrained(
+            folder, config_file_name="config.json", _from_model_config=True, **given
+        )
+    if options.get("trust_remote_code") and (Path(folder) / "custom_generate").is_dir():
+        generate = model.load_custom_generate(folder, trust_remote_code=True)
+        model.generate = functools.partial(generate, model=model)
 
 
 def _restore_small_files(variant: Variant, folder: Path) -> None:
+    folder.mkdir()
     for name in variant.files():
         if not name.endswith((*_WEIGHTS, ".safetensors.index.json")):
             path = folder / name

@@ -36,6 +36,24 @@ with torch.inference_mode():
     torch.save(model(input_ids=torch.load(sys.argv[2])).logits.float(), sys.argv[3])
 """
 
+SAME_FROM_STORE = """
+import sys, torch, transformers
+from qstore.transformers import from_pretrained
+folder, store, variant, input_ids = sys.argv[1:]
+expected = transformers.AutoModelForCausalLM.from_pretrained(folder, device_map="cpu").eval()
+actual = from_pretrained(transformers.AutoModelForCausalLM, store, variant=variant, device_map="cpu").eval()
+assert [type(module) for module in actual.modules()] == [type(module) for module in expected.modules()]
+state = expected.state_dict()
+assert len([name for name in state if "qweight" in name]) == 7
+assert actual.state_dict().keys() == state.keys()
+for name, value in actual.state_dict().items():
+    assert value.dtype == state[name].dtype and torch.equal(value, state[name]), name
+assert actual.config.quantization_config.to_dict() == expected.config.quantization_config.to_dict()
+with torch.inference_mode():
+    logits = [model(input_ids=torch.load(input_ids)).logits for model in (actual, expected)]
+assert torch.equal(*logits)
+"""
+
 
 def _python(*arguments: str | Path, status: int = 0) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, *map(str, arguments)]
@@ -115,6 +133,8 @@ def test_folders_load_and_are_stored(original: Path, qstore: QStore, tmp_path: P
     store = output / "original.qstore"
     for name, folder in (("fp16", original), ("gptq8", output / "gptq8"), ("gptq4", output / "gptq4")):
         assert_same_files(qstore.unpack(store, name, tmp_path / name), folder)
+    for name in ("gptq8", "gptq4"):
+        _python("-c", SAME_FROM_STORE, output / name, store, name, tmp_path / "input_ids")
 
 
 def test_failure_leaves_nothing(original: Path, tmp_path: Path) -> None:
