@@ -189,25 +189,16 @@ def _choice(cls: Any, config: Any, folder: str, options: dict[str, Any]) -> tupl
 
 
 def _weights(variant: Variant, described: dict[str, Any]) -> dict[str, str]:
-    """The tensors of the files that transformers takes a model from, and their names in the variant. Other files may lie beside these."""
-    stored = variant.files()
+    """The tensors of the files that transformers takes a model from, in its order, and their names in the variant. Other files may lie beside these."""
+    held = {path: tensors or [] for path, _, tensors in variant._core.files()}
     first, index = "model.safetensors", "model.safetensors.index.json"
-    named = described.get("transformers_weights") or (first if first in stored or index not in stored else index)
+    named = described.get("transformers_weights") or (first if first in held or index not in held else index)
     _need(variant, named)
-    shards, listed = {named}, None
+    files = [named]
     if named.endswith(".index.json"):
-        listed = json.loads(variant.read_file(named))["weight_map"]
-        shards = set(listed.values())
-
-    tensors = {}
-    for name in variant:
-        # Such a name says which file it is of: others have one of that name as well.
-        file = next((file for file in stored if name.startswith(f"{file}:")), None) if ":" in name else None
-        if file is None and (listed is None or name in listed):
-            tensors[name] = name
-        elif file in shards:
-            tensors[name.removeprefix(f"{file}:")] = name
-    return tensors
+        files = sorted(set(json.loads(variant.read_file(named))["weight_map"].values()))
+    # Names that several files have come with the file's.
+    return {name.removeprefix(f"{file}:"): name for file in files for name in sorted(held.get(file, ()))}
 
 
 def _need(variant: Variant, file: str) -> None:
