@@ -36,7 +36,8 @@ class Numpy:
     def compact(self, part: Any, memory: Memory) -> Any:
         import numpy as np
 
-        return np.ascontiguousarray(part) if part.nbytes == memory.nbytes else np.array(part, order="C")
+        # Not `ascontiguousarray`, which makes one dimension of none.
+        return np.asarray(part, order="C") if part.nbytes == memory.nbytes else np.array(part, order="C")
 
     def _dtype(self, name: str) -> Any:
         import numpy as np
@@ -91,6 +92,8 @@ class Torch:
         bytes_ = self._torch.from_numpy(np.asarray(memory))
         if dtype == "F4" and shape:
             # torch counts pairs.
+            if shape[-1] % 2:
+                raise UsageError(f"torch has no type for F4 in rows of {shape[-1]}: it holds pairs; {_OTHERWISE}")
             shape = [*shape[:-1], shape[-1] // 2]
         return bytes_.view(self._dtype(dtype)).reshape(list(shape)).to(self._device)
 

@@ -49,7 +49,7 @@ class VariantInspection:
     """A variant of a store."""
 
     name: str
-    #: How its weights are quantised, such as `llm-int8`, or `none`.
+    #: How its weights are quantised, such as `llm.int8`, or `none`.
     scheme: str
     #: The element type that most of its weights have.
     dtype: str

@@ -276,7 +276,7 @@ class TensorSlice:
         """
         index = index if isinstance(index, tuple) else (index,)
         for part in index:
-            if isinstance(part, bool) or not (part is None or part is ... or _is_basic(part)):
+            if not (part is None or part is ... or _is_basic(part)):
                 raise UsageError(f"{self.name}: index with whole numbers, slices, `...` or `None`, not {part!r}")
         core, made = self._variant._core, self._variant._framework
         # Rows that share a byte cannot be read apart.
@@ -298,7 +298,7 @@ class TensorSlice:
         if isinstance(index[0], slice):
             wanted = range(*index[0].indices(count))
             if not wanted:
-                return 0, 0, slice(None)
+                return 0, 0, slice(None, None, wanted.step)
             start, stop = min(wanted[0], wanted[-1]), max(wanted[0], wanted[-1]) + 1
             return start, stop, slice(None, None, wanted.step)
         row = operator.index(index[0])
@@ -312,12 +312,14 @@ class TensorSlice:
 
 
 def _is_basic(part: object) -> bool:
-    """Whether it is a slice or a whole number."""
-    return isinstance(part, slice) or hasattr(part, "__index__")
+    """Whether it is a slice or a whole number. Arrays may have `__index__` as well, but index otherwise; so do truth values."""
+    if isinstance(part, slice):
+        return True
+    return hasattr(part, "__index__") and not isinstance(part, bool) and not hasattr(part, "__len__")
 
 
 def _takes_part(index: tuple[Any, ...]) -> bool:
-    return any(part is not ... for part in index)
+    return index not in ((), (...,))
 
 
 # `framework` is the name of an argument, too.
