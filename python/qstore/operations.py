@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from qstore import _core
 from qstore.errors import DamagedError, UsageError
 from qstore.progress import Progress, Watched
+from qstore.store import checked_threads
 
 Path = str | os.PathLike[str]
 
@@ -48,7 +49,7 @@ def pack(
     _known(("verbatim", verbatim), ("given", given), names=variants)
     specs = [_spec(name, folder, verbatim, given) for name, folder in variants.items()]
     with Watched(progress) as callback:
-        _core.pack(specs, target, (threads, memory, shard_size), callback)
+        _core.pack(specs, target, _limits(threads, memory, shard_size), callback)
 
 
 def add(
@@ -80,7 +81,7 @@ def add(
     """
     specs = _spec(variant, folder, [variant] if verbatim else [], {} if given is None else {variant: given})
     with Watched(progress) as callback:
-        _core.add(store, specs, (threads, memory, shard_size), callback)
+        _core.add(store, specs, _limits(threads, memory, shard_size), callback)
 
 
 def remove(
@@ -100,7 +101,7 @@ def remove(
         BusyError: Another process is changing the store.
     """
     with Watched(progress) as callback:
-        _core.remove(store, variant, (threads, memory, shard_size), callback)
+        _core.remove(store, variant, _limits(threads, memory, shard_size), callback)
 
 
 def unpack(
@@ -126,7 +127,7 @@ def unpack(
         DamagedError: What would be restored is not what was stored.
     """
     with Watched(progress) as callback:
-        _core.unpack(store, variant, target, (threads, memory, None), callback)
+        _core.unpack(store, variant, target, _limits(threads, memory), callback)
 
 
 @dataclass(frozen=True)
@@ -171,7 +172,7 @@ def verify(
         UnknownNameError: The store has no such variant.
     """
     with Watched(progress) as callback:
-        found = json.loads(_core.verify(store, variant, quick, (threads, memory, None), callback))
+        found = json.loads(_core.verify(store, variant, quick, _limits(threads, memory), callback))
     variants = tuple(VariantVerification(problems=tuple(v.pop("problems")), **v) for v in found["variants"])
     problems = tuple(f"{variant.name}: {problem}" for variant in variants for problem in variant.problems)
     if problems:
@@ -184,10 +185,21 @@ def verify(
 def _spec(
     name: str, folder: Path, verbatim: Collection[str], given: Mapping[str, Collection[str]]
 ) -> tuple[str, Path, bool, list[str] | None]:
+    if not isinstance(name, str):
+        raise UsageError(f"a variant's name is text, not {name!r}")
     for collection in (verbatim, given.get(name)):
         if isinstance(collection, str):
             raise UsageError(f"{name}: give a list of variants' names, not {collection!r}")
-    return name, folder, name in verbatim, list(given[name]) if name in given else None
+    return name, os.fspath(folder), name in verbatim, list(given[name]) if name in given else None
+
+
+def _limits(
+    threads: int, memory: int | None = None, shard_size: int | None = None
+) -> tuple[int, int | None, int | None]:
+    for what, size in (("memory", memory), ("shard_size", shard_size)):
+        if size is not None and not 0 < size < 1 << 63:
+            raise UsageError(f"{what} is a number of bytes, not {size!r}")
+    return checked_threads(threads), memory, shard_size
 
 
 def _known(*options: tuple[str, Collection[str]], names: Collection[str]) -> None:

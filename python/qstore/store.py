@@ -71,7 +71,7 @@ class Store(Mapping[str, "Variant"]):
         #: The store's folder.
         self.path = path
         self._framework = _framework(framework, device)
-        self._threads = threads
+        self._threads = checked_threads(threads)
         self._core: _core.Store | None = _core.Store(path)
         self._names = tuple(self._core.variants())
         self._variants: dict[str, Variant] = {}
@@ -320,6 +320,13 @@ def _is_basic(part: object) -> bool:
 
 def _takes_part(index: tuple[Any, ...]) -> bool:
     return index not in ((), (...,))
+
+
+def checked_threads(threads: int) -> int:
+    """`threads`, if so many can be asked for."""
+    if not 0 <= threads <= 1024:
+        raise UsageError(f"threads is a number from 1 to 1024, or 0 for one a core, not {threads!r}")
+    return threads
 
 
 # `framework` is the name of an argument, too.

@@ -282,9 +282,14 @@ def test_another_file_beside_the_only_one(qstore: QStore, pair: Pair, tmp_path: 
     shutil.copytree(pair.high, tmp_path / "folder")
     LLAMA.build(torch.bfloat16, seed=1).save_pretrained(tmp_path / "folder" / "original")
     (tmp_path / "folder" / "pytorch_model.bin").write_bytes(b"not read")
+    others = {"output.weight": torch.ones(3, 3)}
+    safetensors.torch.save_file(others, tmp_path / "folder" / "consolidated.safetensors", {"format": "pt"})
     store = qstore.pack(tmp_path / "store", bf16=tmp_path / "folder")
     cls = transformers.AutoModelForCausalLM
-    _assert_same_model(from_pretrained(cls, store), cls.from_pretrained(tmp_path / "folder"), store)
+    expected, expected_info = cls.from_pretrained(tmp_path / "folder", output_loading_info=True)
+    actual, info = from_pretrained(cls, store, output_loading_info=True)
+    assert info == expected_info
+    _assert_same_model(actual, expected, store)
 
 
 def test_weights_named_by_the_configuration(qstore: QStore, pair: Pair, tmp_path: Path) -> None:

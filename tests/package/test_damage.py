@@ -62,8 +62,8 @@ def deeds(store: Path, expected: dict[str, dict[str, Raw]], target: Path) -> dic
 
     def all_at_once() -> None:
         for variant, tensors in expected.items():
-            with qstore.safe_open(store, "np", variant=variant) as opened:
-                loaded = opened.get_tensors(threads=1)
+            with qstore.safe_open(store, "np", variant=variant, threads=1) as opened:
+                loaded = opened.get_tensors()
             assert {n: raw(array) for n, array in loaded.items()} == {n: tensor.data for n, tensor in tensors.items()}
 
     def rows() -> None:

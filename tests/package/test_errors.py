@@ -182,9 +182,10 @@ def test_folders_that_are_no_checkpoints(tmp_path: Path) -> None:
     for name in ("empty", "broken"):
         with pytest.raises(qstore.InputError, match=name):
             qstore.pack({"a": tmp_path / name}, tmp_path / "store")
-    for name in ("none", "file"):
-        with pytest.raises(qstore.NotFoundError, match=name):
-            qstore.pack({"a": tmp_path / name}, tmp_path / "store")
+    with pytest.raises(qstore.NotFoundError, match="none"):
+        qstore.pack({"a": tmp_path / "none"}, tmp_path / "store")
+    with pytest.raises(qstore.UsageError, match="this is a file"):
+        qstore.pack({"a": tmp_path / "file"}, tmp_path / "store")
     with pytest.raises(qstore.UsageError):
         qstore.pack({}, tmp_path / "store")
     assert not (tmp_path / "store").exists()
@@ -194,6 +195,24 @@ def test_folders_that_are_no_checkpoints(tmp_path: Path) -> None:
 def test_names_that_no_variant_can_have(folders: dict[str, Path], tmp_path: Path, name: str) -> None:
     with pytest.raises(qstore.UsageError):
         qstore.pack({name: folders["int8"]}, tmp_path / "store")
+    assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"threads": -1}, {"threads": 1 << 70}, {"memory": 0}, {"memory": -1}, {"memory": 1 << 70}, {"shard_size": 0}],
+)
+def test_numbers_that_make_no_sense(folders: dict[str, Path], tmp_path: Path, options: dict[str, int]) -> None:
+    with pytest.raises(qstore.UsageError, match=next(iter(options))):
+        qstore.pack(folders, tmp_path / "store", **options)  # type: ignore[arg-type]
+    assert not (tmp_path / "store").exists()
+
+
+def test_values_of_other_types(folders: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(qstore.UsageError, match="name is text"):
+        qstore.pack({1: folders["int8"]}, tmp_path / "store")  # type: ignore[dict-item]
+    with pytest.raises(TypeError, match="PathLike"):
+        qstore.pack({"int8": 1}, tmp_path / "store")  # type: ignore[dict-item]
     assert not (tmp_path / "store").exists()
 
 
@@ -258,7 +277,7 @@ for call in (
     lambda: variant.get_tensor("zeros.0"),
     lambda: variant.get_slice("zeros.0")[1:],
     lambda: variant.read_file("model-0.safetensors"),
-    lambda: variant.get_tensors(threads=1),
+    lambda: variant.get_tensors(),
 ):
     try:
         call()

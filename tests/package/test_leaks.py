@@ -40,7 +40,7 @@ def read():
         assert variant.get_slice("large")[...].nbytes == 1 << 20
 
 def read_all():
-    assert qstore.safe_open(store, framework, variant="only").get_tensors(threads=1)["large"].nbytes == 1 << 20
+    assert qstore.safe_open(store, framework, variant="only", threads=1).get_tensors()["large"].nbytes == 1 << 20
 
 def read_files():
     # Nobody closes it.

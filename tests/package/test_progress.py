@@ -97,7 +97,7 @@ OPERATIONS: dict[str, Callable[[Path, Path, Path, Any], object]] = {
     "pack": lambda zeros, store, target, told: qstore.pack({"zeros": zeros}, target, threads=1, progress=told),
     "unpack": lambda zeros, store, target, told: qstore.unpack(store, "zeros", target, threads=1, progress=told),
     "verify": lambda zeros, store, target, told: qstore.verify(store, threads=1, progress=told),
-    "get_tensors": lambda zeros, store, target, told: qstore.open(store)["zeros"].get_tensors(threads=1, progress=told),
+    "get_tensors": lambda zeros, store, target, told: qstore.open(store, threads=1)["zeros"].get_tensors(progress=told),
 }
 
 
@@ -119,6 +119,20 @@ def test_what_it_raises_ends_the_operation(
     # After that, nothing is told.
     assert len(told.told) == 1
     assert tree(tmp_path) == {}
+
+
+@pytest.mark.parametrize("what", ["first call", "no function"])
+def test_a_short_operation_does_not_escape(folders: dict[str, Path], tmp_path: Path, what: str) -> None:
+    """It does not begin before it was told that it does."""
+
+    def callback(stage: str, done: int, total: int) -> None:
+        assert done == 0
+        raise StopError
+
+    for _ in range(20):
+        with pytest.raises(StopError if what == "first call" else TypeError):
+            qstore.pack(folders, tmp_path / "store", progress=callback if what == "first call" else 3)  # type: ignore[arg-type]
+        assert tree(tmp_path) == {}
 
 
 def test_a_store_that_is_not_added_to_is_unchanged(zeros: Path, folders: dict[str, Path], tmp_path: Path) -> None:
@@ -157,6 +171,8 @@ def test_warnings_may_be_errors(folders: dict[str, Path], tmp_path: Path) -> Non
     ]
     ran = subprocess.run(line, check=False, capture_output=True, text=True)
     assert ran.stdout.startswith("raised"), ran.stderr
+    # It came before the end.
+    assert not (tmp_path / "store").exists()
 
 
 INTERRUPTED = """

@@ -45,7 +45,7 @@ def read_something(variant: qstore.Variant, tensors: dict[str, Raw], rng: np.ran
     tensor = tensors[name]
     match rng.integers(8):
         case 0:
-            loaded = variant.get_tensors(threads=int(rng.integers(3)))
+            loaded = variant.get_tensors()
             assert {name: raw(array) for name, array in loaded.items()} == {n: t.data for n, t in tensors.items()}
         case 1:
             assert variant.read_file("nested/größe.txt" if variant.name != "gptq4" else "config.json")

@@ -148,8 +148,8 @@ def test_each_way_of_loading_one_tensor(grid: Grid, framework: str, dtype: str) 
 @pytest.mark.parametrize("threads", [0, 1, 3])
 def test_loading_all(grid: Grid, framework: str, threads: int) -> None:
     known = grid.known(framework)
-    with qstore.open(grid.store, framework=framework) as store:
-        loaded = store[framework].get_tensors(threads=threads)
+    with qstore.open(grid.store, framework=framework, threads=threads) as store:
+        loaded = store[framework].get_tensors()
     assert list(loaded) == list(known)
     for name, array in loaded.items():
         assert_is(array, known[name], framework)

@@ -16,7 +16,7 @@ use crate::errors::OrRaise as _;
 const INTERVAL: Duration = Duration::from_millis(50);
 
 /// Runs `work` on another thread. Meanwhile this one calls `callback(stage, done, total)`, gives Python's warnings, and handles signals; if one of them raises,
-/// the work is stopped, and that is what is raised.
+/// the work is stopped, and that is what is raised. No stage goes on before its beginning was told of.
 ///
 /// # Errors
 /// What `work` returns, or what was raised meanwhile.
@@ -34,12 +34,13 @@ pub(crate) fn run<T: Send>(
         });
         let mut raised = None;
         loop {
-            let finished = py.detach(|| watch.wait());
-            let told = if raised.is_none() { reporter.tell(py, &watch) } else { Ok(()) };
+            let Heard { event, finished } = py.detach(|| watch.hear());
+            let told = if raised.is_none() { reporter.tell(py, &watch, event) } else { Ok(()) };
             if let Err(error) = told {
                 raised = Some(error);
                 watch.stop.store(true, Ordering::Relaxed);
             }
+            watch.go_on();
             if finished {
                 return (py.detach(|| worker.join()), raised);
             }
@@ -61,38 +62,75 @@ struct Watch {
     stop: AtomicBool,
     /// Bytes of the stage that is under way.
     done: AtomicU64,
-    events: Mutex<Vec<Event>>,
-    finished: Mutex<bool>,
+    said: Mutex<Said>,
     changed: Condvar,
 }
 
+#[derive(Default)]
+struct Said {
+    /// What waits to be told of; who said it waits as well.
+    event: Option<Event>,
+    /// Whether it was taken and is being told of.
+    is_told: bool,
+    finished: bool,
+}
+
 enum Event {
-    /// A stage begins.
-    Begin {
-        stage: String,
-        total: u64,
-    },
+    Begin { stage: String, total: u64 },
     Warning(String),
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+/// What the thread that tells has to tell of.
+struct Heard {
+    event: Option<Event>,
+    finished: bool,
 }
 
 impl Watch {
-    /// Waits until the work is finished, or for an interval; says whether it is.
-    fn wait(&self) -> bool {
-        let finished = lock(&self.finished);
-        let waited = self.changed.wait_timeout_while(finished, INTERVAL, |finished| !*finished);
-        *waited.unwrap_or_else(PoisonError::into_inner).0
+    fn said(&self) -> MutexGuard<'_, Said> {
+        self.said.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wait_while<'a>(
+        &self,
+        said: MutexGuard<'a, Said>,
+        until: impl Fn(&Said) -> bool,
+    ) -> MutexGuard<'a, Said> {
+        self.changed.wait_while(said, |said| !until(said)).unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Says something, and waits until it was told.
+    fn say(&self, event: Event) {
+        let idle = |said: &Said| said.event.is_none() && !said.is_told;
+        // Another thread may be saying something.
+        let mut said = self.wait_while(self.said(), idle);
+        if matches!(event, Event::Begin { .. }) {
+            self.done.store(0, Ordering::Relaxed);
+        }
+        said.event = Some(event);
+        self.changed.notify_all();
+        drop(self.wait_while(said, idle));
+    }
+
+    /// Waits until something is said, the work is finished, or for an interval.
+    fn hear(&self) -> Heard {
+        let quiet = |said: &mut Said| said.event.is_none() && !said.finished;
+        let waited = self.changed.wait_timeout_while(self.said(), INTERVAL, quiet);
+        let mut said = waited.unwrap_or_else(PoisonError::into_inner).0;
+        said.is_told = said.event.is_some();
+        Heard { event: said.event.take(), finished: said.finished }
+    }
+
+    /// Lets go on who has said what is told by now.
+    fn go_on(&self) {
+        self.said().is_told = false;
+        self.changed.notify_all();
     }
 }
 
 impl Progress for Watch {
     fn begin(&self, stage: &str, total: u64) {
-        let mut events = lock(&self.events);
-        self.done.store(0, Ordering::Relaxed);
-        events.push(Event::Begin { stage: stage.to_owned(), total });
+        self.say(Event::Begin { stage: stage.to_owned(), total });
     }
 
     fn advance(&self, bytes: u64) -> qstore::Result<()> {
@@ -101,7 +139,7 @@ impl Progress for Watch {
     }
 
     fn warn(&self, text: &str) {
-        lock(&self.events).push(Event::Warning(text.to_owned()));
+        self.say(Event::Warning(text.to_owned()));
     }
 }
 
@@ -110,7 +148,7 @@ struct Finish<'a>(&'a Watch);
 
 impl Drop for Finish<'_> {
     fn drop(&mut self) {
-        *lock(&self.0.finished) = true;
+        self.0.said().finished = true;
         self.0.changed.notify_all();
     }
 }
@@ -125,22 +163,18 @@ struct Reporter {
 }
 
 impl Reporter {
-    fn tell(&mut self, py: Python<'_>, watch: &Watch) -> PyResult<()> {
+    fn tell(&mut self, py: Python<'_>, watch: &Watch, event: Option<Event>) -> PyResult<()> {
         py.check_signals()?;
-        let (events, done) = {
-            let mut events = lock(&watch.events);
-            (std::mem::take(&mut *events), watch.done.load(Ordering::Relaxed))
-        };
-        for event in events {
-            match event {
-                Event::Begin { stage, total } => {
-                    self.complete(py)?;
-                    self.stage = Some((stage, total));
-                    self.call(py, 0)?;
-                }
-                Event::Warning(text) => warn(py, &text)?,
+        match event {
+            Some(Event::Begin { stage, total }) => {
+                self.complete(py)?;
+                self.stage = Some((stage, total));
+                return self.call(py, 0);
             }
+            Some(Event::Warning(text)) => warn(py, &text)?,
+            None => {}
         }
+        let done = watch.done.load(Ordering::Relaxed);
         if done > self.shown { self.call(py, done) } else { Ok(()) }
     }
 

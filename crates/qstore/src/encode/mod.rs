@@ -84,7 +84,12 @@ pub(crate) fn write_layer(
     };
     let steps = Steps::new(&mut planner, &shards);
     pipeline::ordered(target.pool, target.window, steps, Step::holds, work, sink)?;
-    planner.pairs.report(name.as_str(), progress);
+    // Kept as it is, it is given nothing, and nothing is to be said of that.
+    if !target.verbatim {
+        planner.pairs.report(name.as_str(), progress);
+        // Whoever hears that may rather stop.
+        progress.advance(0)?;
+    }
     writer.finish()
 }
 

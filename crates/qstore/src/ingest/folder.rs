@@ -19,6 +19,9 @@ use crate::file::read_safetensors_header;
 /// No such folder, an unreadable file, a safetensors file that could not be restored exactly, an index that names a missing shard, or something
 /// that is neither file nor folder.
 pub(crate) fn scan_folder(root: &Path) -> Result<Source> {
+    if root.is_file() {
+        return Err(Error::usage(format!("{}: this is a file; give the model's folder", root.display())));
+    }
     if !root.is_dir() {
         return Err(Error::missing(root, "no such folder"));
     }
