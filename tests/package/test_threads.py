@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import sys
 import threading
 import time
@@ -109,6 +110,25 @@ def test_closing_under_readers(store: Path, originals: Originals) -> None:
             opened.close()
             assert all(isinstance(reader.result(), bool) for reader in readers)
         assert read() is False
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="no fork")
+def test_a_fork_reads_what_its_parent_opened(store: Path, originals: Originals) -> None:
+    """Loaders of data fork. Threads are not there afterwards, so nothing may wait for one that was."""
+
+    def read() -> None:
+        loaded = {name: raw(array) for name, array in variant.get_tensors().items()}
+        assert loaded == {name: tensor.data for name, tensor in originals["bf16"].items()}
+
+    # Not with torch, which itself waits for threads that it had.
+    with qstore.safe_open(store, "np", variant="bf16") as variant:
+        read()
+        child = multiprocessing.get_context("fork").Process(target=read)
+        child.start()
+        child.join(60)
+        if child.exitcode is None:
+            child.kill()
+        assert child.exitcode == 0
 
 
 @contextmanager
