@@ -51,6 +51,8 @@ fn metadata_is_that_of_all_files() {
         )
         .unwrap();
     }
+    let null = br#"{"__metadata__": null}"#;
+    fs::write(folder.join("d.safetensors"), [&22u64.to_le_bytes()[..], null].concat()).unwrap();
     pack(&[spec(dir.path(), "bf16")], &dir.path().join("store"), &options(), &Silent).unwrap();
     let variant = Store::open(&dir.path().join("store")).unwrap().variant(&"bf16".parse().unwrap()).unwrap();
     let metadata: HashMap<_, _> = variant.metadata().unwrap().into_iter().collect();

@@ -203,14 +203,14 @@ impl Variant {
         #[derive(Deserialize)]
         struct Rest {
             #[serde(default, rename = "__metadata__")]
-            metadata: BTreeMap<String, String>,
+            metadata: Option<BTreeMap<String, String>>,
         }
         let mut all = BTreeMap::new();
         for file in self.files() {
             let FileContent::Safetensors { header, .. } = &file.content else { continue };
             let header: Rest = serde_json::from_str(header)
                 .map_err(|e| Error::damaged(&self.folder, format!("header of {}: {e}", file.path)))?;
-            for (key, value) in header.metadata {
+            for (key, value) in header.metadata.unwrap_or_default() {
                 all.entry(key).or_insert(value);
             }
         }
