@@ -7,7 +7,8 @@
     with qstore.open("llama.qstore") as store:
         weight = store["int8"].get_tensor("model.layers.0.mlp.up_proj.weight")   # reads nothing of bf16
 
-`qstore.numpy` and `qstore.torch` load whole variants, `qstore.transformers` models. All that goes wrong is a `QStoreError`.
+`qstore.numpy` and `qstore.torch` load whole variants, `qstore.transformers` models. What a store, a folder or the
+system does wrong is a `QStoreError`.
 """
 
 from qstore import _core, errors
@@ -15,6 +16,7 @@ from qstore.errors import (
     BusyError,
     DamagedError,
     FileError,
+    ForbiddenError,
     InputError,
     NotFoundError,
     OutOfMemoryError,
@@ -36,6 +38,7 @@ __all__ = [
     "DamagedError",
     "FileError",
     "FileInspection",
+    "ForbiddenError",
     "InputError",
     "Inspection",
     "NotFoundError",

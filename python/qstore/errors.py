@@ -13,7 +13,7 @@ class QStoreError(Exception):
 
 
 class UsageError(QStoreError, ValueError):
-    """The request makes no sense: a target that exists, a framework that is none. Nothing was changed."""
+    """The request makes no sense: a target that exists, an unknown framework. Nothing was changed."""
 
 
 class UnknownNameError(QStoreError, KeyError):
@@ -49,6 +49,10 @@ class FileError(QStoreError, OSError):
 
 class NotFoundError(FileError, FileNotFoundError):
     """There is no store, folder or file of that name."""
+
+
+class ForbiddenError(FileError, PermissionError):
+    """The system does not allow to read or write a file."""
 
 
 class OutOfMemoryError(QStoreError, MemoryError):

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 class Framework(Protocol):
     """What makes arrays."""
 
+    def check(self, dtype: str, shape: Sequence[int]) -> None:
+        """Raises `UsageError` if it has no arrays of that element type and shape."""
+
     def array(self, memory: Memory, dtype: str, shape: Sequence[int]) -> Any:
         """An array over `memory`, of the element type that safetensors calls `dtype`."""
 
@@ -27,6 +30,9 @@ class Numpy:
     def __init__(self, device: Any) -> None:
         if device not in (None, "cpu"):
             raise UsageError(f"numpy's arrays are on the CPU, not on {device!r}; use framework='pt'")
+
+    def check(self, dtype: str, shape: Sequence[int]) -> None:
+        self._dtype(dtype)
 
     def array(self, memory: Memory, dtype: str, shape: Sequence[int]) -> Any:
         import numpy as np
@@ -86,19 +92,22 @@ class Torch:
         self._torch = torch
         self._device = torch.device("cpu" if device is None else device)
 
+    def check(self, dtype: str, shape: Sequence[int]) -> None:
+        self._dtype(dtype)
+        if dtype == "F4" and shape and shape[-1] % 2:
+            raise UsageError(f"torch has no type for F4 in rows of {shape[-1]}: it holds pairs; {_OTHERWISE}")
+
     def array(self, memory: Memory, dtype: str, shape: Sequence[int]) -> Any:
         import numpy as np
 
         bytes_ = self._torch.from_numpy(np.asarray(memory))
         if dtype == "F4" and shape:
             # torch counts pairs.
-            if shape[-1] % 2:
-                raise UsageError(f"torch has no type for F4 in rows of {shape[-1]}: it holds pairs; {_OTHERWISE}")
             shape = [*shape[:-1], shape[-1] // 2]
         return bytes_.view(self._dtype(dtype)).reshape(list(shape)).to(self._device)
 
     def compact(self, part: Any, memory: Memory) -> Any:
-        # On another device the memory is no longer that.
+        # On another device `part` is of a copy already, whose size is that of the memory as well.
         return (
             part.contiguous()
             if part.nbytes == memory.nbytes
@@ -136,7 +145,7 @@ class Torch:
 
 _OTHERWISE = "`qstore.unpack` gives the file that holds them"
 
-#: The names that safetensors knows frameworks by.
+#: The names that safetensors knows numpy and torch by.
 _BY_NAME: dict[str, type[Numpy | Torch]] = {
     "np": Numpy,
     "numpy": Numpy,

@@ -53,7 +53,7 @@ class VariantInspection:
     scheme: str
     #: The element type that most of its weights have.
     dtype: str
-    #: The variants that reading it reads as well.
+    #: The variants that its tensors are stored given, or shared with; reading it reads these, and those that they are given in turn.
     given: tuple[str, ...]
     #: Whether its files are kept as they are.
     verbatim: bool

@@ -139,8 +139,6 @@ class VariantVerification:
     files: int
     #: Bytes: of the original files, or for a quick check of what is stored.
     bytes: int
-    #: What is wrong; empty if nothing is.
-    problems: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -173,13 +171,12 @@ def verify(
     """
     with Watched(progress) as callback:
         found = json.loads(_core.verify(store, variant, quick, _limits(threads, memory), callback))
-    variants = tuple(VariantVerification(problems=tuple(v.pop("problems")), **v) for v in found["variants"])
-    problems = tuple(f"{variant.name}: {problem}" for variant in variants for problem in variant.problems)
+    problems = tuple(f"{v['name']}: {problem}" for v in found["variants"] for problem in v.pop("problems"))
     if problems:
         error = DamagedError("\n".join(problems))
         error.path, error.problems = store, problems
         raise error
-    return Verification(variants)
+    return Verification(tuple(VariantVerification(**checked) for checked in found["variants"]))
 
 
 def _spec(

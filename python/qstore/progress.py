@@ -49,7 +49,7 @@ class Watched:
     """Hands an operation its callback, and closes the bar behind it."""
 
     def __init__(self, progress: Progress) -> None:
-        self._callback = Bar() if progress is True else progress or None
+        self._callback = Bar() if progress is True else None if progress is False else progress
 
     def __enter__(self) -> Callback | None:
         return self._callback

@@ -18,6 +18,7 @@ import os
 import shlex
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,6 +89,17 @@ def read_calibration(file: Path, tokenizer: PreTrainedTokenizerBase, samples: in
     return [{"input_ids": piece, "attention_mask": torch.ones_like(piece)} for piece in pieces]
 
 
+@contextlib.contextmanager
+def _working_in(folder: str) -> Iterator[None]:
+    """`contextlib.chdir`, which Python has from 3.11 on."""
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+
+
 def quantize(
     source: Path, target: Path, bits: int, calibration: list[dict[str, Any]], options: argparse.Namespace, **load: Any
 ) -> None:
@@ -96,7 +108,7 @@ def quantize(
 
     # gptqmodel also leaves logs and parked layers in the current folder: both go with the temporary one. The name of
     # the latter ends up in config.json, so it is one that says nothing of this machine.
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as work, contextlib.chdir(work):
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as work, _working_in(work):
         config = QuantizeConfig(
             bits=bits,
             group_size=options.group_size,

@@ -1,8 +1,9 @@
-"""Open stores, as natural as safetensors."""
+"""Open stores, with the interface of safetensors."""
 
 from __future__ import annotations
 
 import operator
+import threading
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -75,6 +76,7 @@ class Store(Mapping[str, "Variant"]):
         self._core: _core.Store | None = _core.Store(path)
         self._names = tuple(self._core.variants())
         self._variants: dict[str, Variant] = {}
+        self._lock = threading.Lock()
 
     @property
     def variants(self) -> tuple[str, ...]:
@@ -95,15 +97,20 @@ class Store(Mapping[str, "Variant"]):
         return self[self._names[0] if name is None else name]
 
     def __getitem__(self, name: str) -> Variant:
-        if self._core is None:
+        with self._lock:
+            core, found = self._core, self._variants.get(name)
+        if core is None:
             raise UsageError(f"{self.path}: this store is closed")
+        if found is not None:
+            return found
         if name not in self._names:
             raise UnknownNameError(f"{self.path}: no variant {name}; it has {', '.join(self._names)}")
-        if name not in self._variants:
-            opened = Variant(name, self._core.variant(name), self._framework, self._threads)
+        opened = Variant(self.path, name, core.variant(name), self._framework, self._threads)
+        with self._lock:
+            if self._core is None:
+                raise UsageError(f"{self.path}: this store is closed")
             # Whichever thread was first.
             return self._variants.setdefault(name, opened)
-        return self._variants[name]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
@@ -124,9 +131,10 @@ class Store(Mapping[str, "Variant"]):
 
     def close(self) -> None:
         """Closes its files."""
-        for variant in self._variants.values():
+        with self._lock:
+            variants, self._variants, self._core = self._variants, {}, None
+        for variant in variants.values():
             variant.close()
-        self._variants, self._core = {}, None
 
     def __repr__(self) -> str:
         return f"<qstore.Store {str(self.path)!r}: {', '.join(self._names)}>"
@@ -139,10 +147,14 @@ class Store(Mapping[str, "Variant"]):
 class Variant:
     """A variant of a store: what `safetensors.safe_open` gives for a file, for all files of the variant together.
 
-    May be used from several threads: nothing that decodes holds Python's lock.
+    May be used from several threads: nothing that decodes holds Python's lock. Whoever has threads of their own may want to open the store with
+    `threads=1`.
     """
 
-    def __init__(self, name: str, core: _core.Variant, framework: Framework, threads: int) -> None:
+    def __init__(
+        self, store: str | PathLike[str], name: str, core: _core.Variant, framework: Framework, threads: int
+    ) -> None:
+        self._store = store
         #: Its name.
         self.name = name
         self._opened: _core.Variant | None = core
@@ -154,7 +166,7 @@ class Variant:
     @property
     def _core(self) -> _core.Variant:
         if self._opened is None:
-            raise UsageError(f"variant {self.name} is closed")
+            raise UsageError(f"{self._store}: variant {self.name} is closed")
         return self._opened
 
     def keys(self) -> list[str]:
@@ -178,6 +190,7 @@ class Variant:
             DamagedError: What is stored is damaged.
         """
         dtype, shape = self._described(name)
+        self._check(name)
         return self._framework.array(self._core.read(name, self._threads), dtype, shape)
 
     def get_slice(self, name: str) -> TensorSlice:
@@ -195,9 +208,17 @@ class Variant:
         Args:
             progress: `True` for a bar, or a callback.
         """
+        for name in self._tensors:
+            self._check(name)
         with Watched(progress) as callback:
             loaded = self._core.load(self._threads, callback)
-        return {name: self._framework.array(memory, dtype, shape) for name, dtype, shape, memory in loaded}
+        tensors = {}
+        loaded.reverse()
+        while loaded:
+            # Let go of one by one, where arrays are made on another device.
+            name, dtype, shape, memory = loaded.pop()
+            tensors[name] = self._framework.array(memory, dtype, shape)
+        return tensors
 
     def files(self) -> dict[str, int]:
         """The variant's original files: each path in its folder, and its bytes."""
@@ -219,8 +240,15 @@ class Variant:
 
     def _described(self, name: str) -> tuple[str, tuple[int, ...]]:
         if name not in self._tensors:
-            raise UnknownNameError(f"variant {self.name} has no tensor {name}")
+            raise UnknownNameError(f"{self._store}: variant {self.name} has no tensor {name}")
         return self._tensors[name]
+
+    def _check(self, name: str) -> None:
+        """Raises `UsageError` if the framework has no arrays for a tensor, before it is decoded."""
+        try:
+            self._framework.check(*self._tensors[name])
+        except UsageError as error:
+            raise UsageError(f"{self._store}: {name} of variant {self.name}: {error}") from None
 
     def __len__(self) -> int:
         return len(self._tensors)
@@ -266,8 +294,8 @@ class TensorSlice:
         return self._dtype
 
     def __getitem__(self, index: Any) -> Any:
-        """A part of the tensor, as numpy and torch index: whole numbers, slices, `...` and `None`. Only the chunks of the rows that are asked for, along
-        the first dimension, are read and decoded; of these, what is asked for is given, in memory of its own.
+        """A part of the tensor, as numpy and torch index: whole numbers, slices, `...` and `None`. Only the chunks from the first row to the last that are
+        asked for, along the first dimension, are read and decoded; of these, what is asked for is given, in memory of its own.
 
         Raises:
             IndexError: It has no such element, or not so many dimensions.
@@ -278,17 +306,19 @@ class TensorSlice:
         for part in index:
             if not (part is None or part is ... or _is_basic(part)):
                 raise UsageError(f"{self.name}: index with whole numbers, slices, `...` or `None`, not {part!r}")
-        core, made = self._variant._core, self._variant._framework
+        core, made, threads = self._variant._core, self._variant._framework, self._variant._threads
+        self._variant._check(self.name)
         # Rows that share a byte cannot be read apart.
         rows = None if self._dtype in ("F4", "F6_E2M3", "F6_E3M2") else self._rows(index)
         if rows is None:
-            memory = core.read(self.name, self._variant._threads)
+            memory = core.read(self.name, threads)
             whole = made.array(memory, self._dtype, self._shape)
             return made.compact(whole[index], memory) if _takes_part(index) else whole
         start, stop, first = rows
-        memory = core.read_rows(self.name, start, stop)
+        memory = core.read_rows(self.name, start, stop, threads)
         some = made.array(memory, self._dtype, (stop - start, *self._shape[1:]))
-        return made.compact(some[(first, *index[1:])], memory)
+        index = (first, *index[1:])
+        return made.compact(some[index], memory)
 
     def _rows(self, index: tuple[Any, ...]) -> tuple[int, int, Any] | None:
         """The rows that an index needs, from one to before another, and what then indexes them; `None` if it needs all."""
@@ -315,7 +345,9 @@ def _is_basic(part: object) -> bool:
     """Whether it is a slice or a whole number. Arrays may have `__index__` as well, but index otherwise; so do truth values."""
     if isinstance(part, slice):
         return True
-    return hasattr(part, "__index__") and not isinstance(part, bool) and not hasattr(part, "__len__")
+    # numpy's had `__index__` up to release 2.2.
+    truth = isinstance(part, bool) or str(getattr(part, "dtype", "")) == "bool"
+    return hasattr(part, "__index__") and not truth and not hasattr(part, "__len__")
 
 
 def _takes_part(index: tuple[Any, ...]) -> bool:

@@ -37,7 +37,8 @@ def from_pretrained(
         cls: A class of transformers that has `from_pretrained`: of models, tokenizers, processors, configurations.
         path: The store's folder.
         variant: The variant; may be left out where the store has one only.
-        arguments, options: What `cls.from_pretrained` takes after the folder, such as `dtype` and `device_map`.
+        arguments, options: What `cls.from_pretrained` takes after the folder, such as `dtype` and `device_map`; but no `state_dict`, `gguf_file` and
+            `subfolder`, and not its own `variant`.
 
     Raises:
         NotFoundError: There is no store, or a file of the variant is not there.
@@ -49,7 +50,8 @@ def from_pretrained(
         opened = store.variant(variant)
         temporary = tempfile.TemporaryDirectory(prefix="qstore-")
         try:
-            # transformers keeps code that comes with a model under the name of its folder, which should not be another each time.
+            # transformers keeps code that comes with a model under the name of its folder, which should not be another each time, and takes `--`
+            # for the `/` of a name on the hub.
             folder = Path(temporary.name) / f"{Path(path).resolve().stem}-{opened.name}".replace("--", "-")
             _restore_small_files(opened, folder)
             if _has_weights(cls):
@@ -114,12 +116,12 @@ def _chooses(cls: Any) -> bool:
 def _model(cls: Any, variant: Variant, folder: str, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
     import transformers
 
-    if int(transformers.__version__.partition(".")[0]) < 5:
+    if transformers.__version__.partition(".")[0] != "5":
         raise UsageError(
-            f"transformers {transformers.__version__} cannot load tensor by tensor; it takes 5.0 or later, or `qstore.unpack`"
+            f"transformers {transformers.__version__} is not known here, but release 5 is; or use `qstore.unpack`"
         )
     for name in ("state_dict", "gguf_file", "subfolder"):
-        if options.get(name):
+        if options.pop(name, None):
             raise UsageError(f"{name} has no meaning here: the weights are those of the store")
     file = Path(folder) / "config.json"
     described = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
@@ -203,7 +205,7 @@ def _weights(variant: Variant, described: dict[str, Any]) -> dict[str, str]:
 
 def _need(variant: Variant, file: str) -> None:
     if file not in variant.files():
-        raise NotFoundError(errno.ENOENT, f"variant {variant.name} has no {file}", file)
+        raise NotFoundError(errno.ENOENT, f"{variant._store}: variant {variant.name} has no {file}", file)
 
 
 def _read_generation(model: Any, folder: str, options: dict[str, Any]) -> None:

@@ -188,7 +188,7 @@ def test_a_variant_needs_no_layer_of_another(damaged: Path, expected: dict[str, 
         assert {name: raw(array) for name, array in loaded.items()} == {n: t.data for n, t in expected["int8"].items()}
         with pytest.raises(NotFoundError):
             store["bf16"]
-    assert qstore.verify(damaged, "int8").variants[0].problems == ()
+    assert [variant.name for variant in qstore.verify(damaged, "int8").variants] == ["int8"]
     layer(damaged, "int8").unlink()
     with qstore.open(damaged) as store, pytest.raises(NotFoundError):
         store["int8"]

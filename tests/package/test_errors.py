@@ -24,6 +24,7 @@ BUILTINS = {
     errors.BusyError: Exception,
     errors.FileError: OSError,
     errors.NotFoundError: FileNotFoundError,
+    errors.ForbiddenError: PermissionError,
     errors.OutOfMemoryError: MemoryError,
 }
 
@@ -243,14 +244,21 @@ def test_busy(folders: dict[str, Path], tmp_path: Path) -> None:
     assert qstore.open(store).variants == ("bf16",)
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="nothing is forbidden to root")
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="no users")
 def test_what_may_not_be_read(folders: dict[str, Path], tmp_path: Path) -> None:
     store = tmp_path / "store"
     qstore.pack({"int8": folders["int8"]}, store)
     (store / "qstore.json").chmod(0)
-    with pytest.raises(PermissionError) as raised:
-        qstore.open(store)
-    assert isinstance(raised.value, qstore.FileError)
+    user = os.geteuid()
+    if user == 0:
+        # To whom nothing is forbidden.
+        os.seteuid(65534)
+    try:
+        with pytest.raises(PermissionError) as raised:
+            qstore.open(store)
+    finally:
+        os.seteuid(user)
+    assert type(raised.value) is qstore.ForbiddenError
     assert raised.value.errno == errno.EACCES
 
 
@@ -272,7 +280,7 @@ variant = qstore.safe_open(sys.argv[1], "np")
 variant.get_slice("zeros.0")[:9]
 with open("/proc/self/statm") as file:
     used = int(file.read().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (used + (40 << 20),) * 2)
+resource.setrlimit(resource.RLIMIT_AS, (used + (int(sys.argv[2]) << 20),) * 2)
 for call in (
     lambda: variant.get_tensor("zeros.0"),
     lambda: variant.get_slice("zeros.0")[1:],
@@ -289,9 +297,12 @@ print(variant.get_slice("zeros.7")[5].sum())
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_too_little_memory(zeros_store: Path) -> None:
-    """For a tensor of 64 MiB there are 40."""
-    line = [sys.executable, "-c", LITTLE_MEMORY, str(zeros_store)]
+@pytest.mark.parametrize("mebibytes", [40, 80, 100, 120, 140, 160])
+def test_too_little_memory(zeros_store: Path, mebibytes: int) -> None:
+    """For a tensor of 64 MiB, a file that is held twice, and all tensors, which are 512."""
+    line = [sys.executable, "-c", LITTLE_MEMORY, str(zeros_store), str(mebibytes)]
     ran = subprocess.run(line, check=False, capture_output=True, text=True)
-    assert ran.stdout.split() == ["OutOfMemoryError"] * 4 + ["0"], ran.stderr
-    assert ran.returncode == 0
+    *failed, last = ran.stdout.split()
+    assert set(failed) == {"OutOfMemoryError"}, ran.stderr
+    assert len(failed) == 4 if mebibytes == 40 else 1 <= len(failed) <= 4
+    assert (last, ran.returncode) == ("0", 0), ran.stderr

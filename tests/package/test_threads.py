@@ -112,6 +112,34 @@ def test_closing_under_readers(store: Path, originals: Originals) -> None:
         assert read() is False
 
 
+def test_closing_while_variants_are_opened(store: Path) -> None:
+    """Whoever gets a variant late gets none, or a closed one; nothing stays open."""
+    for _ in range(200):
+        opened = qstore.open(store)
+        barrier = threading.Barrier(3)
+
+        def ask(
+            name: str, opened: qstore.Store = opened, barrier: threading.Barrier = barrier
+        ) -> qstore.Variant | None:
+            barrier.wait()
+            try:
+                return opened[name]
+            except qstore.UsageError as error:
+                assert "closed" in str(error)
+                return None
+
+        with ThreadPoolExecutor(2) as pool:
+            asked = [pool.submit(ask, name) for name in ("int8", "bf16")]
+            barrier.wait()
+            opened.close()
+            variants = [one.result() for one in asked]
+        for variant in variants:
+            if variant is not None:
+                with pytest.raises(qstore.UsageError, match="closed"):
+                    variant.get_tensor(variant.keys()[0])
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 @pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="no fork")
 def test_a_fork_reads_what_its_parent_opened(store: Path, originals: Originals) -> None:
     """Loaders of data fork. Threads are not there afterwards, so nothing may wait for one that was."""
@@ -147,6 +175,8 @@ def counting() -> Iterator[list[int]]:
     counter.start()
     try:
         sys.setswitchinterval(1000)
+        # Lets it run, so that from now on it waits for as long as that.
+        time.sleep(0.01)
         yield count
     finally:
         sys.setswitchinterval(interval)

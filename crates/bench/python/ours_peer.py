@@ -48,9 +48,13 @@ def load(job):
 def await_layers(job):
     described = {variant.name: variant for variant in qstore.inspect(job["stored"]).variants}
     for variant in job["variants"]:
-        needed = [variant["name"]]
-        for name in needed:
-            needed += [given for given in described[name].given if given not in needed]
+        seen, waiting = set(), [variant["name"]]
+        while waiting:
+            name = waiting.pop()
+            if name not in seen:
+                seen.add(name)
+                waiting += described[name].given
+        for name in seen:
             for file in described[name].layer_files:
                 await_file(f"{job['stored']}/{file}", job["bytes_per_second"])  # noqa: F821
 

@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use qstore::Progress;
+use qstore::{Progress, Stop};
 
 /// One bar on standard error, for the stage that is under way; no bar at all where standard error is no terminal.
 pub(crate) struct Bars {
@@ -43,23 +43,25 @@ impl Bars {
 }
 
 impl Progress for Bars {
-    fn begin(&self, stage: &str, total: u64) {
+    fn begin(&self, stage: &str, total: u64) -> Result<(), Stop> {
         let template = "{msg:18} {wide_bar:.cyan/blue} {decimal_bytes:>9}/{decimal_total_bytes:9} {decimal_bytes_per_sec:>11} {eta:>4}";
         self.replace(total, template);
         self.current().set_message(stage.to_owned());
+        Ok(())
     }
 
-    fn advance(&self, bytes: u64) -> qstore::Result<()> {
+    fn advance(&self, bytes: u64) -> Result<(), Stop> {
         self.current().inc(bytes);
         Ok(())
     }
 
-    fn warn(&self, text: &str) {
+    fn warn(&self, text: &str) -> Result<(), Stop> {
         let new = self.warned.lock().unwrap_or_else(PoisonError::into_inner).insert(text.to_owned());
         if new {
             // A standard error that nobody reads any more is no reason to stop.
             self.current().suspend(|| drop(writeln!(std::io::stderr(), "warning: {text}")));
         }
+        Ok(())
     }
 }
 
@@ -80,7 +82,8 @@ impl qstore_bench::Progress for Bars {
     }
 
     fn warn(&self, text: &str) {
-        Progress::warn(self, text);
+        // Bars never say to stop.
+        let _: Result<(), Stop> = Progress::warn(self, text);
     }
 }
 

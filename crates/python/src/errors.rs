@@ -23,6 +23,7 @@ fn make(py: Python<'_>, error: &Error) -> PyResult<PyErr> {
         Error::Stopped => ("QStoreError", None),
         Error::Io { path, source, .. } => match source.kind() {
             ErrorKind::NotFound => ("NotFoundError", Some(path)),
+            ErrorKind::PermissionDenied => ("ForbiddenError", Some(path)),
             ErrorKind::OutOfMemory => ("OutOfMemoryError", Some(path)),
             _ => ("FileError", Some(path)),
         },

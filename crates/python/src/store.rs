@@ -84,16 +84,33 @@ impl Variant {
         py.detach(|| qstore::load_tensor(&self.variant, name, &options)).map(Memory::new).or_raise(py)
     }
 
-    /// Decodes rows of a tensor along its first dimension.
-    fn read_rows(&self, py: Python<'_>, name: &str, start: u64, stop: u64) -> PyResult<Memory> {
-        py.detach(|| self.variant.read_rows(name, start..stop)).map(Memory::new).or_raise(py)
+    /// Decodes rows of a tensor along its first dimension, many on up to `threads` threads.
+    fn read_rows(
+        &self,
+        py: Python<'_>,
+        name: &str,
+        start: u64,
+        stop: u64,
+        threads: usize,
+    ) -> PyResult<Memory> {
+        let options = Options { threads, ..Options::default() };
+        let rows = py.detach(|| qstore::load_rows(&self.variant, name, start..stop, &options));
+        rows.map(Memory::new).or_raise(py)
     }
 
     /// The bytes of an original file.
     fn read_file<'py>(&self, py: Python<'py>, path: &str) -> PyResult<Bound<'py, PyBytes>> {
         let options = Options { threads: 1, ..Options::default() };
         let bytes = py.detach(|| qstore::read_file(&self.variant, path, &options)).or_raise(py)?;
-        Ok(PyBytes::new(py, &bytes))
+        let copied = PyBytes::new_with(py, bytes.len(), |copy| {
+            copy.copy_from_slice(&bytes);
+            Ok(())
+        });
+        copied.map_err(|_| {
+            let source = std::io::ErrorKind::OutOfMemory.into();
+            let folder = self.variant.folder().to_owned();
+            exception(py, &Error::Io { path: folder, what: "cannot hold the file", source })
+        })
     }
 
     /// Decodes all tensors, on `threads` threads, in the order of the files.

@@ -7,8 +7,9 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
-use qstore::{Error, Progress};
+use qstore::{Progress, Stop};
 
 use crate::errors::OrRaise as _;
 
@@ -28,10 +29,16 @@ pub(crate) fn run<T: Send>(
     let watch = Watch::default();
     let mut reporter = Reporter { callback, stage: None, shown: 0 };
     let (outcome, mut raised) = thread::scope(|scope| {
-        let worker = scope.spawn(|| {
+        // However this ends, by a panic in Python's own code as well, nobody waits for this thread any more.
+        let _abandon = Abandon(&watch);
+        let begun = thread::Builder::new().spawn_scoped(scope, || {
             let _finish = Finish(&watch);
             work(&watch)
         });
+        let worker = match begun {
+            Ok(worker) => worker,
+            Err(error) => return (Ok(None), Some(error.into())),
+        };
         let mut raised = None;
         loop {
             let Heard { event, finished } = py.detach(|| watch.hear());
@@ -42,17 +49,19 @@ pub(crate) fn run<T: Send>(
             }
             watch.go_on();
             if finished {
-                return (py.detach(|| worker.join()), raised);
+                return (py.detach(|| worker.join()).map(Some), raised);
             }
         }
     });
-    if matches!(outcome, Ok(Ok(_))) && raised.is_none() {
+    if matches!(outcome, Ok(Some(Ok(_)))) && raised.is_none() {
         raised = reporter.complete(py).err();
     }
     match (outcome, raised) {
         (Err(panic), _) => resume_unwind(panic),
         (_, Some(error)) => Err(error),
-        (Ok(result), None) => result.or_raise(py),
+        (Ok(Some(result)), None) => result.or_raise(py),
+        // A thread that did not begin has raised.
+        (Ok(None), None) => Err(PyRuntimeError::new_err("no thread")),
     }
 }
 
@@ -72,6 +81,8 @@ struct Said {
     event: Option<Event>,
     /// Whether it was taken and is being told of.
     is_told: bool,
+    /// Whether nobody hears any more.
+    abandoned: bool,
     finished: bool,
 }
 
@@ -99,9 +110,9 @@ impl Watch {
         self.changed.wait_while(said, |said| !until(said)).unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Says something, and waits until it was told.
-    fn say(&self, event: Event) {
-        let idle = |said: &Said| said.event.is_none() && !said.is_told;
+    /// Says something, waits until it was told, and says whether to go on.
+    fn say(&self, event: Event) -> Result<(), Stop> {
+        let idle = |said: &Said| said.abandoned || said.event.is_none() && !said.is_told;
         // Another thread may be saying something.
         let mut said = self.wait_while(self.said(), idle);
         if matches!(event, Event::Begin { .. }) {
@@ -110,6 +121,11 @@ impl Watch {
         said.event = Some(event);
         self.changed.notify_all();
         drop(self.wait_while(said, idle));
+        self.go_on_or_stop()
+    }
+
+    fn go_on_or_stop(&self) -> Result<(), Stop> {
+        if self.stop.load(Ordering::Relaxed) { Err(Stop) } else { Ok(()) }
     }
 
     /// Waits until something is said, the work is finished, or for an interval.
@@ -129,17 +145,17 @@ impl Watch {
 }
 
 impl Progress for Watch {
-    fn begin(&self, stage: &str, total: u64) {
-        self.say(Event::Begin { stage: stage.to_owned(), total });
+    fn begin(&self, stage: &str, total: u64) -> Result<(), Stop> {
+        self.say(Event::Begin { stage: stage.to_owned(), total })
     }
 
-    fn advance(&self, bytes: u64) -> qstore::Result<()> {
+    fn advance(&self, bytes: u64) -> Result<(), Stop> {
         self.done.fetch_add(bytes, Ordering::Relaxed);
-        if self.stop.load(Ordering::Relaxed) { Err(Error::Stopped) } else { Ok(()) }
+        self.go_on_or_stop()
     }
 
-    fn warn(&self, text: &str) {
-        self.say(Event::Warning(text.to_owned()));
+    fn warn(&self, text: &str) -> Result<(), Stop> {
+        self.say(Event::Warning(text.to_owned()))
     }
 }
 
@@ -149,6 +165,17 @@ struct Finish<'a>(&'a Watch);
 impl Drop for Finish<'_> {
     fn drop(&mut self) {
         self.0.said().finished = true;
+        self.0.changed.notify_all();
+    }
+}
+
+/// Says that nobody hears any more.
+struct Abandon<'a>(&'a Watch);
+
+impl Drop for Abandon<'_> {
+    fn drop(&mut self) {
+        self.0.stop.store(true, Ordering::Relaxed);
+        self.0.said().abandoned = true;
         self.0.changed.notify_all();
     }
 }

@@ -42,13 +42,13 @@ pub use analyze::{
 pub use decode::{TensorInfo, Variant};
 pub use error::{Error, Result};
 pub use memory::TensorBytes;
-pub use progress::{Progress, Silent};
+pub use progress::{Progress, Silent, Stop};
 pub use qstore_container::{Dtype, FileContent, Manifest, VariantEntry, VariantName};
 pub use quantize::{Gptq, GptqBits, GroupSize, Precision, Quantized, ZeroPoint, quantize};
 pub use store::{
     FileInspection, GivenRule, Inspection, LoadedTensor, Options, Store, TensorInspection, VariantInspection,
-    VariantSpec, VariantVerification, Verification, add, inspect, load, load_tensor, pack, read_file, remove,
-    unpack, verify,
+    VariantSpec, VariantVerification, Verification, add, inspect, load, load_rows, load_tensor, pack,
+    read_file, remove, unpack, verify,
 };
 pub use synthetic::{ModelSpec, synthesise};
 pub use throttle::Throttle;

@@ -1,18 +1,34 @@
 //! Telling the caller how far a long operation has come.
 
-use crate::error::Result;
+use crate::error::Error;
+
+/// What [`Progress`] says to end the operation, which undoes what it has done and returns [`Error::Stopped`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stop;
+
+impl From<Stop> for Error {
+    fn from(_: Stop) -> Self {
+        Self::Stopped
+    }
+}
 
 /// Receives progress; all methods may be called from several threads.
 pub trait Progress: Sync {
     /// A stage begins that will advance by `total` bytes.
-    fn begin(&self, stage: &str, total: u64);
+    ///
+    /// # Errors
+    /// [`Stop`] to end the operation.
+    fn begin(&self, stage: &str, total: u64) -> Result<(), Stop>;
     /// `bytes` more are done. Called once for every chunk or so: some thousand times a second at most.
     ///
     /// # Errors
-    /// [`Error::Stopped`](crate::Error::Stopped) to end the operation, which undoes what it has done so far and returns that error.
-    fn advance(&self, bytes: u64) -> Result<()>;
+    /// [`Stop`] to end the operation.
+    fn advance(&self, bytes: u64) -> Result<(), Stop>;
     /// Something that the user should know and that is no error.
-    fn warn(&self, text: &str);
+    ///
+    /// # Errors
+    /// [`Stop`] to end the operation.
+    fn warn(&self, text: &str) -> Result<(), Stop>;
 }
 
 /// Ignores all progress; warnings included, so use it only where they are reported in another way or cannot occur.
@@ -20,9 +36,15 @@ pub trait Progress: Sync {
 pub struct Silent;
 
 impl Progress for Silent {
-    fn begin(&self, _: &str, _: u64) {}
-    fn advance(&self, _: u64) -> Result<()> {
+    fn begin(&self, _: &str, _: u64) -> Result<(), Stop> {
         Ok(())
     }
-    fn warn(&self, _: &str) {}
+
+    fn advance(&self, _: u64) -> Result<(), Stop> {
+        Ok(())
+    }
+
+    fn warn(&self, _: &str) -> Result<(), Stop> {
+        Ok(())
+    }
 }

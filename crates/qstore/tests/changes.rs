@@ -4,6 +4,7 @@
 mod common;
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use common::{assert_same_tree, llm_int8, model, options, spec, write_checkpoint, write_pair};
@@ -103,7 +104,7 @@ fn the_low_variant_needs_nothing_of_the_high_one() {
     assert!(all.variants[1].problems[0].contains("missing"), "{:?}", all.variants[1].problems);
     let error =
         unpack(&store, &"bf16".parse().unwrap(), &dir.path().join("no"), &options(), &Silent).unwrap_err();
-    assert!(matches!(error, Error::Damaged { .. }));
+    assert!(matches!(&error, Error::Io { source, .. } if source.kind() == ErrorKind::NotFound));
     assert!(!dir.path().join("no").exists());
 }
 
@@ -182,7 +183,7 @@ fn wrong_use_changes_nothing() {
     let before = common::tree(&path);
     let usage = |result: Result<(), Error>, word: &str| {
         let error = result.unwrap_err();
-        assert!(matches!(&error, Error::Usage(text) if text.contains(word)), "{error}");
+        assert!(error.is_usage() && error.to_string().contains(word), "{error}");
         assert!(common::tree(&path) == before);
     };
     usage(add(&path, &spec(dir.path(), "bf16"), &options(), &Silent), "already");

@@ -12,7 +12,8 @@ use common::{
 };
 use proptest::prelude::*;
 use qstore::{
-    Dtype, Error, Options, Silent, Store, VariantName, inspect, load, load_tensor, pack, unpack, verify,
+    Dtype, Error, Options, Silent, Store, VariantName, inspect, load, load_rows, load_tensor, pack, unpack,
+    verify,
 };
 
 /// Packs the folders `names` of `root`, restores each, compares, verifies, and loads each.
@@ -53,6 +54,7 @@ fn check_variant(store: &Store, root: &Path, name: &str, options: &Options) {
             let row = tensor.data.len() / rows as usize;
             let some = variant.read_rows(&tensor.name, 1..rows - 1).unwrap();
             assert!(*some == tensor.data[row..row * (rows as usize - 1)], "rows of {}", tensor.name);
+            assert!(load_rows(&variant, &tensor.name, 1..rows - 1, options).unwrap() == some);
         }
     }
 }
@@ -378,6 +380,9 @@ fn a_large_tensor_is_the_same_on_any_number_of_threads() {
     for threads in [0, 1, 2, 3, 200] {
         let options = Options { threads, ..options() };
         assert!(load_tensor(&variant, name, &options).unwrap() == want, "{threads} threads");
+        // From within a chunk to within another.
+        let rows = load_rows(&variant, name, 7..2990, &options).unwrap();
+        assert!(*rows == want[7 * 4000..2990 * 4000], "rows by {threads} threads");
     }
     let error = load_tensor(&variant, "none", &options()).unwrap_err();
     assert!(matches!(error, Error::UnknownName(_)), "{error}");

@@ -6,19 +6,23 @@ mod common;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use common::{llm_int8, model, options, spec, tree, write_checkpoint, write_pair};
-use qstore::{Dtype, Error, Progress, Result, Silent, Store, add, load, pack, remove, unpack, verify};
+use qstore::{Dtype, Error, Progress, Result, Silent, Stop, Store, add, load, pack, remove, unpack, verify};
 
 /// Says to stop after so many calls of `advance`.
 struct StopAfter(AtomicI64);
 
 impl Progress for StopAfter {
-    fn begin(&self, _: &str, _: u64) {}
-
-    fn advance(&self, _: u64) -> Result<()> {
-        if self.0.fetch_sub(1, Ordering::Relaxed) > 0 { Ok(()) } else { Err(Error::Stopped) }
+    fn begin(&self, _: &str, _: u64) -> Result<(), Stop> {
+        Ok(())
     }
 
-    fn warn(&self, _: &str) {}
+    fn advance(&self, _: u64) -> Result<(), Stop> {
+        if self.0.fetch_sub(1, Ordering::Relaxed) > 0 { Ok(()) } else { Err(Stop) }
+    }
+
+    fn warn(&self, _: &str) -> Result<(), Stop> {
+        Ok(())
+    }
 }
 
 #[test]

@@ -17,7 +17,7 @@ impl Peer for OursInPython {
         "The same as QStore through its Python package, `qstore.pack` and `get_tensors`, in a Python process whose start and imports are not timed."
     }
 
-    /// Only who asks what Python costs wants it.
+    /// It measures the binding, not another way to store.
     fn is_usual(&self) -> bool {
         false
     }

@@ -59,7 +59,7 @@ pub fn analyze(
     let mut rows: Vec<Option<Vec<CellBits>>> = vec![None; chain.rows.len()];
     let mut rests: Vec<Option<RestBits>> = vec![None; chain.members.len()];
     let total = chain.members.iter().map(|member| member.source.tensor_bytes()).sum();
-    progress.begin("analysing", total);
+    progress.begin("analysing", total)?;
     let keep = |done: Done, rows: &mut [Option<Vec<CellBits>>], rests: &mut [Option<RestBits>]| {
         let unit = match done {
             Done::Matrix { row, cells } => match (rows.get_mut(row), chain.rows.get(row)) {
@@ -77,7 +77,7 @@ pub fn analyze(
                 None => return Ok(()),
             },
         };
-        progress.advance(bytes_of(&chain, unit))
+        Ok(progress.advance(bytes_of(&chain, unit))?)
     };
     done.into_iter().try_for_each(|done| keep(done, &mut rows, &mut rests))?;
 

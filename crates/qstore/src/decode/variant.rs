@@ -272,14 +272,37 @@ impl Variant {
         }
     }
 
+    /// Bytes of a tensor in memory.
+    pub(crate) fn tensor_bytes(&self, name: &str) -> Result<u64> {
+        let array = self.stored_array(&ArrayKey::Tensor(name.to_owned()))?;
+        array.bytes().map_err(|e| Error::damaged(&self.folder, e))
+    }
+
+    /// Where rows `rows` along the first dimension lie among the bytes of a tensor.
+    pub(crate) fn row_bytes(&self, name: &str, rows: Range<u64>) -> Result<Range<u64>> {
+        let bytes = self.tensor_bytes(name)?;
+        let count =
+            self.stored_array(&ArrayKey::Tensor(name.to_owned()))?.shape.first().copied().unwrap_or(0);
+        if rows.start > rows.end || rows.end > count {
+            let text = format!("{name}: rows {}..{} of a tensor that has {count}", rows.start, rows.end);
+            return Err(Error::usage(text));
+        }
+        if rows.is_empty() {
+            return Ok(0..0);
+        }
+        if !bytes.is_multiple_of(count) {
+            return Err(Error::usage(format!("{name}: its rows do not begin on whole bytes")));
+        }
+        let row = bytes / count;
+        Ok(rows.start * row..rows.end * row)
+    }
+
     /// The bytes of a tensor.
     ///
     /// # Errors
     /// An unknown name, damage, or an I/O error.
     pub fn read_tensor(self: &Arc<Self>, name: &str) -> Result<TensorBytes> {
-        let key = ArrayKey::Tensor(name.to_owned());
-        let bytes = self.stored_array(&key)?.bytes().map_err(|e| Error::damaged(&self.folder, e))?;
-        self.read_part(&key, 0, bytes)
+        self.read_part(name, 0..self.tensor_bytes(name)?)
     }
 
     /// The bytes of a tensor, into memory that the caller has.
@@ -287,13 +310,12 @@ impl Variant {
     /// # Errors
     /// As [`read_tensor`](Self::read_tensor); `out` of another length than the tensor.
     pub fn read_tensor_into(self: &Arc<Self>, name: &str, out: &mut [u8]) -> Result<()> {
-        let key = ArrayKey::Tensor(name.to_owned());
-        let bytes = self.stored_array(&key)?.bytes().map_err(|e| Error::damaged(&self.folder, e))?;
+        let bytes = self.tensor_bytes(name)?;
         if out.len() as u64 != bytes {
             let text = format!("{name}: it has {bytes} bytes, and memory for {} was given", out.len());
             return Err(Error::usage(text));
         }
-        self.array(&key)?.read(0, out)
+        self.array(&ArrayKey::Tensor(name.to_owned()))?.read(0, out)
     }
 
     /// The bytes of rows `rows` along the first dimension of a tensor; only the chunks that hold them are read.
@@ -301,22 +323,7 @@ impl Variant {
     /// # Errors
     /// An unknown name, rows that the tensor does not have, rows that are no whole bytes, damage, or an I/O error.
     pub fn read_rows(self: &Arc<Self>, name: &str, rows: Range<u64>) -> Result<TensorBytes> {
-        let key = ArrayKey::Tensor(name.to_owned());
-        let array = self.stored_array(&key)?;
-        let count = array.shape.first().copied().unwrap_or(0);
-        if rows.start > rows.end || rows.end > count {
-            let text = format!("{name}: rows {}..{} of a tensor that has {count}", rows.start, rows.end);
-            return Err(Error::usage(text));
-        }
-        let bytes = array.bytes().map_err(|e| Error::damaged(&self.folder, e))?;
-        if count == 0 || rows.is_empty() {
-            return self.read_part(&key, 0, 0);
-        }
-        if !bytes.is_multiple_of(count) {
-            return Err(Error::usage(format!("{name}: its rows do not begin on whole bytes")));
-        }
-        let row = bytes / count;
-        self.read_part(&key, rows.start * row, (rows.end - rows.start) * row)
+        self.read_part(name, self.row_bytes(name, rows)?)
     }
 
     /// All of several small arrays, one after another, which have `bytes` bytes together.
@@ -341,9 +348,10 @@ impl Variant {
         Ok(out)
     }
 
-    fn read_part(self: &Arc<Self>, key: &ArrayKey, offset: u64, length: u64) -> Result<TensorBytes> {
+    fn read_part(self: &Arc<Self>, name: &str, bytes: Range<u64>) -> Result<TensorBytes> {
+        let length = bytes.end.saturating_sub(bytes.start);
         let mut out = TensorBytes::zeroed(length).at(&self.folder, "cannot hold the tensor")?;
-        self.array(key)?.read(offset, &mut out)?;
+        self.array(&ArrayKey::Tensor(name.to_owned()))?.read(bytes.start, &mut out)?;
         Ok(out)
     }
 

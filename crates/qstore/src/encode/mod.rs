@@ -59,7 +59,7 @@ pub(crate) fn write_layer(
     target: &Target,
     progress: &dyn Progress,
 ) -> Result<VariantEntry> {
-    progress.begin(&format!("storing {name}"), source.raw_bytes());
+    progress.begin(&format!("storing {name}"), source.raw_bytes())?;
     let lower: Vec<_> = target.lower.iter().cloned().map(Lower::Stored).collect();
     let pairs = Pairs::find(source, &lower)?;
     let small: Vec<bool> =
@@ -86,9 +86,7 @@ pub(crate) fn write_layer(
     pipeline::ordered(target.pool, target.window, steps, Step::holds, work, sink)?;
     // Kept as it is, it is given nothing, and nothing is to be said of that.
     if !target.verbatim {
-        planner.pairs.report(name.as_str(), progress);
-        // Whoever hears that may rather stop.
-        progress.advance(0)?;
+        planner.pairs.report(name.as_str(), progress)?;
     }
     writer.finish()
 }

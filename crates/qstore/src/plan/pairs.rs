@@ -9,7 +9,7 @@ use super::given::Pair;
 use super::lower::Lower;
 use crate::error::{Error, Result};
 use crate::ingest::{Source, SourceArray};
-use crate::progress::Progress;
+use crate::progress::{Progress, Stop};
 use crate::scheme::{FloatKind, QuantGroup, find_groups, find_strangers};
 
 /// Trailing components that names with different prefixes must share, as in `layers.0.mlp.up_proj.weight`.
@@ -164,28 +164,29 @@ impl Pairs {
     }
 
     /// Tells the user where quantised matrices did not help.
-    pub(crate) fn report(&self, name: &str, progress: &dyn Progress) {
+    pub(crate) fn report(&self, name: &str, progress: &dyn Progress) -> Result<(), Stop> {
         for (lower, matched, total) in &self.found {
             if matched < total {
                 progress.warn(&format!(
                     "{} of the {total} quantised matrices of {lower} have no counterpart of the same shape in {name}; their weights are stored by themselves",
                     total - matched
-                ));
+                ))?;
             }
         }
         let noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
         for (why, (first, count)) in &noted.refused {
             let others =
                 if *count > 1 { format!(" (and {} more like it)", count - 1) } else { String::new() };
-            progress.warn(&format!("{first}{others}: {why}; it is stored, but not as a quantised matrix"));
+            progress.warn(&format!("{first}{others}: {why}; it is stored, but not as a quantised matrix"))?;
         }
         let useless = self.of_array.keys().filter(|key| !noted.used.contains(key)).count();
         if useless > 0 {
             progress.warn(&format!(
                 "{useless} of {} matrices of {name} are not what the quantised ones were made from, and are stored by themselves; is it the same model?",
                 self.of_array.len()
-            ));
+            ))?;
         }
+        Ok(())
     }
 }
 

@@ -92,7 +92,7 @@ fn quantize_in_shards(
             let list = blocks::find(&facts, &choices);
             match list {
                 Some(list) => blocks::keep_outside(list, &facts, &mut choices),
-                None => warnings::of_no_blocks(progress),
+                None => warnings::of_no_blocks(progress)?,
             }
             let kept = list.map(|list| blocks::kept_within(list, &facts, &choices));
             gptq::quantization_config(&gptq, &kept.unwrap_or_default())
@@ -106,8 +106,8 @@ fn quantize_in_shards(
     let making = Making { precision, model, loaded };
     let (tasks, new_tensors) = making.tasks(&source, &tensors, &choices, &dropped)?;
     let layout = lay_out(&new_tensors, shard_bytes)?;
-    warnings::of_choices(model, &tensors, &choices, progress);
-    warnings::of_conversions(&tasks, &tensors, &dropped, progress);
+    warnings::of_choices(model, &tensors, &choices, progress)?;
+    warnings::of_conversions(&tasks, &tensors, &dropped, progress)?;
 
     write::tensors(&folder, &source, &tasks, &layout, options, progress)?;
     let floats = tasks.iter().filter(|t| FloatKind::of(t.source.array.dtype).is_some());

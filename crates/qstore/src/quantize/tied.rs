@@ -33,7 +33,7 @@ fn same(source: &Source, a: &SourceArray, b: &SourceArray) -> Result<bool> {
     if (a.dtype, &a.shape) != (b.dtype, &b.shape) {
         return Ok(false);
     }
-    let block = |array: &SourceArray, start: u64| {
+    let block = |array: &SourceArray, start: u64| -> Result<Vec<u8>> {
         let length = (array.bytes - start).min(BLOCK_BYTES as u64);
         let mut bytes = zeroed(length).at(source.path(), "cannot read")?;
         source.read(array, start, &mut bytes)?;

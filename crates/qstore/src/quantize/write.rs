@@ -37,7 +37,7 @@ pub(super) fn tensors(
     let pool = options.pool()?;
     let each = widest.map_or(0, Task::line_memory).max(BLOCK_MEMORY);
     let window = Window { jobs: pool.current_num_threads() * 4, bytes: memory };
-    progress.begin("quantizing", tasks.iter().map(|task| task.source.array.bytes).sum());
+    progress.begin("quantizing", tasks.iter().map(|task| task.source.array.bytes).sum())?;
     let mut infinite: BTreeMap<&str, u64> = BTreeMap::new();
     let blocks = tasks.iter().flat_map(Task::blocks).map(Ok);
     pipeline::ordered(
@@ -53,12 +53,11 @@ pub(super) fn tensors(
             if done.infinite_rows > 0 {
                 *infinite.entry(done.task.source.name.as_str()).or_default() += done.infinite_rows;
             }
-            progress.advance(done.read)
+            Ok(progress.advance(done.read)?)
         },
     )?;
     files.sync()?;
-    warnings::of_infinite_rows(&infinite, progress);
-    Ok(())
+    Ok(warnings::of_infinite_rows(&infinite, progress)?)
 }
 
 /// Copies what belongs to the model besides its weights and configuration.
@@ -80,6 +79,5 @@ pub(super) fn other_files(
             Fate::Replaced => {}
         }
     }
-    warnings::of_files(&left_out, progress);
-    Ok(())
+    Ok(warnings::of_files(&left_out, progress)?)
 }

@@ -36,7 +36,7 @@ pub struct VariantInspection {
     pub scheme: String,
     /// The element type that most of its weights have.
     pub dtype: String,
-    /// The variants that reading it needs.
+    /// The variants that its tensors are stored given, or shared with; reading it reads these, and those that they are given in turn.
     pub given: Vec<String>,
     /// Whether its files are kept as they are.
     pub verbatim: bool,

@@ -1,5 +1,6 @@
 //! Decoding a whole variant into memory.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -29,7 +30,7 @@ pub struct LoadedTensor {
 /// # Errors
 /// Damage, an I/O error, or too little memory.
 pub fn load(variant: &Arc<Variant>, options: &Options, progress: &dyn Progress) -> Result<Vec<LoadedTensor>> {
-    progress.begin(&format!("loading {}", variant.name()), variant.entry().tensor_bytes);
+    progress.begin(&format!("loading {}", variant.name()), variant.entry().tensor_bytes)?;
     let allocate = |tensor: crate::decode::TensorInfo| {
         // Large ones take no memory before they are written to.
         let data = TensorBytes::zeroed(tensor.bytes).at(variant.folder(), "cannot hold the tensor")?;
@@ -49,17 +50,41 @@ const PIECES_FOR_THREAD: u64 = 4;
 /// # Errors
 /// [`Error::UnknownName`](crate::Error::UnknownName), damage, an I/O error, or too little memory.
 pub fn load_tensor(variant: &Arc<Variant>, name: &str, options: &Options) -> Result<TensorBytes> {
-    let key = ArrayKey::Tensor(name.to_owned());
-    let reader = variant.array(&key)?;
-    let mut data = TensorBytes::zeroed(reader.bytes()?).at(variant.folder(), "cannot hold the tensor")?;
-    let pieces = (data.len() as u64).div_ceil(reader.piece_bytes().max(1));
+    let bytes = 0..variant.tensor_bytes(name)?;
+    load_bytes(variant, name, bytes, options)
+}
+
+/// Decodes rows `rows` along the first dimension of a tensor; many on several threads. Only the chunks that hold them are read.
+///
+/// # Errors
+/// As [`Variant::read_rows`].
+pub fn load_rows(
+    variant: &Arc<Variant>,
+    name: &str,
+    rows: Range<u64>,
+    options: &Options,
+) -> Result<TensorBytes> {
+    let bytes = variant.row_bytes(name, rows)?;
+    load_bytes(variant, name, bytes, options)
+}
+
+fn load_bytes(
+    variant: &Arc<Variant>,
+    name: &str,
+    bytes: Range<u64>,
+    options: &Options,
+) -> Result<TensorBytes> {
+    let reader = variant.array(&ArrayKey::Tensor(name.to_owned()))?;
+    let length = bytes.end.saturating_sub(bytes.start);
+    let mut data = TensorBytes::zeroed(length).at(variant.folder(), "cannot hold the tensor")?;
+    let pieces = length / reader.piece_bytes().max(1);
     let most = usize::try_from(pieces / PIECES_FOR_THREAD).unwrap_or(usize::MAX);
     let threads = options.threads_for(most);
     if threads < 2 {
-        reader.read(0, &mut data)?;
+        reader.read(bytes.start, &mut data)?;
         return Ok(data);
     }
-    let open = OpenTensor::new(reader, &mut data);
+    let open = OpenTensor::new(reader, bytes.start, &mut data);
     let pieces = Pieces { variant, tensors: [].iter_mut(), open: Some(open) };
     decode_all(pieces, &Options { threads, ..options.clone() }, &Silent)?;
     Ok(data)
@@ -75,7 +100,7 @@ fn decode_all(pieces: Pieces, options: &Options, progress: &dyn Progress) -> Res
             let Some(piece) = next() else { break };
             let done = piece.and_then(|Piece { reader, start, out }| {
                 reader.read(start, out)?;
-                progress.advance(out.len() as u64)
+                Ok(progress.advance(out.len() as u64)?)
             });
             if done.is_err() {
                 failed.store(true, Ordering::Relaxed);
@@ -107,18 +132,21 @@ struct OpenTensor<'a> {
     /// What is yet to be handed out, from byte `at` on.
     rest: &'a mut [u8],
     at: u64,
-    piece: usize,
+    piece: u64,
 }
 
 impl<'a> OpenTensor<'a> {
-    fn new(reader: ArrayReader, data: &'a mut [u8]) -> Self {
-        let piece = usize::try_from(reader.piece_bytes()).unwrap_or(usize::MAX).max(1);
-        Self { reader: Arc::new(reader), rest: data, at: 0, piece }
+    /// What decodes `data`, which is the tensor's from byte `at` on.
+    fn new(reader: ArrayReader, at: u64, data: &'a mut [u8]) -> Self {
+        let piece = reader.piece_bytes().max(1);
+        Self { reader: Arc::new(reader), rest: data, at, piece }
     }
 
     fn next(&mut self) -> Option<Piece<'a>> {
         let rest = std::mem::take(&mut self.rest);
-        let (out, rest) = rest.split_at_mut(self.piece.min(rest.len()));
+        // Up to where the next chunk begins.
+        let piece = usize::try_from(self.piece - self.at % self.piece).unwrap_or(usize::MAX);
+        let (out, rest) = rest.split_at_mut(piece.min(rest.len()));
         let piece = Piece { reader: self.reader.clone(), start: self.at, out };
         self.at += piece.out.len() as u64;
         self.rest = rest;
@@ -136,7 +164,7 @@ impl<'a> Iterator for Pieces<'a> {
             }
             let tensor = self.tensors.next()?;
             match self.variant.array(&ArrayKey::Tensor(tensor.name.clone())) {
-                Ok(reader) => self.open = Some(OpenTensor::new(reader, &mut tensor.data)),
+                Ok(reader) => self.open = Some(OpenTensor::new(reader, 0, &mut tensor.data)),
                 Err(error) => return Some(Err(error)),
             }
         }

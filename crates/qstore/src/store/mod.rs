@@ -22,7 +22,7 @@ use crate::pipeline::{CHUNK_MEMORY, Window};
 use crate::throttle::Throttle;
 
 pub use inspect::{FileInspection, Inspection, TensorInspection, VariantInspection, inspect};
-pub use load::{LoadedTensor, load, load_tensor};
+pub use load::{LoadedTensor, load, load_rows, load_tensor};
 pub use unpack::{read_file, unpack};
 pub use verify::{VariantVerification, Verification, verify};
 pub use write::{GivenRule, VariantSpec, add, pack, remove};

@@ -32,7 +32,7 @@ pub fn unpack(
     let folder = NewFolder::begin(target)?;
     let variant = store.variant(name)?;
     let pool = options.pool()?;
-    progress.begin(&format!("restoring {name}"), variant.entry().raw_bytes);
+    progress.begin(&format!("restoring {name}"), variant.entry().raw_bytes)?;
     for file in variant.files() {
         let (path, out) = folder.create(file.path.as_str(), 0)?;
         let mut out = BufWriter::with_capacity(1 << 20, out);

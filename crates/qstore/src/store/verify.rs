@@ -89,12 +89,12 @@ fn check_files(
     options: &Options,
     progress: &dyn Progress,
 ) -> Result<()> {
-    progress.begin(&format!("verifying {}", variant.name()), variant.entry().raw_bytes);
+    progress.begin(&format!("verifying {}", variant.name()), variant.entry().raw_bytes)?;
     let pool = options.pool()?;
     // Decoding reads all that is stored, except where a reference leads out of the layer and the table of a kept file.
     for file in variant.files() {
         let outcome = restore(variant, file, &pool, options.window(&pool), |bytes| {
-            progress.advance(bytes.len() as u64)
+            Ok(progress.advance(bytes.len() as u64)?)
         });
         result.files += 1;
         result.bytes += file.bytes;
@@ -162,7 +162,7 @@ fn check_stored(
     };
     result.files = variant.files().len() as u64;
     result.bytes = arrays.iter().map(stored).sum();
-    progress.begin(&format!("checking {}", variant.name()), result.bytes);
+    progress.begin(&format!("checking {}", variant.name()), result.bytes)?;
     let check = |entry: &(&StoredArray, u64)| {
         let outcome = variant.array(&entry.0.key).and_then(|reader| reader.check_stored());
         progress.advance(stored(entry))?;

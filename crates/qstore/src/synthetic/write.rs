@@ -32,7 +32,7 @@ pub fn synthesise(spec: &ModelSpec, target: &Path, options: &Options, progress: 
     let tensors = spec.tensors();
     let new_tensors: Vec<_> = tensors.iter().map(|tensor| new_tensor(tensor, spec)).collect();
     let layout = lay_out(&new_tensors, options.shard_size)?;
-    progress.begin("making the model", new_tensors.iter().map(|t| t.bytes).sum());
+    progress.begin("making the model", new_tensors.iter().map(|t| t.bytes).sum())?;
     let mut files = TensorFiles::create(&folder, &layout)?;
     let blocks = tensors.iter().enumerate().flat_map(|(index, tensor)| blocks_of(index, tensor, spec));
     let work = |block: Block| Ok((block.tensor, block.offset, block.bytes(spec.dtype)));
@@ -44,7 +44,7 @@ pub fn synthesise(spec: &ModelSpec, target: &Path, options: &Options, progress: 
         work,
         |(tensor, offset, bytes)| {
             files.write(tensor, offset, &bytes)?;
-            progress.advance(bytes.len() as u64)
+            Ok(progress.advance(bytes.len() as u64)?)
         },
     )?;
     files.sync()?;

@@ -154,12 +154,15 @@ pub fn options() -> Options {
 pub struct Warnings(pub std::sync::Mutex<Vec<String>>);
 
 impl Progress for Warnings {
-    fn begin(&self, _: &str, _: u64) {}
-    fn advance(&self, _: u64) -> qstore::Result<()> {
+    fn begin(&self, _: &str, _: u64) -> Result<(), qstore::Stop> {
         Ok(())
     }
-    fn warn(&self, text: &str) {
+    fn advance(&self, _: u64) -> Result<(), qstore::Stop> {
+        Ok(())
+    }
+    fn warn(&self, text: &str) -> Result<(), qstore::Stop> {
         self.0.lock().unwrap().push(text.to_owned());
+        Ok(())
     }
 }
 

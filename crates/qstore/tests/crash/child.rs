@@ -128,14 +128,17 @@ impl Stop {
 }
 
 impl Progress for Stop {
-    fn begin(&self, _: &str, _: u64) {
-        self.count();
-    }
-
-    fn advance(&self, _: u64) -> qstore::Result<()> {
+    fn begin(&self, _: &str, _: u64) -> Result<(), qstore::Stop> {
         self.count();
         Ok(())
     }
 
-    fn warn(&self, _: &str) {}
+    fn advance(&self, _: u64) -> Result<(), qstore::Stop> {
+        self.count();
+        Ok(())
+    }
+
+    fn warn(&self, _: &str) -> Result<(), qstore::Stop> {
+        Ok(())
+    }
 }

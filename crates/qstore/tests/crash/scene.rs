@@ -81,7 +81,7 @@ impl Scene {
             Ok(store) => store,
             Err(error) => {
                 assert!(before.is_empty(), "the store is gone: {error}");
-                assert!(matches!(error, qstore::Error::Usage(_)), "{error:?}");
+                assert!(matches!(error, qstore::Error::Missing { .. }), "{error:?}");
                 return false;
             }
         };
@@ -122,7 +122,7 @@ impl Scene {
         match self.task.run(self.root(), &Silent) {
             Ok(()) => assert!(!done),
             Err(error) => {
-                assert!(done && matches!(error, qstore::Error::Usage(_)), "{error:?}");
+                assert!(done && error.is_usage(), "{error:?}");
                 // Another change, there and back.
                 let other = qstore::VariantSpec {
                     name: "other".parse().unwrap(),

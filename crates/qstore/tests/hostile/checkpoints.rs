@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use qstore::{Error, Progress, Silent, Store, VariantSpec, add, pack, unpack, verify};
+use qstore::{Error, Progress, Silent, Stop, Store, VariantSpec, add, pack, unpack, verify};
 use qstore_container::Dtype;
 
 use crate::common::{self, Tensor, Tensors, assert_same_tree, options, write_checkpoint, write_tensors};
@@ -490,11 +490,11 @@ struct Meddler<F: FnOnce()> {
 }
 
 impl<F: FnOnce() + Send> Progress for Meddler<F> {
-    fn begin(&self, _: &str, _: u64) {
-        self.advance(0).unwrap();
+    fn begin(&self, _: &str, _: u64) -> Result<(), Stop> {
+        self.advance(0)
     }
 
-    fn advance(&self, bytes: u64) -> Result<(), Error> {
+    fn advance(&self, bytes: u64) -> Result<(), Stop> {
         let mut done = self.done.lock().unwrap();
         done.0 += bytes;
         if done.0 >= self.after
@@ -505,7 +505,9 @@ impl<F: FnOnce() + Send> Progress for Meddler<F> {
         Ok(())
     }
 
-    fn warn(&self, _: &str) {}
+    fn warn(&self, _: &str) -> Result<(), Stop> {
+        Ok(())
+    }
 }
 
 /// What is stored is one state of a file, never a part of one and a part of another.

@@ -87,12 +87,15 @@ fn files_in(folder: &Path) -> Vec<String> {
 struct Warnings(Mutex<Vec<String>>);
 
 impl Progress for Warnings {
-    fn begin(&self, _: &str, _: u64) {}
-    fn advance(&self, _: u64) -> crate::Result<()> {
+    fn begin(&self, _: &str, _: u64) -> Result<(), crate::Stop> {
         Ok(())
     }
-    fn warn(&self, text: &str) {
+    fn advance(&self, _: u64) -> Result<(), crate::Stop> {
+        Ok(())
+    }
+    fn warn(&self, text: &str) -> Result<(), crate::Stop> {
         self.0.lock().unwrap().push(text.to_owned());
+        Ok(())
     }
 }
 
