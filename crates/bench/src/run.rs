@@ -414,7 +414,11 @@ mod tests {
         assert_eq!(found.iter().map(|(peer, _)| peer.name()).collect::<Vec<_>>(), ["none", "ours"]);
         assert_eq!(absent.iter().map(|peer| peer.name).collect::<Vec<_>>(), ["zipnn"]);
         let (found, absent) = find(&[]).unwrap();
-        assert_eq!(found.len() + absent.len(), peers::ALL.len() - 1, "all but the second level of zstd");
+        assert_eq!(
+            found.len() + absent.len(),
+            peers::ALL.len() - 2,
+            "all but the second level of zstd and the Python package"
+        );
         let unknown = find(&["gzip"]).err().unwrap();
         assert!(unknown.is_usage() && unknown.to_string().contains("no peer gzip; there are none, lz4"));
         assert!(find(&["zipnn"]).err().unwrap().is_usage(), "nothing would be measured");
