@@ -11,6 +11,9 @@
 system does wrong is a `QStoreError`.
 """
 
+import importlib
+from typing import Any
+
 from qstore import _core, errors
 from qstore.errors import (
     BusyError,
@@ -65,3 +68,16 @@ __all__ = [
     "unpack",
     "verify",
 ]
+
+#: Modules that are imported when they are first used.
+_MODULES = ("numpy", "torch", "transformers")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"qstore.{name}")
+    raise AttributeError(f"module 'qstore' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, *_MODULES])

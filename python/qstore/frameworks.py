@@ -87,7 +87,7 @@ class Torch:
         try:
             import torch
         except ImportError as error:
-            raise ImportError(f"{error}; torch is not installed: pip install 'qstore[torch]'", name="torch") from error
+            raise ModuleNotFoundError(f"torch cannot be imported ({error}): pip install torch", name="torch") from error
 
         self._torch = torch
         self._device = torch.device("cpu" if device is None else device)

@@ -45,6 +45,8 @@ def pack(
         InputError: A folder cannot be stored exactly.
         FileError: The system refused to read or write.
     """
+    if not isinstance(variants, Mapping):
+        raise UsageError(f"variants are folders by name, such as {{'bf16': 'llama'}}, not {variants!r}")
     given = given or {}
     _known(("verbatim", verbatim), ("given", given), names=variants)
     specs = [_spec(name, folder, verbatim, given) for name, folder in variants.items()]
@@ -184,9 +186,9 @@ def _spec(
 ) -> tuple[str, Path, bool, list[str] | None]:
     if not isinstance(name, str):
         raise UsageError(f"a variant's name is text, not {name!r}")
-    for collection in (verbatim, given.get(name)):
-        if isinstance(collection, str):
-            raise UsageError(f"{name}: give a list of variants' names, not {collection!r}")
+    for option, names in (("verbatim", verbatim), ("given", given.get(name))):
+        if isinstance(names, str):
+            raise UsageError(f"{option}: give a list of variants' names, not {names!r}")
     return name, os.fspath(folder), name in verbatim, list(given[name]) if name in given else None
 
 
@@ -194,7 +196,7 @@ def _limits(
     threads: int, memory: int | None = None, shard_size: int | None = None
 ) -> tuple[int, int | None, int | None]:
     for what, size in (("memory", memory), ("shard_size", shard_size)):
-        if size is not None and not 0 < size < 1 << 63:
+        if size is not None and not (isinstance(size, int) and 0 < size < 1 << 63):
             raise UsageError(f"{what} is a number of bytes, not {size!r}")
     return checked_threads(threads), memory, shard_size
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from qstore.errors import UsageError
+
 if TYPE_CHECKING:
     from tqdm import tqdm
 
@@ -50,6 +52,8 @@ class Watched:
 
     def __init__(self, progress: Progress) -> None:
         self._callback = Bar() if progress is True else None if progress is False else progress
+        if not (self._callback is None or callable(self._callback)):
+            raise UsageError(f"progress is True for a bar, or a function of (stage, done, total), not {progress!r}")
 
     def __enter__(self) -> Callback | None:
         return self._callback

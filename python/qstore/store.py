@@ -93,7 +93,8 @@ class Store(Mapping[str, "Variant"]):
             DamagedError: A file that holds it is not whole.
         """
         if name is None and len(self._names) != 1:
-            raise UsageError(f"{self.path}: name the variant: {', '.join(self._names)}")
+            example = f"variant={self._names[0]!r}" if self._names else "none is there"
+            raise UsageError(f"{self.path}: name the variant, as in {example}; it has {', '.join(self._names)}")
         return self[self._names[0] if name is None else name]
 
     def __getitem__(self, name: str) -> Variant:
@@ -356,7 +357,7 @@ def _takes_part(index: tuple[Any, ...]) -> bool:
 
 def checked_threads(threads: int) -> int:
     """`threads`, if so many can be asked for."""
-    if not 0 <= threads <= 1024:
+    if not isinstance(threads, int) or not 0 <= threads <= 1024:
         raise UsageError(f"threads is a number from 1 to 1024, or 0 for one a core, not {threads!r}")
     return threads
 

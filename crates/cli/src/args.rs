@@ -29,7 +29,7 @@ Examples:
   qstore inspect ./Llama-store
   qstore unpack ./Llama-store bf16 -o ./Llama-again
 
-Exit status: 0 done, 1 a check failed or something is damaged or cannot be read, 2 wrong use.";
+Exit status: 0 done, 1 a check failed or something is damaged or cannot be read, 2 wrong use, 130 interrupted.";
 
 /// Options that every command takes.
 #[derive(Debug, Args)]

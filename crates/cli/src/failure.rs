@@ -3,6 +3,9 @@
 use std::io;
 use std::path::PathBuf;
 
+/// Exit status of a command that was interrupted.
+pub(crate) const INTERRUPTED: u8 = 130;
+
 /// What stopped a command.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
@@ -27,10 +30,11 @@ pub(crate) enum Failure {
 }
 
 impl Failure {
-    /// 2 for wrong use, as clap has it, and 1 for everything else.
+    /// 2 for wrong use, as clap has it, 130 for an interrupt, as shells have it, and 1 for everything else.
     pub(crate) fn exit_status(&self) -> u8 {
         match self {
             Self::Usage(_) => 2,
+            Self::Library(qstore::Error::Stopped) => INTERRUPTED,
             Self::Library(error) if error.is_usage() => 2,
             Self::Bench(error) if error.is_usage() => 2,
             _ => 1,

@@ -2,23 +2,49 @@
 
 use std::collections::HashSet;
 use std::io::Write as _;
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use qstore::{Progress, Stop};
 
+use crate::failure::INTERRUPTED;
+
 /// One bar on standard error, for the stage that is under way; no bar at all where standard error is no terminal.
 pub(crate) struct Bars {
     quiet: bool,
     bar: Mutex<ProgressBar>,
+    /// Whether the user has pressed Ctrl-C.
+    interrupted: Arc<AtomicBool>,
     /// What was warned of; many tensors or threads can have the same complaint.
     warned: Mutex<HashSet<String>>,
 }
 
 impl Bars {
     pub(crate) fn new(quiet: bool) -> Self {
-        Self { quiet, bar: Mutex::new(ProgressBar::hidden()), warned: Mutex::default() }
+        Self {
+            quiet,
+            bar: Mutex::new(ProgressBar::hidden()),
+            interrupted: Arc::default(),
+            warned: Mutex::default(),
+        }
+    }
+
+    /// Has Ctrl-C, or a request to terminate, stop the work under way at its next report, so that it leaves nothing behind. The second one ends the program at once.
+    pub(crate) fn heed_interrupts(&self) {
+        let interrupted = self.interrupted.clone();
+        let heard = move || {
+            if interrupted.swap(true, Ordering::Relaxed) {
+                std::process::exit(INTERRUPTED.into());
+            }
+        };
+        // Where it cannot be heard, it ends the program, which leaves no half store either, but files that the next change deletes.
+        drop(ctrlc::set_handler(heard));
+    }
+
+    fn go_on(&self) -> Result<(), Stop> {
+        if self.interrupted.load(Ordering::Relaxed) { Err(Stop) } else { Ok(()) }
     }
 
     /// Takes the bar off the screen, as before printing something else.
@@ -47,12 +73,12 @@ impl Progress for Bars {
         let template = "{msg:18} {wide_bar:.cyan/blue} {decimal_bytes:>9}/{decimal_total_bytes:9} {decimal_bytes_per_sec:>11} {eta:>4}";
         self.replace(total, template);
         self.current().set_message(stage.to_owned());
-        Ok(())
+        self.go_on()
     }
 
     fn advance(&self, bytes: u64) -> Result<(), Stop> {
         self.current().inc(bytes);
-        Ok(())
+        self.go_on()
     }
 
     fn warn(&self, text: &str) -> Result<(), Stop> {
@@ -82,7 +108,7 @@ impl qstore_bench::Progress for Bars {
     }
 
     fn warn(&self, text: &str) {
-        // Bars never say to stop.
+        // Measurements end by themselves.
         let _: Result<(), Stop> = Progress::warn(self, text);
     }
 }

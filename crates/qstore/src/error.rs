@@ -40,7 +40,7 @@ pub enum Error {
     #[error("{}: another qstore is writing to this store; try again when it is done", .0.display())]
     Busy(PathBuf),
     /// [`Progress`](crate::Progress) said to stop. Nothing was changed.
-    #[error("stopped")]
+    #[error("interrupted; everything is as it was before")]
     Stopped,
     /// The operating system refused something.
     #[error("{}: {what}: {source}", path.display())]

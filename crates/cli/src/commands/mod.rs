@@ -36,6 +36,10 @@ pub(crate) fn run(arguments: Arguments, program: Vec<OsString>) -> Result<(), Fa
         options.shard_size = *size;
     }
     let console = Console::new(options, common.quiet);
+    // Others have nothing to undo, or, as measurements, processes of their own that hear it as well.
+    if !matches!(command, Command::Inspect(_) | Command::Bench(_) | Command::BenchWorker | Command::Demo(_)) {
+        console.bars.heed_interrupts();
+    }
     match command {
         Command::Pack(arguments) => pack::pack(arguments, &console),
         Command::Add(arguments) => pack::add(arguments, &console),

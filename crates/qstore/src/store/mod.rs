@@ -81,6 +81,9 @@ impl Store {
     /// # Errors
     /// [`Error::Missing`] if there is no store, [`Error::Damaged`] if its manifest is not whole.
     pub fn open(path: &Path) -> Result<Self> {
+        if path.is_file() {
+            return Err(Error::usage(format!("{}: this is a file; give the store's folder", path.display())));
+        }
         let file = path.join(Manifest::FILE_NAME);
         let size = match std::fs::metadata(&file) {
             Ok(data) => data.len(),
