@@ -5,7 +5,7 @@
 writes OUT_DIR/gptq8 and OUT_DIR/gptq4, which transformers loads, and prints the `qstore pack` command that
 stores them with MODEL_DIR. A folder appears under its name only when it is whole.
 
-Needs `pip install 'qstore[quantize]'`.
+Needs the packages of the extra `quantize`: `pip install gptqmodel optimum`.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ def quantize_all(source: Path, targets: dict[int, Path], config: dict[str, Any],
         import torch
         from transformers import AutoTokenizer
     except ImportError as error:
-        sys.exit(f"error: {error}; run: {Path(sys.executable).name} -m pip install 'qstore[quantize]'")
+        sys.exit(f"error: {error}; run: {Path(sys.executable).name} -m pip install gptqmodel optimum")
 
     device = options.device
     if device == "auto":
