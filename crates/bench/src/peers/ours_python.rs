@@ -23,6 +23,9 @@ impl Peer for OursInPython {
     }
 
     fn runs(&self) -> Runs<'_> {
-        Runs::Python { script: include_str!("../../python/ours_peer.py"), install: "pip install . (in a clone of the repository)" }
+        Runs::Python {
+            script: include_str!("../../python/ours_peer.py"),
+            install: "pip install . (in a clone of the repository)",
+        }
     }
 }
