@@ -2,58 +2,57 @@
 //!
 //! Run it once for each version of the format. Stores that are there already stay as they are: that today's code reads what yesterday's wrote
 //! is what they are for.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    missing_docs,
-    reason = "a tool for developers"
-)]
+#![allow(clippy::panic, missing_docs, reason = "a tool for developers")]
 #![allow(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "test data")]
 
 #[path = "../tests/common/mod.rs"]
 mod common;
 
+use std::error::Error;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
 use common::{Gptq, Tensor, Tensors, gptq, llm_int8, model, spec, tree, write_checkpoint, write_pair};
-use qstore::{Dtype, GivenRule, Options, Silent, VariantSpec, pack};
+use qstore::{Dtype, GivenRule, Options, Silent, VariantName, VariantSpec, pack};
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use sha2::{Digest as _, Sha256};
 
-fn main() {
-    let root = std::env::args().nth(1).expect("usage: golden FOLDER");
+/// Whether it was made, or why not.
+type Made = Result<(), Box<dyn Error>>;
+
+fn main() -> Made {
+    let root = std::env::args().nth(1).ok_or("usage: golden FOLDER")?;
     let root = Path::new(&root);
-    pair(root, "bf16", Dtype::BF16);
-    pair(root, "f16", Dtype::F16);
-    pair(root, "f32", Dtype::F32);
-    specials(root);
-    shards_and_kept_files(root);
-    every_dtype(root);
-    transposed(root);
-    bundles(root);
-    wide(root);
-    chain(root);
-    short(root);
+    pair(root, "bf16", Dtype::BF16)?;
+    pair(root, "f16", Dtype::F16)?;
+    pair(root, "f32", Dtype::F32)?;
+    specials(root)?;
+    shards_and_kept_files(root)?;
+    every_dtype(root)?;
+    transposed(root)?;
+    bundles(root)?;
+    wide(root)?;
+    chain(root)?;
+    short(root)?;
+    Ok(())
 }
 
 /// What variants are called.
 const VARIANTS: [&str; 6] = ["bf16", "f16", "int8", "gptq8", "gptq4", "gptq3"];
 
 /// [`keep_as`] with one variant kept as it is, or none.
-fn keep(root: &Path, name: &str, work: &Path, verbatim: &str, shard_size: u64) {
-    keep_as(root, name, work, shard_size, |spec| spec.verbatim = spec.name.as_str() == verbatim);
+fn keep(root: &Path, name: &str, work: &Path, verbatim: &str, shard_size: u64) -> Made {
+    keep_as(root, name, work, shard_size, |spec| spec.verbatim = spec.name.as_str() == verbatim)
 }
 
 /// Packs the variants that are in `work` into `root/name`, with the SHA-256 of every original file beside the store; `change` says how each is kept.
-fn keep_as(root: &Path, name: &str, work: &Path, shard_size: u64, change: impl Fn(&mut VariantSpec)) {
+fn keep_as(root: &Path, name: &str, work: &Path, shard_size: u64, change: impl Fn(&mut VariantSpec)) -> Made {
     let folder = root.join(name);
     if folder.exists() {
         println!("{name}: there already");
-        return;
+        return Ok(());
     }
     let mut expected = String::new();
     let mut specs = Vec::new();
@@ -64,13 +63,14 @@ fn keep_as(root: &Path, name: &str, work: &Path, shard_size: u64, change: impl F
         for (path, bytes) in tree(&work.join(variant)) {
             let Some(bytes) = bytes else { continue };
             let digest: String = Sha256::digest(&bytes).iter().map(|b| format!("{b:02x}")).collect();
-            writeln!(expected, "{digest}  {variant}/{path}").unwrap();
+            writeln!(expected, "{digest}  {variant}/{path}")?;
         }
     }
-    fs::create_dir_all(&folder).unwrap();
-    pack(&specs, &folder.join("store"), &Options { shard_size, ..Options::default() }, &Silent).unwrap();
-    fs::write(folder.join("expected.sha256"), expected).unwrap();
+    fs::create_dir_all(&folder)?;
+    pack(&specs, &folder.join("store"), &Options { shard_size, ..Options::default() }, &Silent)?;
+    fs::write(folder.join("expected.sha256"), expected)?;
     println!("{name}: made");
+    Ok(())
 }
 
 /// Rows of two kinds, so that there are two classes: in every other row one outlier makes all other codes small.
@@ -82,26 +82,27 @@ fn two_kinds_of_rows(tensors: &mut Tensors, dtype: Dtype) {
     tensors.insert("two.table".to_owned(), Tensor::float(dtype, &[400, 200], &values));
 }
 
-fn pair(root: &Path, name: &str, dtype: Dtype) {
-    let work = tempfile::tempdir().unwrap();
+fn pair(root: &Path, name: &str, dtype: Dtype) -> Made {
+    let work = tempfile::tempdir()?;
     let mut tensors = model(21, dtype, &[(96, 160), (10, 1000)]);
     two_kinds_of_rows(&mut tensors, dtype);
     write_pair(work.path(), &tensors);
-    keep(root, &format!("pair-{name}"), work.path(), "", u64::MAX);
+    keep(root, &format!("pair-{name}"), work.path(), "", u64::MAX)?;
+    Ok(())
 }
 
-fn specials(root: &Path) {
-    let work = tempfile::tempdir().unwrap();
+fn specials(root: &Path) -> Made {
+    let work = tempfile::tempdir()?;
     let mut high = model(22, Dtype::BF16, &[(64, 200)]);
     let name = "model.layers.0.mlp.up_proj";
     let mut low = llm_int8(&high);
-    let weights = &mut high.get_mut(&format!("{name}.weight")).unwrap().data;
+    let weights = &mut high.get_mut(&format!("{name}.weight")).ok_or("no such tensor")?.data;
     for (i, special) in [0x7f80u16, 0xff80, 0x7fc1, 0x8000, 0, 1, 0x8001, 0x7f7f].iter().enumerate() {
         let at = 2 * (i * 201 + 17);
         weights[at..at + 2].copy_from_slice(&special.to_le_bytes());
     }
-    low.get_mut(&format!("{name}.weight")).unwrap().data[5] = 0x80;
-    let scales = &mut low.get_mut(&format!("{name}.SCB")).unwrap().data;
+    low.get_mut(&format!("{name}.weight")).ok_or("no such tensor")?.data[5] = 0x80;
+    let scales = &mut low.get_mut(&format!("{name}.SCB")).ok_or("no such tensor")?.data;
     for (row, scale) in
         [0.0f32, f32::NAN, f32::INFINITY, -1.0, f32::MIN_POSITIVE, f32::MAX].iter().enumerate()
     {
@@ -109,21 +110,23 @@ fn specials(root: &Path) {
     }
     write_checkpoint(&work.path().join("bf16"), &high);
     write_checkpoint(&work.path().join("int8"), &low);
-    keep(root, "specials", work.path(), "", u64::MAX);
+    keep(root, "specials", work.path(), "", u64::MAX)?;
+    Ok(())
 }
 
-fn shards_and_kept_files(root: &Path) {
-    let work = tempfile::tempdir().unwrap();
+fn shards_and_kept_files(root: &Path) -> Made {
+    let work = tempfile::tempdir()?;
     write_pair(work.path(), &model(23, Dtype::BF16, &[(64, 128), (64, 128)]));
-    fs::create_dir_all(work.path().join("bf16/1_Pooling")).unwrap();
-    fs::create_dir_all(work.path().join("bf16/empty")).unwrap();
-    fs::write(work.path().join("bf16/1_Pooling/config.json"), "{}").unwrap();
-    fs::copy(work.path().join("bf16/model.safetensors"), work.path().join("bf16/again.safetensors")).unwrap();
-    keep(root, "verbatim-and-shards", work.path(), "int8", 20_000);
+    fs::create_dir_all(work.path().join("bf16/1_Pooling"))?;
+    fs::create_dir_all(work.path().join("bf16/empty"))?;
+    fs::write(work.path().join("bf16/1_Pooling/config.json"), "{}")?;
+    fs::copy(work.path().join("bf16/model.safetensors"), work.path().join("bf16/again.safetensors"))?;
+    keep(root, "verbatim-and-shards", work.path(), "int8", 20_000)?;
+    Ok(())
 }
 
-fn transposed(root: &Path) {
-    let work = tempfile::tempdir().unwrap();
+fn transposed(root: &Path) -> Made {
+    let work = tempfile::tempdir()?;
     let name = "model.layers.0.mlp.up_proj.weight";
     let mut tensors = model(24, Dtype::BF16, &[(120, 160)]);
     let twin = llm_int8(&tensors);
@@ -131,12 +134,13 @@ fn transposed(root: &Path) {
     tensors.insert(name.to_owned(), weights);
     write_checkpoint(&work.path().join("bf16"), &tensors);
     write_checkpoint(&work.path().join("int8"), &twin);
-    keep(root, "transposed", work.path(), "", u64::MAX);
+    keep(root, "transposed", work.path(), "", u64::MAX)?;
+    Ok(())
 }
 
 /// Small tensors of several types in several bundles and shards, some of them in both variants, some twice in one.
-fn bundles(root: &Path) {
-    let work = tempfile::tempdir().unwrap();
+fn bundles(root: &Path) -> Made {
+    let work = tempfile::tempdir()?;
     let mut high = model(25, Dtype::BF16, &[(30, 40), (64, 160)]);
     let mut rng = StdRng::seed_from_u64(25);
     let small = [Dtype::BF16, Dtype::F32, Dtype::F16, Dtype::U8, Dtype::I64, Dtype::F4, Dtype::BOOL];
@@ -159,13 +163,14 @@ fn bundles(root: &Path) {
     low.insert("blocks.0.0".to_owned(), common::weights(&mut rng, Dtype::BF16, 9, 50));
     write_checkpoint(&work.path().join("bf16"), &high);
     write_checkpoint(&work.path().join("int8"), &low);
-    keep(root, "bundles", work.path(), "", 20_000);
+    keep(root, "bundles", work.path(), "", 20_000)?;
+    Ok(())
 }
 
 /// Arrays of more than a million elements, whose coders have 128 lanes; elements are of few kinds, which keeps the files small. The rows of one are no
 /// multiple of the lanes.
-fn wide(root: &Path) {
-    let work = tempfile::tempdir().unwrap();
+fn wide(root: &Path) -> Made {
+    let work = tempfile::tempdir()?;
     let mut tensors = model(26, Dtype::BF16, &[(30, 40)]);
     for (name, cols) in [("wide.up_proj.weight", 192), ("wide.down_proj.weight", 1001)] {
         let rows = 1_060_000 / cols;
@@ -182,7 +187,8 @@ fn wide(root: &Path) {
         tensors.insert(name.to_owned(), Tensor::float(Dtype::BF16, &[rows, cols], &values));
     }
     write_pair(work.path(), &tensors);
-    keep(root, "wide", work.path(), "", u64::MAX);
+    keep(root, "wide", work.path(), "", u64::MAX)?;
+    Ok(())
 }
 
 /// A float tensor, times `factor`, in its own type.
@@ -201,8 +207,8 @@ fn turned(tensor: &Tensor) -> Tensor {
 
 /// Five variants: floats given codes that follow from them or were moved, codes given codes, and packed codes. Each matrix is unlike the others in
 /// one respect.
-fn chain(root: &Path) {
-    let work = tempfile::tempdir().unwrap();
+fn chain(root: &Path) -> Made {
+    let work = tempfile::tempdir()?;
     let mut rng = StdRng::seed_from_u64(27);
     let mut add = |tensors: &mut Tensors, name: &str, dtype, rows, cols| {
         let weights = common::weights(&mut rng, dtype, rows, cols);
@@ -219,7 +225,7 @@ fn chain(root: &Path) {
 
     let mut bf16: Tensors = [&exact, &moved, &others].into_iter().flatten().map(owned).collect();
     // As GPT-2 keeps them.
-    let conv = bf16.get_mut("model.layers.1.down_proj.weight").unwrap();
+    let conv = bf16.get_mut("model.layers.1.down_proj.weight").ok_or("no such tensor")?;
     *conv = turned(conv);
     write_checkpoint(&work.path().join("bf16"), &bf16);
 
@@ -241,7 +247,8 @@ fn chain(root: &Path) {
         }
         write_checkpoint(&work.path().join(name), &tensors);
     }
-    keep(root, "chain", work.path(), "", u64::MAX);
+    keep(root, "chain", work.path(), "", u64::MAX)?;
+    Ok(())
 }
 
 fn owned((name, tensor): (&String, &Tensor)) -> (String, Tensor) {
@@ -250,8 +257,8 @@ fn owned((name, tensor): (&String, &Tensor)) -> (String, Tensor) {
 
 /// FP16 that was once BF16, alone, given codes that follow from it, and given moved ones in eight steps and groups in any order; a few of its numbers are too small to
 /// keep their zeros. One variant may be given no others than it is.
-fn short(root: &Path) {
-    let work = tempfile::tempdir().unwrap();
+fn short(root: &Path) -> Made {
+    let work = tempfile::tempdir()?;
     let bf16 = model(28, Dtype::BF16, &[(192, 192), (96, 128)]);
     let f16 = |(name, tensor): (&String, &Tensor)| {
         let mut values = tensor.values();
@@ -265,15 +272,17 @@ fn short(root: &Path) {
     // One matrix has codes of 4 bits alone.
     let exact = high.into_iter().filter(|(name, _)| !name.contains("layers.1.")).collect();
     write_checkpoint(&work.path().join("int8"), &llm_int8(&exact));
+    let gptq4: VariantName = "gptq4".parse()?;
     keep_as(root, "short", work.path(), u64::MAX, |spec| {
         if spec.name.as_str() == "int8" {
-            spec.given = GivenRule::Only(vec!["gptq4".parse().unwrap()]);
+            spec.given = GivenRule::Only(vec![gptq4.clone()]);
         }
-    });
+    })?;
+    Ok(())
 }
 
-fn every_dtype(root: &Path) {
-    let work = tempfile::tempdir().unwrap();
+fn every_dtype(root: &Path) -> Made {
+    let work = tempfile::tempdir()?;
     let mut tensors = Tensors::new();
     let all =
         [Dtype::BOOL, Dtype::U8, Dtype::I8, Dtype::F8_E4M3, Dtype::I16, Dtype::F16, Dtype::BF16, Dtype::I32];
@@ -288,5 +297,6 @@ fn every_dtype(root: &Path) {
         }
     }
     write_checkpoint(&work.path().join("bf16"), &tensors);
-    keep(root, "dtypes", work.path(), "", u64::MAX);
+    keep(root, "dtypes", work.path(), "", u64::MAX)?;
+    Ok(())
 }
