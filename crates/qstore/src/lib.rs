@@ -19,6 +19,7 @@
 mod analyze;
 mod codec;
 mod decode;
+mod durable;
 mod encode;
 mod error;
 mod file;

@@ -1,11 +1,12 @@
 //! A folder that appears complete or not at all.
 
 use std::fs::{self, File};
-use std::io::{self, BufWriter, Read, Write as _};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
+use crate::durable::{FileWriter, Syncs};
 use crate::error::{Error, IoContext as _, Result};
 use crate::file::sync_folder;
 
@@ -15,8 +16,10 @@ pub(crate) struct NewFolder {
     target: PathBuf,
     /// Within the temporary folder, which is closed to others while this one has the usual permissions.
     folder: PathBuf,
+    /// Before the temporary folder, in which their files lie, since fields are dropped in order.
+    syncs: Syncs,
     temporary: TempDir,
-    /// After the temporary folder, which lies in them, since fields are dropped in order.
+    /// After the temporary folder, which lies in them.
     parents: NewFolders,
 }
 
@@ -65,7 +68,7 @@ impl NewFolder {
         let temporary = temporary.at(parent, "cannot create a folder in")?;
         let folder = temporary.path().join("files");
         fs::create_dir(&folder).at(&folder, "cannot create")?;
-        Ok(Self { target: target.to_owned(), folder, temporary, parents })
+        Ok(Self { target: target.to_owned(), folder, temporary, syncs: Syncs::new(), parents })
     }
 
     /// Makes the file `path`, of `bytes` bytes, all zero.
@@ -84,18 +87,28 @@ impl NewFolder {
         fs::create_dir_all(&path).at(&path, "cannot create")
     }
 
-    /// Makes the file `path` of all that `content` gives.
-    pub(crate) fn write(&self, path: &str, content: &mut dyn Read) -> Result<()> {
+    /// Begins the file `path`, which will be synced when the folder is committed.
+    pub(crate) fn writer(&self, path: &str) -> Result<FileWriter<'_>> {
         let (path, file) = self.create(path, 0)?;
-        let mut file = BufWriter::with_capacity(1 << 20, file);
-        io::copy(content, &mut file)
-            .and_then(|_| file.flush())
-            .and_then(|()| file.get_ref().sync_all())
-            .at(&path, "cannot write")
+        Ok(FileWriter::new(path, file, &self.syncs))
     }
 
-    /// Puts the folder in its place. Its files have been synced.
-    pub(crate) fn commit(self) -> Result<()> {
+    /// Makes the file `path` of all that `content` gives.
+    pub(crate) fn write(&self, path: &str, content: &mut dyn Read) -> Result<()> {
+        let mut file = self.writer(path)?;
+        let mut buffer = vec![0; 1 << 20];
+        loop {
+            let read = content.read(&mut buffer).at(file.path(), "cannot write")?;
+            if read == 0 {
+                return file.finish().map(drop);
+            }
+            file.write(&buffer[..read])?;
+        }
+    }
+
+    /// Puts the folder in its place, when the files of its writers are on the disk; others have been synced.
+    pub(crate) fn commit(mut self) -> Result<()> {
+        self.syncs.wait()?;
         for entry in walkdir::WalkDir::new(&self.folder).contents_first(true) {
             let entry = entry.map_err(|e| Error::input(&self.folder, e))?;
             if entry.file_type().is_dir() {

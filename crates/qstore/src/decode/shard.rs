@@ -34,17 +34,14 @@ impl Shard {
     pub(crate) fn open(folder: &Path, entry: &LayerFile, bytes_read: &Arc<AtomicU64>) -> Result<Self> {
         let path = folder.join(entry.name.as_str());
         let damaged = |what: &dyn ToString| Error::damaged(&path, what.to_string());
-        std::fs::symlink_metadata(&path).map_err(|source| {
-            let what = match source.kind() {
-                std::io::ErrorKind::NotFound => "this layer file is missing; fetch or restore it",
-                _ => "cannot open",
-            };
-            Error::Io { path: path.clone(), what, source }
-        })?;
+        let there = || std::fs::symlink_metadata(&path).map_err(|source| unopened(&path, source));
+        there()?;
         if !super::variant::is_within(folder, &path) {
+            // Unless it was deleted just now.
+            there()?;
             return Err(damaged(&"it is no regular file inside the store"));
         }
-        let file = File::open(&path).at(&path, "cannot open")?;
+        let file = File::open(&path).map_err(|source| unopened(&path, source))?;
         let bytes = file.metadata().at(&path, "cannot read")?.len();
         if bytes != entry.bytes {
             let what = format!(
@@ -113,6 +110,15 @@ impl Shard {
             _ => None,
         }
     }
+}
+
+/// Why the layer file at `path` cannot be opened.
+fn unopened(path: &Path, source: std::io::Error) -> Error {
+    let what = match source.kind() {
+        std::io::ErrorKind::NotFound => "this layer file is missing; fetch or restore it",
+        _ => "cannot open",
+    };
+    Error::Io { path: path.to_owned(), what, source }
 }
 
 /// Whether the layer file `name` in `folder`, which no manifest need list, is of a variant that is kept as it is; false where that cannot be told.

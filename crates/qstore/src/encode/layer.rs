@@ -1,15 +1,13 @@
 //! Writing a layer: its shards, and the kept files of a verbatim variant.
 
 use std::fs::{self, File};
-use std::io::{BufWriter, Write as _};
 use std::ops::Range;
-use std::path::PathBuf;
 use std::slice;
 use std::sync::Arc;
 
 use qstore_container::{
     ArrayKey, ChunkForm, ChunkRecord, Encoding, FileContent, Given, Hash128, LayerFile, OriginalFile,
-    Sha256Hex, StoredArray, VariantEntry, VariantName,
+    RelativePath, Sha256Hex, StoredArray, VariantEntry, VariantName,
 };
 use sha2::{Digest as _, Sha256};
 use xxhash_rust::xxh3::Xxh3;
@@ -18,6 +16,7 @@ use super::shard_writer::ShardWriter;
 use super::steps::Member;
 use super::{CodedBundle, Done, Stored, Target};
 use crate::decode::content_hash;
+use crate::durable::FileWriter;
 use crate::error::{Error, IoContext as _, Result};
 use crate::ingest::{Source, SourceArray, SourceContent};
 use crate::plan::{Action, PlannedArray, most_bundles};
@@ -32,21 +31,47 @@ pub(super) struct LayerWriter<'a> {
     small: &'a [bool],
     /// The arrays of the shards that are yet to begin.
     next_shards: slice::Iter<'a, Range<usize>>,
-    contents: Vec<Given>,
-    given: Vec<Given>,
-    shards: Vec<LayerFile>,
-    shard: ShardWriter,
-    file: Option<OpenFile>,
+    shard: ShardWriter<'a>,
+    ended: Ended,
+    file: Option<OpenFile<'a>>,
     array: Option<OpenArray>,
     files: Vec<OriginalFile>,
 }
 
+/// The shards that have ended.
+struct Ended {
+    /// The variants below, as they are.
+    contents: Vec<Given>,
+    /// Those of them that the shards need.
+    given: Vec<Given>,
+    shards: Vec<LayerFile>,
+}
+
+impl Ended {
+    fn add(
+        &mut self,
+        shard: ShardWriter,
+        name: &VariantName,
+        files: Vec<OriginalFile>,
+        empty_folders: Vec<RelativePath>,
+    ) -> Result<()> {
+        let (file, given) = shard.finish(name, &self.contents, files, empty_folders)?;
+        self.shards.push(file);
+        for given in given {
+            if !self.given.contains(&given) {
+                self.given.push(given);
+            }
+        }
+        Ok(())
+    }
+}
+
 /// The original file whose bytes are passing by.
-struct OpenFile {
+struct OpenFile<'a> {
     index: usize,
     hasher: Sha256,
     bytes: u64,
-    kept: Option<(PathBuf, BufWriter<File>)>,
+    kept: Option<FileWriter<'a>>,
 }
 
 /// The array whose chunks are passing by.
@@ -77,10 +102,8 @@ impl<'a> LayerWriter<'a> {
             target,
             small,
             next_shards,
-            contents: contents.collect(),
-            given: Vec::new(),
-            shards: Vec::new(),
             shard: new_shard(source, target, small, first)?,
+            ended: Ended { contents: contents.collect(), given: Vec::new(), shards: Vec::new() },
             file: None,
             array: None,
             files: Vec::new(),
@@ -97,7 +120,8 @@ impl<'a> LayerWriter<'a> {
                 self.end_array()?;
                 let Some(next) = self.next_shards.next() else { return Ok(()) };
                 let next = new_shard(self.source, self.target, self.small, next.clone())?;
-                self.end_shard(Some(next), Vec::new())
+                let ended = std::mem::replace(&mut self.shard, next);
+                self.ended.add(ended, self.name, Vec::new(), Vec::new())
             }
             Done::Run(run) => {
                 self.end_array()?;
@@ -140,7 +164,7 @@ impl<'a> LayerWriter<'a> {
             let parent = path.parent().unwrap_or(self.target.folder);
             fs::create_dir_all(parent).at(parent, "cannot create")?;
             let handle = File::create(&path).at(&path, "cannot create")?;
-            Some((path, BufWriter::with_capacity(1 << 20, handle)))
+            Some(FileWriter::new(path, handle, self.target.syncs))
         } else {
             None
         };
@@ -158,7 +182,7 @@ impl<'a> LayerWriter<'a> {
         file.hasher.update(bytes);
         file.bytes += bytes.len() as u64;
         match &mut file.kept {
-            Some((path, kept)) => kept.write_all(bytes).at(path, "cannot write"),
+            Some(kept) => kept.write(bytes),
             None => Ok(()),
         }
     }
@@ -172,8 +196,8 @@ impl<'a> LayerWriter<'a> {
             return Err(Error::input(self.source.path(), what));
         }
         self.source.check_unchanged(source)?;
-        if let Some((path, mut kept)) = file.kept {
-            kept.flush().and_then(|()| kept.get_ref().sync_all()).at(&path, "cannot write")?;
+        if let Some(kept) = file.kept {
+            kept.finish()?;
         }
         let content = match &source.content {
             SourceContent::Opaque(_) => FileContent::Opaque,
@@ -281,22 +305,6 @@ impl<'a> LayerWriter<'a> {
         Ok(())
     }
 
-    /// Ends the current shard and goes on with `next`.
-    fn end_shard(&mut self, next: Option<ShardWriter>, files: Vec<OriginalFile>) -> Result<()> {
-        let folders = if files.is_empty() { Vec::new() } else { self.source.empty_folders.clone() };
-        let (file, given) = self.shard.finish(self.name, &self.contents, files, folders)?;
-        self.shards.push(file);
-        for given in given {
-            if !self.given.contains(&given) {
-                self.given.push(given);
-            }
-        }
-        if let Some(next) = next {
-            self.shard = next;
-        }
-        Ok(())
-    }
-
     /// Ends the last shard.
     pub(super) fn finish(mut self) -> Result<VariantEntry> {
         self.end_file()?;
@@ -306,21 +314,20 @@ impl<'a> LayerWriter<'a> {
                 fs::create_dir_all(&path).at(&path, "cannot create")?;
             }
         }
-        let files = std::mem::take(&mut self.files);
-        let content = content_hash(&files, &self.source.empty_folders);
-        self.end_shard(None, files)?;
-        let source = self.source;
+        let Self { source, files, mut ended, .. } = self;
+        let content = content_hash(&files, &source.empty_folders);
+        ended.add(self.shard, self.name, files, source.empty_folders.clone())?;
         Ok(VariantEntry {
             name: self.name.clone(),
             scheme: scheme_of(source)?,
             dtype: main_dtype(source),
-            given: self.given,
+            given: ended.given,
             content,
             tensors: source.arrays.iter().filter(|a| a.key.tensor().is_some()).count() as u64,
             tensor_bytes: source.tensor_bytes(),
             files: source.files.len() as u64,
             raw_bytes: source.raw_bytes(),
-            layer: self.shards,
+            layer: ended.shards,
             verbatim: self.target.verbatim,
             given_only: None,
         })
@@ -328,14 +335,19 @@ impl<'a> LayerWriter<'a> {
 }
 
 /// A shard for these arrays.
-fn new_shard(source: &Source, target: &Target, small: &[bool], arrays: Range<usize>) -> Result<ShardWriter> {
+fn new_shard<'a>(
+    source: &Source,
+    target: &Target<'a>,
+    small: &[bool],
+    arrays: Range<usize>,
+) -> Result<ShardWriter<'a>> {
     let first = arrays.start;
     let (bundled, others): (Vec<_>, Vec<_>) = arrays.partition(|index| small[*index]);
     let bundles = most_bundles(bundled.iter().map(|index| &source.arrays[*index]));
     // Their numbers are not known yet.
     let bundles = (0..bundles).map(|_| &ArrayKey::Bundle(u32::MAX));
     let keys = others.iter().filter(|_| !target.verbatim).map(|index| &source.arrays[*index].key);
-    ShardWriter::create(target.folder, first, keys.chain(bundles), source.raw_bytes())
+    ShardWriter::create(target.folder, target.syncs, first, keys.chain(bundles), source.raw_bytes())
 }
 
 /// The element type that has most bytes.

@@ -17,6 +17,7 @@ use rayon::prelude::*;
 
 use crate::codec::{Given, Workspace, at_least, transpose, with_workspace};
 use crate::decode::Variant;
+use crate::durable::Syncs;
 use crate::error::{Error, Result};
 use crate::file::zeroed;
 use crate::ingest::{Source, SourceArray};
@@ -35,6 +36,8 @@ use steps::{Step, Steps, shards};
 pub(crate) struct Target<'a> {
     /// The folder that gets the layer files, in which `lower` need not lie.
     pub(crate) folder: &'a Path,
+    /// Has the layer files synced, which must be waited for before they are committed.
+    pub(crate) syncs: &'a Syncs,
     /// The variants below, open.
     pub(crate) lower: &'a [Arc<Variant>],
     /// All variants below, among them those in which tensors of `lower` are kept.

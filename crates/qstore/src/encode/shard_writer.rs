@@ -1,52 +1,46 @@
 //! Writing one shard file: streams as they come, the header last.
 
 use std::fs::{self, File};
-use std::io::{BufWriter, Seek as _, SeekFrom, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use qstore_container::{
     ArrayKey, ChunkRecord, Given, Hash128, LayerFile, ShardLayout, ShardPlan, StoredArray,
 };
 use qstore_container::{OriginalFile, RelativePath, VariantName, write_chunks};
 
+use crate::durable::{FileWriter, Syncs};
 use crate::error::{Error, IoContext as _, Result};
 
 /// A shard that is being written under a temporary name.
 #[derive(Debug)]
-pub(super) struct ShardWriter {
-    path: PathBuf,
-    file: BufWriter<File>,
+pub(super) struct ShardWriter<'a> {
+    file: FileWriter<'a>,
     reserved: u64,
     layout: ShardLayout,
     records: Vec<ChunkRecord>,
     arrays: Vec<StoredArray>,
 }
 
-impl ShardWriter {
+impl<'a> ShardWriter<'a> {
     /// A shard for at most `keys`, whose bytes are at most `bytes`; array `first` of the variant is its first.
-    pub(super) fn create<'a>(
+    pub(super) fn create<'k>(
         folder: &Path,
+        syncs: &'a Syncs,
         first: usize,
-        keys: impl Iterator<Item = &'a ArrayKey>,
+        keys: impl Iterator<Item = &'k ArrayKey>,
         bytes: u64,
     ) -> Result<Self> {
         let path = folder.join(format!("arrays-from-{first}.tmp"));
         let reserved = ShardLayout::reserve(keys, bytes);
-        let mut file = File::create(&path).at(&path, "cannot create")?;
-        file.seek(SeekFrom::Start(reserved)).at(&path, "cannot write")?;
-        Ok(Self {
-            file: BufWriter::with_capacity(1 << 20, file),
-            path,
-            reserved,
-            layout: ShardLayout::default(),
-            records: Vec::new(),
-            arrays: Vec::new(),
-        })
+        let file = File::create(&path).at(&path, "cannot create")?;
+        let mut file = FileWriter::new(path, file, syncs);
+        file.seek(reserved)?;
+        Ok(Self { file, reserved, layout: ShardLayout::default(), records: Vec::new(), arrays: Vec::new() })
     }
 
     /// Appends to the current array's stream.
     pub(super) fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        self.file.write_all(bytes).at(&self.path, "cannot write")
+        self.file.write(bytes)
     }
 
     /// Ends the current array, whose stream has `bytes` bytes.
@@ -58,10 +52,10 @@ impl ShardWriter {
         self.records.extend(records);
     }
 
-    /// Writes the list of chunks, the plan and the header, and gives the file its name: `VARIANT-ID.safetensors`. `files` and
-    /// `empty_folders` are empty in all shards but the last.
+    /// Writes the list of chunks, the plan and the header, and gives the file its name: `VARIANT-ID.safetensors`. It is synced by when the variant is
+    /// committed. `files` and `empty_folders` are empty in all shards but the last.
     pub(super) fn finish(
-        &mut self,
+        mut self,
         variant: &VariantName,
         contents: &[Given],
         files: Vec<OriginalFile>,
@@ -74,27 +68,23 @@ impl ShardWriter {
         let given: Vec<Given> = contents.iter().filter(needed).cloned().collect();
         let arrays = std::mem::take(&mut self.arrays);
         let plan = ShardPlan { variant: variant.clone(), given: given.clone(), arrays, files, empty_folders };
-        let failed = |e: qstore_container::FormatError| Error::input(&self.path, e);
+        let path = self.file.path().to_owned();
+        let failed = |e: qstore_container::FormatError| Error::input(&path, e);
         let (plan, chunks) = (plan.write().map_err(failed)?, write_chunks(&self.records));
         let header = self.layout.finish(&chunks, &plan, self.reserved).map_err(failed)?;
         let id = Hash128::of(header.get(8..).unwrap_or_default());
 
-        let mut write = || {
-            self.file.write_all(&chunks)?;
-            self.file.write_all(&plan)?;
-            self.file.seek(SeekFrom::Start(0))?;
-            self.file.write_all(&header)?;
-            self.file.flush()?;
-            self.file.get_ref().sync_all()?;
-            Ok(self.file.get_ref().metadata()?.len())
-        };
-        let bytes = write().at(&self.path, "cannot write")?;
+        self.file.write(&chunks)?;
+        self.file.write(&plan)?;
+        self.file.seek(0)?;
+        self.file.write(&header)?;
+        let bytes = self.file.finish()?;
         let id_text = id.to_string();
         let name: RelativePath = format!("{variant}-{}.safetensors", &id_text[..12])
             .parse()
-            .map_err(|e| Error::input(&self.path, e))?;
-        let named = self.path.with_file_name(name.as_str());
-        fs::rename(&self.path, &named).at(&named, "cannot rename")?;
+            .map_err(|e| Error::input(&path, e))?;
+        let named = path.with_file_name(name.as_str());
+        fs::rename(&path, &named).at(&named, "cannot rename")?;
         Ok((LayerFile { name, bytes, id }, given))
     }
 }

@@ -1,6 +1,5 @@
 //! Restoring a variant's files.
 
-use std::io::{BufWriter, Write as _};
 use std::iter::Peekable;
 use std::path::Path;
 use std::sync::Arc;
@@ -34,13 +33,12 @@ pub fn unpack(
     let pool = options.pool()?;
     progress.begin(&format!("restoring {name}"), variant.entry().raw_bytes)?;
     for file in variant.files() {
-        let (path, out) = folder.create(file.path.as_str(), 0)?;
-        let mut out = BufWriter::with_capacity(1 << 20, out);
+        let mut out = folder.writer(file.path.as_str())?;
         restore(&variant, file, &pool, options.window(&pool), |bytes| {
             progress.advance(bytes.len() as u64)?;
-            out.write_all(bytes).at(&path, "cannot write")
+            out.write(bytes)
         })?;
-        out.flush().and_then(|()| out.get_ref().sync_all()).at(&path, "cannot write")?;
+        out.finish()?;
     }
     for empty in variant.empty_folders() {
         folder.create_folder(empty.as_str())?;

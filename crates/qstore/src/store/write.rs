@@ -9,6 +9,7 @@ use qstore_container::{Manifest, VariantEntry, VariantName};
 use super::staging::{self, Staging};
 use super::{Options, Store};
 use crate::decode::Variant;
+use crate::durable::Syncs;
 use crate::encode::{Target, write_layer};
 use crate::error::{Error, Result};
 use crate::ingest::{Source, scan_folder};
@@ -93,7 +94,7 @@ pub fn pack(
         let manner = Manner { verbatim: variant.verbatim, given: &variant.given };
         change.put(&variant.name, source, &manner, progress)?;
     }
-    staging.commit(&change.manifest())?;
+    staging.commit(&change.manifest()?)?;
     made.sync()
 }
 
@@ -148,7 +149,7 @@ pub fn add(store: &Path, variant: &VariantSpec, options: &Options, progress: &dy
             change.keep(entry)?;
         }
     }
-    staging.commit(&change.manifest())
+    staging.commit(&change.manifest()?)
 }
 
 /// Removes a variant from a store. Variants that were stored given it are stored anew without.
@@ -173,7 +174,7 @@ pub fn remove(store: &Path, name: &VariantName, options: &Options, progress: &dy
             change.keep(entry)?;
         }
     }
-    staging.commit(&change.manifest())
+    staging.commit(&change.manifest()?)
 }
 
 /// The next state of a store, built from its lowest variant up.
@@ -181,6 +182,7 @@ struct Change<'a> {
     staging: &'a Staging,
     options: &'a Options,
     pool: rayon::ThreadPool,
+    syncs: Syncs,
     old: Manifest,
     entries: Vec<VariantEntry>,
     open: Vec<Arc<Variant>>,
@@ -194,6 +196,7 @@ impl<'a> Change<'a> {
             staging,
             options,
             pool: options.pool()?,
+            syncs: Syncs::new(),
             old,
             entries: Vec::new(),
             open: Vec::new(),
@@ -201,8 +204,10 @@ impl<'a> Change<'a> {
         })
     }
 
-    fn manifest(self) -> Manifest {
-        Manifest::new(self.entries)
+    /// The manifest of the new store, all of whose files are on the disk.
+    fn manifest(mut self) -> Result<Manifest> {
+        self.syncs.wait()?;
+        Ok(Manifest::new(self.entries))
     }
 
     /// Stores `source` on top of what is there so far.
@@ -217,6 +222,7 @@ impl<'a> Change<'a> {
         let lower: Vec<_> = self.open.iter().filter(allowed).cloned().collect();
         let target = Target {
             folder: self.staging.folder(),
+            syncs: &self.syncs,
             lower: &lower,
             below: &self.open,
             verbatim: manner.verbatim,

@@ -1,0 +1,212 @@
+//! Files that reach the disk while other work goes on.
+//!
+//! To sync a file is to wait for the disk, and a file of gigabytes that is synced at its end has the processor idle all that time. So a thread of its own
+//! syncs, now and then while a file is written and once it is complete; and whoever commits waits for it.
+
+use std::fs::File;
+use std::io::{self, BufWriter, Seek as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use crate::error::{Error, IoContext as _, Result};
+
+/// Written bytes after which the disk is to begin with them.
+const SOME: u64 = 32 << 20;
+
+/// Files that wait to be synced, each with a handle of the process's few. Beyond that, whoever has another waits.
+const WAITING: usize = 16;
+
+/// Smaller writes are put together; larger ones are not copied.
+const BUFFER: usize = 64 << 10;
+
+/// Syncs files on a thread of its own. Dropped, it has let go of all of them.
+#[derive(Debug)]
+pub(crate) struct Syncs {
+    /// None once all has been handed over.
+    queue: Option<SyncSender<(PathBuf, File)>>,
+    thread: Option<JoinHandle<()>>,
+    failure: Arc<Failure>,
+}
+
+/// The file that could not be synced, and why.
+type Failure = Mutex<Option<(PathBuf, io::Error)>>;
+
+impl Syncs {
+    pub(crate) fn new() -> Self {
+        let (queue, files) = sync_channel(WAITING);
+        let failure = Arc::<Failure>::default();
+        let work = {
+            let failure = Arc::clone(&failure);
+            move || sync_all(&files, &failure)
+        };
+        Self { queue: Some(queue), thread: Some(std::thread::spawn(work)), failure }
+    }
+
+    /// Has a complete file synced.
+    ///
+    /// # Errors
+    /// A file handed over before could not be synced.
+    fn begin(&self, path: PathBuf, file: File) -> Result<()> {
+        self.check()?;
+        // The thread ends with the queue, unless it panics, which `wait` tells.
+        self.queue.as_ref().map_or(Ok(()), |queue| queue.send((path, file)).or(Ok(())))
+    }
+
+    /// Has the disk begin with what was written to `file`, unless it has enough to do.
+    fn begin_some(&self, path: &Path, file: &File) -> Result<()> {
+        self.check()?;
+        let Some(queue) = &self.queue else { return Ok(()) };
+        let handle = file.try_clone().at(path, "cannot write")?;
+        match queue.try_send((path.to_owned(), handle)) {
+            Ok(()) | Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => Ok(()),
+        }
+    }
+
+    fn check(&self) -> Result<()> {
+        match &*self.failure.lock().unwrap_or_else(PoisonError::into_inner) {
+            None => Ok(()),
+            Some((path, error)) => Err(again(error)).at(path, "cannot write"),
+        }
+    }
+
+    /// Waits until all files that were handed over are on the disk.
+    ///
+    /// # Errors
+    /// One of them could not be synced.
+    pub(crate) fn wait(&mut self) -> Result<()> {
+        self.queue = None;
+        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
+            return Err(Error::usage("the thread that syncs files failed"));
+        }
+        self.check()
+    }
+}
+
+impl Drop for Syncs {
+    fn drop(&mut self) {
+        // Nobody commits these files: what became of them does not matter.
+        drop(self.wait());
+    }
+}
+
+/// Syncs files as they come; after a failure none.
+fn sync_all(files: &Receiver<(PathBuf, File)>, failure: &Failure) {
+    for (path, file) in files {
+        if let Err(error) = file.sync_all() {
+            *failure.lock().unwrap_or_else(PoisonError::into_inner) = Some((path, error));
+            return;
+        }
+    }
+}
+
+/// The same error: whoever asks next is told, too.
+fn again(error: &io::Error) -> io::Error {
+    error.raw_os_error().map_or_else(|| error.kind().into(), io::Error::from_raw_os_error)
+}
+
+/// A file that is being written from its beginning to its end.
+#[derive(Debug)]
+pub(crate) struct FileWriter<'a> {
+    path: PathBuf,
+    file: BufWriter<File>,
+    syncs: &'a Syncs,
+    /// Bytes written since the disk was last told to begin.
+    fresh: u64,
+}
+
+impl<'a> FileWriter<'a> {
+    pub(crate) fn new(path: PathBuf, file: File, syncs: &'a Syncs) -> Self {
+        Self { path, file: BufWriter::with_capacity(BUFFER, file), syncs, fresh: 0 }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.file.write_all(bytes).at(&self.path, "cannot write")?;
+        self.fresh += bytes.len() as u64;
+        if self.fresh < SOME {
+            return Ok(());
+        }
+        self.fresh = 0;
+        self.syncs.begin_some(&self.path, self.file.get_ref())
+    }
+
+    /// Goes on at byte `position`.
+    pub(crate) fn seek(&mut self, position: u64) -> Result<()> {
+        self.file.seek(io::SeekFrom::Start(position)).map(drop).at(&self.path, "cannot write")
+    }
+
+    /// Ends the file, which will be synced; returns its size.
+    pub(crate) fn finish(self) -> Result<u64> {
+        let Self { path, file, syncs, .. } = self;
+        let ended = file.into_inner().map_err(io::IntoInnerError::into_error);
+        let (file, bytes) = ended
+            .and_then(|file| file.metadata().map(|data| (file, data.len())))
+            .at(&path, "cannot write")?;
+        syncs.begin(path, file)?;
+        Ok(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_written_is_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut syncs = Syncs::new();
+        for number in 0..100u64 {
+            let path = dir.path().join(number.to_string());
+            let mut file = FileWriter::new(path.clone(), File::create(&path).unwrap(), &syncs);
+            file.seek(8).unwrap();
+            file.write(&number.to_le_bytes()).unwrap();
+            file.seek(0).unwrap();
+            file.write(b"the head").unwrap();
+            assert_eq!(file.finish().unwrap(), 16);
+        }
+        syncs.wait().unwrap();
+        for number in 0..100u64 {
+            let bytes = std::fs::read(dir.path().join(number.to_string())).unwrap();
+            assert_eq!(bytes, [&b"the head"[..], &number.to_le_bytes()].concat());
+        }
+    }
+
+    /// A pipe cannot be synced, so this is how a disk that fails looks.
+    #[cfg(unix)]
+    fn unsyncable() -> File {
+        let (_, end) = io::pipe().unwrap();
+        File::from(std::os::fd::OwnedFd::from(end))
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn a_failure_is_told_to_whoever_comes_next_and_to_the_one_who_waits() {
+        let mut syncs = Syncs::new();
+        let failed = |result: Result<()>| {
+            let text = result.unwrap_err().to_string();
+            assert!(text.contains("some/file"), "{text}");
+        };
+        syncs.begin("some/file".into(), unsyncable()).unwrap();
+        while syncs.check().is_ok() {
+            std::thread::yield_now();
+        }
+        let good = tempfile::tempfile().unwrap();
+        failed(syncs.begin("other".into(), good.try_clone().unwrap()));
+        failed(syncs.begin_some(Path::new("other"), &good));
+        failed(syncs.wait());
+        failed(syncs.wait());
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn a_failure_at_the_end_is_told_as_well() {
+        let mut syncs = Syncs::new();
+        syncs.begin("some/file".into(), unsyncable()).unwrap();
+        assert!(syncs.wait().is_err());
+    }
+}
