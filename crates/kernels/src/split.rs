@@ -205,7 +205,7 @@ impl SplitCoder {
         let mut classes = Vec::with_capacity(rows.count());
         for range in rows.iter() {
             let (symbols, values) = (&mut symbols[range.clone()], &values[range.clone()]);
-            let (sum, missing) = floats::cut(self.window, values, symbols);
+            let (sum, missing) = floats::cut(self.tables.backend(), self.window, values, symbols);
             let count = (values.len() - missing) as u64;
             let class = classifier.class(bucket_of(self.window, self.mantissa_bits, sum, count));
             classes.push(class);
@@ -227,7 +227,7 @@ impl SplitCoder {
         out.extend(exceptions.count()?.to_le_bytes());
         pack_plane(classes.iter().map(|&c| u16::from(c)), self.tables.class_width(), &mut out);
         states.write(&mut out);
-        floats::append_lows(self.window, values, &mut out);
+        floats::append_lows(self.tables.backend(), self.window, values, &mut out);
         for index in exceptions.sorted() {
             out.extend(index.to_le_bytes());
             out.extend(values[index as usize]);

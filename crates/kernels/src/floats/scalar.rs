@@ -36,8 +36,8 @@ pub(super) fn join(window: SplitWindow, symbols: &[u8], plane: &[u8], out: &mut 
     }
 }
 
-/// The symbol of each value into `symbols`, 0 for those that have none. Returns the sum of the symbols and how many values have none.
-pub(crate) fn cut(window: SplitWindow, values: &[Half], symbols: &mut [u8]) -> (u64, usize) {
+#[inline(always)]
+pub(super) fn cut(window: SplitWindow, values: &[Half], symbols: &mut [u8]) -> (u64, usize) {
     let (mut sum, mut missing) = (0, 0);
     for (values, symbols) in values.chunks(256).zip(symbols.chunks_mut(256)) {
         // Small sums and no branches, so that compilers make vector code of it.
@@ -54,8 +54,18 @@ pub(crate) fn cut(window: SplitWindow, values: &[Half], symbols: &mut [u8]) -> (
     (sum, missing)
 }
 
-/// Appends the raw bits of each value as a bit plane.
-pub(crate) fn append_lows(window: SplitWindow, values: &[Half], out: &mut Vec<u8>) {
+pub(super) fn append_lows(window: SplitWindow, values: &[Half], out: &mut Vec<u8>) {
+    append_fours(window, values, out, |four| pack_four(window, four));
+}
+
+/// Appends the raw bits of each value, which `pack_four` puts one after another for four values at a time.
+#[inline(always)]
+pub(super) fn append_fours(
+    window: SplitWindow,
+    values: &[Half],
+    out: &mut Vec<u8>,
+    pack_four: impl Fn(u64) -> u64,
+) {
     let width = window.plane_width();
     let begin = out.len();
     let (groups, rest) = values.as_chunks::<GROUP>();
@@ -63,8 +73,12 @@ pub(crate) fn append_lows(window: SplitWindow, values: &[Half], out: &mut Vec<u8
     out.resize(begin + groups.len() * width as usize + 16, 0);
     let mut at = begin;
     for group in groups {
-        let fours = group.as_chunks::<4>().0;
-        let bits = pack_four(window, &fours[0]) | pack_four(window, &fours[1]) << (4 * width);
+        let mut bits = 0;
+        for (four, place) in group.as_chunks::<4>().0.iter().zip([0, 4 * width]) {
+            let [a, b, c, d] = *four;
+            let four = u64::from_le_bytes([a[0], a[1], b[0], b[1], c[0], c[1], d[0], d[1]]);
+            bits |= u128::from(pack_four(four)) << place;
+        }
         out[at..at + 16].copy_from_slice(&bits.to_le_bytes());
         at += width as usize;
     }
@@ -74,14 +88,12 @@ pub(crate) fn append_lows(window: SplitWindow, values: &[Half], out: &mut Vec<u8
 
 /// The raw bits of four values, one after another. Works on all four at once, in one register.
 #[inline(always)]
-fn pack_four(window: SplitWindow, values: &[Half; 4]) -> u128 {
+fn pack_four(window: SplitWindow, values: u64) -> u64 {
     const SIGNS: u64 = 0x8000_8000_8000_8000;
     let (width, shift) = (window.plane_width(), window.shift());
-    let [a, b, c, d] = *values;
-    let values = u64::from_le_bytes([a[0], a[1], b[0], b[1], c[0], c[1], d[0], d[1]]);
     let lows = SIGNS >> 15 << shift;
     let raw = values & (lows - (SIGNS >> 15)) | (values & SIGNS) >> (15 - shift);
-    // Pairs of 16 bits become pairs of `width` bits, and then these become one.
+    // Pairs of 16 bits become pairs of `width` bits, at most 30, and then these become one.
     let pairs = raw & 0x0000_ffff_0000_ffff | (raw & 0xffff_0000_ffff_0000) >> (16 - width);
-    u128::from(pairs & 0xffff_ffff | pairs >> 32 << (2 * width))
+    pairs & 0xffff_ffff | pairs >> 32 << (2 * width)
 }

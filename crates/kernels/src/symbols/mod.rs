@@ -46,6 +46,8 @@ pub(crate) struct AliasPlanes {
     adjust: [[u8; 256]; 2],
     /// Of a symbol.
     frequency: [[u8; 256]; 2],
+    /// Whether some frequency takes both bytes.
+    large: bool,
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -82,6 +84,7 @@ impl AliasPlanes {
             other: alias.other,
             adjust: planes(&|bucket| alias.first[bucket].wrapping_sub(u16::from(alias.own[bucket]))),
             frequency: planes(&|symbol| (table.frequency(symbol as u8) & 0xfff) as u16),
+            large: (0..=255).any(|symbol| table.frequency(symbol) > 0xff),
         }
     }
 }

@@ -1,0 +1,24 @@
+//! Cutting floats: the portable code compiled for more instructions, but for the packing of raw bits, for which there is one.
+
+use std::arch::x86_64::_pext_u64;
+
+use super::scalar;
+use crate::Half;
+use crate::split::SplitWindow;
+
+#[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
+pub(super) fn cut_avx2(window: SplitWindow, values: &[Half], symbols: &mut [u8]) -> (u64, usize) {
+    scalar::cut(window, values, symbols)
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt")]
+pub(super) fn cut_avx512(window: SplitWindow, values: &[Half], symbols: &mut [u8]) -> (u64, usize) {
+    scalar::cut(window, values, symbols)
+}
+
+#[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
+pub(super) fn append_lows(window: SplitWindow, values: &[Half], out: &mut Vec<u8>) {
+    // Of each of four values the low bits and the sign, which is above them already.
+    let kept = ((1u64 << window.shift()) - 1 | 1 << 15) * 0x0001_0001_0001_0001;
+    scalar::append_fours(window, values, out, |four| _pext_u64(four, kept));
+}
