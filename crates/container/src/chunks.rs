@@ -52,7 +52,7 @@ impl ChunkRecord {
 }
 
 fn checksum(bytes: &[u8]) -> u64 {
-    xxhash_rust::xxh3::xxh3_64(bytes)
+    twox_hash::XxHash3_64::oneshot(bytes)
 }
 
 /// The stored form of `records`.

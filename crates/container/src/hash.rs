@@ -13,7 +13,7 @@ impl Hash128 {
     /// The hash of `bytes`.
     #[must_use]
     pub fn of(bytes: &[u8]) -> Self {
-        Self(xxhash_rust::xxh3::xxh3_128(bytes))
+        Self(twox_hash::XxHash3_128::oneshot(bytes))
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use qstore_container::Encoding;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
-use xxhash_rust::xxh3::Xxh3;
+use twox_hash::XxHash3_128;
 
 use super::bits::Bits;
 use super::chain::Chain;
@@ -105,17 +105,17 @@ fn tensor(chain: &Chain, member: usize, index: usize) -> Result<Tensor<'_>> {
 }
 
 fn hash(source: &Source, array: &SourceArray) -> Result<u128> {
-    let mut hasher = Xxh3::new();
+    let mut hasher = XxHash3_128::new();
     let mut piece = zeroed(PIECE.min(array.bytes)).at(source.path(), "cannot hold a chunk")?;
     let mut at = 0;
     while at < array.bytes {
         let length = usize::try_from(PIECE.min(array.bytes - at)).unwrap_or(0);
         source.read(array, at, &mut piece[..length])?;
-        hasher.update(&piece[..length]);
+        hasher.write(&piece[..length]);
         at += length as u64;
     }
-    hasher.update(&array.bytes.to_le_bytes());
-    Ok(hasher.digest128())
+    hasher.write(&array.bytes.to_le_bytes());
+    Ok(hasher.finish_128())
 }
 
 /// What all take where arrays with these hashes are there already: a tensor that is there, or comes again, takes nothing.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
 use serde::{Deserialize, Serialize};
-use xxhash_rust::xxh3::Xxh3;
+use twox_hash::XxHash3_128;
 
 use super::chain::{Chain, Member};
 use super::matrix::CellBits;
@@ -46,22 +46,22 @@ struct Input {
 
 impl Input {
     fn of(member: &Member) -> Self {
-        let mut hasher = Xxh3::new();
+        let mut hasher = XxHash3_128::new();
         for file in &member.source.files {
             let since = file.modified.and_then(|at| at.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
-            hasher.update(file.path.as_str().as_bytes());
-            hasher.update(&[0]);
-            hasher.update(&file.bytes.to_le_bytes());
-            hasher.update(&since.as_nanos().to_le_bytes());
+            hasher.write(file.path.as_str().as_bytes());
+            hasher.write(&[0]);
+            hasher.write(&file.bytes.to_le_bytes());
+            hasher.write(&since.as_nanos().to_le_bytes());
             if let SourceContent::Safetensors { header, .. } = &file.content {
-                hasher.update(header.as_bytes());
+                hasher.write(header.as_bytes());
             }
         }
         Self {
             name: member.name.to_string(),
             files: member.source.files.len(),
             bytes: member.source.raw_bytes(),
-            hash: format!("{:032x}", hasher.digest128()),
+            hash: format!("{:032x}", hasher.finish_128()),
         }
     }
 }

@@ -10,9 +10,10 @@ use qstore_container::{
     RelativePath, Sha256Hex, StoredArray, VariantEntry, VariantName,
 };
 use sha2::{Digest as _, Sha256};
-use xxhash_rust::xxh3::Xxh3;
+use twox_hash::XxHash3_128;
 
 use super::shard_writer::ShardWriter;
+use super::spare::Spare;
 use super::steps::Member;
 use super::{CodedBundle, Done, Stored, Target};
 use crate::decode::content_hash;
@@ -77,7 +78,7 @@ struct OpenFile<'a> {
 /// The array whose chunks are passing by.
 struct OpenArray {
     plan: Arc<PlannedArray>,
-    hasher: Xxh3,
+    hasher: XxHash3_128,
     records: Vec<ChunkRecord>,
     stream_bytes: u64,
 }
@@ -110,7 +111,8 @@ impl<'a> LayerWriter<'a> {
         })
     }
 
-    pub(super) fn take(&mut self, done: Done) -> Result<()> {
+    /// Takes what comes next. The memory of chunks that are written is for others.
+    pub(super) fn take(&mut self, done: Done, spare: &Spare) -> Result<()> {
         match done {
             Done::File(index) => {
                 self.end_file()?;
@@ -138,13 +140,13 @@ impl<'a> LayerWriter<'a> {
                 self.begin_array(plan)
             }
             Done::Whole { plan, raw, stored } => {
-                self.take(Done::Array(plan))?;
-                self.take(Done::Chunk { raw, stored })
+                self.take(Done::Array(plan), spare)?;
+                self.take(Done::Chunk { raw, stored }, spare)
             }
             Done::Chunk { raw, stored } => {
                 self.pass(&raw)?;
                 if let Some(array) = &mut self.array {
-                    array.hasher.update(&raw);
+                    array.hasher.write(&raw);
                 }
                 match stored {
                     Stored::Raw => self.store(ChunkForm::Raw, &raw),
@@ -152,7 +154,9 @@ impl<'a> LayerWriter<'a> {
                     Stored::Transposed(chunks) => {
                         chunks.iter().try_for_each(|(form, bytes)| self.store(*form, bytes))
                     }
-                }
+                }?;
+                spare.give(raw);
+                Ok(())
             }
         }
     }
@@ -220,7 +224,7 @@ impl<'a> LayerWriter<'a> {
     }
 
     fn begin_array(&mut self, plan: Arc<PlannedArray>) -> Result<()> {
-        let mut array = OpenArray { plan, hasher: Xxh3::new(), records: Vec::new(), stream_bytes: 0 };
+        let mut array = OpenArray { plan, hasher: XxHash3_128::new(), records: Vec::new(), stream_bytes: 0 };
         let head = match &array.plan.action {
             Action::Code(coding) => coding.codec.head(),
             _ => None,
@@ -273,7 +277,7 @@ impl<'a> LayerWriter<'a> {
             key: source.key.clone(),
             dtype: source.dtype,
             shape: source.shape.clone(),
-            hash: Some(Hash128(array.hasher.digest128())),
+            hash: Some(Hash128(array.hasher.finish_128())),
             grid: array.plan.grid,
             mantissa,
             encoding,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
+use super::spare::Spare;
 use super::steps::{Chunks, Step};
 use super::{Done, Stored, code_bundle, work};
 use crate::error::Result;
@@ -21,16 +22,21 @@ pub(crate) struct Measured {
 
 /// Codes every chunk of an array of `source`, and checks that it decodes.
 pub(crate) fn measure(source: &Source, planned: Planned) -> Result<Measured> {
+    let spare = Spare::new(2 * rayon::current_num_threads());
     match planned {
-        Planned::Later { index, grid } => match work(source, Step::Whole { index, grid })? {
+        Planned::Later { index, grid } => match work(source, &spare, Step::Whole { index, grid })? {
             Done::Whole { plan, raw, stored } => Ok(measured(&plan, stored.bytes(raw.len()))),
             _ => Ok(Measured { bytes: 0, encoding: "none" }),
         },
         Planned::Now(plan) => {
             let plan = Arc::new(plan);
             let chunks: Vec<Step> = Chunks::of(&plan, &source.arrays[plan.index]).collect();
-            let code = |step| match work(source, step)? {
-                Done::Chunk { raw, stored } => Ok(stored.bytes(raw.len())),
+            let code = |step| match work(source, &spare, step)? {
+                Done::Chunk { raw, stored } => {
+                    let bytes = stored.bytes(raw.len());
+                    spare.give(raw);
+                    Ok(bytes)
+                }
                 _ => Ok(0),
             };
             let sizes = chunks.into_par_iter().map(code).collect::<Result<Vec<u64>>>()?;

@@ -6,6 +6,7 @@
 mod layer;
 mod measure;
 mod shard_writer;
+mod spare;
 mod steps;
 
 use std::path::Path;
@@ -29,6 +30,7 @@ use crate::plan::{
 use crate::progress::Progress;
 use layer::LayerWriter;
 pub(crate) use measure::{measure, measure_bundle};
+use spare::Spare;
 pub(crate) use steps::Run;
 use steps::{Step, Steps, shards};
 
@@ -77,13 +79,15 @@ pub(crate) fn write_layer(
         small: &small,
         verbatim: target.verbatim,
     };
+    // For each chunk in flight its bytes, and those of one that it is compared with.
+    let spare = Spare::new(2 * target.window.jobs);
     let mut writer = LayerWriter::new(source, name, target, &shards, &small)?;
-    let work = |step| work(source, step);
+    let work = |step| work(source, &spare, step);
     let sink = |done: Done| {
         if let Done::Chunk { raw, .. } | Done::Whole { raw, .. } | Done::Run(Run { raw, .. }) = &done {
             progress.advance(raw.len() as u64)?;
         }
-        writer.take(done)
+        writer.take(done, &spare)
     };
     let steps = Steps::new(&mut planner, &shards);
     pipeline::ordered(target.pool, target.window, steps, Step::holds, work, sink)?;
@@ -131,7 +135,7 @@ pub(crate) enum Stored {
 }
 
 /// Reads and codes one chunk.
-fn work(source: &Source, step: Step) -> Result<Done> {
+fn work(source: &Source, spare: &Spare, step: Step) -> Result<Done> {
     let (plan, start, length) = match step {
         Step::File(file) => return Ok(Done::File(file)),
         Step::Shard => return Ok(Done::Shard),
@@ -144,12 +148,12 @@ fn work(source: &Source, step: Step) -> Result<Done> {
     let array = &source.arrays[plan.index];
     let path = source.path_of(array);
     let hold = |source| Error::Io { path: path.clone(), what: "cannot hold a chunk", source };
-    let mut raw = zeroed(length).map_err(hold)?;
+    let mut raw = spare.take(length).map_err(hold)?;
     source.read(array, start, &mut raw)?;
     let stored = match &plan.action {
         Action::Keep => Stored::Raw,
         Action::Refer { original, .. } => {
-            let mut other = zeroed(length).map_err(hold)?;
+            let mut other = spare.take(length).map_err(hold)?;
             match original {
                 Original::Stored(reader) => reader.read(start, &mut other)?,
                 Original::Own(index) => source.read(&source.arrays[*index], start, &mut other)?,
@@ -160,6 +164,7 @@ fn work(source: &Source, step: Step) -> Result<Done> {
                     format!("{}: it changed while it was being stored", array.key),
                 ));
             }
+            spare.give(other);
             Stored::Raw
         }
         Action::Code(coding) => {

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use qstore_container::{ArrayKey, ArrayRef, Hash128, VariantName};
-use xxhash_rust::xxh3::Xxh3;
+use twox_hash::XxHash3_128;
 
 use super::{Original, Pairs};
 use crate::decode::Variant;
@@ -146,14 +146,14 @@ fn read(variant: &Arc<Variant>, key: &ArrayKey) -> Result<Vec<u8>> {
 
 /// XXH3-128 of an array's bytes.
 fn hash(source: &Source, array: &SourceArray) -> Result<Hash128> {
-    let mut hasher = Xxh3::new();
+    let mut hasher = XxHash3_128::new();
     let mut piece = vec![0; usize::try_from(array.bytes.min(PIECE)).unwrap_or(0)];
     let mut at = 0;
     while at < array.bytes {
         let length = usize::try_from((array.bytes - at).min(PIECE)).unwrap_or(0);
         source.read(array, at, &mut piece[..length])?;
-        hasher.update(&piece[..length]);
+        hasher.write(&piece[..length]);
         at += length as u64;
     }
-    Ok(Hash128(hasher.digest128()))
+    Ok(Hash128(hasher.finish_128()))
 }

@@ -9,7 +9,7 @@ use qstore_container::Dtype;
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt as _, SeedableRng as _};
 use rand_distr::{Distribution as _, StandardNormal};
-use xxhash_rust::xxh3::xxh3_64_with_seed;
+use twox_hash::XxHash3_64;
 
 use super::spec::{Role, TensorSpec};
 
@@ -42,7 +42,7 @@ pub(super) struct Weights {
 impl Weights {
     /// The distribution of `tensor` in the model with this seed.
     pub(super) fn new(tensor: &TensorSpec, model_seed: u64) -> Self {
-        let seed = xxh3_64_with_seed(tensor.name.as_bytes(), model_seed);
+        let seed = XxHash3_64::oneshot_with_seed(model_seed, tensor.name.as_bytes());
         // Rows count from 0, so no row has this generator.
         let mut generator = row_generator(seed, u64::MAX);
         let mut normal = || -> f32 { StandardNormal.sample(&mut generator) };
@@ -92,7 +92,7 @@ impl Weights {
 }
 
 fn row_generator(tensor_seed: u64, row: u64) -> Xoshiro256PlusPlus {
-    Xoshiro256PlusPlus::seed_from_u64(xxh3_64_with_seed(&row.to_le_bytes(), tensor_seed))
+    Xoshiro256PlusPlus::seed_from_u64(XxHash3_64::oneshot_with_seed(tensor_seed, &row.to_le_bytes()))
 }
 
 /// A log-normal factor with median 1 from the normal `z`. `(1 + x / 8)^8` stands for `exp(x)`, because multiplications give the same bits on
