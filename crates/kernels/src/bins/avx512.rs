@@ -17,14 +17,15 @@ use std::arch::x86_64::{
     _mm512_sub_epi16, _mm512_ternarylogic_epi32, _mm512_test_epi16_mask, _mm512_testn_epi8_mask,
     _mm512_testn_epi16_mask,
 };
+use std::array::from_mut;
 
 use super::{BinTable, Given, MAGNITUDE, RESIDUAL_BITS, SIGN, ZEROS_SLACK, scalar};
 use crate::Half;
 use crate::error::DecodeError;
 use crate::stream::{LANES, States, WINDOW, WordReader, WordWriter};
-use crate::symbols::avx512::put;
+use crate::symbols::avx512::{put, widen_both};
 use crate::x86::avx512::{
-    Halves, count32, in_order, interleave, load, load_32_words, load_lanes, store, store_lanes, widen,
+    Halves, count32, in_order, interleave, load, load_32_words, load_lanes, store, store_lanes,
 };
 
 /// A table of 128 bytes.
@@ -294,35 +295,29 @@ fn encode_block(
     let bin = in_order(_mm512_min_epu8(_mm512_abs_epi8(codes), _mm512_set1_epi8(127)));
     let lo = interleave(planes.lo[0].look_up(bin), planes.lo[1].look_up(bin));
     let frequency = interleave(planes.frequency[0].look_up(bin), planes.frequency[1].look_up(bin));
-    let mut missed = 0;
+    let (mut missed, mut start) = (0, lo);
     let halves: &[[u8; 64]] = values.as_flattened().as_chunks().0;
-    for (half, values) in halves.iter().enumerate().rev() {
-        let part = |mask: u64| (mask >> (32 * half)) as __mmask32;
+    for (half, values) in halves.iter().enumerate() {
         let values = load(values);
         let magnitude = _mm512_and_si512(values, _mm512_set1_epi16(MAGNITUDE.cast_signed()));
         let below = _mm512_cmplt_epu16_mask(magnitude, lo[half]);
         let place = _mm512_sub_epi16(magnitude, lo[half]);
-        let start = _mm512_mullo_epi16(place, frequency[half]);
+        let begin = _mm512_mullo_epi16(place, frequency[half]);
         let over = _mm512_mulhi_epu16(place, frequency[half]);
-        // The place's interval ends by 2^16: start <= 2^16 - frequency, which in 16 bits is -frequency, as no frequency is 0.
+        // The place's interval ends by 2^16: begin <= 2^16 - frequency, which in 16 bits is -frequency, as no frequency is 0.
         let last = _mm512_sub_epi16(_mm512_setzero_si512(), frequency[half]);
         let fits = _mm512_testn_epi16_mask(over, over)
-            & _mm512_cmple_epu16_mask(start, last)
+            & _mm512_cmple_epu16_mask(begin, last)
             & !below
-            & !(_mm512_movepi16_mask(values) ^ part(negative));
-        let start = _mm512_maskz_mov_epi16(fits, start);
-        let active = part(!zero);
-        missed |= u64::from(active & !fits) << (32 * half);
-        let (starts, frequencies) = (widen(start), widen(frequency[half]));
-        for quarter in [1, 0] {
-            let state = &mut lanes[2 * half + quarter];
-            let active = (active >> (16 * quarter)) as u16;
-            *state = put::<RESIDUAL_BITS>(*state, words, frequencies[quarter], active, |offset| {
-                _mm512_add_epi32(starts[quarter], offset)
-            });
-        }
+            & !(_mm512_movepi16_mask(values) ^ (negative >> (32 * half)) as __mmask32);
+        start[half] = _mm512_maskz_mov_epi16(fits, begin);
+        missed |= u64::from(!fits) << (32 * half);
     }
-    missed
+    let (starts, frequencies) = (widen_both(start), widen_both(frequency));
+    put::<RESIDUAL_BITS, 1>(from_mut(lanes), words, &[frequencies], [!zero], |_, quarter, offset| {
+        _mm512_add_epi32(starts[quarter], offset)
+    });
+    missed & !zero
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt")]

@@ -19,6 +19,6 @@ pub(super) fn cut_avx512(window: SplitWindow, values: &[Half], symbols: &mut [u8
 #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
 pub(super) fn append_lows(window: SplitWindow, values: &[Half], out: &mut Vec<u8>) {
     // Of each of four values the low bits and the sign, which is above them already.
-    let kept = ((1u64 << window.shift()) - 1 | 1 << 15) * 0x0001_0001_0001_0001;
+    let kept = (((1u64 << window.shift()) - 1) | 1 << 15) * 0x0001_0001_0001_0001;
     scalar::append_fours(window, values, out, |four| _pext_u64(four, kept));
 }

@@ -9,6 +9,8 @@ pub(crate) mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx512;
 mod scalar;
+#[cfg(target_arch = "x86_64")]
+mod small512;
 
 use crate::alias::Alias;
 use crate::backend::{Backend, Kind};
@@ -115,8 +117,22 @@ pub(crate) struct EncodeTable {
     /// The bytes of the entries, each in a plane of its own, for backends that look them up in registers.
     #[cfg(target_arch = "x86_64")]
     planes: Box<[[u8; 256]; 4]>,
+    /// The same and more in another form, if all frequencies are bytes and the slots do not ascend.
+    #[cfg(target_arch = "x86_64")]
+    small: Option<Box<SmallPlanes>>,
     /// The slots of each symbol, one symbol after another. `None` if they ascend.
     slots: Option<Box<[u32; SLOTS]>>,
+}
+
+/// What an encoder needs of each symbol of a table whose frequencies are bytes, a byte of each entry in a plane of its own.
+#[cfg(target_arch = "x86_64")]
+#[derive(Debug, Clone)]
+struct SmallPlanes {
+    /// The sum of the frequencies below it; in the top bit whether the table lacks it.
+    start: [[u8; 256]; 2],
+    frequency: [u8; 256],
+    /// `2^16 / frequency` rounded down, but at most `2^16 - 1`.
+    factor: [[u8; 256]; 2],
 }
 
 const MISSING: u32 = 1 << 31;
@@ -140,12 +156,16 @@ impl EncodeTable {
         });
         #[cfg(target_arch = "x86_64")]
         let planes = Box::new(std::array::from_fn(|byte| entries.map(|entry| entry.to_le_bytes()[byte])));
-        let reciprocals = Box::new(entries.map(|entry| u32::MAX / (entry >> 16 & 0xfff)));
+        #[cfg(target_arch = "x86_64")]
+        let small = slots.is_some().then(|| SmallPlanes::new(&entries)).flatten().map(Box::new);
+        let reciprocals = Box::new(entries.map(|entry| u32::MAX / frequency_of(entry)));
         Self {
             entries,
             reciprocals,
             #[cfg(target_arch = "x86_64")]
             planes,
+            #[cfg(target_arch = "x86_64")]
+            small,
             slots,
         }
     }
@@ -153,6 +173,29 @@ impl EncodeTable {
     /// Whether the table lacks `symbol`.
     pub(crate) fn lacks(&self, symbol: u8) -> bool {
         self.entries[usize::from(symbol)] & MISSING != 0
+    }
+}
+
+/// The frequency in an entry of an [`EncodeTable`].
+fn frequency_of(entry: u32) -> u32 {
+    entry >> 16 & 0xfff
+}
+
+#[cfg(target_arch = "x86_64")]
+impl SmallPlanes {
+    /// `None` if a frequency takes more than a byte.
+    fn new(entries: &[u32; 256]) -> Option<Self> {
+        if entries.iter().any(|entry| frequency_of(*entry) > 0xff) {
+            return None;
+        }
+        let plane = |value: &dyn Fn(u32) -> u32, byte: usize| entries.map(|e| value(e).to_le_bytes()[byte]);
+        let start = |entry| entry & 0xfff | (entry & MISSING) >> 16;
+        let factor = |entry| ((1 << 16) / frequency_of(entry)).min(0xffff);
+        Some(Self {
+            start: [plane(&start, 0), plane(&start, 1)],
+            frequency: plane(&frequency_of, 0),
+            factor: [plane(&factor, 0), plane(&factor, 1)],
+        })
     }
 }
 
@@ -201,6 +244,11 @@ pub(crate) fn encode_row(
         Kind::Avx2 => unsafe { avx2::encode_row(states, words, table, symbols) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
-        Kind::Avx512 => unsafe { avx512::encode_row(states, words, table, symbols) },
+        Kind::Avx512 => unsafe {
+            match (&table.small, &table.slots) {
+                (Some(small), Some(slots)) => small512::encode_row(states, words, (small, slots), symbols),
+                _ => avx512::encode_row(states, words, table, symbols),
+            }
+        },
     }
 }

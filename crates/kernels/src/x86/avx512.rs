@@ -5,9 +5,10 @@ use std::arch::x86_64::{
     _mm256_mask_storeu_epi16, _mm512_and_si512, _mm512_castsi256_si512, _mm512_castsi512_si256,
     _mm512_cvtepi32_epi8, _mm512_cvtepi32_epi16, _mm512_cvtepi32_ps, _mm512_cvtepu16_epi32,
     _mm512_extracti64x4_epi64, _mm512_i32gather_epi32, _mm512_inserti64x4, _mm512_loadu_si512,
-    _mm512_mask_blend_epi8, _mm512_maskz_loadu_epi8, _mm512_or_si512, _mm512_permutex2var_epi8,
-    _mm512_permutexvar_epi64, _mm512_set1_epi32, _mm512_setr_epi64, _mm512_setzero_si512, _mm512_slli_epi32,
-    _mm512_srli_epi32, _mm512_storeu_si512, _mm512_unpackhi_epi8, _mm512_unpacklo_epi8,
+    _mm512_mask_blend_epi8, _mm512_mask_storeu_epi16, _mm512_maskz_loadu_epi8, _mm512_or_si512,
+    _mm512_permutex2var_epi8, _mm512_permutexvar_epi64, _mm512_set1_epi32, _mm512_setr_epi64,
+    _mm512_setzero_si512, _mm512_slli_epi32, _mm512_srli_epi32, _mm512_storeu_si512, _mm512_unpackhi_epi8,
+    _mm512_unpacklo_epi8,
 };
 
 use crate::stream::{LANES, WINDOW};
@@ -76,6 +77,17 @@ pub(crate) fn gather<const N: usize>(table: &[u32; N], indices: __m512i) -> __m5
     unsafe { _mm512_i32gather_epi32::<4>(indices, table.as_ptr().cast()) }
 }
 
+/// As [`gather`], of 32 indices and entries of 16 bits.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt")]
+pub(crate) fn gather_words<const N: usize>(table: &[u32; N], indices: __m512i) -> __m512i {
+    let [low, high] = widen(indices);
+    _mm512_inserti64x4::<1>(
+        _mm512_castsi256_si512(_mm512_cvtepi32_epi16(gather(table, low))),
+        _mm512_cvtepi32_epi16(gather(table, high)),
+    )
+}
+
 /// Stores the low byte of each of 16 lanes.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt")]
@@ -92,6 +104,16 @@ pub(crate) fn store_words(place: &mut [u8], words: __m256i, count: u32) {
     let mask = ((1u32 << count) - 1) as __mmask16;
     // SAFETY: 32 bytes are writable, and of 16 words no more than that are written.
     unsafe { _mm256_mask_storeu_epi16(place.as_mut_ptr().cast(), mask, words) }
+}
+
+/// Stores the first `count` (at most 32) words of `words` at the front of `place`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt")]
+pub(crate) fn store_32_words(place: &mut [u8], words: __m512i, count: usize) {
+    let place = &mut place[..64];
+    let mask = ((1u64 << count) - 1) as __mmask32;
+    // SAFETY: 64 bytes are writable, and of 32 words no more than that are written.
+    unsafe { _mm512_mask_storeu_epi16(place.as_mut_ptr().cast(), mask, words) }
 }
 
 /// How many lanes a mask has.
