@@ -217,10 +217,10 @@ impl Tables {
         for run in Runs::new(rows, classes, self.layout).iter().rev() {
             let table = tables.get(usize::from(run.class)).ok_or(EncodeError::Shape)?;
             let symbols = &symbols[run.elements.clone()];
-            if symbols::encode_row(self.backend, &mut states, words, table, symbols) {
-                let missing = symbols.iter().enumerate().filter(|(_, symbol)| table.lacks(**symbol));
-                missing.for_each(|(at, _)| exceptions.push(run.elements.start + at));
-            }
+            symbols::encode_row(self.backend, &mut states, words, table, symbols, &mut |range| {
+                let missing = range.filter(|&at| table.lacks(symbols[at]));
+                missing.for_each(|at| exceptions.push(run.elements.start + at));
+            });
         }
         Ok(states)
     }

@@ -140,7 +140,9 @@ impl ResidualCoder {
         let zeros = self.zeros(codes, values, rows, bins, zeros, symbols, &mut exceptions);
         let words = &mut scratch.words;
         let encode_zero = self.encode_zero.get_or_init(|| EncodeTable::new(&self.zero, self.layout));
-        symbols::encode_row(self.backend, &mut states, words, encode_zero, &scratch.symbols[..zeros]);
+        let symbols = &scratch.symbols[..zeros];
+        // Those that the table lacks have been replaced.
+        symbols::encode_row(self.backend, &mut states, words, encode_zero, symbols, &mut |_| {});
         let zeros = &scratch.zeros[..zeros];
         let words = words.words();
         let mut out = Vec::with_capacity(2048 + zeros.len() * 2 + words.len());

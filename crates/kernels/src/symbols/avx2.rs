@@ -10,6 +10,7 @@ use std::arch::x86_64::{
     _mm256_set1_epi32, _mm256_set1_ps, _mm256_setzero_si256, _mm256_slli_epi32, _mm256_srai_epi32,
     _mm256_srli_epi32, _mm256_sub_epi32, _mm256_sub_ps,
 };
+use std::ops::Range;
 
 use super::{EncodeTable, Framed, SLOTS, scalar};
 use crate::error::DecodeError;
@@ -115,9 +116,9 @@ pub(super) fn encode_row(
     words: &mut WordWriter,
     table: &EncodeTable,
     symbols: &[u8],
-) -> bool {
+    lacking: &mut dyn FnMut(Range<usize>),
+) {
     let slots = table.slots.as_deref();
-    let mut seen = _mm256_setzero_si256();
     let (blocks, rest) = symbols.as_chunks::<LANES>();
     if !rest.is_empty() {
         // What pads the block is not coded, but must not count as missing either.
@@ -125,17 +126,19 @@ pub(super) fn encode_row(
         block[..rest.len()].copy_from_slice(rest);
         active[..rest.len()].fill(0xff);
         let set = states.set(blocks.len());
-        seen = _mm256_or_si256(seen, encode_block(set, words, &table.entries, slots, &block, &active));
+        if encode_block(set, words, &table.entries, slots, &block, &active) {
+            lacking(blocks.len() * LANES..symbols.len());
+        }
     }
     for (number, block) in blocks.iter().enumerate().rev() {
         let set = states.set(number);
-        seen = _mm256_or_si256(seen, encode_block(set, words, &table.entries, slots, block, &[0xff; LANES]));
+        if encode_block(set, words, &table.entries, slots, block, &[0xff; LANES]) {
+            lacking(number * LANES..(number + 1) * LANES);
+        }
     }
-    // The sign of an entry is the flag. Which lane it is does not matter.
-    marked(seen) != 0
 }
 
-/// Codes a symbol in each lane of `active`; returns all entries of symbols, or-ed.
+/// Codes a symbol in each lane of `active`; returns whether the table lacks one.
 #[inline]
 #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
 fn encode_block(
@@ -145,7 +148,7 @@ fn encode_block(
     slots: Option<&[u32; SLOTS]>,
     symbols: &[u8; LANES],
     active: &[u8; LANES],
-) -> __m256i {
+) -> bool {
     let low12 = _mm256_set1_epi32(0xfff);
     let mut seen = _mm256_setzero_si256();
     let eighths = symbols.as_chunks().0.iter().zip(active.as_chunks().0);
@@ -163,7 +166,8 @@ fn encode_block(
         };
         store_8_lanes(state, _mm256_blendv_epi8(old, _mm256_add_epi32(high, slot), active));
     }
-    seen
+    // The sign of an entry is the flag.
+    marked(seen) != 0
 }
 
 /// Makes room for a symbol in each lane of `active`, whose frequencies are at least 1; see [`crate::stream::put`]. Returns the next states but for their slots,

@@ -16,6 +16,7 @@ use std::arch::x86_64::{
     _mm512_setzero_si512, _mm512_slli_epi32, _mm512_srli_epi32, _mm512_sub_epi32,
 };
 use std::array::from_mut;
+use std::ops::Range;
 
 use super::{EncodeTable, SLOTS};
 use crate::error::DecodeError;
@@ -98,10 +99,10 @@ pub(super) fn encode_row(
     words: &mut WordWriter,
     table: &EncodeTable,
     symbols: &[u8],
-) -> bool {
+    lacking: &mut dyn FnMut(Range<usize>),
+) {
     let planes = table.planes.each_ref().map(|plane| Plane256::load(plane));
     let tables = (&planes, table.slots.as_deref());
-    let mut missing = false;
     let (blocks, rest) = symbols.as_chunks::<LANES>();
     let mut sets = [load_lanes(states.set(0)), load_lanes(states.set(1))];
     let both = states.sets().len() == 2;
@@ -110,26 +111,33 @@ pub(super) fn encode_row(
         let mut block = [rest[0]; LANES];
         block[..rest.len()].copy_from_slice(rest);
         let lanes = from_mut(&mut sets[usize::from(both) & blocks.len()]);
-        missing |= encode_blocks(lanes, words, tables, [&block], first_lanes(rest.len()));
+        if encode_blocks(lanes, words, tables, [&block], first_lanes(rest.len())) {
+            lacking(blocks.len() * LANES..symbols.len());
+        }
     }
     // In pairs of a block of each set.
     let (pairs, odd) = blocks.as_chunks::<2>();
-    if let [block] = odd {
-        missing |= encode_blocks(from_mut(&mut sets[0]), words, tables, [block], WHOLE);
+    if let [block] = odd
+        && encode_blocks(from_mut(&mut sets[0]), words, tables, [block], WHOLE)
+    {
+        lacking((blocks.len() - 1) * LANES..blocks.len() * LANES);
     }
-    for [first, second] in pairs.iter().rev() {
-        if both {
-            missing |= encode_blocks(&mut sets, words, tables, [first, second], WHOLE);
+    for (number, [first, second]) in pairs.iter().enumerate().rev() {
+        let missing = if both {
+            encode_blocks(&mut sets, words, tables, [first, second], WHOLE)
         } else {
-            missing |= encode_blocks(from_mut(&mut sets[0]), words, tables, [second], WHOLE);
-            missing |= encode_blocks(from_mut(&mut sets[0]), words, tables, [first], WHOLE);
+            let lanes = from_mut(&mut sets[0]);
+            encode_blocks(lanes, words, tables, [second], WHOLE)
+                | encode_blocks(lanes, words, tables, [first], WHOLE)
+        };
+        if missing {
+            lacking(2 * number * LANES..2 * (number + 1) * LANES);
         }
     }
     store_lanes(states.set(0), sets[0]);
     if both {
         store_lanes(states.set(1), sets[1]);
     }
-    missing
 }
 
 /// Codes a symbol in each lane of `active` of blocks that use different sets of lanes; returns whether the table lacks one.

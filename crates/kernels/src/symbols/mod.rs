@@ -12,6 +12,8 @@ mod scalar;
 #[cfg(target_arch = "x86_64")]
 mod small512;
 
+use std::ops::Range;
+
 use crate::alias::Alias;
 use crate::backend::{Backend, Kind};
 use crate::error::DecodeError;
@@ -228,7 +230,8 @@ pub(crate) fn decode_row(
     }
 }
 
-/// Codes one row, its last element first. Returns whether the table lacked a symbol, in whose place there is the likeliest one.
+/// Codes one row, its last element first. In the place of a symbol that the table lacks there is the likeliest one; `lacking` gets short ranges in
+/// which there are such, the last one first.
 #[allow(unsafe_code, reason = "calls functions that need instructions")]
 pub(crate) fn encode_row(
     backend: Backend,
@@ -236,18 +239,21 @@ pub(crate) fn encode_row(
     words: &mut WordWriter,
     table: &EncodeTable,
     symbols: &[u8],
-) -> bool {
+    lacking: &mut dyn FnMut(Range<usize>),
+) {
     match backend.kind() {
-        Kind::Scalar => scalar::encode_row(states, words, table, symbols),
+        Kind::Scalar => scalar::encode_row(states, words, table, symbols, lacking),
         // SAFETY: a backend of this kind exists only where the processor has its instructions.
         #[cfg(target_arch = "x86_64")]
-        Kind::Avx2 => unsafe { avx2::encode_row(states, words, table, symbols) },
+        Kind::Avx2 => unsafe { avx2::encode_row(states, words, table, symbols, lacking) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
         Kind::Avx512 => unsafe {
             match (&table.small, &table.slots) {
-                (Some(small), Some(slots)) => small512::encode_row(states, words, (small, slots), symbols),
-                _ => avx512::encode_row(states, words, table, symbols),
+                (Some(small), Some(slots)) => {
+                    small512::encode_row(states, words, (small, slots), symbols, lacking)
+                }
+                _ => avx512::encode_row(states, words, table, symbols, lacking),
             }
         },
     }

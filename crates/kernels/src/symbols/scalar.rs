@@ -2,6 +2,8 @@
 
 #![allow(clippy::cast_possible_truncation, reason = "fields of a table's entry, each masked to its width")]
 
+use std::ops::Range;
+
 use super::{EncodeTable, MISSING, SLOTS};
 use crate::error::DecodeError;
 use crate::stream::{
@@ -111,9 +113,10 @@ pub(super) fn encode_row(
     words: &mut WordWriter,
     table: &EncodeTable,
     symbols: &[u8],
-) -> bool {
-    let mut seen = 0;
+    lacking: &mut dyn FnMut(Range<usize>),
+) {
     for (number, block) in symbols.chunks(LANES).enumerate().rev() {
+        let mut seen = 0;
         let (room, mut used) = (words.room(), 0);
         for (state, &symbol) in states.set(number).iter_mut().zip(block).rev() {
             let entry = table.entries[usize::from(symbol)];
@@ -125,6 +128,8 @@ pub(super) fn encode_row(
             });
         }
         words.keep(used);
+        if seen & MISSING != 0 {
+            lacking(number * LANES..number * LANES + block.len());
+        }
     }
-    seen & MISSING != 0
 }

@@ -15,6 +15,7 @@ use std::arch::x86_64::{
     _mm512_slli_epi16, _mm512_srli_epi16, _mm512_sub_epi16,
 };
 use std::array::from_mut;
+use std::ops::Range;
 
 use super::{SLOTS, SmallPlanes};
 use crate::stream::{LANES, States, WordWriter};
@@ -28,21 +29,20 @@ struct Planes {
     factor: [Plane256; 2],
 }
 
-/// Codes one row, its last element first. Returns whether the table lacked a symbol.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt")]
 pub(super) fn encode_row(
     states: &mut States,
     words: &mut WordWriter,
     (table, slots): (&SmallPlanes, &[u32; SLOTS]),
     symbols: &[u8],
-) -> bool {
+    lacking: &mut dyn FnMut(Range<usize>),
+) {
     let planes = Planes {
         start: [Plane256::load(&table.start[0]), Plane256::load(&table.start[1])],
         frequency: Plane256::load(&table.frequency),
         factor: [Plane256::load(&table.factor[0]), Plane256::load(&table.factor[1])],
     };
     let tables = (&planes, slots);
-    let mut missing = false;
     // The two sets of lanes; alias tables come with two.
     let mut lanes = [Halves::load(states.set(0)), Halves::load(states.set(1))];
     let (blocks, rest) = symbols.as_chunks::<LANES>();
@@ -52,18 +52,23 @@ pub(super) fn encode_row(
         block[..rest.len()].copy_from_slice(rest);
         let active = u64::MAX >> (LANES - rest.len());
         let lanes = &mut lanes[blocks.len() % 2];
-        missing |= encode_blocks(from_mut(lanes), words, tables, [&block], active);
+        if encode_blocks(from_mut(lanes), words, tables, [&block], active) {
+            lacking(blocks.len() * LANES..symbols.len());
+        }
     }
     let (pairs, odd) = blocks.as_chunks::<2>();
-    if let [block] = odd {
-        missing |= encode_blocks(from_mut(&mut lanes[0]), words, tables, [block], u64::MAX);
+    if let [block] = odd
+        && encode_blocks(from_mut(&mut lanes[0]), words, tables, [block], u64::MAX)
+    {
+        lacking((blocks.len() - 1) * LANES..blocks.len() * LANES);
     }
-    for [first, second] in pairs.iter().rev() {
-        missing |= encode_blocks(&mut lanes, words, tables, [first, second], u64::MAX);
+    for (number, [first, second]) in pairs.iter().enumerate().rev() {
+        if encode_blocks(&mut lanes, words, tables, [first, second], u64::MAX) {
+            lacking(2 * number * LANES..2 * (number + 1) * LANES);
+        }
     }
     lanes[0].store(states.set(0));
     lanes[1].store(states.set(1));
-    missing
 }
 
 /// Codes a symbol in each lane of `active` of blocks that use different sets of lanes; returns whether the table lacks one.
