@@ -6,7 +6,7 @@
 use qstore_container::{ArrayKey, Dtype, Rounding};
 use qstore_kernels::BinTable;
 
-use super::edges::bins_of;
+use super::edges::{bins_of, rounded};
 use super::{ArrayInfo, FloatKind, GroupGrid, QuantGroup, Scheme};
 
 /// The scheme's entry in [`super::ALL`].
@@ -37,7 +37,7 @@ impl LlmInt8 {
     /// The floats of kind `float` that each code stands for in a row of this `scale`.
     pub(crate) fn bins(rounding: Rounding, scale: f32, float: FloatKind) -> BinTable {
         let quantiser = Quantiser::new(rounding, scale);
-        let code = |magnitude: u32| (in_f16(float.value(magnitude)) * quantiser.factor).round_ties_even();
+        let code = |magnitude: u32| rounded(in_f16(float.value(magnitude)) * quantiser.factor);
         // No weight exceeds the row's scale.
         let beyond = |magnitude: u32| in_f16(float.value(magnitude)) > scale;
         bins_of(float, scale / 127.0, code, beyond, scale)

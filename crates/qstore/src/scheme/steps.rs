@@ -5,7 +5,7 @@ use qstore_container::{ArrayRef, Dtype, QuantGrid};
 use qstore_kernels::BinTable;
 
 use super::FloatKind;
-use super::edges::bins_of;
+use super::edges::{bins_of, rounded};
 use crate::codec::{transpose, unpack_codes};
 
 /// An array that a grid is made of.
@@ -252,7 +252,7 @@ fn floats(array: &GridArray) -> Result<Vec<f32>, &'static str> {
 /// codes are asymmetric.
 pub(crate) fn step_bins(scale: f32, steps: u8, symmetric: bool, float: FloatKind) -> BinTable {
     let (factor, step) = (step_factor(scale, steps), scale / f32::from(steps));
-    let code = |magnitude: u32| (float.value(magnitude) * factor).round_ties_even();
+    let code = |magnitude: u32| rounded(float.value(magnitude) * factor);
     let last = if symmetric { 128.0 } else { 175.0 };
     bins_of(float, step, code, |magnitude| code(magnitude) > last, (last + 0.5) * step)
 }
