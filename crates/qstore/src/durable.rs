@@ -6,7 +6,8 @@
 use std::fs::File;
 use std::io::{self, BufWriter, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
@@ -21,51 +22,62 @@ const WAITING: usize = 16;
 /// Smaller writes are put together; larger ones are not copied.
 const BUFFER: usize = 64 << 10;
 
-/// Syncs files on a thread of its own. Dropped, it has let go of all of them.
+/// Syncs files on a thread of its own. Dropped before they were waited for, it has let go of all of them, and syncs no more.
 #[derive(Debug)]
 pub(crate) struct Syncs {
     /// None once all has been handed over.
     queue: Option<SyncSender<(PathBuf, File)>>,
     thread: Option<JoinHandle<()>>,
-    failure: Arc<Failure>,
+    shared: Arc<Shared>,
 }
 
-/// The file that could not be synced, and why.
-type Failure = Mutex<Option<(PathBuf, io::Error)>>;
+#[derive(Debug, Default)]
+struct Shared {
+    /// The file that could not be synced, and why.
+    failure: Mutex<Option<(PathBuf, io::Error)>>,
+    /// Files that are in the queue or being synced.
+    waiting: AtomicUsize,
+    /// Nobody waits for them any more.
+    given_up: AtomicBool,
+}
 
 impl Syncs {
-    pub(crate) fn new() -> Self {
+    /// # Errors
+    /// The system has no thread to give.
+    pub(crate) fn new() -> Result<Self> {
         let (queue, files) = sync_channel(WAITING);
-        let failure = Arc::<Failure>::default();
+        let shared = Arc::<Shared>::default();
         let work = {
-            let failure = Arc::clone(&failure);
-            move || sync_all(&files, &failure)
+            let shared = Arc::clone(&shared);
+            move || sync_all(&files, &shared)
         };
-        Self { queue: Some(queue), thread: Some(std::thread::spawn(work)), failure }
+        let thread = std::thread::Builder::new().name("sync".to_owned()).spawn(work);
+        let thread =
+            thread.map_err(|e| Error::usage(format!("cannot start a thread that syncs files: {e}")))?;
+        Ok(Self { queue: Some(queue), thread: Some(thread), shared })
     }
 
     /// Has a complete file synced.
     ///
     /// # Errors
     /// A file handed over before could not be synced.
-    fn begin(&self, path: PathBuf, file: File) -> Result<()> {
+    pub(crate) fn begin(&self, path: PathBuf, file: File) -> Result<()> {
         self.check()?;
-        // The thread ends with the queue, unless it panics, which `wait` tells.
+        self.shared.waiting.fetch_add(1, Ordering::Relaxed);
+        // The thread ends before the queue only if it fails, which `wait` tells.
         self.queue.as_ref().map_or(Ok(()), |queue| queue.send((path, file)).or(Ok(())))
     }
 
-    /// Has the disk begin with what was written to `file`, unless it has enough to do.
+    /// Has the disk begin with what was written to `file`, unless it is busy or there are no handles left: it will be synced anyway.
     fn begin_some(&self, path: &Path, file: &File) -> Result<()> {
-        self.check()?;
-        let Some(queue) = &self.queue else { return Ok(()) };
-        let handle = file.try_clone().at(path, "cannot write")?;
-        match queue.try_send((path.to_owned(), handle)) {
-            Ok(()) | Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => Ok(()),
+        if self.shared.waiting.load(Ordering::Relaxed) > 0 {
+            return self.check();
         }
+        file.try_clone().map_or(Ok(()), |file| self.begin(path.to_owned(), file))
     }
 
     fn check(&self) -> Result<()> {
-        match &*self.failure.lock().unwrap_or_else(PoisonError::into_inner) {
+        match &*self.shared.failure.lock().unwrap_or_else(PoisonError::into_inner) {
             None => Ok(()),
             Some((path, error)) => Err(again(error)).at(path, "cannot write"),
         }
@@ -86,18 +98,23 @@ impl Syncs {
 
 impl Drop for Syncs {
     fn drop(&mut self) {
+        self.shared.given_up.store(true, Ordering::Relaxed);
         // Nobody commits these files: what became of them does not matter.
         drop(self.wait());
     }
 }
 
 /// Syncs files as they come; after a failure none.
-fn sync_all(files: &Receiver<(PathBuf, File)>, failure: &Failure) {
+fn sync_all(files: &Receiver<(PathBuf, File)>, shared: &Shared) {
     for (path, file) in files {
+        if shared.given_up.load(Ordering::Relaxed) {
+            continue;
+        }
         if let Err(error) = file.sync_all() {
-            *failure.lock().unwrap_or_else(PoisonError::into_inner) = Some((path, error));
+            *shared.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some((path, error));
             return;
         }
+        shared.waiting.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -153,13 +170,20 @@ impl<'a> FileWriter<'a> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+
+    /// What cannot be synced, as if the disk failed: a pipe.
+    #[cfg(unix)]
+    pub(crate) fn unsyncable() -> File {
+        let (_, end) = io::pipe().unwrap();
+        File::from(std::os::fd::OwnedFd::from(end))
+    }
 
     #[test]
     fn what_was_written_is_there() {
         let dir = tempfile::tempdir().unwrap();
-        let mut syncs = Syncs::new();
+        let mut syncs = Syncs::new().unwrap();
         for number in 0..100u64 {
             let path = dir.path().join(number.to_string());
             let mut file = FileWriter::new(path.clone(), File::create(&path).unwrap(), &syncs);
@@ -170,23 +194,17 @@ mod tests {
             assert_eq!(file.finish().unwrap(), 16);
         }
         syncs.wait().unwrap();
+        assert_eq!(syncs.shared.waiting.load(Ordering::Relaxed), 0);
         for number in 0..100u64 {
             let bytes = std::fs::read(dir.path().join(number.to_string())).unwrap();
             assert_eq!(bytes, [&b"the head"[..], &number.to_le_bytes()].concat());
         }
     }
 
-    /// A pipe cannot be synced, so this is how a disk that fails looks.
-    #[cfg(unix)]
-    fn unsyncable() -> File {
-        let (_, end) = io::pipe().unwrap();
-        File::from(std::os::fd::OwnedFd::from(end))
-    }
-
     #[test]
     #[cfg(unix)]
     fn a_failure_is_told_to_whoever_comes_next_and_to_the_one_who_waits() {
-        let mut syncs = Syncs::new();
+        let mut syncs = Syncs::new().unwrap();
         let failed = |result: Result<()>| {
             let text = result.unwrap_err().to_string();
             assert!(text.contains("some/file"), "{text}");
@@ -204,9 +222,12 @@ mod tests {
 
     #[test]
     #[cfg(unix)]
-    fn a_failure_at_the_end_is_told_as_well() {
-        let mut syncs = Syncs::new();
+    fn nothing_is_synced_that_nobody_waits_for() {
+        let syncs = Syncs::new().unwrap();
+        syncs.shared.given_up.store(true, Ordering::Relaxed);
+        let shared = Arc::clone(&syncs.shared);
         syncs.begin("some/file".into(), unsyncable()).unwrap();
-        assert!(syncs.wait().is_err());
+        drop(syncs);
+        assert!(shared.failure.lock().unwrap().is_none());
     }
 }

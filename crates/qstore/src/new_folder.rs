@@ -68,7 +68,7 @@ impl NewFolder {
         let temporary = temporary.at(parent, "cannot create a folder in")?;
         let folder = temporary.path().join("files");
         fs::create_dir(&folder).at(&folder, "cannot create")?;
-        Ok(Self { target: target.to_owned(), folder, temporary, syncs: Syncs::new(), parents })
+        Ok(Self { target: target.to_owned(), folder, temporary, syncs: Syncs::new()?, parents })
     }
 
     /// Makes the file `path`, of `bytes` bytes, all zero.
@@ -159,6 +159,18 @@ mod tests {
         assert_eq!(entries(&dir.path().join("a")), ["model"]);
         assert_eq!(fs::read(target.join("sub/x")).unwrap(), b"text");
         assert_eq!(fs::read(target.join("y")).unwrap(), [0; 3]);
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn does_not_appear_when_a_file_is_not_on_the_disk() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("model");
+        let folder = NewFolder::begin(&target).unwrap();
+        folder.write("x", &mut &b"text"[..]).unwrap();
+        folder.syncs.begin("y".into(), crate::durable::tests::unsyncable()).unwrap();
+        assert!(folder.commit().is_err());
+        assert!(entries(dir.path()).is_empty());
     }
 
     #[test]

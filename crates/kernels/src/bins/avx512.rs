@@ -314,7 +314,7 @@ fn encode_block(
         missed |= u64::from(!fits) << (32 * half);
     }
     let (starts, frequencies) = (widen_both(start), widen_both(frequency));
-    put::<RESIDUAL_BITS, 1>(from_mut(lanes), words, &[frequencies], [!zero], |_, quarter, offset| {
+    put::<RESIDUAL_BITS, 1>(from_mut(lanes), words, &[frequencies], !zero, |_, quarter, offset| {
         _mm512_add_epi32(starts[quarter], offset)
     });
     missed & !zero

@@ -34,9 +34,12 @@ pub(crate) fn cut(
 pub(crate) fn append_lows(backend: Backend, window: SplitWindow, values: &[Half], out: &mut Vec<u8>) {
     match backend.kind() {
         Kind::Scalar => scalar::append_lows(window, values, out),
-        // SAFETY: a backend of this kind exists only where the processor has its instructions; both have these.
+        // SAFETY: a backend of this kind exists only where the processor has its instructions.
         #[cfg(target_arch = "x86_64")]
-        Kind::Avx2 | Kind::Avx512 => unsafe { x86::append_lows(window, values, out) },
+        Kind::Avx2 => unsafe { x86::append_lows_avx2(window, values, out) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Kind::Avx512 => unsafe { x86::append_lows_avx512(window, values, out) },
     }
 }
 

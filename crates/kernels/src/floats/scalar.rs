@@ -54,6 +54,7 @@ pub(super) fn cut(window: SplitWindow, values: &[Half], symbols: &mut [u8]) -> (
     (sum, missing)
 }
 
+#[inline(always)]
 pub(super) fn append_lows(window: SplitWindow, values: &[Half], out: &mut Vec<u8>) {
     append_fours(window, values, out, |four| pack_four(window, four));
 }

@@ -165,7 +165,6 @@ fn encode_blocks<const BLOCKS: usize>(
         // The top byte's sign is the flag.
         missing |= _mm512_movepi8_mask(top);
     }
-    let active = [active; BLOCKS];
     put::<TABLE_BITS, BLOCKS>(lanes, words, &frequencies, active, |block, quarter, offset| {
         let place = _mm512_add_epi32(starts[block][quarter], offset);
         slots.map_or(place, |slots| gather(slots, place))
@@ -191,7 +190,7 @@ pub(crate) fn put<const BITS: u32, const BLOCKS: usize>(
     states: &mut [[__m512i; 4]; BLOCKS],
     words: &mut WordWriter,
     frequencies: &[[__m512i; 4]; BLOCKS],
-    active: [u64; BLOCKS],
+    active: u64,
     slot: impl Fn(usize, usize, __m512i) -> __m512i,
 ) {
     let [mut shifted, mut quotients] = [[[_mm512_setzero_si512(); 4]; BLOCKS]; 2];
@@ -201,7 +200,7 @@ pub(crate) fn put<const BITS: u32, const BLOCKS: usize>(
             let top =
                 if BITS == 12 { _mm512_srli_epi32::<20>(state) } else { _mm512_srli_epi32::<16>(state) };
             let renormalise = _mm512_cmpge_epu32_mask(top, frequencies[block][quarter])
-                & (active[block] >> (16 * quarter)) as __mmask16;
+                & (active >> (16 * quarter)) as __mmask16;
             let count = renormalise.count_ones();
             let put = _mm512_cvtepi32_epi16(_mm512_maskz_compress_epi32(renormalise, state));
             store_words(words.place(count as usize), put, count);
@@ -233,7 +232,7 @@ pub(crate) fn put<const BITS: u32, const BLOCKS: usize>(
                 _mm512_slli_epi32::<16>(quotient)
             };
             let next = _mm512_add_epi32(high, slot(block, quarter, rest));
-            let active = (active[block] >> (16 * quarter)) as __mmask16;
+            let active = (active >> (16 * quarter)) as __mmask16;
             let state = &mut states[block][quarter];
             *state = _mm512_mask_mov_epi32(*state, active, next);
         }

@@ -79,8 +79,7 @@ pub(crate) fn write_layer(
         small: &small,
         verbatim: target.verbatim,
     };
-    // For each chunk in flight its bytes, and those of one that it is compared with.
-    let spare = Spare::new(2 * target.window.jobs);
+    let spare = Spare::new(target.window.jobs);
     let mut writer = LayerWriter::new(source, name, target, &shards, &small)?;
     let work = |step| work(source, &spare, step);
     let sink = |done: Done| {

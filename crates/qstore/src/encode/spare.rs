@@ -9,7 +9,7 @@ use crate::file::zeroed;
 /// Bytes of a buffer that is kept: of any chunk of ours, not of a whole matrix.
 const MOST_BYTES: usize = 8 << 20;
 
-/// Buffers that nobody uses.
+/// Buffers that nobody uses. They come on top of what chunks in flight may take, as a chunk's part of that is several times its bytes.
 #[derive(Debug)]
 pub(super) struct Spare {
     buffers: Mutex<Vec<Vec<u8>>>,

@@ -196,7 +196,7 @@ impl<'a> Change<'a> {
             staging,
             options,
             pool: options.pool()?,
-            syncs: Syncs::new(),
+            syncs: Syncs::new()?,
             old,
             entries: Vec::new(),
             open: Vec::new(),
@@ -283,5 +283,20 @@ impl<'a> Change<'a> {
 
     fn last_is_quantised(&self) -> bool {
         self.open.last().is_some_and(|variant| !find_groups(&variant.array_infos()).is_empty())
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_is_not_committed_before_its_files_are_on_the_disk() {
+        let dir = tempfile::tempdir().unwrap();
+        let staging = Staging::begin(dir.path()).unwrap();
+        let options = Options::default();
+        let change = Change::new(&staging, Manifest::new(Vec::new()), &options).unwrap();
+        change.syncs.begin("layer".into(), crate::durable::tests::unsyncable()).unwrap();
+        assert!(change.manifest().unwrap_err().to_string().contains("layer"));
     }
 }
