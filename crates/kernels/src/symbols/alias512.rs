@@ -1,6 +1,6 @@
 //! Alias tables with 512-bit registers: 32 lanes each, states kept as halves of 16 bits, every lookup a permutation of bytes.
 //!
-//! Q: why not gather from a table of all slots? On Zen 4 the gathers alone took 0.37 ns a symbol, and all of this takes 0.27 (`qstore bench --kernels`).
+//! Q: why not gather from a table of all slots? On Zen 4 the gathers alone took 0.37 ns a symbol, and all of this takes 0.27, or 0.23 without high bytes (`qstore bench --kernels`).
 
 #![allow(
     clippy::cast_possible_truncation,
