@@ -1,7 +1,6 @@
 //! Makes a checkpoint of very many small tensors: `cargo run --release -p qstore --example many_tensors -- COUNT BYTES FOLDER`.
 //!
 //! Elements are BF16, F32 and U8 in turn, each tensor with a spread of its own; `BYTES` is what each takes, and a multiple of 4.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a tool for developers")]
 #![allow(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
@@ -9,6 +8,7 @@
     reason = "test data"
 )]
 
+use std::error::Error;
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{BufWriter, Write as _};
@@ -19,24 +19,28 @@ use rand::SeedableRng as _;
 use rand::rngs::SmallRng;
 use rand_distr::{Distribution as _, StandardNormal};
 
-fn main() {
+fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [count, bytes, folder] = &arguments[..] else { panic!("usage: many_tensors COUNT BYTES FOLDER") };
-    let (count, bytes): (usize, usize) = (count.parse().unwrap(), bytes.parse().unwrap());
-    assert!(bytes.is_multiple_of(4), "BYTES is a multiple of 4");
-    fs::create_dir_all(folder).unwrap();
-    let mut file = BufWriter::new(File::create(Path::new(folder).join("model.safetensors")).unwrap());
-    let header = header(count, bytes);
-    file.write_all(&(header.len() as u64).to_le_bytes()).unwrap();
-    file.write_all(header.as_bytes()).unwrap();
+    let [count, bytes, folder] = &arguments[..] else {
+        return Err("usage: many_tensors COUNT BYTES FOLDER".into());
+    };
+    let (count, bytes): (usize, usize) = (count.parse()?, bytes.parse()?);
+    if !bytes.is_multiple_of(4) {
+        return Err("BYTES is a multiple of 4".into());
+    }
+    fs::create_dir_all(folder)?;
+    let mut file = BufWriter::new(File::create(Path::new(folder).join("model.safetensors"))?);
+    let header = header(count, bytes)?;
+    file.write_all(&(header.len() as u64).to_le_bytes())?;
+    file.write_all(header.as_bytes())?;
     let mut random = SmallRng::seed_from_u64(1);
     for index in 0..count {
-        file.write_all(&data(index, bytes, &mut random)).unwrap();
+        file.write_all(&data(index, bytes, &mut random))?;
     }
-    file.flush().unwrap();
+    Ok(file.flush()?)
 }
 
-fn header(count: usize, bytes: usize) -> String {
+fn header(count: usize, bytes: usize) -> Result<String, std::fmt::Error> {
     let mut text = String::from(r#"{"__metadata__":{"format":"pt"}"#);
     for index in 0..count {
         let (dtype, width) = [("BF16", 2), ("F32", 4), ("U8", 1)][index % 3];
@@ -46,14 +50,13 @@ fn header(count: usize, bytes: usize) -> String {
         write!(
             text,
             r#","model.blocks.{block}.part_{part}":{{"dtype":"{dtype}","shape":[{elements}],"data_offsets":[{begin},{end}]}}"#
-        )
-        .unwrap();
+        )?;
     }
     text.push('}');
     while !text.len().is_multiple_of(8) {
         text.push(' ');
     }
-    text
+    Ok(text)
 }
 
 fn data(index: usize, bytes: usize, random: &mut SmallRng) -> Vec<u8> {
