@@ -127,12 +127,7 @@ fuzz_target!(|input: Input| {
     let mut specs = Vec::new();
     for (name, tensors) in &variants {
         write(&root.join(name), tensors);
-        specs.push(VariantSpec {
-            name: name.parse().expect("a name"),
-            folder: root.join(name),
-            verbatim: false,
-            given: qstore::GivenRule::Any,
-        });
+        specs.push(VariantSpec::new(name.parse().expect("a name"), root.join(name)));
     }
     let options = Options { threads: 1, ..Options::default() };
     let path = root.join("store");

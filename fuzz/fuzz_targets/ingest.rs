@@ -35,12 +35,7 @@ fuzz_target!(|input: Input| {
         if let Some(config) = &input.config {
             fs::write(root.join(name).join("config.json"), config).expect("a file");
         }
-        specs.push(VariantSpec {
-            name: name.parse().expect("a name"),
-            folder: root.join(name),
-            verbatim: false,
-            given: qstore::GivenRule::Any,
-        });
+        specs.push(VariantSpec::new(name.parse().expect("a name"), root.join(name)));
     }
     let options = Options { threads: 1, ..Options::default() };
     if pack(&specs, &root.join("store"), &options, &Silent).is_err() {

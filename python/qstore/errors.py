@@ -39,6 +39,10 @@ class BusyError(QStoreError):
     """Another process is changing the store. Try again later."""
 
 
+class ChangedError(QStoreError):
+    """The store is another one than when it was opened: what is asked for is not there any more. Open it again."""
+
+
 class FileError(QStoreError, OSError):
     """The system refused to read or write a file; `errno` and `filename` say what and where."""
 

@@ -123,12 +123,7 @@ mod tests {
 
     fn scan(folder: &Path) -> Result<Checkpoint> {
         let name = "bf16".parse().unwrap();
-        Checkpoint::scan(&VariantSpec {
-            name,
-            folder: folder.to_owned(),
-            verbatim: false,
-            given: qstore::GivenRule::Any,
-        })
+        Checkpoint::scan(&VariantSpec::new(name, folder.to_owned()))
     }
 
     fn file(header: &str, data: &[u8]) -> Vec<u8> {

@@ -94,12 +94,7 @@ mod tests {
         fs::create_dir(folder).unwrap();
         fs::write(folder.join("model.safetensors"), file).unwrap();
         fs::write(folder.join("config.json"), "{}").unwrap();
-        let spec = VariantSpec {
-            name: "v".parse().unwrap(),
-            folder: folder.to_owned(),
-            verbatim: false,
-            given: qstore::GivenRule::Any,
-        };
+        let spec = VariantSpec::new("v".parse().unwrap(), folder.to_owned());
         Checkpoint::scan(&spec).unwrap()
     }
 

@@ -101,6 +101,8 @@ pub(crate) struct Pack {
     #[command(flatten)]
     pub(crate) given: GivenOnly,
     #[command(flatten)]
+    pub(crate) contents: Contents,
+    #[command(flatten)]
     pub(crate) shard_size: ShardSize,
 }
 
@@ -112,10 +114,21 @@ pub(crate) struct Verbatim {
     pub(crate) verbatim: Vec<VariantName>,
 }
 
+/// What of the folders is stored.
+#[derive(Debug, Args)]
+pub(crate) struct Contents {
+    /// Leave out what matches: a name anywhere (.git, '*.bin') or a path in the folder ('original/*'). Recorded in the store. Can be repeated
+    #[arg(long, value_name = "GLOB")]
+    pub(crate) exclude: Vec<String>,
+    /// Refuse a folder that is not whole (shards missing, downloads under way, Git LFS pointers), where else a warning says so
+    #[arg(long)]
+    pub(crate) strict: bool,
+}
+
 /// What variants may be stored given.
 #[derive(Debug, Args)]
 pub(crate) struct GivenOnly {
-    /// Store this variant given that lower one alone, as in bf16:int8, where else each tensor is given whichever saves most. Can be repeated
+    /// Store this variant given that other one alone, as in bf16:int8, where else each tensor is given whichever lower one saves most. Can be repeated
     #[arg(long, value_name = "NAME:LOWER", value_parser = given_only)]
     pub(crate) given: Vec<(VariantName, VariantName)>,
     /// Store this variant by itself, so that reading it reads no other. Can be repeated
@@ -136,6 +149,8 @@ pub(crate) struct Add {
     pub(crate) verbatim: Verbatim,
     #[command(flatten)]
     pub(crate) given: GivenOnly,
+    #[command(flatten)]
+    pub(crate) contents: Contents,
     #[command(flatten)]
     pub(crate) shard_size: ShardSize,
 }
@@ -158,7 +173,8 @@ pub(crate) struct Remove {
 Example:
   qstore unpack ./store bf16 -o ./Llama
 
-Every file's SHA-256 is checked against that of the packed one before the folder appears.")]
+Every file's SHA-256 is checked against that of the packed one. A new folder appears when all of it is there and checked;
+in an empty one that exists, such as a mounted volume, the files do.")]
 pub(crate) struct Unpack {
     /// The store
     pub(crate) store: PathBuf,
@@ -177,7 +193,7 @@ pub(crate) struct Unpack {
 pub(crate) struct Inspect {
     /// The store
     pub(crate) store: PathBuf,
-    /// Show every tensor too: how it is stored and in how many bits a weight
+    /// Show every tensor and file too: how it is stored and what it takes, to the last byte of the store
     #[arg(long)]
     pub(crate) tensors: bool,
     #[command(flatten)]

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use comfy_table::{CellAlignment, Table, presets};
 use humansize::{DECIMAL, format_size};
-use qstore::{Inspection, Options, Store};
+use qstore::{Inspection, Options, Store, VariantInspection};
 use serde::Serialize;
 
 use crate::failure::Failure;
@@ -58,11 +58,17 @@ impl Console {
     /// Prints what a store holds, after `done` to it.
     pub(crate) fn summary(&self, done: &str, store: &std::path::Path, began: Instant) -> Result<(), Failure> {
         let seconds = time(began.elapsed());
+        let inspection = qstore::inspect(&Store::open(store)?, false)?;
         if self.quiet {
+            // That something shares less than one would expect is a warning.
+            remarks(&inspection).iter().for_each(|remark| self.bars.say(remark));
             return Ok(());
         }
-        let inspection = qstore::inspect(&Store::open(store)?, false)?;
-        self.note(format_args!("{done} in {seconds}\n\n{}", variants_table(&inspection)))
+        self.note(format_args!("{done} in {seconds}\n\n{}", variants_table(&inspection)))?;
+        match &remarks(&inspection)[..] {
+            [] => Ok(()),
+            remarks => self.note(format_args!("\n{}", remarks.join("\n"))),
+        }
     }
 }
 
@@ -95,6 +101,23 @@ pub(crate) fn variants_table(inspection: &Inspection) -> String {
     }
     table.add_row(row(&"total", inspection.raw_bytes, inspection.stored_bytes));
     table.trim_fmt()
+}
+
+/// What of each variant shares less than one would expect and why, and what of its folder was left out.
+pub(crate) fn remarks(inspection: &Inspection) -> Vec<String> {
+    let of_variant = |variant: &VariantInspection| {
+        let unshared = variant.unshared.iter().map(|unshared| format!("{}: {}", variant.name, unshared.text));
+        let mut remarks: Vec<String> = unshared.collect();
+        if !variant.excluded.is_empty() {
+            remarks.push(format!(
+                "{}: left out was what matches {}",
+                variant.name,
+                variant.excluded.join(", ")
+            ));
+        }
+        remarks
+    };
+    inspection.variants.iter().flat_map(of_variant).collect()
 }
 
 /// A size for people.

@@ -52,6 +52,15 @@ impl Bars {
         self.current().finish_and_clear();
     }
 
+    /// Warns of something, once.
+    pub(crate) fn say(&self, text: &str) {
+        let new = self.warned.lock().unwrap_or_else(PoisonError::into_inner).insert(text.to_owned());
+        if new {
+            // A standard error that nobody reads any more is no reason to stop.
+            self.current().suspend(|| drop(writeln!(std::io::stderr(), "warning: {text}")));
+        }
+    }
+
     /// Puts a new bar in the place of the current one.
     fn replace(&self, total: u64, template: &str) {
         let target = if self.quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
@@ -82,12 +91,8 @@ impl Progress for Bars {
     }
 
     fn warn(&self, text: &str) -> Result<(), Stop> {
-        let new = self.warned.lock().unwrap_or_else(PoisonError::into_inner).insert(text.to_owned());
-        if new {
-            // A standard error that nobody reads any more is no reason to stop.
-            self.current().suspend(|| drop(writeln!(std::io::stderr(), "warning: {text}")));
-        }
-        Ok(())
+        self.say(text);
+        self.go_on()
     }
 }
 

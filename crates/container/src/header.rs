@@ -5,6 +5,7 @@ use std::fmt;
 use std::ops::Range;
 
 use serde::Deserialize;
+use serde::de::value::StrDeserializer;
 use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 
 use crate::limits::{MAX_DIMENSIONS, MAX_HEADER_BYTES};
@@ -145,8 +146,9 @@ impl<'de> Visitor<'de> for EntryVisitor {
                 metadata = true;
                 entries.metadata = map.next_value()?;
             } else {
-                let Span { dtype, shape, data_offsets } = map.next_value()?;
-                let (start, end) = data_offsets;
+                let span = map.next_value::<Span>();
+                let Span { dtype, shape, data_offsets: (start, end) } =
+                    span.map_err(|e| serde::de::Error::custom(format!("tensor {name:?}: {e}")))?;
                 entries.tensors.push(TensorSpan { name, dtype, shape: shape.0, bytes: start..end });
             }
         }
@@ -157,9 +159,21 @@ impl<'de> Visitor<'de> for EntryVisitor {
 /// A tensor's entry; fields of other names are allowed, as the safetensors library allows them.
 #[derive(Deserialize)]
 struct Span {
+    #[serde(deserialize_with = "known_dtype")]
     dtype: Dtype,
     shape: Shape,
     data_offsets: (u64, u64),
+}
+
+fn known_dtype<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Dtype, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let known = Dtype::deserialize(StrDeserializer::<serde::de::value::Error>::new(&text));
+    let unknown = |_| {
+        format!(
+            "this version does not know its dtype {text:?}; use a newer one, or leave the file out (--exclude)"
+        )
+    };
+    known.map_err(unknown).map_err(serde::de::Error::custom)
 }
 
 /// A shape of at most [`MAX_DIMENSIONS`] dimensions.
@@ -224,7 +238,11 @@ mod tests {
             (r#"{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,3]}}"#, 3, "shape"),
             (r#"{"a":{"dtype":"U8","shape":[-4],"data_offsets":[0,4]}}"#, 4, "header"),
             (r#"{"a":{"dtype":"U8","shape":[4611686018427387904,8],"data_offsets":[0,4]}}"#, 4, "overflow"),
-            (r#"{"a":{"dtype":"Q7","shape":[4],"data_offsets":[0,4]}}"#, 4, "Q7"),
+            (
+                r#"{"a":{"dtype":"Q7","shape":[4],"data_offsets":[0,4]}}"#,
+                4,
+                "tensor \"a\": this version does not know its dtype \"Q7\"",
+            ),
             (
                 r#"{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},"a":{"dtype":"I8","shape":[4],"data_offsets":[0,4]}}"#,
                 4,

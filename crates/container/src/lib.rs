@@ -20,6 +20,7 @@ mod manifest;
 mod names;
 mod plan;
 mod shard;
+mod unshared;
 
 pub use chunks::{ChunkForm, ChunkRecord, parse_chunks, write_chunks};
 pub use encoding::{ArrayRef, Encoding, QuantGrid, QuantScheme, Quantised, Rounding};
@@ -31,3 +32,4 @@ pub use names::{ArrayKey, RelativePath, VariantName};
 pub use plan::{FileContent, Given, Grid, Lanes, OriginalFile, ShardPlan, StoredArray};
 pub use safetensors::Dtype;
 pub use shard::{ShardContents, ShardHeader, ShardLayout};
+pub use unshared::{Unshared, Why};

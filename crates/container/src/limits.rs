@@ -40,3 +40,7 @@ pub const MAX_PATH: usize = 4096;
 pub const MAX_VARIANTS: usize = 256;
 /// Files of one kind (layer shards of a variant, original files) that a list may name.
 pub const MAX_FILES: usize = 1_000_000;
+/// Bytes of a text of a note in the manifest, and of a pattern of files that were left out.
+pub const MAX_NOTE_TEXT: usize = 4096;
+/// Notes on a variant in the manifest, and patterns of files that were left out.
+pub const MAX_NOTES: usize = 1000;

@@ -4,9 +4,9 @@ use std::collections::HashSet;
 
 use serde::{Deserialize, Serialize};
 
-use crate::limits::{MAX_FILES, MAX_MANIFEST_BYTES, MAX_VARIANTS};
+use crate::limits::{MAX_FILES, MAX_MANIFEST_BYTES, MAX_NOTE_TEXT, MAX_NOTES, MAX_VARIANTS};
 use crate::plan::all_distinct;
-use crate::{FormatError, Given, Hash128, RelativePath, VariantName};
+use crate::{FormatError, Given, Hash128, RelativePath, Unshared, VariantName};
 
 /// The version of the format that this crate reads and writes.
 pub const FORMAT_VERSION: u32 = 1;
@@ -60,6 +60,22 @@ pub struct VariantEntry {
     /// The variants that it may be given, where whoever stored it wanted no others; they need not be there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub given_only: Option<Vec<VariantName>>,
+    /// Patterns of the files of its folder that were left out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub excluded: Vec<String>,
+    /// What of it shares less than one would expect, and why.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unshared: Vec<Unshared>,
+}
+
+impl VariantEntry {
+    /// The same without notes on another variant, which is not there any more.
+    #[must_use]
+    pub fn without_notes_on(&self, gone: &VariantName) -> Self {
+        let mut entry = self.clone();
+        entry.unshared.retain(|note| note.with.as_ref() != Some(gone));
+        entry
+    }
 }
 
 /// The manifest of a store: its variants, lower precision before higher.
@@ -168,6 +184,12 @@ impl Manifest {
             {
                 return bad(&format!("{} is no name for a layer file of it", file.name));
             }
+            let described = variant.excluded.iter().all(|pattern| pattern.len() <= MAX_NOTE_TEXT)
+                && variant.unshared.iter().all(Unshared::is_within_limits)
+                && variant.excluded.len().max(variant.unshared.len()) <= MAX_NOTES;
+            if !described {
+                return bad("it has more notes than a reader accepts");
+            }
             if let Some(only) = &variant.given_only {
                 let reach = self.reach(only, index);
                 if only.len() > MAX_VARIANTS || !variant.given.iter().all(|g| reach.contains(&&g.variant)) {
@@ -215,6 +237,8 @@ mod tests {
             }],
             verbatim: false,
             given_only: None,
+            excluded: Vec::new(),
+            unshared: Vec::new(),
         }
     }
 

@@ -20,6 +20,7 @@ fn make(py: Python<'_>, error: &Error) -> PyResult<PyErr> {
         Error::Input { path, .. } => ("InputError", Some(path)),
         Error::Damaged { path, .. } => ("DamagedError", Some(path)),
         Error::Busy(path) => ("BusyError", Some(path)),
+        Error::Changed(path) => ("ChangedError", Some(path)),
         Error::Stopped => ("QStoreError", None),
         Error::Io { path, source, .. } => match source.kind() {
             ErrorKind::NotFound => ("NotFoundError", Some(path)),

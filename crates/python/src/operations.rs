@@ -23,20 +23,21 @@ impl From<Limits> for Options {
     }
 }
 
-/// A variant to store: its name, its folder, whether its files are kept as they are, and what it may be given alone.
+/// A variant to store: its name, its folder, whether its files are kept as they are, what it may be given alone, what of it is left out, and whether it is
+/// refused unless it is whole.
 #[derive(FromPyObject)]
-pub(crate) struct Spec(String, PathBuf, bool, Option<Vec<String>>);
+pub(crate) struct Spec(String, PathBuf, bool, Option<Vec<String>>, Vec<String>, bool);
 
 impl Spec {
     fn parse(self, py: Python<'_>) -> PyResult<VariantSpec> {
-        let Self(name, folder, verbatim, given) = self;
+        let Self(name, folder, verbatim, given, exclude, strict) = self;
         let given = match given {
             None => GivenRule::Any,
             Some(names) => {
                 GivenRule::Only(names.iter().map(|name| parse(py, name)).collect::<PyResult<_>>()?)
             }
         };
-        Ok(VariantSpec { name: parse(py, &name)?, folder, verbatim, given })
+        Ok(VariantSpec { verbatim, given, exclude, strict, ..VariantSpec::new(parse(py, &name)?, folder) })
     }
 }
 

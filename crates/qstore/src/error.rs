@@ -39,6 +39,9 @@ pub enum Error {
     /// Another process is changing the store. Try again later.
     #[error("{}: another qstore is writing to this store; try again when it is done", .0.display())]
     Busy(PathBuf),
+    /// The store is another one than when it was opened: what is asked for is not there any more. Open it again.
+    #[error("{}: the store was changed since it was opened; open it again", .0.display())]
+    Changed(PathBuf),
     /// [`Progress`](crate::Progress) said to stop. Nothing was changed.
     #[error("interrupted; everything is as it was before")]
     Stopped,

@@ -1,4 +1,4 @@
-//! Reading files by range, and making folders durable.
+//! Reading files by range.
 
 use std::fs::File;
 use std::io;
@@ -52,18 +52,6 @@ pub(crate) fn read_safetensors_header(
     read_exact_at(file, &mut prefix, 0).at(path, "cannot read")?;
     let length = header_length(prefix, file_bytes).map_err(|e| describe(e.to_string()))?;
     read_range(file, path, 8, length)
-}
-
-/// Makes the entries of a folder durable.
-#[cfg(unix)]
-pub(crate) fn sync_folder(folder: &Path) -> Result<()> {
-    File::open(folder).and_then(|f| f.sync_all()).at(folder, "cannot sync")
-}
-
-/// Folders cannot be synced here.
-#[cfg(not(unix))]
-pub(crate) fn sync_folder(_: &Path) -> Result<()> {
-    Ok(())
 }
 
 /// A buffer of zeros, or an error where memory does not suffice.

@@ -16,16 +16,18 @@
     )
 )]
 
+#[cfg(test)]
+extern crate self as qstore;
+
 mod analyze;
 mod codec;
 mod decode;
-mod durable;
+mod disk;
 mod encode;
 mod error;
 mod file;
 mod ingest;
 mod memory;
-mod new_folder;
 mod pipeline;
 mod plan;
 mod progress;
@@ -47,9 +49,9 @@ pub use progress::{Progress, Silent, Stop};
 pub use qstore_container::{Dtype, FileContent, Manifest, VariantEntry, VariantName};
 pub use quantize::{Gptq, GptqBits, GroupSize, Precision, Quantized, ZeroPoint, quantize};
 pub use store::{
-    FileInspection, GivenRule, Inspection, LoadedTensor, Options, Store, TensorInspection, VariantInspection,
-    VariantSpec, VariantVerification, Verification, add, inspect, load, load_rows, load_tensor, pack,
-    read_file, remove, unpack, verify,
+    FileInspection, GivenRule, Inspection, LoadedTensor, Options, Store, TensorInspection,
+    UnsharedInspection, VariantInspection, VariantSpec, VariantVerification, Verification, add, inspect,
+    load, load_rows, load_tensor, pack, read_file, remove, unpack, verify,
 };
 pub use synthetic::{ModelSpec, synthesise};
 pub use throttle::Throttle;

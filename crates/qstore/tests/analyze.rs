@@ -72,12 +72,8 @@ fn ours_is_what_a_store_takes() {
     let (dir, variants) = chain();
     let analysis = run(&variants, None);
     let store = dir.path().join("store");
-    let spec = |(name, folder): &(VariantName, PathBuf)| qstore::VariantSpec {
-        name: name.clone(),
-        folder: folder.clone(),
-        verbatim: false,
-        given: qstore::GivenRule::Any,
-    };
+    let spec =
+        |(name, folder): &(VariantName, PathBuf)| qstore::VariantSpec::new(name.clone(), folder.clone());
     let specs: Vec<_> = variants.iter().map(spec).collect();
     pack(&specs, &store, &Options::default(), &Silent).unwrap();
     let inspection = inspect(&Store::open(&store).unwrap(), true).unwrap();

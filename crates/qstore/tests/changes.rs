@@ -194,22 +194,17 @@ fn wrong_use_changes_nothing() {
     usage(pack(&[], &dir.path().join("x"), &options(), &Silent), "no variant");
     let twice = [spec(dir.path(), "int8"), spec(dir.path(), "int8")];
     usage(pack(&twice, &dir.path().join("x"), &options(), &Silent), "names must differ");
-    usage(pack(&[spec(dir.path(), "int8")], &dir.path().join("bf16"), &options(), &Silent), "not empty");
+    usage(pack(&[spec(dir.path(), "int8")], &dir.path().join("bf16"), &options(), &Silent), "not an empty");
     usage(
         pack(&[spec(dir.path(), "int8")], &dir.path().join("bf16/config.json"), &options(), &Silent),
-        "not empty",
+        "not an empty folder",
     );
     let store = Store::open(&path).unwrap();
     let name = "bf16".parse().unwrap();
     usage(unpack(&store, &name, &dir.path().join("int8"), &options(), &Silent), "not an empty folder");
     usage(unpack(&store, &"x".parse().unwrap(), &dir.path().join("y"), &options(), &Silent), "no variant x");
     // A store is no checkpoint.
-    let spec = VariantSpec {
-        name: "again".parse().unwrap(),
-        folder: path.clone(),
-        verbatim: false,
-        given: qstore::GivenRule::Any,
-    };
+    let spec = VariantSpec::new("again".parse().unwrap(), path.clone());
     assert!(matches!(add(&path, &spec, &options(), &Silent), Err(Error::Input { .. })));
     // An empty target is as good as none.
     fs::create_dir(dir.path().join("empty")).unwrap();
@@ -257,11 +252,11 @@ fn variants_are_given_what_they_may_be() {
     // Of two lower ones the one that may be given, were it the worse.
     let (dir, store) = pair();
     write_checkpoint(
-        &dir.path().join("other"),
+        &dir.path().join("another"),
         &llm_int8(&model(12, Dtype::BF16, &[(512, 512), (300, 1024)])),
     );
-    let other = VariantSpec { given: only(&["other"]), ..spec(dir.path(), "bf16") };
-    let lower = ["other", "int8"].map(|name| spec(dir.path(), name));
+    let other = VariantSpec { given: only(&["another"]), ..spec(dir.path(), "bf16") };
+    let lower = ["another", "int8"].map(|name| spec(dir.path(), name));
     pack(&[&[other][..], &lower].concat(), &store, &options(), &Silent).unwrap();
     assert!(!given(&store, "bf16").contains(&"int8".to_owned()));
 

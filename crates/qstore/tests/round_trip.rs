@@ -191,12 +191,13 @@ fn an_unrelated_int8_is_lossless_and_the_user_is_told() {
     let dir = tempfile::tempdir().unwrap();
     write_checkpoint(&dir.path().join("bf16"), &model(5, Dtype::BF16, &[(256, 256)]));
     write_checkpoint(&dir.path().join("int8"), &llm_int8(&model(6, Dtype::BF16, &[(256, 256)])));
-    let warnings = Warnings::default();
     let specs = [spec(dir.path(), "bf16"), spec(dir.path(), "int8")];
-    pack(&specs, &dir.path().join("store"), &options(), &warnings).unwrap();
-    let said = warnings.take().join("\n");
-    assert!(said.contains("not what the quantised ones were made from"), "{said}");
+    pack(&specs, &dir.path().join("store"), &options(), &Silent).unwrap();
     let store = Store::open(&dir.path().join("store")).unwrap();
+    let told = inspect(&store, false).unwrap().variants[1].unshared.clone();
+    let reasons: Vec<_> = told.iter().map(|one| (one.reason, one.with.as_deref(), one.matrices)).collect();
+    assert_eq!(reasons, [("not-made-from", Some("int8"), 1), ("floats", Some("int8"), 1)]);
+    assert!(told[0].text.contains("is it the same model?"), "{}", told[0].text);
     check_variant(&store, dir.path(), "bf16", &options());
     check_variant(&store, dir.path(), "int8", &options());
 }
@@ -229,17 +230,20 @@ fn codes_of_the_transposed_matrix_serve_as_well() {
 }
 
 #[test]
-fn other_shapes_under_the_same_names_are_refused() {
+fn other_shapes_under_the_same_names_are_stored_alone_and_told() {
     let dir = tempfile::tempdir().unwrap();
     write_checkpoint(&dir.path().join("bf16"), &model(5, Dtype::BF16, &[(256, 256)]));
     write_checkpoint(&dir.path().join("int8"), &llm_int8(&model(6, Dtype::BF16, &[(256, 128)])));
     let specs = [spec(dir.path(), "bf16"), spec(dir.path(), "int8")];
-    let target = dir.path().join("store");
-    let error = pack(&specs, &target, &options(), &Silent).unwrap_err().to_string();
-    for part in ["bf16/model.safetensors", "model.layers.0.mlp.up_proj.weight", "[256, 256]", "same model"] {
-        assert!(error.contains(part), "{error}");
+    pack(&specs, &dir.path().join("store"), &options(), &Silent).unwrap();
+    let store = Store::open(&dir.path().join("store")).unwrap();
+    let told = inspect(&store, false).unwrap().variants[1].unshared[0].clone();
+    assert_eq!((told.reason, told.matrices), ("other-shape", 1));
+    for part in ["model.layers.0.mlp.up_proj.weight", "256 x 256 here, 256 x 128 there"] {
+        assert!(told.text.contains(part), "{}", told.text);
     }
-    assert!(!target.exists());
+    check_variant(&store, dir.path(), "bf16", &options());
+    check_variant(&store, dir.path(), "int8", &options());
 }
 
 /// Codes of other weights say nothing, and being given them costs more than nothing.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use qstore::{
-    GivenRule, Gptq, GptqBits, GroupSize, ModelSpec, Options, Precision, Silent, Store, TensorInfo, Variant,
+    Gptq, GptqBits, GroupSize, ModelSpec, Options, Precision, Silent, Store, TensorInfo, Variant,
     VariantName, VariantSpec, ZeroPoint,
 };
 use tempfile::TempDir;
@@ -45,12 +45,7 @@ impl Chain {
         let names = ALL.map(|(_, name)| name.parse::<VariantName>());
         let names = names.into_iter().collect::<std::result::Result<Vec<_>, _>>();
         let names = names.map_err(|e| Error::Usage(e.to_string()))?;
-        let specs = names.iter().map(|name| VariantSpec {
-            name: name.clone(),
-            folder: root.join(name.as_str()),
-            verbatim: false,
-            given: GivenRule::Any,
-        });
+        let specs = names.iter().map(|name| VariantSpec::new(name.clone(), root.join(name.as_str())));
         qstore::pack(&specs.collect::<Vec<_>>(), &root.join("store"), &options, &Silent)?;
         let store = Store::open(&root.join("store"))?;
         let mut variants = Vec::new();

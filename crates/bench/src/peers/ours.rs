@@ -33,14 +33,7 @@ impl Peer for Ours {
 
 impl Work for Ours {
     fn save(&self, job: &Job) -> Result<()> {
-        let spec = |variant: &Checkpoint| {
-            Ok(VariantSpec {
-                name: name_of(variant)?,
-                folder: variant.folder.clone(),
-                verbatim: false,
-                given: qstore::GivenRule::Any,
-            })
-        };
+        let spec = |variant: &Checkpoint| Ok(VariantSpec::new(name_of(variant)?, variant.folder.clone()));
         let variants = job.variants.iter().map(spec).collect::<Result<Vec<_>>>()?;
         Ok(qstore::pack(&variants, &job.stored, &options(job), &Silent)?)
     }

@@ -61,12 +61,8 @@ pub(crate) fn work() -> Result<(), Failure> {
 }
 
 fn options(arguments: &Bench, program: Vec<OsString>, console: &Console) -> Options {
-    let variants = arguments.variants.iter().map(|named| VariantSpec {
-        name: named.name.clone(),
-        folder: named.folder.clone(),
-        verbatim: false,
-        given: qstore::GivenRule::Any,
-    });
+    let variants =
+        arguments.variants.iter().map(|named| VariantSpec::new(named.name.clone(), named.folder.clone()));
     Options {
         variants: variants.collect(),
         peers: arguments.peers.clone(),

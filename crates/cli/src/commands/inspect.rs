@@ -1,23 +1,28 @@
 //! `qstore inspect`.
 
-use qstore::{Inspection, Store, VariantInspection};
+use qstore::{FileInspection, Inspection, Store, TensorInspection, VariantInspection};
 
 use crate::args::Inspect;
 use crate::failure::Failure;
-use crate::output::{Console, bytes, count, percent, table};
+use crate::output::{Console, bytes, count, percent, remarks, table};
 
 pub(crate) fn run(arguments: &Inspect, console: &Console) -> Result<(), Failure> {
     let inspection = qstore::inspect(&Store::open(&arguments.store)?, arguments.tensors)?;
     if arguments.json.json {
         return console.json(&inspection);
     }
-    let Inspection { raw_bytes, stored_bytes, variants, leftovers, .. } = &inspection;
+    let Inspection { raw_bytes, stored_bytes, manifest_bytes, variants, leftovers, foreign, .. } =
+        &inspection;
     console.result(variants_table(variants))?;
     let (held, share) = (count(variants.len() as u64, "variant"), percent(*stored_bytes, *raw_bytes));
     let (raw, stored) = (bytes(*raw_bytes), bytes(*stored_bytes));
     console.result(format_args!("\n{held}, {raw} of files in a store of {stored}: {share}"))?;
     if variants.iter().any(|variant| !variant.given.is_empty()) {
         console.result(format_args!("\n{}", chain(variants).join("\n")))?;
+    }
+    let remarks = remarks(&inspection);
+    if !remarks.is_empty() {
+        console.result(format_args!("\n{}", remarks.join("\n")))?;
     }
     for VariantInspection { name, problem, .. } in variants {
         if let Some(problem) = problem {
@@ -30,10 +35,28 @@ pub(crate) fn run(arguments: &Inspect, console: &Console) -> Result<(), Failure>
             leftovers.join(", ")
         ))?;
     }
-    variants.iter().try_for_each(|variant| match tensors_table(variant) {
-        Some(tensors) => console.result(format_args!("\n{}\n\n{tensors}", variant.name)),
-        None => Ok(()),
-    })
+    if !foreign.is_empty() {
+        console.result(format_args!("Not of the store, and left alone: {}", shortened(foreign)))?;
+    }
+    for variant in variants {
+        if let Some(tensors) = tensors_table(variant) {
+            console.result(format_args!("\n{}\n\n{tensors}", variant.name))?;
+        }
+    }
+    if arguments.tensors {
+        let parts = variants.iter().map(|variant| format!("{} of {}", variant.stored_bytes, variant.name));
+        let parts: Vec<_> = parts.chain([format!("{manifest_bytes} of the manifest")]).collect();
+        console.result(format_args!("\n{} = {stored_bytes} bytes", parts.join(" + ")))?;
+    }
+    Ok(())
+}
+
+/// The first of many names.
+fn shortened(names: &[String]) -> String {
+    const SHOWN: usize = 10;
+    let more = names.len().saturating_sub(SHOWN);
+    let shown = names[..names.len() - more].join(", ");
+    if more > 0 { format!("{shown} and {more} more") } else { shown }
 }
 
 fn variants_table(variants: &[VariantInspection]) -> String {
@@ -85,21 +108,48 @@ fn chain(variants: &[VariantInspection]) -> Vec<String> {
     lines
 }
 
+/// Every tensor and file, the overhead, and their sum, which is what the variant takes.
 fn tensors_table(variant: &VariantInspection) -> Option<String> {
-    let header = ["tensor", "dtype", "shape", "encoding", "given", "bytes", "in the store", "bits a weight"];
+    let header =
+        ["tensor or file", "dtype", "shape", "encoding", "given", "bytes", "in the store", "bits a weight"];
     let mut table = table(&header, 5);
+    let none = || "-".to_owned();
+    let mut sum = 0u64;
     for tensor in variant.tensors.as_ref()? {
+        let TensorInspection { name, dtype, encoding, raw_bytes, stored_bytes, .. } = tensor;
         let shape: Vec<_> = tensor.shape.iter().map(u64::to_string).collect();
+        sum = sum.saturating_add(*stored_bytes);
         table.add_row([
-            tensor.name.clone(),
-            tensor.dtype.clone(),
+            name.clone(),
+            dtype.clone(),
             if shape.is_empty() { "scalar".to_owned() } else { shape.join(" x ") },
-            tensor.encoding.clone(),
-            tensor.given.clone().unwrap_or("-".to_owned()),
-            bytes(tensor.raw_bytes),
-            bytes(tensor.stored_bytes),
-            tensor.bits_per_weight.map_or("-".to_owned(), |bits| format!("{bits:.2}")),
+            encoding.clone(),
+            tensor.given.clone().unwrap_or_else(none),
+            raw_bytes.to_string(),
+            stored_bytes.to_string(),
+            tensor.bits_per_weight.map_or_else(none, |bits| format!("{bits:.2}")),
         ]);
     }
+    for FileInspection { path, bytes, encoding, given, stored_bytes, .. } in &variant.files {
+        let given = given.clone().unwrap_or_else(none);
+        sum = sum.saturating_add(*stored_bytes);
+        table.add_row([
+            format!("file {path}"),
+            none(),
+            none(),
+            encoding.clone(),
+            given,
+            bytes.to_string(),
+            stored_bytes.to_string(),
+            none(),
+        ]);
+    }
+    let overhead = variant.overhead_bytes?;
+    let mut add = |what: &str, bytes: u64| {
+        let [dtype, shape, encoding, given, raw, bits] = [(); 6].map(|()| none());
+        table.add_row([what.to_owned(), dtype, shape, encoding, given, raw, bytes.to_string(), bits]);
+    };
+    add("headers, plans, lists of chunks", overhead);
+    add("sum", sum.saturating_add(overhead));
     Some(table.trim_fmt())
 }

@@ -4,14 +4,15 @@ use std::time::Instant;
 
 use qstore::{GivenRule, VariantName, VariantSpec};
 
-use crate::args::{Add, GivenOnly, Pack, Remove};
+use crate::args::{Add, Contents, GivenOnly, Pack, Remove};
 use crate::failure::Failure;
 use crate::output::{Console, count};
 use crate::values::NamedFolder;
 
 pub(crate) fn pack(arguments: Pack, console: &Console) -> Result<(), Failure> {
     let began = Instant::now();
-    let variants = specs(arguments.variants, &arguments.verbatim.verbatim, &arguments.given)?;
+    let Pack { variants, verbatim, given, contents, .. } = &arguments;
+    let variants = specs(variants, &verbatim.verbatim, given, contents)?;
     qstore::pack(&variants, &arguments.output, &console.options, &console.bars)?;
     let packed = count(variants.len() as u64, "variant");
     console.summary(&format!("packed {packed} into {}", arguments.output.display()), &arguments.output, began)
@@ -19,7 +20,8 @@ pub(crate) fn pack(arguments: Pack, console: &Console) -> Result<(), Failure> {
 
 pub(crate) fn add(arguments: Add, console: &Console) -> Result<(), Failure> {
     let began = Instant::now();
-    for variant in specs(vec![arguments.variant], &arguments.verbatim.verbatim, &arguments.given)? {
+    let Add { variant, verbatim, given, contents, .. } = &arguments;
+    for variant in specs(std::slice::from_ref(variant), &verbatim.verbatim, given, contents)? {
         qstore::add(&arguments.store, &variant, &console.options, &console.bars)?;
         let done = format!("added {} to {}", variant.name, arguments.store.display());
         console.summary(&done, &arguments.store, began)?;
@@ -35,9 +37,10 @@ pub(crate) fn remove(arguments: &Remove, console: &Console) -> Result<(), Failur
 }
 
 fn specs(
-    variants: Vec<NamedFolder>,
+    variants: &[NamedFolder],
     verbatim: &[VariantName],
     given: &GivenOnly,
+    contents: &Contents,
 ) -> Result<Vec<VariantSpec>, Failure> {
     let options = verbatim.iter().map(|name| ("--verbatim", name));
     let options = options.chain(given.independent.iter().map(|name| ("--independent", name)));
@@ -48,10 +51,10 @@ fn specs(
             format!("{option} {unknown}: no variant of that name is being stored, only {}", names.join(", "));
         return Err(Failure::Usage(text));
     }
-    let spec = |NamedFolder { name, folder }| {
-        let lower = given.given.iter().filter(|(higher, _)| *higher == name);
+    let spec = |NamedFolder { name, folder }: &NamedFolder| {
+        let lower = given.given.iter().filter(|(higher, _)| higher == name);
         let lower: Vec<_> = lower.map(|(_, lower)| lower.clone()).collect();
-        let given = match (given.independent.contains(&name), lower.is_empty()) {
+        let given = match (given.independent.contains(name), lower.is_empty()) {
             (true, false) => {
                 let text = format!("{name} cannot be both --independent and --given another");
                 return Err(Failure::Usage(text));
@@ -59,7 +62,13 @@ fn specs(
             (false, true) => GivenRule::Any,
             _ => GivenRule::Only(lower),
         };
-        Ok(VariantSpec { verbatim: verbatim.contains(&name), name, folder, given })
+        Ok(VariantSpec {
+            verbatim: verbatim.contains(name),
+            given,
+            exclude: contents.exclude.clone(),
+            strict: contents.strict,
+            ..VariantSpec::new(name.clone(), folder)
+        })
     };
-    variants.into_iter().map(spec).collect()
+    variants.iter().map(spec).collect()
 }

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use qstore_container::{ArrayKey, VariantName};
 
 use crate::error::{Error, Result};
-use crate::ingest::{Source, scan_folder};
-use crate::plan::{Lower, Pairs};
+use crate::ingest::{Scan, Source, scan_folder};
+use crate::plan::{Lower, Pairs, precisions};
+use crate::progress::Progress;
 use crate::scheme::{FloatKind, GroupGrid, QuantGroup, find_groups};
 
 /// All variants.
@@ -64,7 +65,7 @@ impl Chain {
     ///
     /// # Errors
     /// A name given twice, a folder that cannot be read as a checkpoint, variants of different models.
-    pub(super) fn open(variants: &[(VariantName, PathBuf)]) -> Result<Self> {
+    pub(super) fn open(variants: &[(VariantName, PathBuf)], progress: &dyn Progress) -> Result<Self> {
         if variants.is_empty() {
             return Err(Error::usage("no variant to analyse; give at least one NAME=DIR"));
         }
@@ -73,21 +74,23 @@ impl Chain {
             if sources.iter().any(|(other, _)| *other == name) {
                 return Err(Error::usage(format!("two variants are named {name}; names must differ")));
             }
-            sources.push((name, Arc::new(scan_folder(folder)?)));
+            sources.push((name, Arc::new(scan_folder(folder, &Scan::default(), progress)?)));
         }
-        sources.sort_by_key(|(_, source)| source.tensor_bytes());
+        let infos: Vec<_> = sources.iter().map(|(_, source)| source.array_infos()).collect();
+        let mut sources: Vec<_> = sources.into_iter().zip(precisions(&infos)).collect();
+        sources.sort_by_key(|((name, _), precision)| (*precision, *name));
         let mut members: Vec<Member> = Vec::with_capacity(sources.len());
-        for (name, source) in sources {
+        for ((name, source), _) in sources {
             let below = members.iter().enumerate().filter(|(_, lower)| lower.scheme.is_some());
             let given = below.map(|(index, lower)| {
                 let lower = Lower::Folder { name: lower.name.clone(), source: lower.source.clone() };
-                Ok((index, Pairs::find(&source, &[lower])?))
+                (index, Pairs::find(&source, &[lower]))
             });
-            let given = given.collect::<Result<_>>()?;
+            let given = given.collect();
             let groups = find_groups(&source.array_infos());
             members.push(Member {
                 name: name.clone(),
-                alone: Pairs::find(&source, &[])?,
+                alone: Pairs::find(&source, &[]),
                 given,
                 scheme: groups.first().map(|group| group.grid.scheme().name()),
                 grids: groups.iter().flat_map(grid_arrays).collect(),

@@ -51,7 +51,7 @@ pub fn analyze(
     options: &Options,
     progress: &dyn Progress,
 ) -> Result<Analysis> {
-    let chain = Chain::open(variants)?;
+    let chain = Chain::open(variants, progress)?;
     let (mut resume, done) = match resume.map(|path| Resume::open(path, &chain)).transpose()? {
         Some((resume, done)) => (Some(resume), done),
         None => (None, Vec::new()),

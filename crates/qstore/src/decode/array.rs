@@ -9,6 +9,7 @@ use qstore_container::{ArrayKey, ChunkForm, ChunkRecord, Encoding, StoredArray};
 
 use qstore_kernels::DecodeError;
 
+use super::changed::or_changed;
 use super::given::GivenReader;
 use super::variant::{Variant, is_within};
 use crate::codec::{Codec, Given, Workspace, at_least, transpose, with_workspace};
@@ -42,12 +43,11 @@ impl ArrayReader {
         let (mut next, verbatim) = match &array.encoding {
             Encoding::Verbatim { file: kept, offset } => {
                 let path = variant.folder().join(variant.name().as_str()).join(kept.as_str());
-                if path.symlink_metadata().at(&path, "cannot open").is_ok()
-                    && !is_within(variant.folder(), &path)
-                {
+                if path.symlink_metadata().is_ok() && !is_within(variant.folder(), &path) {
                     return Err(Error::damaged(&path, "it is no regular file inside the store"));
                 }
-                let handle = File::open(&path).at(&path, "cannot open")?;
+                let handle = File::open(&path).at(&path, "cannot open");
+                let handle = handle.map_err(|e| or_changed(e, variant.folder(), variant.entry()))?;
                 (*offset, Some((path, handle)))
             }
             // What is read lies in its bundle.
@@ -133,13 +133,6 @@ impl ArrayReader {
     pub(super) fn damaged(&self, what: &dyn ToString) -> Error {
         let path = self.verbatim.as_ref().map_or(&self.variant.shard(self.shard).path, |(path, _)| path);
         Error::damaged(path, format!("{}: {}", self.stored().key, what.to_string()))
-    }
-
-    /// All of an array of 32-bit floats.
-    pub(crate) fn read_scales(&self) -> Result<Vec<f32>> {
-        let mut bytes = zeroed(self.bytes()?).at(self.variant.folder(), "cannot hold the scales")?;
-        self.read(0, &mut bytes)?;
-        Ok(bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect())
     }
 
     /// Decodes chunk `index` into `out`, which must have its length.

@@ -9,6 +9,7 @@ use qstore_container::{
 
 use super::variant::{Variant, content_hash};
 use crate::error::{Error, Result};
+use crate::scheme::is_one_a_row;
 
 impl Variant {
     /// Whether all that arrays and files refer to is there and fits.
@@ -53,7 +54,8 @@ impl Variant {
                             shape.reverse();
                         }
                         let fits = codes.dtype == Dtype::I8 && codes.shape == shape;
-                        if !fits || scale.dtype != Dtype::F32 || scale.shape != shape[..1] {
+                        let is_float = matches!(scale.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16);
+                        if !fits || !is_float || !is_one_a_row(&scale.shape, shape[0]) {
                             return Err(damaged("the codes or scales that it is given do not fit it"));
                         }
                     }

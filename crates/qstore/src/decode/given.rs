@@ -16,7 +16,7 @@ use crate::codec::{
 };
 use crate::error::{Error, IoContext as _, Result};
 use crate::file::zeroed;
-use crate::scheme::{FloatKind, GridArray, Steps};
+use crate::scheme::{FloatKind, GridArray, Steps, floats};
 
 /// An array of codes, wherever its bytes lie.
 pub(crate) trait CodeBytes: Debug + Send + Sync {
@@ -182,7 +182,7 @@ impl GivenReader {
         Ok(Some(match &array.encoding {
             Encoding::Residual { codes, scale, rounding, .. } => {
                 let rule = BinRule::LlmInt8 { rounding: *rounding, float: float()? };
-                let bins = RowBins::new(rule, variant.referred_array(scale)?.read_scales()?);
+                let bins = RowBins::new(rule, floats(&fetch(variant, scale)?).map_err(damaged)?);
                 Self::of_bins(CodeReader::new(variant.referred_array(codes)?, shape[1], None), bins)
             }
             Encoding::StepResidual { given, steps, .. } => {
@@ -246,13 +246,19 @@ fn open_steps(
     // There are no more groups than columns, and no scale has more than four bytes.
     let most = shape[0].saturating_mul(shape[1]).saturating_mul(4);
     Steps::open(grid, shape, |array: &ArrayRef| {
-        let entry = variant.stored(array)?;
         let reader = variant.referred_array(array)?;
         if reader.bytes()? > most {
             return Err(reader.damaged(&"it is larger than any grid of the matrix that it is to be of"));
         }
-        let mut bytes = zeroed(reader.bytes()?).at(variant.folder(), "cannot hold a grid")?;
-        reader.read(0, &mut bytes)?;
-        Ok(GridArray { dtype: entry.dtype, shape: entry.shape.clone(), bytes })
+        fetch(variant, array)
     })
+}
+
+/// All of a small array that `variant` refers to.
+fn fetch(variant: &Arc<Variant>, array: &ArrayRef) -> Result<GridArray> {
+    let entry = variant.stored(array)?;
+    let reader = variant.referred_array(array)?;
+    let mut bytes = zeroed(reader.bytes()?).at(variant.folder(), "cannot hold a grid")?;
+    reader.read(0, &mut bytes)?;
+    Ok(GridArray { dtype: entry.dtype, shape: entry.shape.clone(), bytes })
 }

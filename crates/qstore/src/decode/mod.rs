@@ -2,14 +2,15 @@
 
 mod array;
 mod bundles;
+mod changed;
 mod check;
 mod given;
 mod shard;
 mod variant;
 
 pub(crate) use array::ArrayReader;
+pub(crate) use changed::or_changed;
 pub(crate) use check::chunks_meet;
 pub(crate) use given::{CodeBytes, CodeReader, GivenReader};
-pub(crate) use shard::is_of_kept_variant;
 pub use variant::{TensorInfo, Variant};
 pub(crate) use variant::{content_hash, is_within};

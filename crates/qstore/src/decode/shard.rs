@@ -20,6 +20,8 @@ pub(crate) struct Shard {
     pub(crate) path: PathBuf,
     pub(crate) file: File,
     pub(crate) plan: ShardPlan,
+    /// Bytes of the file that are of no array: header, plan and list of chunks.
+    pub(crate) overhead: u64,
     records: Vec<ChunkRecord>,
     /// For each array of the plan the index of its first record.
     first_record: Vec<usize>,
@@ -61,7 +63,8 @@ impl Shard {
             read_range(&file, &path, range.start, range.end - range.start)
         };
         let (plan, chunks) = (section(header.plan_range())?, section(header.chunks_range())?);
-        bytes_read.fetch_add(header_bytes + (plan.len() + chunks.len()) as u64, Ordering::Relaxed);
+        let overhead = header_bytes + (plan.len() + chunks.len()) as u64;
+        bytes_read.fetch_add(overhead, Ordering::Relaxed);
         let ShardContents { plan, records, streams } =
             header.contents(&plan, &chunks).map_err(|e| damaged(&e))?;
         let mut first_record = Vec::with_capacity(plan.arrays.len());
@@ -75,7 +78,7 @@ impl Shard {
         let is_bundle = |(_, array): &(usize, &StoredArray)| matches!(array.key, ArrayKey::Bundle(_));
         let bundles = plan.arrays.iter().enumerate().filter(is_bundle);
         let bundles = bundles.map(|(index, array)| (array.key.clone(), index)).collect();
-        Ok(Self { path, file, plan, records, first_record, streams, bundles })
+        Ok(Self { path, file, plan, overhead, records, first_record, streams, bundles })
     }
 
     /// The records of the plan's array `index`.
@@ -84,9 +87,12 @@ impl Shard {
         &self.records[self.first_record[index]..end]
     }
 
-    /// Array `index` of the plan, and the bytes of its stream; for a slice its share of the bundle's.
+    /// Array `index` of the plan, and the bytes of its stream; for a slice its share of the bundle's, for one that is kept as it is its bytes in that file.
     pub(crate) fn array(&self, index: usize) -> (&StoredArray, u64) {
         let array = &self.plan.arrays[index];
+        if matches!(array.encoding, Encoding::Verbatim { .. }) {
+            return (array, array.bytes().unwrap_or(0));
+        }
         let Some((bundle, offset)) = self.slice(index) else { return (array, self.stream_bytes(index)) };
         // Rounded so that the shares of all slices add up to the bundle.
         let (whole, stored) = (self.plan.arrays[bundle].bytes().unwrap_or(0), self.stream_bytes(bundle));
@@ -119,21 +125,4 @@ fn unopened(path: &Path, source: std::io::Error) -> Error {
         _ => "cannot open",
     };
     Error::Io { path: path.to_owned(), what, source }
-}
-
-/// Whether the layer file `name` in `folder`, which no manifest need list, is of a variant that is kept as it is; false where that cannot be told.
-pub(crate) fn is_of_kept_variant(folder: &Path, name: &str) -> bool {
-    let path = folder.join(name);
-    let plan = || {
-        if !super::variant::is_within(folder, &path) {
-            return None;
-        }
-        let file = File::open(&path).ok()?;
-        let bytes = file.metadata().ok()?.len();
-        let header = read_safetensors_header(&file, &path, bytes, |what| Error::damaged(&path, what)).ok()?;
-        let range = ShardHeader::parse(header, bytes).ok()?.plan_range().ok()?;
-        ShardPlan::parse(&read_range(&file, &path, range.start, range.end - range.start).ok()?).ok()
-    };
-    let kept = |plan: ShardPlan| plan.arrays.iter().any(|a| matches!(a.encoding, Encoding::Verbatim { .. }));
-    plan().is_some_and(kept)
 }

@@ -53,7 +53,7 @@ pub struct TensorInfo {
     pub encoding: &'static str,
     /// The variant whose tensors it is stored given or equal to.
     pub given: Option<VariantName>,
-    /// Bytes that it takes in the variant's layer.
+    /// Bytes that it takes in the store.
     pub stored_bytes: u64,
 }
 
@@ -222,24 +222,31 @@ impl Variant {
         self.shards.last().map_or(&[], |shard| &shard.plan.empty_folders)
     }
 
-    /// Every array with what it takes in the layer, in the order of storage.
+    /// Every array with what it takes in the store, in the order of storage.
     pub(crate) fn arrays(&self) -> impl Iterator<Item = (&StoredArray, u64)> {
         self.shards.iter().flat_map(|shard| (0..shard.plan.arrays.len()).map(|index| shard.array(index)))
     }
 
-    /// An array with what it takes in the layer.
+    /// An array with what it takes in the store.
     pub(crate) fn stored_size(&self, key: &ArrayKey) -> Option<(&StoredArray, u64)> {
         self.places.get(key).map(|&(shard, at)| self.shards[shard].array(at))
     }
 
-    /// Every array as a quantisation scheme sees it.
+    /// Bytes of its layer that are of no array.
+    pub(crate) fn overhead(&self) -> u64 {
+        self.shards.iter().map(|shard| shard.overhead).sum()
+    }
+
+    /// Every tensor as a quantisation scheme sees it.
     pub(crate) fn array_infos(&self) -> Vec<ArrayInfo> {
-        let info = |(a, _): (&StoredArray, u64)| ArrayInfo {
-            key: a.key.clone(),
-            dtype: a.dtype,
-            shape: a.shape.clone(),
-        };
-        self.arrays().map(info).collect()
+        let mut infos = Vec::with_capacity(self.places.len());
+        for file in self.files() {
+            let FileContent::Safetensors { tensors, .. } = &file.content else { continue };
+            let path: Arc<str> = file.path.as_str().into();
+            let arrays = tensors.iter().filter_map(|name| self.own(&ArrayKey::Tensor(name.clone())));
+            infos.extend(arrays.filter_map(|a| ArrayInfo::new(&a.key, &path, a.dtype, &a.shape)));
+        }
+        infos
     }
 
     /// Every tensor, in the order of storage.

@@ -1,6 +1,5 @@
 //! Writing a layer: its shards, and the kept files of a verbatim variant.
 
-use std::fs::{self, File};
 use std::ops::Range;
 use std::slice;
 use std::sync::Arc;
@@ -17,7 +16,7 @@ use super::spare::Spare;
 use super::steps::Member;
 use super::{CodedBundle, Done, Stored, Target};
 use crate::decode::content_hash;
-use crate::durable::FileWriter;
+use crate::disk::{FileWriter, create_dir_all, create_new};
 use crate::error::{Error, IoContext as _, Result};
 use crate::ingest::{Source, SourceArray, SourceContent};
 use crate::plan::{Action, PlannedArray, most_bundles};
@@ -166,8 +165,8 @@ impl<'a> LayerWriter<'a> {
         let kept = if self.target.verbatim {
             let path = self.target.folder.join(self.name.as_str()).join(file.path.as_str());
             let parent = path.parent().unwrap_or(self.target.folder);
-            fs::create_dir_all(parent).at(parent, "cannot create")?;
-            let handle = File::create(&path).at(&path, "cannot create")?;
+            create_dir_all(parent).at(parent, "cannot create")?;
+            let handle = create_new(&path).at(&path, "cannot create")?;
             Some(FileWriter::new(path, handle, self.target.syncs))
         } else {
             None
@@ -315,7 +314,7 @@ impl<'a> LayerWriter<'a> {
         if self.target.verbatim {
             for folder in &self.source.empty_folders {
                 let path = self.target.folder.join(self.name.as_str()).join(folder.as_str());
-                fs::create_dir_all(&path).at(&path, "cannot create")?;
+                create_dir_all(&path).at(&path, "cannot create")?;
             }
         }
         let Self { source, files, mut ended, .. } = self;
@@ -323,7 +322,7 @@ impl<'a> LayerWriter<'a> {
         ended.add(self.shard, self.name, files, source.empty_folders.clone())?;
         Ok(VariantEntry {
             name: self.name.clone(),
-            scheme: scheme_of(source)?,
+            scheme: scheme_of(source),
             dtype: main_dtype(source),
             given: ended.given,
             content,
@@ -334,6 +333,8 @@ impl<'a> LayerWriter<'a> {
             layer: ended.shards,
             verbatim: self.target.verbatim,
             given_only: None,
+            excluded: source.excluded.clone(),
+            unshared: Vec::new(),
         })
     }
 }
@@ -368,18 +369,9 @@ fn main_dtype(source: &Source) -> String {
 }
 
 /// How the variant is quantised: a scheme of ours, else what its `config.json` says, else `none`.
-fn scheme_of(source: &Source) -> Result<String> {
+fn scheme_of(source: &Source) -> String {
     if let Some(group) = find_groups(&source.array_infos()).first() {
-        return Ok(group.grid.scheme().name().to_owned());
+        return group.grid.scheme().name().to_owned();
     }
-    let config = source.arrays.iter().find(|a| a.key.to_string() == "file:config.json" && a.bytes <= 1 << 24);
-    let Some(config) = config else { return Ok("none".to_owned()) };
-    let mut text = vec![0; usize::try_from(config.bytes).unwrap_or(0)];
-    source.read(config, 0, &mut text)?;
-    // A config that is no JSON is some other file of that name, and stored like any.
-    let config: serde_json::Value = serde_json::from_slice(&text).unwrap_or_default();
-    let method = config.pointer("/quantization_config/quant_method").and_then(serde_json::Value::as_str);
-    // It ends up in the manifest and on terminals, so it has to look like a name.
-    let is_name = |method: &&str| method.len() <= 64 && method.bytes().all(|b| b.is_ascii_graphic());
-    Ok(method.filter(is_name).unwrap_or("none").to_owned())
+    source.declared_method().unwrap_or_else(|| "none".to_owned())
 }

@@ -18,7 +18,7 @@ use rayon::prelude::*;
 
 use crate::codec::{Given, Workspace, at_least, transpose, with_workspace};
 use crate::decode::Variant;
-use crate::durable::Syncs;
+use crate::disk::Syncs;
 use crate::error::{Error, Result};
 use crate::file::zeroed;
 use crate::ingest::{Source, SourceArray};
@@ -66,15 +66,16 @@ pub(crate) fn write_layer(
 ) -> Result<VariantEntry> {
     progress.begin(&format!("storing {name}"), source.raw_bytes())?;
     let lower: Vec<_> = target.lower.iter().cloned().map(Lower::Stored).collect();
-    let pairs = Pairs::find(source, &lower)?;
+    let pairs = if target.verbatim { Pairs::default() } else { Pairs::find(source, &lower) };
     let small: Vec<bool> =
         source.arrays.iter().map(|array| !target.verbatim && is_small(array, &pairs)).collect();
     let shards = shards(source, target.shard_size);
+    let duplicates = Duplicates::new(source, name, target.lower, (&pairs, &small), progress)?;
     let mut planner = Planner {
         source,
         name,
         pairs,
-        duplicates: Duplicates::new(source, name, target.lower)?,
+        duplicates,
         bundles: Bundles::default(),
         small: &small,
         verbatim: target.verbatim,
@@ -90,11 +91,8 @@ pub(crate) fn write_layer(
     };
     let steps = Steps::new(&mut planner, &shards);
     pipeline::ordered(target.pool, target.window, steps, Step::holds, work, sink)?;
-    // Kept as it is, it is given nothing, and nothing is to be said of that.
-    if !target.verbatim {
-        planner.pairs.report(name.as_str(), progress)?;
-    }
-    writer.finish()
+    let entry = writer.finish()?;
+    Ok(VariantEntry { unshared: planner.pairs.unshared(), ..entry })
 }
 
 /// What became of a step.

@@ -1,6 +1,5 @@
 //! Writing one shard file: streams as they come, the header last.
 
-use std::fs::{self, File};
 use std::path::Path;
 
 use qstore_container::{
@@ -8,7 +7,7 @@ use qstore_container::{
 };
 use qstore_container::{OriginalFile, RelativePath, VariantName, write_chunks};
 
-use crate::durable::{FileWriter, Syncs};
+use crate::disk::{FileWriter, Syncs, create_new, rename};
 use crate::error::{Error, IoContext as _, Result};
 
 /// A shard that is being written under a temporary name.
@@ -32,7 +31,7 @@ impl<'a> ShardWriter<'a> {
     ) -> Result<Self> {
         let path = folder.join(format!("arrays-from-{first}.tmp"));
         let reserved = ShardLayout::reserve(keys, bytes);
-        let file = File::create(&path).at(&path, "cannot create")?;
+        let file = create_new(&path).at(&path, "cannot create")?;
         let mut file = FileWriter::new(path, file, syncs);
         file.seek(reserved)?;
         Ok(Self { file, reserved, layout: ShardLayout::default(), records: Vec::new(), arrays: Vec::new() })
@@ -84,7 +83,7 @@ impl<'a> ShardWriter<'a> {
             .parse()
             .map_err(|e| Error::input(&path, e))?;
         let named = path.with_file_name(name.as_str());
-        fs::rename(&path, &named).at(&named, "cannot rename")?;
+        rename(&path, &named).at(&named, "cannot rename")?;
         Ok((LayerFile { name, bytes, id }, given))
     }
 }

@@ -1,33 +1,103 @@
 //! Reading a Hugging Face style folder.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs::File;
 use std::path::Path;
 use std::sync::OnceLock;
 use std::time::SystemTime;
 
 use qstore_container::{ArrayKey, Dtype, Manifest, RelativePath, SafetensorsHeader};
-use serde_json::Value;
 
+use super::exclude::Exclude;
 use super::source::{Origin, Source, SourceArray, SourceContent, SourceFile};
+use super::whole::{Finding, Kind, lfs_size, look};
 use crate::error::{Error, IoContext as _, Result};
-use crate::file::read_safetensors_header;
+use crate::file::{read_exact_at, read_safetensors_header};
+use crate::progress::Progress;
 
-/// Lists every file below `root`, links followed, and parses the headers of those that end in `.safetensors`.
+/// How a folder is read.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Scan {
+    /// What of it is left out.
+    pub(crate) exclude: Exclude,
+    /// Refuse a folder that is not whole, where else that is told.
+    pub(crate) strict: bool,
+}
+
+/// Lists every file below `root`, links followed, and parses the headers of those that are safetensors, whatever their names. What a user should know of the
+/// folder is told.
 ///
 /// # Errors
-/// No such folder, an unreadable file, a safetensors file that could not be restored exactly, an index that names a missing shard, or something
-/// that is neither file nor folder.
-pub(crate) fn scan_folder(root: &Path) -> Result<Source> {
+/// No such folder, an unreadable file, a safetensors file that could not be restored exactly, or something that is neither file nor folder; a folder that
+/// is not whole, if `scan` says so.
+pub(crate) fn scan_folder(root: &Path, scan: &Scan, progress: &dyn Progress) -> Result<Source> {
     if root.is_file() {
         return Err(Error::usage(format!("{}: this is a file; give the model's folder", root.display())));
     }
     if !root.is_dir() {
         return Err(Error::missing(root, "no such folder"));
     }
+    let Listing { files, empty_folders, excluded } = list(root, scan, progress)?;
+    let mut source = Source {
+        files: Vec::with_capacity(files.len()),
+        empty_folders,
+        arrays: Vec::new(),
+        excluded: scan.exclude.texts().map(str::to_owned).collect(),
+        origin: Origin::Folder {
+            root: root.to_owned(),
+            handles: files.iter().map(|_| OnceLock::new()).collect(),
+        },
+    };
+    for (path, bytes, modified) in files {
+        progress.advance(0)?;
+        let content = add_file(&mut source, root, &path, bytes)?;
+        source.files.push(SourceFile { path, bytes, modified, content });
+    }
+    make_keys_distinct(&mut source);
+    for Finding { path, what, kind } in look(&source, progress)? {
+        let path = path.map_or_else(|| root.to_owned(), |path| root.join(path.as_str()));
+        if kind == Kind::NoWeights || scan.strict && kind != Kind::Note {
+            return Err(Error::input(path, what));
+        }
+        progress.warn(&format!("{}: {what}", path.display()))?;
+    }
+    for (pattern, _) in scan.exclude.texts().zip(&excluded).filter(|(_, used)| !**used) {
+        progress.warn(&format!("{}: nothing in it matches --exclude {pattern}", root.display()))?;
+    }
+    Ok(source)
+}
+
+/// What is in a folder.
+struct Listing {
+    /// With size and time.
+    files: Vec<(RelativePath, u64, Option<SystemTime>)>,
+    /// Those in which nothing is.
+    empty_folders: Vec<RelativePath>,
+    /// For each pattern whether something was left out by it.
+    excluded: Vec<bool>,
+}
+
+fn list(root: &Path, scan: &Scan, progress: &dyn Progress) -> Result<Listing> {
+    let mut excluded = vec![false; scan.exclude.texts().count()];
     let mut files = Vec::new();
     let mut folders = BTreeSet::new();
-    for entry in walkdir::WalkDir::new(root).follow_links(true).min_depth(1).sort_by_file_name() {
+    let mut entries =
+        walkdir::WalkDir::new(root).follow_links(true).min_depth(1).sort_by_file_name().into_iter();
+    while let Some(entry) = entries.next() {
+        progress.advance(0)?;
+        let path = match &entry {
+            Ok(entry) => Some(entry.path()),
+            // A link that leads nowhere can be left out, too.
+            Err(error) => error.path(),
+        };
+        let below = path.and_then(|path| path.strip_prefix(root).ok()).and_then(Path::to_str);
+        if let Some(pattern) = below.and_then(|path| scan.exclude.find(path)) {
+            excluded[pattern] = true;
+            if entry.is_ok_and(|entry| entry.file_type().is_dir()) {
+                entries.skip_current_dir();
+            }
+            continue;
+        }
         let entry = entry.map_err(|e| walk_error(root, e))?;
         let path = relative(root, entry.path())?;
         if entry.file_type().is_dir() {
@@ -36,10 +106,8 @@ pub(crate) fn scan_folder(root: &Path) -> Result<Source> {
             let data = entry.metadata().map_err(|e| walk_error(root, e))?;
             files.push((path, data.len(), data.modified().ok()));
         } else {
-            return Err(Error::input(
-                entry.path(),
-                "it is neither a file nor a folder; remove it or pack another folder",
-            ));
+            let what = "it is neither a file nor a folder; remove it, or leave it out (--exclude)";
+            return Err(Error::input(entry.path(), what));
         }
     }
     if files.is_empty() {
@@ -48,37 +116,28 @@ pub(crate) fn scan_folder(root: &Path) -> Result<Source> {
     if files.iter().any(|(path, ..)| path.as_str() == Manifest::FILE_NAME) {
         return Err(Error::input(root, "this folder is itself a store; give the model's folder"));
     }
-    let empty_folders = folders.into_iter().filter(|f| !has_children(f, &files)).collect::<Vec<_>>();
     // Folders that only contain empty folders are restored along with those.
-    let empty_folders =
-        empty_folders.iter().filter(|f| !empty_folders.iter().any(|g| is_below(g, f))).cloned().collect();
-
-    let mut source = Source {
-        files: Vec::with_capacity(files.len()),
-        empty_folders,
-        arrays: Vec::new(),
-        origin: Origin::Folder {
-            root: root.to_owned(),
-            handles: files.iter().map(|_| OnceLock::new()).collect(),
-        },
-    };
-    for (path, bytes, modified) in files {
-        let content = add_file(&mut source, root, &path, bytes)?;
-        source.files.push(SourceFile { path, bytes, modified, content });
-    }
-    make_keys_distinct(&mut source);
-    check_indices(&source, root)?;
-    Ok(source)
+    let paths = files.iter().map(|(path, ..)| path).chain(&folders);
+    let parents: HashSet<String> =
+        paths.filter_map(|path| Some(path.as_str().rsplit_once('/')?.0.to_owned())).collect();
+    let empty_folders = folders.iter().filter(|folder| !parents.contains(folder.as_str())).cloned().collect();
+    Ok(Listing { files, empty_folders, excluded })
 }
 
 fn walk_error(root: &Path, error: walkdir::Error) -> Error {
     let path = error.path().unwrap_or(root).to_owned();
     if error.loop_ancestor().is_some() {
-        return Error::input(path, "this link leads back to a folder above it; remove it");
+        return Error::input(
+            path,
+            "this link leads back to a folder above it; remove it, or leave it out (--exclude)",
+        );
     }
     let broken = path.is_symlink() && !path.exists();
     match error.into_io_error() {
-        Some(_) if broken => Error::input(path, "this link leads nowhere; was the download complete?"),
+        Some(_) if broken => Error::input(
+            path,
+            "this link leads nowhere; was the download complete? If it is of no use, leave it out (--exclude)",
+        ),
         Some(source) => Error::Io { path, what: "cannot read", source },
         None => Error::input(path, "cannot be read"),
     }
@@ -87,26 +146,16 @@ fn walk_error(root: &Path, error: walkdir::Error) -> Error {
 fn relative(root: &Path, path: &Path) -> Result<RelativePath> {
     let below = path.strip_prefix(root).map_err(|_| Error::input(path, "it is not below the folder"))?;
     let parts: Option<Vec<&str>> = below.components().map(|c| c.as_os_str().to_str()).collect();
-    let parts = parts.ok_or_else(|| Error::input(path, "its name is not UTF-8; rename it"))?;
+    let parts = parts
+        .ok_or_else(|| Error::input(path, "its name is not UTF-8; rename it, or leave it out (--exclude)"))?;
     parts.join("/").parse().map_err(|e| Error::input(path, e))
-}
-
-fn has_children(folder: &RelativePath, files: &[(RelativePath, u64, Option<SystemTime>)]) -> bool {
-    files.iter().any(|(path, ..)| is_below(path, folder))
-}
-
-fn is_below(path: &RelativePath, folder: &RelativePath) -> bool {
-    path.as_str().strip_prefix(folder.as_str()).is_some_and(|rest| rest.starts_with('/'))
 }
 
 /// Adds the arrays of a file, which is yet to be pushed.
 fn add_file(source: &mut Source, root: &Path, path: &RelativePath, bytes: u64) -> Result<SourceContent> {
     let file = source.files.len();
     let full = root.join(path.as_str());
-    if path.as_str().ends_with(".safetensors") {
-        let handle = File::open(&full).at(&full, "cannot open")?;
-        let header = read_safetensors_header(&handle, &full, bytes, |what| Error::input(&full, what))?;
-        let header = SafetensorsHeader::parse(header, bytes).map_err(|e| Error::input(&full, e))?;
+    if let Some(header) = header_of(&full, bytes)? {
         let first = source.arrays.len();
         source.arrays.extend(header.tensors.into_iter().map(|tensor| SourceArray {
             key: ArrayKey::Tensor(tensor.name),
@@ -128,6 +177,31 @@ fn add_file(source: &mut Source, root: &Path, path: &RelativePath, bytes: u64) -
             offset: 0,
         });
         Ok(SourceContent::Opaque(source.arrays.len() - 1))
+    }
+}
+
+/// The header of a safetensors file; `None` for others. Files of other names can be safetensors as well, such as the blobs of Git LFS and of hubs' caches;
+/// one that does not turn out to be whole is then just a file.
+fn header_of(path: &Path, bytes: u64) -> Result<Option<SafetensorsHeader>> {
+    let is_named = path.extension().is_some_and(|extension| extension == "safetensors");
+    if !is_named && bytes < 10 {
+        return Ok(None);
+    }
+    let handle = File::open(path).at(path, "cannot open")?;
+    let mut start = vec![0; usize::try_from(bytes.min(1024)).unwrap_or(0)];
+    read_exact_at(&handle, &mut start, 0).at(path, "cannot read")?;
+    // A length, of which at least three bytes are 0 in a file of its size, and the beginning of JSON.
+    let looks_so = start.get(5..8) == Some(&[0; 3]) && start.get(8) == Some(&b'{');
+    if is_named && lfs_size(&start).is_some() || !is_named && !looks_so {
+        return Ok(None);
+    }
+    let read = || {
+        let header = read_safetensors_header(&handle, path, bytes, |what| Error::input(path, what))?;
+        SafetensorsHeader::parse(header, bytes).map_err(|e| Error::input(path, e))
+    };
+    match read() {
+        Err(Error::Input { .. }) if !is_named => Ok(None),
+        result => result.map(Some),
     }
 }
 
@@ -154,37 +228,15 @@ fn make_keys_distinct(source: &mut Source) {
     }
 }
 
-/// A shard that an index names must be there: a folder without it is a download that did not finish.
-fn check_indices(source: &Source, root: &Path) -> Result<()> {
-    for file in source.files.iter().filter(|f| f.path.as_str().ends_with(".safetensors.index.json")) {
-        let path = root.join(file.path.as_str());
-        let text = std::fs::read(&path).at(&path, "cannot read")?;
-        let index: Value =
-            serde_json::from_slice(&text).map_err(|e| Error::input(&path, format!("it is not JSON: {e}")))?;
-        let Some(map) = index.get("weight_map").and_then(Value::as_object) else {
-            return Err(Error::input(
-                &path,
-                "it has no weight_map; is it the index of a sharded checkpoint?",
-            ));
-        };
-        let folder =
-            file.path.as_str().rsplit_once('/').map_or(String::new(), |(folder, _)| format!("{folder}/"));
-        for shard in map.values().filter_map(Value::as_str).collect::<BTreeSet<_>>() {
-            let wanted = format!("{folder}{shard}");
-            if !source.files.iter().any(|f| f.path.as_str() == wanted) {
-                let what =
-                    format!("it names the shard {shard}, which is not there; was the download complete?");
-                return Err(Error::input(&path, what));
-            }
-        }
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::progress::Silent;
     use std::fs;
+
+    fn scan_folder(root: &Path) -> Result<Source> {
+        super::scan_folder(root, &Scan { strict: true, ..Scan::default() }, &Silent)
+    }
 
     fn safetensors(tensors: &[(&str, &[u8])]) -> Vec<u8> {
         let views = tensors.iter().map(|(name, data)| {

@@ -1,9 +1,12 @@
 //! A variant's folder, as its producer wrote it, seen as files and arrays.
 
+mod exclude;
 mod folder;
 mod shared;
 mod source;
+mod whole;
 
-pub(crate) use folder::scan_folder;
+pub(crate) use exclude::Exclude;
+pub(crate) use folder::{Scan, scan_folder};
 pub(crate) use shared::SharedArray;
-pub(crate) use source::{Source, SourceArray, SourceContent};
+pub(crate) use source::{Source, SourceArray, SourceContent, SourceFile};

@@ -6,12 +6,15 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::SystemTime;
 
-use qstore_container::{ArrayKey, Dtype, FileContent, RelativePath};
+use qstore_container::{ArrayKey, Dtype, FileContent, Hash128, RelativePath};
 
 use crate::decode::{ArrayReader, Variant};
 use crate::error::{Error, IoContext as _, Result};
 use crate::file::{read_exact_at, zeroed};
 use crate::scheme::ArrayInfo;
+
+/// The largest `config.json` that is looked at.
+const CONFIG_BYTES: u64 = 1 << 24;
 
 /// All of a variant: its files, and the arrays that they are made of, read by range.
 #[derive(Debug)]
@@ -19,6 +22,8 @@ pub(crate) struct Source {
     pub(crate) files: Vec<SourceFile>,
     pub(crate) empty_folders: Vec<RelativePath>,
     pub(crate) arrays: Vec<SourceArray>,
+    /// Patterns of what was left out of the folder.
+    pub(crate) excluded: Vec<String>,
     pub(crate) origin: Origin,
 }
 
@@ -85,6 +90,7 @@ impl Source {
             files: Vec::new(),
             empty_folders: variant.empty_folders().to_vec(),
             arrays: Vec::new(),
+            excluded: variant.entry().excluded.clone(),
             origin: Origin::Stored { variant: variant.clone(), last: Mutex::new(None) },
         };
         for (file, original) in variant.files().iter().enumerate() {
@@ -115,10 +121,44 @@ impl Source {
         Ok(source)
     }
 
-    /// Every array as a quantisation scheme sees it.
+    /// Every tensor as a quantisation scheme sees it.
     pub(crate) fn array_infos(&self) -> Vec<ArrayInfo> {
-        let info = |a: &SourceArray| ArrayInfo { key: a.key.clone(), dtype: a.dtype, shape: a.shape.clone() };
-        self.arrays.iter().map(info).collect()
+        let paths: Vec<Arc<str>> = self.files.iter().map(|file| file.path.as_str().into()).collect();
+        let info = |a: &SourceArray| ArrayInfo::new(&a.key, &paths[a.file], a.dtype, &a.shape);
+        self.arrays.iter().filter_map(info).collect()
+    }
+
+    /// The names that the tensors of a file have in it.
+    pub(crate) fn names_of(&self, file: &SourceFile) -> Vec<String> {
+        let path: Arc<str> = file.path.as_str().into();
+        let SourceContent::Safetensors { arrays, .. } = &file.content else { return Vec::new() };
+        let arrays = arrays.iter().map(|index| &self.arrays[*index]);
+        arrays.filter_map(|a| Some(ArrayInfo::new(&a.key, &path, a.dtype, &[])?.name)).collect()
+    }
+
+    /// What `config.json` calls the way in which the variant is quantised.
+    pub(crate) fn declared_method(&self) -> Option<String> {
+        let config = self
+            .arrays
+            .iter()
+            .find(|a| matches!(&a.key, ArrayKey::File(path) if path.as_str() == "config.json"));
+        let config = config.filter(|config| config.bytes <= CONFIG_BYTES)?;
+        let mut text = vec![0; usize::try_from(config.bytes).ok()?];
+        self.read(config, 0, &mut text).ok()?;
+        // A config that is no JSON is some other file of that name.
+        let config: serde_json::Value = serde_json::from_slice(&text).ok()?;
+        let method = config.pointer("/quantization_config/quant_method")?.as_str()?;
+        // It ends up in the manifest and on terminals, so it has to look like a name.
+        let is_name = method.len() <= 64 && method.bytes().all(|b| b.is_ascii_graphic());
+        is_name.then(|| method.to_owned())
+    }
+
+    /// The hash of an array, where it is known without reading it.
+    pub(crate) fn known_hash(&self, array: &SourceArray) -> Option<Hash128> {
+        match &self.origin {
+            Origin::Stored { variant, .. } => variant.stored_array(&array.key).ok()?.hash,
+            Origin::Folder { .. } => None,
+        }
     }
 
     /// The path that errors about the whole variant name.

@@ -1,6 +1,6 @@
 //! The cheapest way to code one array by itself or given what its [`Pairs`] offer.
 
-use qstore_container::{Grid, VariantName};
+use qstore_container::{Grid, VariantName, Why};
 
 use super::fit::{self, Fit};
 use super::matrix::Matrix;
@@ -36,7 +36,7 @@ impl Chooser<'_> {
 
     /// Whether an array needs no other, and is no matrix of codes whose meaning is known.
     fn stands_alone(&self, array: &SourceArray) -> bool {
-        self.pairs.of(&array.key).is_empty() && self.pairs.own(&array.key).is_none()
+        !self.pairs.is_paired(&array.key)
     }
 
     /// The cheapest way to code `array`.
@@ -56,7 +56,7 @@ impl Chooser<'_> {
             best = best.or_better(fit::candidates(array, grid, &sample));
         }
         if best.coding.encoding.is_residual() {
-            self.pairs.used(&array.key);
+            self.pairs.shares(&array.key);
         }
         Ok(best.coding)
     }
@@ -81,8 +81,11 @@ impl Chooser<'_> {
                 // A quantiser that rounds in no known way has moved its weights.
                 if fit.as_ref().is_none_or(|fit| !fit.helps()) {
                     match pair.open()? {
+                        Ok(given) if given.steps.stride().is_none() => {
+                            self.pairs.refuse(&array.key, pair, Why::UnevenGroups);
+                        }
                         Ok(given) => fit = residual::fit_steps(&matrix, float, &given)?.or(fit),
-                        Err(why) => self.pairs.refuse(pair, &why),
+                        Err(what) => self.pairs.refuse(&array.key, pair, Why::Malformed { what }),
                     }
                 }
                 // A square matrix could be either; one that fits is not the other as well.
@@ -125,7 +128,7 @@ impl Chooser<'_> {
         for pair in pairs {
             match pair.open()? {
                 Ok(given) => fits.extend(codes::fit_given(&matrix, (&steps, &grid), &given)?),
-                Err(why) => self.pairs.refuse(pair, &why),
+                Err(what) => self.pairs.refuse(&array.key, pair, Why::Malformed { what }),
             }
         }
         Ok(fits)

@@ -1,7 +1,7 @@
 //! Arrays whose bytes are stored already.
 
+use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use qstore_container::{ArrayKey, ArrayRef, Hash128, VariantName};
@@ -12,6 +12,7 @@ use crate::decode::Variant;
 use crate::error::{IoContext as _, Result};
 use crate::file::zeroed;
 use crate::ingest::{Source, SourceArray};
+use crate::progress::Progress;
 
 /// Bytes at either end of an array that tell it from most others.
 const ENDS: u64 = 4 << 10;
@@ -21,27 +22,39 @@ const REFERENCE_BYTES: u64 = 64;
 const PIECE: u64 = 4 << 20;
 
 /// Finds equal arrays: by hash here; whoever stores a reference compares the bytes.
-#[derive(Debug)]
 pub(crate) struct Duplicates<'a> {
     source: &'a Source,
     name: &'a VariantName,
+    progress: &'a dyn Progress,
     /// Arrays of the variants below, by size and hash.
     stored: HashMap<u64, HashMap<Hash128, (Arc<Variant>, ArrayKey)>>,
-    /// Arrays of the source that were looked at and are not references, by size and hash of their ends.
-    own: HashMap<(u64, Hash128), Vec<usize>>,
-    /// The same of small ones, by size and hash.
+    /// For each array of the source that has the size and ends of another its place in [`Self::sets`].
+    set_of: HashMap<usize, usize>,
+    /// Arrays of the source that are alike at first sight. Of equal ones the first is stored, and the others refer to it.
+    sets: Vec<Vec<usize>>,
+    /// Of arrays of the source that were asked about.
+    hashes: HashMap<usize, Hash128>,
+    /// Small ones that are no references, by size and hash.
     own_small: HashMap<(u64, Hash128), usize>,
 }
 
 impl<'a> Duplicates<'a> {
-    /// For the arrays of `source`, which will be variant `name`, above the variants `lower`.
-    pub(crate) fn new(source: &'a Source, name: &'a VariantName, lower: &[Arc<Variant>]) -> Result<Self> {
-        let sizes: HashSet<u64> = source.arrays.iter().map(|array| array.bytes).collect();
+    /// For the arrays of `source`, which will be variant `name`, above the variants `lower`; `small` says which are small.
+    pub(crate) fn new(
+        source: &'a Source,
+        name: &'a VariantName,
+        lower: &[Arc<Variant>],
+        (pairs, small): (&Pairs, &[bool]),
+        progress: &'a dyn Progress,
+    ) -> Result<Self> {
+        let mut sizes: HashMap<u64, usize> = HashMap::new();
+        source.arrays.iter().for_each(|array| *sizes.entry(array.bytes).or_default() += 1);
         let mut stored: HashMap<u64, HashMap<Hash128, _>> = HashMap::new();
         for variant in lower {
             for (array, _) in variant.arrays() {
+                progress.advance(0)?;
                 let bytes = array.bytes().unwrap_or(0);
-                if !sizes.contains(&bytes) {
+                if !sizes.contains_key(&bytes) {
                     continue;
                 }
                 let hash = match array.hash {
@@ -53,7 +66,28 @@ impl<'a> Duplicates<'a> {
                 of_size.entry(hash).or_insert_with(|| (variant.clone(), array.key.clone()));
             }
         }
-        Ok(Self { source, name, stored, own: HashMap::new(), own_small: HashMap::new() })
+        let mut alike: HashMap<(u64, Hash128), Vec<usize>> = HashMap::new();
+        for (index, array) in source.arrays.iter().enumerate() {
+            if small[index] || array.bytes == 0 || sizes[&array.bytes] < 2 {
+                continue;
+            }
+            progress.advance(0)?;
+            let ends = source.known_hash(array).map_or_else(|| hash_of_ends(source, array), Ok)?;
+            alike.entry((array.bytes, ends)).or_default().push(index);
+        }
+        // What may be given codes is not to be stored as equal to what may not; and files that people see not as equal to hidden ones.
+        let rank = |index: &usize| {
+            let array = &source.arrays[*index];
+            let path = &source.files[array.file].path;
+            let hidden = path.components().filter(|part| part.starts_with('.')).count();
+            (!pairs.is_paired(&array.key), hidden, path.components().count(), *index)
+        };
+        let mut sets: Vec<_> = alike.into_values().filter(|set| set.len() > 1).collect();
+        sets.iter_mut().for_each(|set| set.sort_by_key(rank));
+        let members = sets.iter().enumerate().flat_map(|(at, set)| set.iter().map(move |index| (*index, at)));
+        let set_of = members.collect();
+        let (hashes, own_small) = (HashMap::new(), HashMap::new());
+        Ok(Self { source, name, progress, stored, set_of, sets, hashes, own_small })
     }
 
     /// As [`find`](Self::find), of a small tensor with these bytes, which are compared here; and their hash.
@@ -88,47 +122,73 @@ impl<'a> Duplicates<'a> {
         }
     }
 
-    /// An array with the same bytes as array `index` of the source: in a variant below, or among those asked about before.
+    /// An array with the same bytes as array `index` of the source: in a variant below, or in the source itself.
     /// What a grid is made of refers to no residual: readers refuse residuals of which a grid is itself one.
     pub(crate) fn find(&mut self, index: usize, pairs: &Pairs) -> Result<Option<(ArrayRef, Original)>> {
-        let array = &self.source.arrays[index];
-        if array.bytes == 0 {
+        if self.source.arrays[index].bytes == 0 {
             return Ok(None);
         }
-        let plain = pairs.is_of_grid(&array.key);
-        if let Some(of_size) = self.stored.get(&array.bytes) {
-            let hash = hash(self.source, array)?;
-            if let Some((variant, key)) = of_size.get(&hash)
-                && !(plain && is_residual(variant, key)?)
-            {
-                return Ok(Some((variant.origin(key), Original::Stored(Box::new(variant.array(key)?)))));
-            }
+        if let Some((variant, key)) = self.stored_twin(index, pairs)? {
+            let reader = variant.array(&key)?;
+            return Ok(Some((variant.origin(&key), Original::Stored(Box::new(reader)))));
         }
-        let ends = (array.bytes, self.hash_of_ends(array)?);
-        let alike = self.own.entry(ends).or_default();
-        for &other in alike.iter() {
-            let original = &self.source.arrays[other];
-            if plain && !pairs.of(&original.key).is_empty() {
+        let Some(&set) = self.set_of.get(&index) else { return Ok(None) };
+        let before = self.sets[set].iter().copied().take_while(|other| *other != index);
+        for other in before.collect::<Vec<_>>() {
+            let original = &self.source.arrays[other].key;
+            let is_residual = !pairs.of(original).is_empty();
+            if is_residual && pairs.is_of_grid(&self.source.arrays[index].key) {
                 continue;
             }
-            let short = array.bytes <= 2 * ENDS;
-            if short || hash(self.source, array)? == hash(self.source, original)? {
-                let to = ArrayRef { variant: self.name.clone(), array: original.key.clone() };
+            // One that refers to a variant below is no original.
+            let same =
+                self.hash_of(index)? == self.hash_of(other)? && self.stored_twin(other, pairs)?.is_none();
+            if same {
+                let to = ArrayRef { variant: self.name.clone(), array: original.clone() };
                 return Ok(Some((to, Original::Own(other))));
             }
         }
-        alike.push(index);
         Ok(None)
     }
 
-    fn hash_of_ends(&self, array: &SourceArray) -> Result<Hash128> {
-        let length = usize::try_from(array.bytes.min(ENDS)).unwrap_or(0);
-        let mut ends = vec![0; 2 * length];
-        let (head, tail) = ends.split_at_mut(length);
-        self.source.read(array, 0, head)?;
-        self.source.read(array, array.bytes - length as u64, tail)?;
-        Ok(Hash128::of(&ends))
+    /// The array of a variant below that array `index` of the source refers to.
+    fn stored_twin(&mut self, index: usize, pairs: &Pairs) -> Result<Option<(Arc<Variant>, ArrayKey)>> {
+        let array = &self.source.arrays[index];
+        if !self.stored.contains_key(&array.bytes) {
+            return Ok(None);
+        }
+        let hash = self.hash_of(index)?;
+        let Some((variant, key)) = self.stored.get(&array.bytes).and_then(|of_size| of_size.get(&hash))
+        else {
+            return Ok(None);
+        };
+        let is_of_use = !(pairs.is_of_grid(&array.key) && is_residual(variant, key)?);
+        Ok(is_of_use.then(|| (variant.clone(), key.clone())))
     }
+
+    /// XXH3-128 of an array's bytes.
+    fn hash_of(&mut self, index: usize) -> Result<Hash128> {
+        if let Some(hash) = self.hashes.get(&index) {
+            return Ok(*hash);
+        }
+        let array = &self.source.arrays[index];
+        let hash = match self.source.known_hash(array) {
+            Some(hash) => hash,
+            None => hash(self.source, array, self.progress)?,
+        };
+        self.hashes.insert(index, hash);
+        Ok(hash)
+    }
+}
+
+/// XXH3-128 of the first and last bytes of an array.
+fn hash_of_ends(source: &Source, array: &SourceArray) -> Result<Hash128> {
+    let length = usize::try_from(array.bytes.min(ENDS)).unwrap_or(0);
+    let mut ends = vec![0; 2 * length];
+    let (head, tail) = ends.split_at_mut(length);
+    source.read(array, 0, head)?;
+    source.read(array, array.bytes - length as u64, tail)?;
+    Ok(Hash128::of(&ends))
 }
 
 /// Whether a stored array, or what it refers to, is a residual.
@@ -145,7 +205,7 @@ fn read(variant: &Arc<Variant>, key: &ArrayKey) -> Result<Vec<u8>> {
 }
 
 /// XXH3-128 of an array's bytes.
-fn hash(source: &Source, array: &SourceArray) -> Result<Hash128> {
+fn hash(source: &Source, array: &SourceArray, progress: &dyn Progress) -> Result<Hash128> {
     let mut hasher = XxHash3_128::new();
     let mut piece = vec![0; usize::try_from(array.bytes.min(PIECE)).unwrap_or(0)];
     let mut at = 0;
@@ -153,6 +213,7 @@ fn hash(source: &Source, array: &SourceArray) -> Result<Hash128> {
         let length = usize::try_from((array.bytes - at).min(PIECE)).unwrap_or(0);
         source.read(array, at, &mut piece[..length])?;
         hasher.write(&piece[..length]);
+        progress.advance(0)?;
         at += length as u64;
     }
     Ok(Hash128(hasher.finish_128()))

@@ -8,7 +8,7 @@ use crate::decode::{CodeReader, Variant, chunks_meet};
 use crate::error::{Error, IoContext as _, Result};
 use crate::file::zeroed;
 use crate::ingest::{SharedArray, Source};
-use crate::scheme::{ArrayInfo, GridArray};
+use crate::scheme::{ArrayInfo, GridArray, floats};
 
 /// Whatever an array may be given lies in one.
 #[derive(Debug, Clone)]
@@ -79,17 +79,13 @@ impl Lower {
         }
     }
 
-    /// All of an array of 32-bit floats; `None` if it is stored as a residual.
+    /// All of an array of scales; `None` if it is stored as a residual.
     pub(super) fn scales(&self, key: &ArrayKey) -> Result<Option<Vec<f32>>> {
-        if let Self::Stored(variant) = self {
-            let array = variant.array(key)?;
-            return if array.stored().encoding.is_residual() {
-                Ok(None)
-            } else {
-                array.read_scales().map(Some)
-            };
+        if let Self::Stored(variant) = self
+            && variant.array(key)?.stored().encoding.is_residual()
+        {
+            return Ok(None);
         }
-        let bytes = self.fetch(key)?.bytes;
-        Ok(Some(bytes.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()))
+        Ok(floats(&self.fetch(key)?).ok())
     }
 }

@@ -7,12 +7,15 @@ mod bundles;
 mod choose;
 mod codes;
 mod duplicates;
+mod endings;
 mod fit;
 mod given;
 mod grid;
 mod lower;
 mod matrix;
+mod notes;
 mod pairs;
+mod precision;
 mod residual;
 mod sample;
 
@@ -32,6 +35,7 @@ pub(crate) use given::Pair;
 pub(crate) use grid::grid_of;
 pub(crate) use lower::Lower;
 pub(crate) use pairs::Pairs;
+pub(crate) use precision::{Precision, precisions};
 use sample::Sample;
 pub(crate) use sample::{chunk_bytes, element_bytes};
 
@@ -119,6 +123,7 @@ impl Planner<'_> {
         let action = if self.verbatim {
             Action::Keep
         } else if let Some((to, original)) = self.duplicates.find(index, &self.pairs)? {
+            self.pairs.shares(&array.key);
             Action::Refer { to, original }
         } else {
             return Chooser { source: self.source, name: self.name, pairs: &self.pairs }.plan(index);

@@ -1,19 +1,25 @@
 //! Which quantised matrices of the variants below stand for which weights.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::{Mutex, PoisonError};
+use std::collections::{HashMap, HashSet};
 
-use qstore_container::ArrayKey;
+use qstore_container::{ArrayKey, Unshared, Why};
 
+use super::endings::{Endings, untransposed};
 use super::given::Pair;
 use super::lower::Lower;
-use crate::error::{Error, Result};
-use crate::ingest::{Source, SourceArray};
-use crate::progress::{Progress, Stop};
-use crate::scheme::{FloatKind, QuantGroup, find_groups, find_strangers};
+use super::notes::Notes;
+use crate::ingest::Source;
+use crate::scheme::{ArrayInfo, FloatKind, Found, QuantGroup, find_all};
 
-/// Trailing components that names with different prefixes must share, as in `layers.0.mlp.up_proj.weight`.
-const SHARED_COMPONENTS: usize = 3;
+/// Ends of the names of output heads, and of the embeddings that they may be tied to.
+const HEADS: [&str; 3] = ["lm_head.weight", "embed_out.weight", "output.weight"];
+const EMBEDDINGS: [&str; 5] = [
+    "embed_tokens.weight",
+    "wte.weight",
+    "word_embeddings.weight",
+    "embed_in.weight",
+    "tok_embeddings.weight",
+];
 
 /// The quantised matrices that each array of a source may be given.
 #[derive(Debug, Default)]
@@ -23,100 +29,172 @@ pub(crate) struct Pairs {
     own: HashMap<ArrayKey, QuantGroup>,
     /// What the source's own grids are made of.
     of_grids: HashSet<ArrayKey>,
-    /// For each variant below that is quantised its name and how many of its matrices were found.
-    found: Vec<(String, usize, usize)>,
-    noted: Mutex<Noted>,
+    notes: Notes,
 }
 
-/// What became of pairs as arrays were planned, in any order.
-#[derive(Debug, Default)]
-struct Noted {
-    used: HashSet<ArrayKey>,
-    /// For each reason the first quantised matrix that is of no use for it, and how many are not.
-    refused: BTreeMap<String, (String, usize)>,
+/// The matrices of a source that may be given quantised ones.
+struct Matrices<'a> {
+    /// By their names: floats, and codes of the source's own quantised matrices. Two sets of weights have two of a name.
+    by_name: HashMap<&'a str, Vec<Matrix<'a>>>,
+    names: Vec<&'a str>,
+}
+
+/// A weight matrix of a source.
+#[derive(Clone, Copy)]
+struct Matrix<'a> {
+    key: &'a ArrayKey,
+    folder: &'a str,
+    shape: [u64; 2],
+    is_codes: bool,
+}
+
+impl Matrix<'_> {
+    fn fits(&self, group: &QuantGroup) -> bool {
+        if self.is_codes {
+            self.shape == group.shape
+        } else {
+            untransposed(self.shape) == untransposed(group.shape)
+        }
+    }
+}
+
+impl<'a> Matrices<'a> {
+    fn new(arrays: &'a [ArrayInfo], own: &'a HashMap<ArrayKey, QuantGroup>) -> Self {
+        let mut matrices = Self { by_name: HashMap::new(), names: Vec::new() };
+        for array in arrays {
+            let (name, shape, is_codes) = match (own.get(&array.key), &array.shape[..]) {
+                (Some(group), _) => (group.weight.as_str(), group.shape, true),
+                (None, &[rows, cols]) if FloatKind::of(array.dtype).is_some() => {
+                    (array.name.as_str(), [rows, cols], false)
+                }
+                _ => continue,
+            };
+            let of_name = matrices.by_name.entry(name).or_default();
+            if of_name.is_empty() {
+                matrices.names.push(name);
+            }
+            of_name.push(Matrix { key: &array.key, folder: array.folder(), shape, is_codes });
+        }
+        matrices
+    }
+
+    /// The embedding that a quantised head without a counterpart may be of: where both are tied, a checkpoint of floats has it alone.
+    fn tied(&self, group: &QuantGroup) -> Option<&'a str> {
+        let is_one = |name: &str, ends: &[&str]| {
+            ends.iter()
+                .any(|end| name.strip_suffix(end).is_some_and(|rest| rest.is_empty() || rest.ends_with('.')))
+        };
+        let embedding = || self.names.iter().find(|name| is_one(name, &EMBEDDINGS)).copied();
+        if is_one(&group.weight, &HEADS) { embedding() } else { None }
+    }
+
+    /// Those of the name of `group`: where several folders have one, of its folder.
+    fn named(&self, group: &QuantGroup) -> Vec<Matrix<'a>> {
+        let Some(named) = self.by_name.get(group.weight.as_str()) else { return Vec::new() };
+        let near: Vec<_> = named.iter().filter(|matrix| matrix.folder == group.folder).copied().collect();
+        if near.is_empty() { named.clone() } else { near }
+    }
 }
 
 impl Pairs {
-    /// Matches the weights and codes of `source` with the quantised matrices of `lower`: by name, else by the end of their names and by shape, as classes
-    /// of one model differ in prefixes (`model.layers.0` and `layers.0`).
-    ///
-    /// # Errors
-    /// Weights and codes of one name but different shapes: they belong to different models.
-    pub(crate) fn find(source: &Source, lower: &[Lower]) -> Result<Self> {
+    /// Matches the weights and codes of `source` with the quantised matrices of `lower`: by name, else by the end of their names and by shape.
+    pub(crate) fn find(source: &Source, lower: &[Lower]) -> Self {
         let arrays = source.array_infos();
-        let own = find_groups(&arrays);
-        let of_grids = own.iter().flat_map(|group| group.grid.parts()).cloned().collect();
-        let own = own.into_iter().map(|group| (group.codes.clone(), group)).collect();
+        let Found { groups, malformed, unknown } = find_all(&arrays);
+        let of_grids = groups.iter().flat_map(|group| group.grid.parts()).cloned().collect();
+        let own = groups.into_iter().map(|group| (group.codes.clone(), group)).collect();
         let mut pairs = Self { own, of_grids, ..Self::default() };
-        for (name, why) in find_strangers(&arrays) {
-            pairs.refused(name, why);
+        let method = source.declared_method();
+        let is_other =
+            method.as_deref().is_some_and(|method| !method.starts_with("gptq") && method != "bitsandbytes");
+        for one in malformed {
+            let why = match &method {
+                // Formats share names: AWQ has those of GPTQ.
+                Some(method) if is_other => Why::UnknownFormat { method: Some(method.clone()) },
+                _ => Why::Malformed { what: one.why.to_owned() },
+            };
+            pairs.notes.add(None, why, &one.name, 1);
         }
-        let weights: Vec<&SourceArray> = source
-            .arrays
-            .iter()
-            .filter(|a| a.key.tensor().is_some() && FloatKind::of(a.dtype).is_some() && a.shape.len() == 2)
-            .collect();
-        let by_name: HashMap<&str, &SourceArray> =
-            weights.iter().filter_map(|a| Some((a.key.tensor()?, *a))).collect();
+        if let Some((first, count)) = unknown {
+            pairs.notes.add(None, Why::UnknownFormat { method }, &first, count);
+        }
+        let own = pairs.own.clone();
+        let matrices = Matrices::new(&arrays, &own);
         for variant in lower {
-            let groups = find_groups(&variant.array_infos());
-            let (total, mut matched) = (groups.len(), 0);
-            let groups = pairs.take_codes(variant, groups, &mut matched);
-            let (named, others): (Vec<_>, Vec<_>) =
-                groups.into_iter().partition(|group| by_name.contains_key(group.weight.as_str()));
-            let mut taken = HashSet::new();
-            for group in named {
-                let weight = by_name[group.weight.as_str()];
-                if has_shape_of(weight, &group) {
-                    taken.insert(&weight.key);
-                    matched += 1;
-                    pairs.add(&weight.key, variant, group);
-                } else {
-                    let what = format!(
-                        "{}: its shape is {:?}, but variant {} has {:?} quantised under that name; are these the same model?",
-                        group.weight,
-                        weight.shape,
-                        variant.name(),
-                        group.shape
-                    );
-                    return Err(Error::input(source.path_of(weight), what));
-                }
-            }
-            let free: Vec<&SourceArray> =
-                weights.iter().filter(|w| !taken.contains(&w.key)).copied().collect();
-            for group in others {
-                if let Some(weight) = same_ending(&group, &free) {
-                    matched += 1;
-                    pairs.add(&weight.key, variant, group);
-                }
-            }
-            if total > 0 {
-                pairs.found.push((variant.name().to_string(), matched, total));
-            }
+            pairs.match_with(variant, &arrays, &matrices);
         }
-        Ok(pairs)
+        pairs
     }
 
-    /// Pairs the source's own quantised matrices with those of a lower variant that have their name and shape; returns the others.
-    fn take_codes(
-        &mut self,
-        variant: &Lower,
-        groups: Vec<QuantGroup>,
-        matched: &mut usize,
-    ) -> Vec<QuantGroup> {
-        let by_weight: HashMap<String, (ArrayKey, [u64; 2])> =
-            self.own.values().map(|own| (own.weight.clone(), (own.codes.clone(), own.shape))).collect();
-        let mut others = Vec::new();
+    fn match_with(&mut self, variant: &Lower, arrays: &[ArrayInfo], matrices: &Matrices) {
+        let theirs = variant.array_infos();
+        let mut seen = HashSet::new();
+        // A second set of weights in a folder is the first one again.
+        let groups = find_all(&theirs).groups.into_iter();
+        let groups = groups.filter(|group| seen.insert((group.weight.clone(), group.folder.clone())));
+        let (mut taken, mut others) = (HashSet::new(), Vec::new());
         for group in groups {
-            match by_weight.get(&group.weight) {
-                Some((codes, shape)) if *shape == group.shape => {
-                    *matched += 1;
-                    self.add(&codes.clone(), variant, group);
+            let named = matrices.named(&group);
+            let fitting: Vec<_> = named.iter().filter(|matrix| matrix.fits(&group)).collect();
+            if fitting.is_empty() {
+                match named.first() {
+                    Some(other) => {
+                        let why = Why::OtherShape { here: other.shape.to_vec(), there: group.shape.to_vec() };
+                        self.notes.add(Some(variant.name()), why, &group.weight, 1);
+                        named.iter().for_each(|matrix| self.notes.explain(matrix.key));
+                    }
+                    None => others.push(group),
                 }
-                _ => others.push(group),
+                continue;
+            }
+            taken.insert(group.weight.clone());
+            for matrix in fitting {
+                self.add(matrix.key, variant, group.clone());
             }
         }
-        others
+        let mut endings = Endings::default();
+        if !others.is_empty() {
+            for (index, name) in matrices.names.iter().enumerate().filter(|(_, name)| !taken.contains(**name))
+            {
+                let shapes: HashSet<_> =
+                    matrices.by_name[name].iter().map(|one| untransposed(one.shape)).collect();
+                shapes.into_iter().for_each(|shape| endings.add(name, shape, index));
+            }
+        }
+        let fused_here = arrays.iter().any(is_fused);
+        for group in others {
+            let found = endings.find(&group.weight, group.shape).map(|index| matrices.names[index]);
+            let found = found.or_else(|| matrices.tied(&group).filter(|name| !taken.contains(*name)));
+            let fitting =
+                found.iter().flat_map(|name| &matrices.by_name[name]).filter(|matrix| matrix.fits(&group));
+            let fitting: Vec<_> = fitting.collect();
+            if fitting.is_empty() {
+                let fused = fused_here && is_expert(&group.weight);
+                let why = if fused { Why::FusedExperts } else { Why::NoCounterpart };
+                self.notes.add(Some(variant.name()), why, &group.weight, 1);
+            }
+            for matrix in fitting {
+                self.add(matrix.key, variant, group.clone());
+            }
+        }
+        self.note_floats(variant, arrays, &theirs);
+    }
+
+    /// Notes which of the source's floats the variant below has as floats as well, or as parts of fused ones. Equal ones will not count.
+    fn note_floats(&self, variant: &Lower, arrays: &[ArrayInfo], theirs: &[ArrayInfo]) {
+        let is_matrix = |array: &&ArrayInfo| FloatKind::of(array.dtype).is_some() && array.shape.len() >= 2;
+        let shapes: HashMap<&str, &[u64]> =
+            theirs.iter().filter(is_matrix).map(|array| (array.name.as_str(), &array.shape[..])).collect();
+        let fused_there = theirs.iter().any(is_fused);
+        for array in arrays.iter().filter(is_matrix).filter(|array| !self.of_array.contains_key(&array.key)) {
+            let why = match shapes.get(array.name.as_str()) {
+                Some(shape) if **shape == array.shape => Why::Floats,
+                Some(shape) => Why::OtherShape { here: array.shape.clone(), there: shape.to_vec() },
+                None if fused_there && is_expert(&array.name) => Why::FusedExperts,
+                None => continue,
+            };
+            self.notes.expect(&array.key, variant.name(), why, &array.name);
+        }
     }
 
     fn add(&mut self, key: &ArrayKey, variant: &Lower, group: QuantGroup) {
@@ -138,80 +216,47 @@ impl Pairs {
         self.own.get(key)
     }
 
-    /// Notes that `key` is stored given one of its pairs.
-    pub(super) fn used(&self, key: &ArrayKey) {
-        self.note(|noted| {
-            noted.used.insert(key.clone());
-        });
+    /// Whether an array may be given another, or another may be given it.
+    pub(crate) fn is_paired(&self, key: &ArrayKey) -> bool {
+        self.of_array.contains_key(key) || self.own.contains_key(key)
     }
 
-    /// Notes why a quantised matrix of a lower variant is of no use.
-    pub(super) fn refuse(&self, pair: &Pair, why: &str) {
-        self.refused(format!("{} of {}", pair.group.weight, pair.lower.name()), why);
+    /// Notes that `key` is stored given another array, or as equal to one.
+    pub(crate) fn shares(&self, key: &ArrayKey) {
+        self.notes.share(key);
+    }
+
+    /// Notes why a quantised matrix of a lower variant is of no use to `key`.
+    pub(super) fn refuse(&self, key: &ArrayKey, pair: &Pair, why: Why) {
+        self.notes.explain(key);
+        self.notes.add(Some(pair.lower.name()), why, &pair.group.weight, 1);
     }
 
     /// Notes why one of the source's own quantised matrices is not stored given another.
     pub(super) fn refuse_own(&self, group: &QuantGroup, why: &str) {
-        self.refused(group.weight.clone(), why);
+        self.notes.explain(&group.codes);
+        self.notes.add(None, Why::Malformed { what: why.to_owned() }, &group.weight, 1);
     }
 
-    fn refused(&self, name: String, why: &str) {
-        self.note(|noted| noted.refused.entry(why.to_owned()).or_insert((name, 0)).1 += 1);
-    }
-
-    fn note(&self, note: impl FnOnce(&mut Noted)) {
-        note(&mut self.noted.lock().unwrap_or_else(PoisonError::into_inner));
-    }
-
-    /// Tells the user where quantised matrices did not help.
-    pub(crate) fn report(&self, name: &str, progress: &dyn Progress) -> Result<(), Stop> {
-        for (lower, matched, total) in &self.found {
-            if matched < total {
-                progress.warn(&format!(
-                    "{} of the {total} quantised matrices of {lower} have no counterpart of the same shape in {name}; their weights are stored by themselves",
-                    total - matched
-                ))?;
-            }
+    /// What shares less than one would expect, after all arrays were planned.
+    pub(crate) fn unshared(&self) -> Vec<Unshared> {
+        // In the order of the highest variants below, which come last.
+        let tried = self.of_array.iter().filter_map(|(key, pairs)| Some((key, pairs.last()?)));
+        let mut useless: Vec<_> = tried.filter(|(key, _)| self.notes.is_unexplained(key)).collect();
+        useless.sort_by(|a, b| a.0.cmp(b.0));
+        for (_, pair) in useless {
+            self.notes.add(Some(pair.lower.name()), Why::NotMadeFrom, &pair.group.weight, 1);
         }
-        let noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
-        for (why, (first, count)) in &noted.refused {
-            let others =
-                if *count > 1 { format!(" (and {} more like it)", count - 1) } else { String::new() };
-            progress.warn(&format!("{first}{others}: {why}; it is stored, but not as a quantised matrix"))?;
-        }
-        let useless = self.of_array.keys().filter(|key| !noted.used.contains(key)).count();
-        if useless > 0 {
-            progress.warn(&format!(
-                "{useless} of {} matrices of {name} are not what the quantised ones were made from, and are stored by themselves; is it the same model?",
-                self.of_array.len()
-            ))?;
-        }
-        Ok(())
+        self.notes.finish()
     }
 }
 
-/// Whether a matrix has the shape of a quantised one, or that of its transposed: `Conv1D` of GPT-2 is quantised transposed.
-fn has_shape_of(weight: &SourceArray, group: &QuantGroup) -> bool {
-    let [rows, cols] = group.shape;
-    weight.shape == [rows, cols] || weight.shape == [cols, rows]
+/// Whether a tensor holds all experts of a layer.
+fn is_fused(array: &ArrayInfo) -> bool {
+    array.shape.len() == 3 && array.name.contains("experts")
 }
 
-/// The weights whose name ends most like the group's, if they are the only ones to do so and have its shape.
-fn same_ending<'a>(group: &QuantGroup, weights: &[&'a SourceArray]) -> Option<&'a SourceArray> {
-    let mut best: Option<(usize, &SourceArray)> = None;
-    let mut alone = true;
-    for weight in weights.iter().filter(|w| has_shape_of(w, group)) {
-        let ours = group.weight.rsplit('.');
-        let theirs = weight.key.tensor()?.rsplit('.');
-        let shared = ours.zip(theirs).take_while(|(a, b)| a == b).count();
-        match best {
-            Some((most, _)) if shared < most => {}
-            Some((most, _)) if shared == most => alone = false,
-            _ => {
-                best = Some((shared, weight));
-                alone = true;
-            }
-        }
-    }
-    best.filter(|(shared, _)| alone && *shared >= SHARED_COMPONENTS).map(|(_, weight)| weight)
+/// Whether a name is that of one expert's matrix.
+fn is_expert(name: &str) -> bool {
+    name.split_once("experts.").is_some_and(|(_, rest)| rest.starts_with(|c: char| c.is_ascii_digit()))
 }

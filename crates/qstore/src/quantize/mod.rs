@@ -31,9 +31,9 @@ use matrix::Matrix;
 use rule::{Choice, Model};
 use task::{Recipe, Task};
 
+use crate::disk::NewFolder;
 use crate::error::{Error, Result};
-use crate::ingest::{Source, scan_folder};
-use crate::new_folder::NewFolder;
+use crate::ingest::{Scan, Source, scan_folder};
 use crate::progress::Progress;
 use crate::save::{MAX_SHARD_BYTES, NewTensor, lay_out, python_json, write_index};
 use crate::scheme::FloatKind;
@@ -79,7 +79,7 @@ fn quantize_in_shards(
     options: &Options,
     progress: &dyn Progress,
 ) -> Result<Quantized> {
-    let source = scan_folder(source)?;
+    let source = scan_folder(source, &Scan::default(), progress)?;
     let config = checkpoint::config(&source)?;
     let tensors = checkpoint::tensors(&source)?;
     let model = config.model();
@@ -106,6 +106,8 @@ fn quantize_in_shards(
     let making = Making { precision, model, loaded };
     let (tasks, new_tensors) = making.tasks(&source, &tensors, &choices, &dropped)?;
     let layout = lay_out(&new_tensors, shard_bytes)?;
+    let beside = write::copied(&source, &tensors).map(|file| file.bytes);
+    folder.check_room(layout.files.iter().map(|file| file.bytes).chain(beside))?;
     warnings::of_choices(model, &tensors, &choices, progress)?;
     warnings::of_conversions(&tasks, &tensors, &dropped, progress)?;
 
@@ -118,7 +120,7 @@ fn quantize_in_shards(
     }
     folder.write("config.json", &mut config.quantized(loaded, quantization).as_bytes())?;
     write::other_files(&folder, &source, &tensors, progress)?;
-    folder.commit()?;
+    folder.commit(progress)?;
 
     let quantized = tasks.iter().filter(|task| task.recipe.matrix().is_some()).count() as u64;
     Ok(Quantized {

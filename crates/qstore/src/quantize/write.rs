@@ -7,9 +7,9 @@ use std::path::PathBuf;
 use super::checkpoint::{self, Fate, SourceTensor};
 use super::task::{BLOCK_MEMORY, Done, Part, Task};
 use super::warnings;
+use crate::disk::NewFolder;
 use crate::error::{Error, IoContext as _, Result};
-use crate::ingest::Source;
-use crate::new_folder::NewFolder;
+use crate::ingest::{Source, SourceFile};
 use crate::pipeline::{self, Window};
 use crate::progress::Progress;
 use crate::save::{Layout, TensorFiles};
@@ -56,8 +56,20 @@ pub(super) fn tensors(
             Ok(progress.advance(done.read)?)
         },
     )?;
-    files.sync()?;
+    files.finish(folder)?;
     Ok(warnings::of_infinite_rows(&infinite, progress)?)
+}
+
+/// The files that are copied.
+pub(super) fn copied<'a>(
+    source: &'a Source,
+    tensors: &'a [SourceTensor<'a>],
+) -> impl Iterator<Item = &'a SourceFile> {
+    let files = source.files.iter().enumerate();
+    let is_copied = |(index, file): &(usize, &SourceFile)| {
+        matches!(checkpoint::fate(*index, file.path.as_str(), tensors), Fate::Copied)
+    };
+    files.filter(move |file| is_copied(file)).map(|(_, file)| file)
 }
 
 /// Copies what belongs to the model besides its weights and configuration.

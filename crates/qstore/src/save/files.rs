@@ -5,8 +5,8 @@ use std::io::{Seek as _, SeekFrom, Write as _};
 use std::path::PathBuf;
 
 use super::layout::{Layout, NewTensor, index};
+use crate::disk::NewFolder;
 use crate::error::{IoContext as _, Result};
-use crate::new_folder::NewFolder;
 
 /// The safetensors files of a layout, with their headers. Tensors are zero until they are written.
 #[derive(Debug)]
@@ -35,9 +35,9 @@ impl<'a> TensorFiles<'a> {
             .at(path, "cannot write")
     }
 
-    /// Makes what was written durable.
-    pub(crate) fn sync(self) -> Result<()> {
-        self.files.iter().try_for_each(|(path, file)| file.sync_all().at(path, "cannot write"))
+    /// Has what was written synced by when the folder is committed.
+    pub(crate) fn finish(self, folder: &NewFolder) -> Result<()> {
+        self.files.into_iter().try_for_each(|(path, file)| folder.sync(path, file))
     }
 }
 

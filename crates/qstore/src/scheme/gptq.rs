@@ -4,43 +4,30 @@
 //! codes, low bits first. `X.scales` [groups, out] and `X.qzeros` I32 [groups, out * bits / 32] hold a scale and a zero-point for each group of inputs, and
 //! `X.g_idx` I32 [in] says which group an input belongs to. The number of bits follows from the shapes.
 
-use std::collections::HashMap;
-
 use qstore_container::Dtype;
 
-use super::{ArrayInfo, GroupGrid, QuantGroup, Scheme};
+use super::{ArrayInfo, GroupGrid, Malformed, QuantGroup, Scheme, Tensors};
 
 /// The scheme's entry in [`super::ALL`].
 pub(crate) struct Gptq;
 
 impl Scheme for Gptq {
-    fn find(&self, arrays: &[ArrayInfo]) -> Vec<QuantGroup> {
-        let by_name = by_name(arrays);
-        arrays.iter().filter_map(|codes| look(codes, &by_name)?.ok()).collect()
+    fn find(&self, tensors: &Tensors<'_>) -> Vec<Result<QuantGroup, Malformed>> {
+        tensors.all.iter().filter_map(|codes| look(codes, tensors)).collect()
     }
-
-    fn strangers(&self, arrays: &[ArrayInfo]) -> Vec<(String, &'static str)> {
-        let by_name = by_name(arrays);
-        let strange =
-            |codes: &ArrayInfo| Some((codes.key.tensor()?.to_owned(), look(codes, &by_name)?.err()?));
-        arrays.iter().filter_map(strange).collect()
-    }
-}
-
-fn by_name(arrays: &[ArrayInfo]) -> HashMap<&str, &ArrayInfo> {
-    arrays.iter().filter_map(|array| Some((array.key.tensor()?, array))).collect()
 }
 
 /// The matrix whose codes `codes` are, or why it is none; `None` if nothing says that it might be.
-fn look(codes: &ArrayInfo, by_name: &HashMap<&str, &ArrayInfo>) -> Option<Result<QuantGroup, &'static str>> {
-    let base = codes.key.tensor()?.strip_suffix(".qweight")?;
-    let beside = |suffix: &str| by_name.get(format!("{base}.{suffix}").as_str()).copied();
-    match (beside("scales"), beside("qzeros")) {
-        (None, None) => None,
-        (Some(scale), Some(zeros)) => Some(group(base, codes, scale, zeros, beside("g_idx"))),
-        (None, Some(_)) => Some(Err("it has zero-points but no scales beside it")),
-        (Some(_), None) => Some(Err("it has scales but no zero-points beside it")),
-    }
+fn look(codes: &ArrayInfo, tensors: &Tensors<'_>) -> Option<Result<QuantGroup, Malformed>> {
+    let base = codes.name.strip_suffix(".qweight")?;
+    let beside = |suffix: &str| tensors.beside(codes, &format!("{base}.{suffix}"));
+    let found = match (beside("scales"), beside("qzeros")) {
+        (None, None) => return None,
+        (Some(scale), Some(zeros)) => group(base, codes, scale, zeros, beside("g_idx")),
+        (None, Some(_)) => Err("it has zero-points but no scales beside it"),
+        (Some(_), None) => Err("it has scales but no zero-points beside it"),
+    };
+    Some(found.map_err(|why| Malformed { name: codes.name.clone(), why }))
 }
 
 fn group(
@@ -76,6 +63,7 @@ fn group(
     }
     Ok(QuantGroup {
         weight: format!("{base}.weight"),
+        folder: codes.folder().to_owned(),
         shape: [rows, cols],
         codes: codes.key.clone(),
         grid: GroupGrid::Gptq {
@@ -93,7 +81,7 @@ mod tests {
     use qstore_container::ArrayKey;
 
     fn array(name: &str, dtype: Dtype, shape: &[u64]) -> ArrayInfo {
-        ArrayInfo { key: ArrayKey::Tensor(name.to_owned()), dtype, shape: shape.to_vec() }
+        ArrayInfo::new(&ArrayKey::Tensor(name.to_owned()), &"model.safetensors".into(), dtype, shape).unwrap()
     }
 
     /// The tensors of a matrix of 64 rows and 96 columns, in 3 groups.
@@ -109,7 +97,11 @@ mod tests {
     fn changed(bits: u64, index: usize, dtype: Dtype, shape: &[u64]) -> Vec<QuantGroup> {
         let mut all = tensors(bits);
         (all[index].dtype, all[index].shape) = (dtype, shape.to_vec());
-        Gptq.find(&all)
+        find(&all)
+    }
+
+    fn find(all: &[ArrayInfo]) -> Vec<QuantGroup> {
+        Gptq.find(&Tensors::new(all)).into_iter().flatten().collect()
     }
 
     #[test]
@@ -129,11 +121,12 @@ mod tests {
                 };
                 let want = QuantGroup {
                     weight: "m.weight".to_owned(),
+                    folder: String::new(),
                     shape: [64, 96],
                     codes: key("m.qweight"),
                     grid,
                 };
-                assert_eq!(Gptq.find(&all), [want]);
+                assert_eq!(find(&all), [want]);
             }
         }
         for dtype in [Dtype::F16, Dtype::BF16, Dtype::F32] {
@@ -146,7 +139,7 @@ mod tests {
         for missing in 0..3 {
             let mut all = tensors(4);
             all.remove(missing);
-            assert_eq!(Gptq.find(&all), [], "without tensor {missing}");
+            assert_eq!(find(&all), [], "without tensor {missing}");
         }
         let cases: [(usize, Dtype, &[u64]); 18] = [
             (0, Dtype::I64, &[12, 64]),
@@ -179,7 +172,7 @@ mod tests {
             array("m.qzeros", Dtype::I32, &[3, 0]),
             array("m.scales", Dtype::F16, &[3, 0]),
         ];
-        assert_eq!(Gptq.find(&empty), []);
+        assert_eq!(find(&empty), []);
     }
 
     /// AWQ has the same names, and words along the outputs.
@@ -190,6 +183,6 @@ mod tests {
             array("m.qzeros", Dtype::I32, &[3, 64 * 4 / 32]),
             array("m.scales", Dtype::F16, &[3, 64]),
         ];
-        assert_eq!(Gptq.find(&awq), []);
+        assert_eq!(find(&awq), []);
     }
 }

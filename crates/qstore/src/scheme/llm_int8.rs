@@ -1,35 +1,43 @@
 //! LLM.int8(), as bitsandbytes writes it and transformers saves it.
 //!
-//! `X.weight` holds I8 codes of shape [out, in] and `X.SCB` one F32 a row: the largest magnitude of the row. Weights are rounded to FP16 first.
+//! `X.weight` holds I8 codes of shape [out, in] and `X.SCB` one float a row, F32 as bitsandbytes has it: the largest magnitude of the row. Weights are rounded to FP16 first.
 //! A code is `rint(fl(w * factor))`, half to even; builds differ in how they round the factor, 127 / SCB ([`Rounding`]).
 
-use qstore_container::{ArrayKey, Dtype, Rounding};
+use qstore_container::{Dtype, Rounding};
 use qstore_kernels::BinTable;
 
 use super::edges::{bins_of, rounded};
-use super::{ArrayInfo, FloatKind, GroupGrid, QuantGroup, Scheme};
+use super::{ArrayInfo, FloatKind, GroupGrid, Malformed, QuantGroup, Scheme, Tensors, is_one_a_row};
 
 /// The scheme's entry in [`super::ALL`].
 pub(crate) struct LlmInt8;
 
 impl Scheme for LlmInt8 {
-    fn find(&self, arrays: &[ArrayInfo]) -> Vec<QuantGroup> {
-        let by_key: std::collections::HashMap<_, _> = arrays.iter().map(|a| (&a.key, a)).collect();
+    fn find(&self, tensors: &Tensors<'_>) -> Vec<Result<QuantGroup, Malformed>> {
         let group = |scale: &ArrayInfo| {
-            let weight = format!("{}.weight", scale.key.tensor()?.strip_suffix(".SCB")?);
-            let codes = by_key.get(&ArrayKey::Tensor(weight.clone()))?;
-            let fits = codes.dtype == Dtype::I8 && scale.dtype == Dtype::F32;
-            match (&codes.shape[..], &scale.shape[..]) {
-                (&[rows, cols], &[scales]) if fits && rows == scales => Some(QuantGroup {
+            let weight = format!("{}.weight", scale.name.strip_suffix(".SCB")?);
+            let codes = tensors.beside(scale, &weight)?;
+            let &[rows, cols] = &codes.shape[..] else { return None };
+            // Beside floats it is of a layer that was not quantised after all.
+            if codes.dtype != Dtype::I8 {
+                return None;
+            }
+            let why = if !matches!(scale.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16) {
+                "its scales are no floats of 16 or 32 bits"
+            } else if is_one_a_row(&scale.shape, rows) {
+                return Some(Ok(QuantGroup {
                     weight,
+                    folder: codes.folder().to_owned(),
                     shape: [rows, cols],
                     codes: codes.key.clone(),
                     grid: GroupGrid::LlmInt8 { scale: scale.key.clone() },
-                }),
-                _ => None,
-            }
+                }));
+            } else {
+                "it does not have one scale for each row of its codes"
+            };
+            Some(Err(Malformed { name: scale.name.clone(), why }))
         };
-        arrays.iter().filter_map(group).collect()
+        tensors.all.iter().filter_map(group).collect()
     }
 }
 

@@ -8,20 +8,59 @@ mod floats;
 mod gptq;
 mod llm_int8;
 mod steps;
+mod tensors;
+
+use std::collections::HashSet;
+use std::sync::Arc;
 
 use qstore_container::{ArrayKey, ArrayRef, Dtype, QuantGrid, QuantScheme, VariantName};
 
 pub(crate) use floats::FloatKind;
 pub(crate) use gptq::Gptq;
 pub(crate) use llm_int8::{LlmInt8, quantise_row};
-pub(crate) use steps::{GridArray, Run, Steps, step_bins, step_factor};
+pub(crate) use steps::{GridArray, Run, Steps, floats, is_one_a_row, step_bins, step_factor};
+pub(crate) use tensors::Tensors;
 
-/// An array as a scheme sees it.
+/// A tensor as a scheme sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ArrayInfo {
     pub(crate) key: ArrayKey,
+    /// Its name in its file, which other files may use as well.
+    pub(crate) name: String,
+    /// The path of its file.
+    pub(crate) file: Arc<str>,
     pub(crate) dtype: Dtype,
     pub(crate) shape: Vec<u64>,
+}
+
+impl ArrayInfo {
+    /// The tensor `key` of the file at path `file`: one whose name several files use is called `FILE:NAME`.
+    pub(crate) fn new(key: &ArrayKey, file: &Arc<str>, dtype: Dtype, shape: &[u64]) -> Option<Self> {
+        let name = key.tensor()?;
+        let own = name.strip_prefix(&**file).and_then(|rest| rest.strip_prefix(':')).unwrap_or(name);
+        Some(Self {
+            key: key.clone(),
+            name: own.to_owned(),
+            file: file.clone(),
+            dtype,
+            shape: shape.to_vec(),
+        })
+    }
+
+    /// The folder that its file is in.
+    pub(crate) fn folder(&self) -> &str {
+        self.file.rsplit_once('/').map_or("", |(folder, _)| folder)
+    }
+
+    /// Its elements.
+    pub(crate) fn elements(&self) -> u64 {
+        self.shape.iter().fold(1, |product, dimension| product.saturating_mul(*dimension))
+    }
+
+    /// Its bits.
+    pub(crate) fn bits(&self) -> u64 {
+        self.elements().saturating_mul(self.dtype.bitsize() as u64)
+    }
 }
 
 /// The tensors that together hold one quantised weight matrix.
@@ -29,6 +68,8 @@ pub(crate) struct ArrayInfo {
 pub(crate) struct QuantGroup {
     /// The name that the matrix has in an unquantised checkpoint.
     pub(crate) weight: String,
+    /// The folder that the file of its codes is in.
+    pub(crate) folder: String,
     /// Rows (output features) and columns (input features).
     pub(crate) shape: [u64; 2],
     /// Its codes.
@@ -80,24 +121,71 @@ impl GroupGrid {
 
 /// One producer's way to quantise.
 pub(crate) trait Scheme: Sync {
-    /// Every quantised matrix among a variant's arrays.
-    fn find(&self, arrays: &[ArrayInfo]) -> Vec<QuantGroup>;
+    /// Every quantised matrix among a variant's tensors, and those that have the names of one and do not fit each other, with why.
+    fn find(&self, tensors: &Tensors<'_>) -> Vec<Result<QuantGroup, Malformed>>;
+}
 
-    /// Arrays that have the names of the scheme's but do not fit each other, and why.
-    fn strangers(&self, _arrays: &[ArrayInfo]) -> Vec<(String, &'static str)> {
-        Vec::new()
-    }
+/// A tensor that is named as part of a quantised matrix that there is not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Malformed {
+    pub(crate) name: String,
+    pub(crate) why: &'static str,
 }
 
 /// Every scheme.
 pub(crate) const ALL: [&dyn Scheme; 2] = [&LlmInt8, &Gptq];
 
-/// Every quantised matrix of a variant, whatever its scheme.
-pub(crate) fn find_groups(arrays: &[ArrayInfo]) -> Vec<QuantGroup> {
-    ALL.iter().flat_map(|scheme| scheme.find(arrays)).collect()
+/// What schemes make of a variant's tensors.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    pub(crate) groups: Vec<QuantGroup>,
+    pub(crate) malformed: Vec<Malformed>,
+    /// Modules that have quantised tensors which no scheme knows: the first of these, and how many there are.
+    pub(crate) unknown: Option<(String, u64)>,
 }
 
-/// Arrays that have names of some scheme's but do not fit each other, and why.
-pub(crate) fn find_strangers(arrays: &[ArrayInfo]) -> Vec<(String, &'static str)> {
-    ALL.iter().flat_map(|scheme| scheme.strangers(arrays)).collect()
+/// Every quantised matrix of a variant, whatever its scheme, and what looks like one.
+pub(crate) fn find_all(arrays: &[ArrayInfo]) -> Found {
+    let tensors = Tensors::new(arrays);
+    let mut found = Found::default();
+    for result in ALL.iter().flat_map(|scheme| scheme.find(&tensors)) {
+        match result {
+            Ok(group) => found.groups.push(group),
+            Err(malformed) => found.malformed.push(malformed),
+        }
+    }
+    found.unknown = unknown(arrays, &found);
+    found
+}
+
+/// Every quantised matrix of a variant, whatever its scheme.
+pub(crate) fn find_groups(arrays: &[ArrayInfo]) -> Vec<QuantGroup> {
+    find_all(arrays).groups
+}
+
+/// Elements from which a tensor of codes is told of.
+const MATRIX: u64 = 1024;
+
+fn unknown(arrays: &[ArrayInfo], found: &Found) -> Option<(String, u64)> {
+    let parts = found.groups.iter().flat_map(|group| group.grid.parts().chain([&group.codes]));
+    let known: HashSet<&ArrayKey> = parts.collect();
+    let malformed: HashSet<&str> = found.malformed.iter().map(|one| module(&one.name)).collect();
+    let is_codes = |array: &&ArrayInfo| {
+        let number = !matches!(array.dtype, Dtype::BOOL | Dtype::I64 | Dtype::U64 | Dtype::F64 | Dtype::C64);
+        let float = matches!(array.dtype, Dtype::F32 | Dtype::BF16 | Dtype::F16);
+        number && !float && array.shape.len() >= 2 && array.elements() >= MATRIX
+    };
+    let codes = arrays.iter().filter(is_codes).filter(|array| !known.contains(&array.key));
+    let mut modules = HashSet::new();
+    let mut first = None;
+    for array in codes.filter(|array| !malformed.contains(module(&array.name))) {
+        modules.insert(module(&array.name));
+        first.get_or_insert_with(|| array.name.clone());
+    }
+    first.map(|first| (first, modules.len() as u64))
+}
+
+/// The module that a tensor is of, by its name: `model.layers.0.mlp.up_proj` of `model.layers.0.mlp.up_proj.weight`.
+fn module(name: &str) -> &str {
+    name.rsplit_once('.').map_or(name, |(module, _)| module)
 }

@@ -67,7 +67,7 @@ impl Steps {
     }
 
     fn of_rows(rows: usize, cols: usize, scale: &GridArray) -> Result<Self, &'static str> {
-        if scale.dtype != Dtype::F32 || scale.shape != [rows as u64] {
+        if !is_one_a_row(&scale.shape, rows as u64) {
             return Err("scales that do not fit the matrix");
         }
         let scales = floats(scale)?.into_iter().map(|scale| scale / 127.0).collect();
@@ -238,7 +238,17 @@ fn greatest_common_divisor(a: usize, b: usize) -> usize {
     if b == 0 { a } else { greatest_common_divisor(b, a % b) }
 }
 
-fn floats(array: &GridArray) -> Result<Vec<f32>, &'static str> {
+/// Whether an array of this shape has one element for each of `rows`: as `[rows]`, `[rows, 1]` or `[1, rows]`.
+pub(crate) fn is_one_a_row(shape: &[u64], rows: u64) -> bool {
+    shape.len() <= 2
+        && shape.contains(&rows)
+        && shape.iter().all(|dimension| [1, rows].contains(dimension))
+        && shape.iter().filter(|dimension| **dimension == rows).count()
+            == if rows == 1 { shape.len() } else { 1 }
+}
+
+/// Scales as F32.
+pub(crate) fn floats(array: &GridArray) -> Result<Vec<f32>, &'static str> {
     let halves = || array.bytes.as_chunks().0.iter().map(|bytes| u16::from_le_bytes(*bytes));
     match array.dtype {
         Dtype::F16 => Ok(halves().map(|bits| f16::from_bits(bits).to_f32()).collect()),
@@ -411,7 +421,13 @@ mod tests {
         let grid = QuantGrid::LlmInt8 { scale: refer("scale") };
         let open = |scale: GridArray| Steps::open(&grid, [2, 40], |_| Ok::<_, ()>(scale.clone())).unwrap();
         assert!(open(scales(Dtype::F32, &[3], &[1.0; 3])).is_err());
-        assert!(open(scales(Dtype::F16, &[2], &[1.0; 2])).is_err());
+        assert!(open(scales(Dtype::F32, &[2, 2], &[1.0; 4])).is_err());
+        assert!(open(scales(Dtype::F32, &[1, 2, 1], &[1.0; 2])).is_err());
+        for shape in [&[2][..], &[2, 1], &[1, 2]] {
+            for dtype in [Dtype::F32, Dtype::F16, Dtype::BF16] {
+                assert_eq!(open(scales(dtype, shape, &[127.0, -254.0])).unwrap().of(1, 0), (-2.0, 0));
+            }
+        }
         let steps = open(scales(Dtype::F32, &[2], &[127.0, -254.0])).unwrap();
         assert_eq!((steps.of(0, 0), steps.of(1, 0), steps.stride()), ((1.0, 0), (-2.0, 0), Some(40)));
     }

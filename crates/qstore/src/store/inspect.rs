@@ -1,13 +1,18 @@
 //! Describing a store.
 
 use std::collections::HashSet;
+use std::path::Path;
 use std::sync::Arc;
 
-use qstore_container::{ArrayKey, Encoding, FORMAT_VERSION, StoredArray, VariantEntry, VariantName};
+use qstore_container::{
+    ArrayKey, Encoding, FORMAT_VERSION, FileContent, Manifest, StoredArray, VariantEntry, VariantName,
+};
 use serde::Serialize;
 
-use super::{Store, staging};
+use super::Store;
+use super::unshared::UnsharedInspection;
 use crate::decode::{Variant, is_within};
+use crate::disk::Staging;
 use crate::error::{Error, Result};
 
 /// A store, described.
@@ -17,14 +22,18 @@ pub struct Inspection {
     pub format_version: u32,
     /// Bytes of all variants' original files.
     pub raw_bytes: u64,
-    /// Bytes of everything in the store's folder.
+    /// Bytes of all that the store has in its folder: its manifest, and what each variant adds.
     pub stored_bytes: u64,
+    /// Bytes of the manifest.
+    pub manifest_bytes: u64,
     /// `stored_bytes / raw_bytes`.
     pub ratio: f64,
     /// The variants, lower precision first.
     pub variants: Vec<VariantInspection>,
     /// Files that an interrupted change left; the next change deletes them.
     pub leftovers: Vec<String>,
+    /// What else lies in the store's folder. It is not the store's, and is left alone.
+    pub foreign: Vec<String>,
 }
 
 /// A variant, described.
@@ -46,14 +55,22 @@ pub struct VariantInspection {
     pub files: Vec<FileInspection>,
     /// The files of the store that hold it, relative to the store's folder.
     pub layer_files: Vec<String>,
+    /// Those of them that are not there.
+    pub missing_files: Vec<String>,
     /// Bytes of its original files.
     pub raw_bytes: u64,
-    /// Bytes that it adds to the store.
+    /// Bytes that it adds to the store. All that its tensors and its files take, and the overhead.
     pub stored_bytes: u64,
+    /// Bytes of headers, plans and lists of chunks; none if its layer cannot be read.
+    pub overhead_bytes: Option<u64>,
     /// Bytes that loading all its tensors reads; none if its layer cannot be read.
     pub read_bytes: Option<u64>,
     /// Why its layer cannot be read, if it cannot.
     pub problem: Option<String>,
+    /// Patterns of the files that were left out when it was stored.
+    pub excluded: Vec<String>,
+    /// What of it shares less than one would expect, and why.
+    pub unshared: Vec<UnsharedInspection>,
     /// Its tensors, where asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tensors: Option<Vec<TensorInspection>>,
@@ -68,6 +85,12 @@ pub struct FileInspection {
     pub bytes: u64,
     /// SHA-256, as a model hub shows it.
     pub sha256: String,
+    /// How it is stored: `tensors` of a safetensors file, whose tensors are described by themselves, else as a tensor is.
+    pub encoding: String,
+    /// The variant that it is equal to a file of.
+    pub given: Option<String>,
+    /// Bytes that it takes in its variant's layer, its tensors left out.
+    pub stored_bytes: u64,
 }
 
 /// A tensor, described.
@@ -96,45 +119,84 @@ pub struct TensorInspection {
 /// # Errors
 /// The folder cannot be listed. A variant whose layer cannot be read is described as far as the manifest does.
 pub fn inspect(store: &Store, tensors: bool) -> Result<Inspection> {
-    let mut stored_bytes = 0u64;
-    for entry in walkdir::WalkDir::new(store.path()) {
-        let entry = entry.map_err(|e| Error::damaged(store.path(), format!("cannot be listed: {e}")))?;
-        // A link counts as what it leads to where a reader would follow it.
-        let file =
-            entry.file_type().is_file() || entry.path_is_symlink() && is_within(store.path(), entry.path());
-        if file {
-            let data = std::fs::metadata(entry.path())
-                .map_err(|e| Error::damaged(entry.path(), format!("cannot be read: {e}")))?;
-            stored_bytes = stored_bytes.saturating_add(data.len());
-        }
-    }
+    let manifest = store.path().join(Manifest::FILE_NAME);
+    let manifest_bytes = std::fs::metadata(&manifest)
+        .map_err(|source| Error::Io { path: manifest, what: "cannot read", source })?
+        .len();
     let entries = &store.manifest().variants;
+    let variants: Vec<_> = entries.iter().map(|entry| describe(store, entry, tensors)).collect();
+    let add = |sum: u64, bytes: u64| sum.saturating_add(bytes);
     // The manifest may claim anything.
-    let raw_bytes = entries.iter().fold(0u64, |sum, v| sum.saturating_add(v.raw_bytes));
-    let mut leftovers = staging::leftovers(store.path(), store.manifest())?;
-    if staging::has_leftovers(store.path()) {
-        leftovers.push(staging::FOLDER.to_owned());
-    }
+    let raw_bytes = entries.iter().map(|v| v.raw_bytes).fold(0, add);
+    let there = variants
+        .iter()
+        .flat_map(|variant| variant.layer_files.iter().filter(|file| !variant.missing_files.contains(file)));
+    let size = |file: &String| std::fs::metadata(store.path().join(file)).map_or(0, |data| data.len());
+    let stored_bytes = there.map(size).fold(manifest_bytes, add);
+    let leftovers = Staging::leftovers(store.path());
     Ok(Inspection {
         format_version: FORMAT_VERSION,
         raw_bytes,
         stored_bytes,
+        manifest_bytes,
         ratio: quotient(stored_bytes, raw_bytes).unwrap_or(0.0),
-        variants: entries.iter().map(|entry| describe(store, entry, tensors)).collect(),
+        foreign: foreign(store.path(), &variants, &leftovers)?,
+        variants,
         leftovers,
     })
 }
 
+/// What lies in the store's folder and is not the store's: files, and folders in which nothing is.
+fn foreign(store: &Path, variants: &[VariantInspection], leftovers: &[String]) -> Result<Vec<String>> {
+    let mut known: HashSet<&str> = leftovers.iter().map(String::as_str).collect();
+    known.insert(Manifest::FILE_NAME);
+    let mut folders: HashSet<&Path> = HashSet::new();
+    for file in variants.iter().flat_map(|variant| &variant.layer_files) {
+        known.insert(file);
+        folders.extend(Path::new(file).ancestors().skip(1));
+    }
+    // Of a kept variant that cannot be read all in its folder may be its own.
+    let unread = variants.iter().filter(|variant| variant.verbatim && variant.problem.is_some());
+    known.extend(unread.map(|variant| variant.name.as_str()));
+    let kept = variants.iter().filter(|variant| variant.verbatim).map(|variant| variant.name.as_str());
+    let kept: HashSet<&str> = kept.collect();
+    let mut found = Vec::new();
+    let mut entries = walkdir::WalkDir::new(store).min_depth(1).sort_by_file_name().into_iter();
+    while let Some(entry) = entries.next() {
+        let entry = entry.map_err(|e| Error::damaged(store, format!("cannot be listed: {e}")))?;
+        let Ok(path) = entry.path().strip_prefix(store) else { continue };
+        let is_folder = entry.file_type().is_dir();
+        if is_folder && folders.contains(path) {
+            continue;
+        }
+        let text = path.to_string_lossy();
+        if is_folder {
+            entries.skip_current_dir();
+            // What is empty within a kept folder may have been so in the original.
+            if path
+                .components()
+                .next()
+                .is_some_and(|top| top.as_os_str().to_str().is_some_and(|top| kept.contains(top)))
+                && std::fs::read_dir(entry.path()).is_ok_and(|mut entries| entries.next().is_none())
+            {
+                continue;
+            }
+        }
+        if !known.contains(&*text) {
+            found.push(text.into_owned());
+        }
+    }
+    Ok(found)
+}
+
 fn describe(store: &Store, entry: &VariantEntry, tensors: bool) -> VariantInspection {
     let opened = store.variant(&entry.name);
-    let files: Vec<FileInspection> = opened
-        .iter()
-        .flat_map(|v| v.files())
-        .map(|f| FileInspection { path: f.path.to_string(), bytes: f.bytes, sha256: f.sha256.to_string() })
-        .collect();
+    let files: Vec<FileInspection> = opened.iter().flat_map(describe_files).collect();
     let layers = entry.layer.iter().map(|f| f.name.to_string());
     let kept = files.iter().filter(|_| entry.verbatim).map(|f| format!("{}/{}", entry.name, f.path));
     let kept_bytes = if entry.verbatim { entry.raw_bytes } else { 0 };
+    let layer_files: Vec<String> = layers.chain(kept).collect();
+    let is_missing = |file: &&String| !is_within(store.path(), &store.path().join(file));
     VariantInspection {
         name: entry.name.to_string(),
         scheme: entry.scheme.clone(),
@@ -142,14 +204,55 @@ fn describe(store: &Store, entry: &VariantEntry, tensors: bool) -> VariantInspec
         given: entry.given.iter().map(|g| g.variant.to_string()).collect(),
         verbatim: entry.verbatim,
         tensor_count: entry.tensors,
-        layer_files: layers.chain(kept).collect(),
+        missing_files: layer_files.iter().filter(is_missing).cloned().collect(),
+        layer_files,
         raw_bytes: entry.raw_bytes,
         stored_bytes: entry.layer.iter().fold(kept_bytes, |sum, f| sum.saturating_add(f.bytes)),
+        overhead_bytes: opened.as_ref().ok().map(|variant| variant.overhead()),
         read_bytes: opened.as_ref().ok().map(read_bytes),
         problem: opened.as_ref().err().map(ToString::to_string),
+        excluded: entry.excluded.clone(),
+        unshared: entry.unshared.iter().map(UnsharedInspection::new).collect(),
         tensors: opened.as_ref().ok().filter(|_| tensors).map(|v| describe_tensors(v)),
         files,
     }
+}
+
+fn describe_files(variant: &Arc<Variant>) -> Vec<FileInspection> {
+    let describe = |file: &qstore_container::OriginalFile| {
+        let (path, bytes, sha256) = (file.path.to_string(), file.bytes, file.sha256.to_string());
+        let array = match &file.content {
+            FileContent::Opaque => variant.stored_size(&ArrayKey::File(file.path.clone())),
+            FileContent::Safetensors { .. } => None,
+        };
+        let Some((array, stored_bytes)) = array else {
+            // A kept file has its header as well; of others the plan has it.
+            let stored_bytes = match &file.content {
+                FileContent::Safetensors { header, .. } if variant.entry().verbatim => {
+                    8 + header.len() as u64
+                }
+                _ => 0,
+            };
+            return FileInspection {
+                path,
+                bytes,
+                sha256,
+                encoding: "tensors".to_owned(),
+                given: None,
+                stored_bytes,
+            };
+        };
+        let given = array.encoding.needs().next().map(|need| need.variant.to_string());
+        FileInspection {
+            path,
+            bytes,
+            sha256,
+            encoding: array.encoding.name().to_owned(),
+            given,
+            stored_bytes,
+        }
+    };
+    variant.files().iter().map(describe).collect()
 }
 
 fn describe_tensors(variant: &Variant) -> Vec<TensorInspection> {

@@ -1,9 +1,12 @@
 //! The store on disk: a folder with `qstore.json` and layer files.
 
+mod arrange;
 mod inspect;
 mod load;
-mod staging;
+#[cfg(test)]
+mod ownership;
 mod unpack;
+mod unshared;
 mod verify;
 mod write;
 
@@ -16,7 +19,8 @@ use qstore_container::limits::MAX_MANIFEST_BYTES;
 use qstore_container::{Manifest, VariantName};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
-use crate::decode::{Variant, is_within};
+use crate::decode::{Variant, is_within, or_changed};
+use crate::disk::Staging;
 use crate::error::{Error, IoContext as _, Result};
 use crate::pipeline::{CHUNK_MEMORY, Window};
 use crate::throttle::Throttle;
@@ -24,6 +28,7 @@ use crate::throttle::Throttle;
 pub use inspect::{FileInspection, Inspection, TensorInspection, VariantInspection, inspect};
 pub use load::{LoadedTensor, load, load_rows, load_tensor};
 pub use unpack::{read_file, unpack};
+pub use unshared::UnsharedInspection;
 pub use verify::{VariantVerification, Verification, verify};
 pub use write::{GivenRule, VariantSpec, add, pack, remove};
 
@@ -88,7 +93,7 @@ impl Store {
         let size = match std::fs::metadata(&file) {
             Ok(data) => data.len(),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-                let left = if staging::has_leftovers(path) {
+                let left = if Staging::is_in(path) {
                     "; a pack into it was interrupted: run it again, or delete the folder"
                 } else {
                     ""
@@ -162,7 +167,8 @@ pub(crate) fn open_variant(
     }
     for entry in manifest.variants.iter().filter(|entry| needed.contains(&&entry.name)) {
         let given = entry.given.iter().filter_map(|g| open.get(&g.variant).cloned()).collect();
-        let variant = Variant::open(folder, entry, given, &counter)?;
+        let variant = Variant::open(folder, entry, given, &counter);
+        let variant = variant.map_err(|error| or_changed(error, folder, entry))?;
         open.insert(&entry.name, Arc::new(variant.with_read_limit(read_limit.cloned())));
     }
     open.remove(name).ok_or_else(|| no_variant(folder, manifest, name))

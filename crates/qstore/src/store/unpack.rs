@@ -10,9 +10,9 @@ use sha2::{Digest as _, Sha256};
 
 use super::{Options, Store};
 use crate::decode::{ArrayReader, Variant};
+use crate::disk::NewFolder;
 use crate::error::{Error, IoContext as _, Result};
 use crate::file::zeroed;
-use crate::new_folder::NewFolder;
 use crate::pipeline::{self, CHUNK_MEMORY, Window};
 use crate::progress::Progress;
 
@@ -28,8 +28,9 @@ pub fn unpack(
     options: &Options,
     progress: &dyn Progress,
 ) -> Result<()> {
-    let folder = NewFolder::begin(target)?;
     let variant = store.variant(name)?;
+    let folder = NewFolder::begin(target)?;
+    folder.check_room(variant.files().iter().map(|file| file.bytes))?;
     let pool = options.pool()?;
     progress.begin(&format!("restoring {name}"), variant.entry().raw_bytes)?;
     for file in variant.files() {
@@ -43,7 +44,7 @@ pub fn unpack(
     for empty in variant.empty_folders() {
         folder.create_folder(empty.as_str())?;
     }
-    folder.commit()
+    folder.commit(progress)
 }
 
 /// The bytes of one original file of a variant, whose SHA-256 is checked.

@@ -9,8 +9,8 @@ use qstore_container::Dtype;
 use super::config::{generation_config, model_config};
 use super::spec::{ModelSpec, TensorSpec};
 use super::weights::Weights;
+use crate::disk::NewFolder;
 use crate::error::Result;
-use crate::new_folder::NewFolder;
 use crate::pipeline::ordered;
 use crate::progress::Progress;
 use crate::save::{NewTensor, TensorFiles, lay_out, python_json, write_index};
@@ -32,6 +32,7 @@ pub fn synthesise(spec: &ModelSpec, target: &Path, options: &Options, progress: 
     let tensors = spec.tensors();
     let new_tensors: Vec<_> = tensors.iter().map(|tensor| new_tensor(tensor, spec)).collect();
     let layout = lay_out(&new_tensors, options.shard_size)?;
+    folder.check_room(layout.files.iter().map(|file| file.bytes))?;
     progress.begin("making the model", new_tensors.iter().map(|t| t.bytes).sum())?;
     let mut files = TensorFiles::create(&folder, &layout)?;
     let blocks = tensors.iter().enumerate().flat_map(|(index, tensor)| blocks_of(index, tensor, spec));
@@ -47,14 +48,14 @@ pub fn synthesise(spec: &ModelSpec, target: &Path, options: &Options, progress: 
             Ok(progress.advance(bytes.len() as u64)?)
         },
     )?;
-    files.sync()?;
+    files.finish(&folder)?;
     write_index(&folder, &new_tensors, &layout, spec.weights())?;
     for (name, value) in
         [("config.json", model_config(spec)), ("generation_config.json", generation_config())]
     {
         folder.write(name, &mut python_json::print(value).as_bytes())?;
     }
-    folder.commit()
+    folder.commit(progress)
 }
 
 fn new_tensor(tensor: &TensorSpec, spec: &ModelSpec) -> NewTensor {

@@ -136,12 +136,7 @@ pub fn write_pair(folder: &Path, tensors: &Tensors) {
 
 /// The variant of this name in a folder of the same name.
 pub fn spec(parent: &Path, name: &str) -> VariantSpec {
-    VariantSpec {
-        name: name.parse().unwrap(),
-        folder: parent.join(name),
-        verbatim: false,
-        given: qstore::GivenRule::Any,
-    }
+    VariantSpec::new(name.parse().unwrap(), parent.join(name))
 }
 
 /// Two threads and small shards, so that tests meet both.

@@ -84,7 +84,8 @@ fn disks_that_are_full() {
                     failed += 1;
                     let error = error_of(&output);
                     assert!(
-                        error.contains("store") && error.contains("No space left"),
+                        error.contains("store")
+                            && (error.contains("No space left") || error.contains("not enough room")),
                         "{kilobytes}: {error}"
                     );
                     assert!(!scene.check_interrupted());

@@ -124,12 +124,7 @@ impl Scene {
             Err(error) => {
                 assert!(done && error.is_usage(), "{error:?}");
                 // Another change, there and back.
-                let other = qstore::VariantSpec {
-                    name: "other".parse().unwrap(),
-                    folder: self.root().join("bf16"),
-                    verbatim: false,
-                    given: qstore::GivenRule::Any,
-                };
+                let other = qstore::VariantSpec::new("other".parse().unwrap(), self.root().join("bf16"));
                 qstore::add(&self.store(), &other, &options(), &Silent).unwrap();
                 qstore::remove(&self.store(), &other.name, &options(), &Silent).unwrap();
             }

@@ -80,10 +80,11 @@ fn many_threads_add_and_remove_by_turns() {
             let (scene, insist) = (&scene, &insist);
             scope.spawn(move || {
                 let spec = VariantSpec {
-                    name: name.clone(),
-                    folder: scene.root().join(if index % 2 == 0 { "int8" } else { "bf16" }),
                     verbatim: index == 2,
-                    given: qstore::GivenRule::Any,
+                    ..VariantSpec::new(
+                        name.clone(),
+                        scene.root().join(if index % 2 == 0 { "int8" } else { "bf16" }),
+                    )
                 };
                 for _ in 0..3 {
                     insist(&|| add(&scene.store(), &spec, &options(), &Silent));
@@ -142,10 +143,8 @@ fn readers_of_a_store_that_changes() {
 fn a_lock_file_that_was_left_behind() {
     let scene = Scene::before(Task::Pack);
     let staging = scene.store().join(".qstore-staging");
-    fs::create_dir_all(&staging).unwrap();
-    fs::write(staging.join("lock"), "").unwrap();
-    fs::create_dir(staging.join("int8")).unwrap();
-    fs::write(staging.join("int8/half.safetensors"), "half").unwrap();
+    assert!(!Task::Pack.command_until(scene.root(), 12).output().unwrap().status.success());
+    assert!(staging.join("lock").exists() && fs::read_dir(staging.join("new")).unwrap().count() > 0);
     pack(&[spec(scene.root(), "bf16"), spec(scene.root(), "int8")], &scene.store(), &options(), &Silent)
         .unwrap();
     assert!(scene.check_interrupted());

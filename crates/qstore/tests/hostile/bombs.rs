@@ -130,12 +130,7 @@ fn headers_that_expand() {
         let dir = scratch();
         fs::write(dir.path().join("model.safetensors"), &file).unwrap();
         let (root, target) = (dir.path().to_owned(), dir.path().join("store"));
-        let spec = qstore::VariantSpec {
-            name: "x".parse().unwrap(),
-            folder: root,
-            verbatim: false,
-            given: qstore::GivenRule::Any,
-        };
+        let spec = qstore::VariantSpec::new("x".parse().unwrap(), root);
         let most = (64 << 20) + 16 * file.len() as u64;
         let result = bounded(most, move || drop(qstore::pack(&[spec], &target, &options(), &qstore::Silent)));
         report.add(&format!("checkpoint: {what}"), result);

@@ -28,12 +28,7 @@ impl Room {
     }
 
     fn spec(&self, verbatim: bool) -> VariantSpec {
-        VariantSpec {
-            name: "new".parse().unwrap(),
-            folder: self.input(),
-            verbatim,
-            given: qstore::GivenRule::Any,
-        }
+        VariantSpec { verbatim, ..VariantSpec::new("new".parse().unwrap(), self.input()) }
     }
 
     /// Packs the checkpoint alone, kept as it is, and on top of a store; whether it was stored.
@@ -412,6 +407,7 @@ fn refuse_alone(room: &Room) -> Result<(), String> {
 fn indices_of_shards() {
     let _alone = alone();
     let mut report = Report::default();
+    // Refused by whoever is strict, else told.
     let cases: [(&str, Vec<u8>, bool); 12] = [
         ("whole", br#"{"weight_map":{"x":"model.safetensors"}}"#.to_vec(), STORE),
         ("empty", b"{}".to_vec(), REFUSE),
@@ -433,7 +429,16 @@ fn indices_of_shards() {
             &Tensors::from([("x".to_owned(), Tensor::new(Dtype::U8, &[1], vec![1]))]),
         );
         fs::write(room.input().join("model.safetensors.index.json"), text).unwrap();
-        report.add(&format!("an index {what}"), expect(&room, want));
+        report.add(&format!("an index {what}"), expect(&room, STORE));
+        let strict = VariantSpec { strict: true, ..room.spec(false) };
+        let (warnings, target) = (common::Warnings::default(), room.0.path().join("strict"));
+        let stored = match pack(&[strict], &target, &options(), &Silent) {
+            Ok(()) => true,
+            Err(Error::Input { path, .. }) if path.ends_with("model.safetensors.index.json") => false,
+            Err(error) => panic!("{error}"),
+        };
+        pack(&[room.spec(false)], &room.0.path().join("told"), &options(), &warnings).unwrap();
+        assert!(stored == want && want == warnings.take().is_empty(), "an index {what}");
     }
     report.finish(12);
 }
@@ -491,10 +496,20 @@ struct Meddler<F: FnOnce()> {
 
 impl<F: FnOnce() + Send> Progress for Meddler<F> {
     fn begin(&self, _: &str, _: u64) -> Result<(), Stop> {
-        self.advance(0)
+        self.count(0)
     }
 
     fn advance(&self, bytes: u64) -> Result<(), Stop> {
+        if bytes > 0 { self.count(bytes) } else { Ok(()) }
+    }
+
+    fn warn(&self, _: &str) -> Result<(), Stop> {
+        Ok(())
+    }
+}
+
+impl<F: FnOnce() + Send> Meddler<F> {
+    fn count(&self, bytes: u64) -> Result<(), Stop> {
         let mut done = self.done.lock().unwrap();
         done.0 += bytes;
         if done.0 >= self.after
@@ -502,10 +517,6 @@ impl<F: FnOnce() + Send> Progress for Meddler<F> {
         {
             meddle();
         }
-        Ok(())
-    }
-
-    fn warn(&self, _: &str) -> Result<(), Stop> {
         Ok(())
     }
 }
@@ -634,10 +645,8 @@ fn the_same_folder_again_and_again() {
     let target = room.0.path().join("store");
     let specs: Vec<VariantSpec> = (0..40)
         .map(|i| VariantSpec {
-            name: format!("v{i}").parse().unwrap(),
-            folder: room.input(),
             verbatim: i % 7 == 3,
-            given: qstore::GivenRule::Any,
+            ..VariantSpec::new(format!("v{i}").parse().unwrap(), room.input())
         })
         .collect();
     pack(&specs, &target, &options(), &Silent).unwrap();

@@ -129,7 +129,7 @@ fn targets_of_unpack_that_are_in_the_way() {
     fs::create_dir(dir.path().join("empty")).unwrap();
     symlink(dir.path().join("empty"), dir.path().join("link")).unwrap();
     symlink("nowhere", dir.path().join("dangling")).unwrap();
-    for target in ["file", "file/below", "dangling", "dangling/below", "link"] {
+    for target in ["file", "file/below", "dangling", "dangling/below"] {
         let result = qstore::unpack(&store, &name, &dir.path().join(target), &options(), &Silent);
         assert!(result.is_err(), "{target}");
         let mut left: Vec<_> =

@@ -46,12 +46,7 @@ impl<'a> Tour<'a> {
         let name = name_of(folder);
         let size = bytes(total_bytes(folder)?);
         self.tell(&format!("Took the model in {}: {size}, named {name} here", folder.display()))?;
-        Ok(VariantSpec {
-            name: variant_name(name)?,
-            folder: folder.to_owned(),
-            verbatim: false,
-            given: qstore::GivenRule::Any,
-        })
+        Ok(VariantSpec::new(variant_name(name)?, folder))
     }
 
     pub(crate) fn make(&mut self, spec: &ModelSpec) -> Result<VariantSpec, Failure> {
@@ -60,7 +55,7 @@ impl<'a> Tour<'a> {
         let name = name_of(&folder);
         let size = bytes(total_bytes(&folder)?);
         self.tell(&format!("Made up a model like Llama: {}, {size} as {name}", weights(spec.weights())))?;
-        Ok(VariantSpec { name: variant_name(name)?, folder, verbatim: false, given: qstore::GivenRule::Any })
+        Ok(VariantSpec::new(variant_name(name)?, folder))
     }
 
     pub(crate) fn quantize(&mut self, high: &VariantSpec) -> Result<VariantSpec, Failure> {
@@ -70,12 +65,7 @@ impl<'a> Tour<'a> {
         let size = bytes(total_bytes(&folder)?);
         let matrices = count(done.quantized, "tensor");
         self.tell(&format!("Quantized {matrices} of it to INT8, as bitsandbytes does: {size}"))?;
-        Ok(VariantSpec {
-            name: variant_name("int8")?,
-            folder,
-            verbatim: false,
-            given: qstore::GivenRule::Any,
-        })
+        Ok(VariantSpec::new(variant_name("int8")?, folder))
     }
 
     pub(crate) fn pack(&mut self, variants: &[VariantSpec]) -> Result<(), Failure> {

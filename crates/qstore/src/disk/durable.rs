@@ -10,14 +10,20 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
+use super::calls;
 use crate::error::{Error, IoContext as _, Result};
+use crate::progress::Progress;
 
 /// Written bytes after which the disk is to begin with them.
 const SOME: u64 = 32 << 20;
 
 /// Files that wait to be synced, each with a handle of the process's few. Beyond that, whoever has another waits.
 const WAITING: usize = 16;
+
+/// How often whoever waits for the disk looks whether to go on.
+const LOOK: Duration = Duration::from_millis(2);
 
 /// Smaller writes are put together; larger ones are not copied.
 const BUFFER: usize = 64 << 10;
@@ -86,8 +92,17 @@ impl Syncs {
     /// Waits until all files that were handed over are on the disk.
     ///
     /// # Errors
-    /// One of them could not be synced.
-    pub(crate) fn wait(&mut self) -> Result<()> {
+    /// One of them could not be synced, or `progress` said to stop.
+    pub(crate) fn wait(&mut self, progress: &dyn Progress) -> Result<()> {
+        self.queue = None;
+        while self.thread.as_ref().is_some_and(|thread| !thread.is_finished()) {
+            progress.advance(0)?;
+            std::thread::sleep(LOOK);
+        }
+        self.join()
+    }
+
+    fn join(&mut self) -> Result<()> {
         self.queue = None;
         if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
             return Err(Error::usage("the thread that syncs files failed"));
@@ -100,7 +115,7 @@ impl Drop for Syncs {
     fn drop(&mut self) {
         self.shared.given_up.store(true, Ordering::Relaxed);
         // Nobody commits these files: what became of them does not matter.
-        drop(self.wait());
+        drop(self.join());
     }
 }
 
@@ -110,7 +125,7 @@ fn sync_all(files: &Receiver<(PathBuf, File)>, shared: &Shared) {
         if shared.given_up.load(Ordering::Relaxed) {
             continue;
         }
-        if let Err(error) = file.sync_all() {
+        if let Err(error) = calls::sync_file(&path, &file) {
             *shared.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some((path, error));
             return;
         }
@@ -143,7 +158,7 @@ impl<'a> FileWriter<'a> {
     }
 
     pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        self.file.write_all(bytes).at(&self.path, "cannot write")?;
+        calls::step(&self.path).and_then(|()| self.file.write_all(bytes)).at(&self.path, "cannot write")?;
         self.fresh += bytes.len() as u64;
         if self.fresh < SOME {
             return Ok(());
@@ -172,6 +187,7 @@ impl<'a> FileWriter<'a> {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::progress::Silent;
 
     /// What cannot be synced, as if the disk failed: a pipe.
     #[cfg(unix)]
@@ -193,7 +209,7 @@ pub(crate) mod tests {
             file.write(b"the head").unwrap();
             assert_eq!(file.finish().unwrap(), 16);
         }
-        syncs.wait().unwrap();
+        syncs.wait(&Silent).unwrap();
         assert_eq!(syncs.shared.waiting.load(Ordering::Relaxed), 0);
         for number in 0..100u64 {
             let bytes = std::fs::read(dir.path().join(number.to_string())).unwrap();
@@ -216,8 +232,8 @@ pub(crate) mod tests {
         let good = tempfile::tempfile().unwrap();
         failed(syncs.begin("other".into(), good.try_clone().unwrap()));
         failed(syncs.begin_some(Path::new("other"), &good));
-        failed(syncs.wait());
-        failed(syncs.wait());
+        failed(syncs.wait(&Silent));
+        failed(syncs.wait(&Silent));
     }
 
     #[test]

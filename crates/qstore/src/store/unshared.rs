@@ -1,0 +1,95 @@
+//! Why matrices share less than one would expect, in a user's words.
+
+use qstore_container::{Unshared, Why};
+use serde::Serialize;
+
+/// Matrices that are stored by themselves for one reason.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct UnsharedInspection {
+    /// The variant that they could have shared with, where it is about one.
+    pub with: Option<String>,
+    /// Why, as plans and programs call it: `no-counterpart`, `other-shape`, `fused-experts`, `uneven-groups`, `not-made-from`, `floats`, `unknown-format`
+    /// or `malformed`.
+    pub reason: &'static str,
+    /// The first of them.
+    pub first: String,
+    /// How many there are.
+    pub matrices: u64,
+    /// All of that as a sentence.
+    pub text: String,
+}
+
+impl UnsharedInspection {
+    pub(super) fn new(note: &Unshared) -> Self {
+        let Unshared { with, first, matrices, why } = note;
+        let with = with.as_ref().map(ToString::to_string);
+        let lower = with.as_deref().unwrap_or("another");
+        let one = *matrices == 1;
+        let (matrix, are, have) = if one { ("matrix", "is", "has") } else { ("matrices", "are", "have") };
+        let of = |shape: &[u64]| shape.iter().map(u64::to_string).collect::<Vec<_>>().join(" x ");
+        // Names may hold anything.
+        let shown: String = first
+            .chars()
+            .flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] })
+            .collect();
+        let (reason, what) = match why {
+            Why::NoCounterpart => (
+                "no-counterpart",
+                format!(
+                    "{matrices} quantised {matrix} of {lower} {have} no counterpart of its name and shape here"
+                ),
+            ),
+            Why::OtherShape { here, there } => (
+                "other-shape",
+                format!(
+                    "{matrices} {matrix} {are} not stored given {lower}, which has another shape: {} here, {} there, be it padded or transposed",
+                    of(here),
+                    of(there)
+                ),
+            ),
+            Why::FusedExperts => (
+                "fused-experts",
+                format!(
+                    "{matrices} {matrix} of experts {are} not stored given {lower}: one of the two has all experts of a layer in one tensor, the other a tensor each"
+                ),
+            ),
+            Why::UnevenGroups => (
+                "uneven-groups",
+                format!(
+                    "{matrices} {matrix} {are} not stored given {lower}: its groups of columns are of less than 32, or of sizes that share no divisor of 32 or more"
+                ),
+            ),
+            Why::NotMadeFrom => (
+                "not-made-from",
+                format!(
+                    "{matrices} {matrix} {are} not stored given {lower}, whose codes stand for other values; is it the same model?"
+                ),
+            ),
+            Why::Floats => (
+                "floats",
+                format!(
+                    "{matrices} {matrix} {are} not stored given {lower}, which has other floats of that name: floats are not stored given floats yet"
+                ),
+            ),
+            Why::UnknownFormat { method } => {
+                let method = method.as_ref().map_or(String::new(), |method| format!(" ({method})"));
+                (
+                    "unknown-format",
+                    format!(
+                        "{matrices} {matrix} {are} quantised in a format that is not known{method}: stored alone, and of no use to others"
+                    ),
+                )
+            }
+            Why::Malformed { what } => (
+                "malformed",
+                format!(
+                    "{matrices} {matrix} {are} named as quantised, but {what}: stored alone, and of no use to others"
+                ),
+            ),
+            _ => ("other", format!("{matrices} {matrix} {are} stored alone")),
+        };
+        let such = if one { format!("{what} ({shown})") } else { format!("{what} (such as {shown})") };
+        Self { with, reason, first: first.clone(), matrices: *matrices, text: such }
+    }
+}
