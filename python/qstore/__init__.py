@@ -17,6 +17,7 @@ from typing import Any
 from qstore import _core, errors
 from qstore.errors import (
     BusyError,
+    ChangedError,
     DamagedError,
     FileError,
     ForbiddenError,
@@ -28,7 +29,7 @@ from qstore.errors import (
     UnknownNameError,
     UsageError,
 )
-from qstore.inspection import FileInspection, Inspection, TensorInspection, VariantInspection, inspect
+from qstore.inspection import FileInspection, Inspection, TensorInspection, Unshared, VariantInspection, inspect
 from qstore.operations import VariantVerification, Verification, add, pack, remove, unpack, verify
 from qstore.progress import Bar
 from qstore.store import Store, TensorSlice, Variant, open, safe_open
@@ -38,6 +39,7 @@ __version__ = _core.VERSION
 __all__ = [
     "Bar",
     "BusyError",
+    "ChangedError",
     "DamagedError",
     "FileError",
     "FileInspection",
@@ -52,6 +54,7 @@ __all__ = [
     "TensorInspection",
     "TensorSlice",
     "UnknownNameError",
+    "Unshared",
     "UsageError",
     "Variant",
     "VariantInspection",

@@ -22,6 +22,28 @@ class FileInspection:
     bytes: int
     #: SHA-256, as a model hub shows it.
     sha256: str
+    #: How it is stored: `tensors` of a safetensors file, whose tensors are described by themselves, else as a tensor is.
+    encoding: str
+    #: The variant that it is equal to a file of.
+    given: str | None
+    #: Bytes that it takes in the store, its tensors left out.
+    stored_bytes: int
+
+
+@dataclass(frozen=True)
+class Unshared:
+    """Matrices that share less than one would expect, for one reason."""
+
+    #: The variant that they could have shared with, where it is about one.
+    with_variant: str | None
+    #: `no-counterpart`, `other-shape`, `fused-experts`, `uneven-groups`, `not-made-from`, `floats`, `unknown-format` or `malformed`.
+    reason: str
+    #: The first of them.
+    first: str
+    #: How many there are.
+    matrices: int
+    #: All of that as a sentence.
+    text: str
 
 
 @dataclass(frozen=True)
@@ -38,7 +60,7 @@ class TensorInspection:
     given: str | None
     #: Bytes in memory.
     raw_bytes: int
-    #: Bytes that it takes in its variant's layer.
+    #: Bytes that it takes in the store.
     stored_bytes: int
     #: Stored bits for each element, or for each code that is packed into one; `None` for an empty tensor.
     bits_per_weight: float | None
@@ -63,14 +85,22 @@ class VariantInspection:
     files: tuple[FileInspection, ...]
     #: The files of the store that hold it, relative to the store's folder.
     layer_files: tuple[str, ...]
+    #: Those of them that are not there.
+    missing_files: tuple[str, ...]
     #: Bytes of its original files.
     raw_bytes: int
-    #: Bytes that it adds to the store.
+    #: Bytes that it adds to the store: what its tensors and files take, and the overhead.
     stored_bytes: int
+    #: Bytes of headers, plans and lists of chunks; `None` if its layer cannot be read.
+    overhead_bytes: int | None
     #: Bytes that loading all its tensors reads; `None` if its layer cannot be read.
     read_bytes: int | None
     #: Why its layer cannot be read, if it cannot.
     problem: str | None
+    #: Patterns of the files that were left out when it was stored.
+    excluded: tuple[str, ...]
+    #: What of it shares less than one would expect, and why.
+    unshared: tuple[Unshared, ...]
     #: Its tensors, in the order of the files; empty unless asked for.
     tensors: tuple[TensorInspection, ...]
 
@@ -83,14 +113,18 @@ class Inspection:
     format_version: int
     #: Bytes of all variants' original files.
     raw_bytes: int
-    #: Bytes of everything in the store's folder.
+    #: Bytes of all that the store has in its folder: its manifest, and what each variant adds.
     stored_bytes: int
+    #: Bytes of the manifest.
+    manifest_bytes: int
     #: `stored_bytes / raw_bytes`.
     ratio: float
     #: The variants, lower precision first.
     variants: tuple[VariantInspection, ...]
     #: Files that an interrupted change left; the next change deletes them.
     leftovers: tuple[str, ...]
+    #: What else lies in the store's folder. It is not the store's, and is left alone.
+    foreign: tuple[str, ...]
 
 
 def inspect(path: str | PathLike[str], *, tensors: bool = False) -> Inspection:
@@ -109,7 +143,8 @@ def inspect(path: str | PathLike[str], *, tensors: bool = False) -> Inspection:
 
 def _inspection(found: dict[str, Any]) -> Inspection:
     variants = tuple(_variant(variant) for variant in found.pop("variants"))
-    return Inspection(variants=variants, leftovers=tuple(found.pop("leftovers")), **found)
+    leftovers, foreign = tuple(found.pop("leftovers")), tuple(found.pop("foreign"))
+    return Inspection(variants=variants, leftovers=leftovers, foreign=foreign, **found)
 
 
 def _variant(found: dict[str, Any]) -> VariantInspection:
@@ -117,6 +152,9 @@ def _variant(found: dict[str, Any]) -> VariantInspection:
         given=tuple(found.pop("given")),
         files=tuple(FileInspection(**file) for file in found.pop("files")),
         layer_files=tuple(found.pop("layer_files")),
+        missing_files=tuple(found.pop("missing_files")),
+        excluded=tuple(found.pop("excluded")),
+        unshared=tuple(Unshared(with_variant=one.pop("with"), **one) for one in found.pop("unshared")),
         tensors=tuple(
             TensorInspection(shape=tuple(tensor.pop("shape")), **tensor) for tensor in found.pop("tensors", ())
         ),

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from qstore import _core
-from qstore.errors import DamagedError, UsageError
+from qstore.errors import DamagedError, QStoreWarning, UsageError
+from qstore.inspection import inspect
 from qstore.progress import Progress, Watched
 from qstore.store import checked_threads
 
@@ -21,6 +23,8 @@ def pack(
     *,
     verbatim: Collection[str] = (),
     given: Mapping[str, Collection[str]] | None = None,
+    exclude: Collection[str] = (),
+    strict: bool = False,
     threads: int = 0,
     memory: int | None = None,
     shard_size: int | None = None,
@@ -32,8 +36,10 @@ def pack(
         variants: A name that you choose and the Hugging Face folder of each variant, which is only read. Their order does not matter.
         target: The folder to make the store in; new or empty.
         verbatim: Variants whose files are kept as they are, so that any tool loads them from the store; takes more space.
-        given: For a variant, the lower ones that it may be stored given (and reading it reads); `[]` makes it independent of all. Variants that are not
-            named may be given any.
+        given: For a variant, the others that it may be stored given (and reading it reads); `[]` makes it independent of all. Variants that are not
+            named may be given any lower one.
+        exclude: Patterns of files that are left out, which the store remembers: of a name anywhere (`.git`, `*.bin`) or of a path (`original/*`).
+        strict: Refuse folders that are not whole (shards missing, downloads under way, Git LFS pointers), where else a warning says so.
         threads: Worker threads; 0 for one a core. The store does not depend on it.
         memory: Bytes to work in, about; 1 GiB if not said.
         shard_size: Most bytes of one file of the store; 5 GB if not said.
@@ -49,9 +55,10 @@ def pack(
         raise UsageError(f"variants are folders by name, such as {{'bf16': 'llama'}}, not {variants!r}")
     given = given or {}
     _known(("verbatim", verbatim), ("given", given), names=variants)
-    specs = [_spec(name, folder, verbatim, given) for name, folder in variants.items()]
+    specs = [_spec(name, folder, verbatim, given, exclude, strict) for name, folder in variants.items()]
     with Watched(progress) as callback:
         _core.pack(specs, target, _limits(threads, memory, shard_size), callback)
+    _warn_of_unshared(target, variants)
 
 
 def add(
@@ -61,6 +68,8 @@ def add(
     *,
     verbatim: bool = False,
     given: Collection[str] | None = None,
+    exclude: Collection[str] = (),
+    strict: bool = False,
     threads: int = 0,
     memory: int | None = None,
     shard_size: int | None = None,
@@ -73,17 +82,19 @@ def add(
         variant: A name that you choose.
         folder: The Hugging Face folder of the variant, which is only read.
         verbatim: Keep its files as they are.
-        given: The lower variants that it may be stored given; any if `None`, none if empty.
-        threads, memory, shard_size, progress: As in `pack`.
+        given: The variants that it may be stored given; any lower one if `None`, none if empty.
+        exclude, strict, threads, memory, shard_size, progress: As in `pack`.
 
     Raises:
         UsageError: The store has a variant of that name.
         BusyError: Another process is changing the store.
         QStoreError: As `pack`. The store is then unchanged.
     """
-    specs = _spec(variant, folder, [variant] if verbatim else [], {} if given is None else {variant: given})
+    kept = [variant] if verbatim else []
+    spec = _spec(variant, folder, kept, {} if given is None else {variant: given}, exclude, strict)
     with Watched(progress) as callback:
-        _core.add(store, specs, _limits(threads, memory, shard_size), callback)
+        _core.add(store, spec, _limits(threads, memory, shard_size), callback)
+    _warn_of_unshared(store, [variant])
 
 
 def remove(
@@ -115,7 +126,9 @@ def unpack(
     memory: int | None = None,
     progress: Progress = None,
 ) -> None:
-    """Restores a variant's folder, every file byte for byte and checked by its SHA-256. It appears when all of it is there.
+    """Restores a variant's folder, every file byte for byte and checked by its SHA-256.
+
+    A new folder appears when all of it is there; in an empty one that exists, such as a mounted volume, the files do.
 
     Args:
         store: The store.
@@ -182,14 +195,29 @@ def verify(
 
 
 def _spec(
-    name: str, folder: Path, verbatim: Collection[str], given: Mapping[str, Collection[str]]
-) -> tuple[str, Path, bool, list[str] | None]:
+    name: str,
+    folder: Path,
+    verbatim: Collection[str],
+    given: Mapping[str, Collection[str]],
+    exclude: Collection[str],
+    strict: bool,
+) -> tuple[str, Path, bool, list[str] | None, list[str], bool]:
     if not isinstance(name, str):
         raise UsageError(f"a variant's name is text, not {name!r}")
     for option, names in (("verbatim", verbatim), ("given", given.get(name))):
         if isinstance(names, str):
             raise UsageError(f"{option}: give a list of variants' names, not {names!r}")
-    return name, os.fspath(folder), name in verbatim, list(given[name]) if name in given else None
+    if isinstance(exclude, str):
+        raise UsageError(f"exclude: give a list of patterns, not {exclude!r}")
+    only = list(given[name]) if name in given else None
+    return name, os.fspath(folder), name in verbatim, only, list(exclude), strict
+
+
+def _warn_of_unshared(store: Path, names: Collection[str]) -> None:
+    """Tells what of these variants shares less than one would expect, at the line that called the package."""
+    for variant in inspect(store).variants:
+        for unshared in variant.unshared if variant.name in names else ():
+            warnings.warn(f"{variant.name}: {unshared.text}", QStoreWarning, stacklevel=3)
 
 
 def _limits(

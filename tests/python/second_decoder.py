@@ -300,7 +300,9 @@ class Store:
         check(len(manifest["variants"]) <= 256, "too many variants")
         for variant in manifest["variants"]:
             fields = "name scheme dtype given content tensors tensor_bytes files raw_bytes layer"
-            has_fields(variant, fields, "verbatim given_only")
+            has_fields(variant, fields, "verbatim given_only excluded unshared")
+            for note in variant.get("unshared", ()):
+                has_fields(note, "first matrices why", "with")
             name = variant["name"]
             check(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name), f"not a name: {name!r}")
             check(name not in self.variants and name != "qstore.json", f"a second {name!r}")
@@ -419,7 +421,7 @@ class Store:
         if quant["scheme"] == "llm.int8":
             has_fields(quant, "scheme scale")
             scale = self._part(variant, quant["scale"], may_be_own=may_be_own)
-            check((scale.dtype, scale.shape) == ("F32", [rows]), "scales that do not fit")
+            check(scale.shape in ([rows], [rows, 1], [1, rows]), "scales that do not fit")
             of_row = scale.floats() / np.float32(127)
             return Grid(None, np.zeros(cols, np.int64), of_row[:, None], np.zeros((rows, 1), np.int64))
         has_fields(quant, "scheme bits scale zeros zero_offset", "groups")
@@ -472,7 +474,7 @@ class Store:
             part = self._part(variant, encoding["codes"], is_codes=True)
             scale = self._part(variant, encoding["scale"])
             check((part.dtype, part.shape) == ("I8", shape), "codes that do not fit")
-            check((scale.dtype, scale.shape) == ("F32", shape[:1]), "scales that do not fit")
+            check(scale.shape in ([shape[0]], [shape[0], 1], [1, shape[0]]), "scales that do not fit")
             codes, scales = np.frombuffer(part.data, np.int8).reshape(shape), scale.floats()
 
             def of_bins(head: Cursor, chunk: Cursor, rows: slice) -> bytes:

@@ -31,11 +31,12 @@ impl Bars {
         }
     }
 
-    /// Has Ctrl-C, or a request to terminate, stop the work under way at its next report, so that it leaves nothing behind. The second one ends the program at once.
-    pub(crate) fn heed_interrupts(&self) {
+    /// Has Ctrl-C, or a request to terminate, stop the work under way at its next report if it writes, so that it leaves nothing behind. The second one,
+    /// or the first where there is nothing to leave, ends the program at once.
+    pub(crate) fn heed_interrupts(&self, writes: bool) {
         let interrupted = self.interrupted.clone();
         let heard = move || {
-            if interrupted.swap(true, Ordering::Relaxed) {
+            if !writes || interrupted.swap(true, Ordering::Relaxed) {
                 std::process::exit(INTERRUPTED.into());
             }
         };

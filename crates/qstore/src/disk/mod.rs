@@ -21,5 +21,5 @@ pub(crate) use calls::{create_dir_all, create_new, rename};
 pub(crate) use durable::tests::unsyncable;
 pub(crate) use durable::{FileWriter, Syncs};
 pub(crate) use new_folder::{NewFolder, NewFolders, check_empty, check_free};
-pub(crate) use space::{available, check_room};
+pub(crate) use space::{available, check_room, size};
 pub(crate) use staging::{Move, Staging};

@@ -42,8 +42,13 @@ pub(crate) fn check_room(folder: &Path, files: impl Iterator<Item = u64>) -> Res
     if need <= free {
         return Ok(());
     }
-    let what = format!("{need} bytes are needed, and its file system has {free} free");
+    let what = format!("{} are needed, and its file system has {} free", size(need), size(free));
     Err(io::Error::new(io::ErrorKind::StorageFull, what)).at(folder, "not enough room")
+}
+
+/// A size for people.
+pub(crate) fn size(bytes: u64) -> String {
+    humansize::format_size(bytes, humansize::DECIMAL)
 }
 
 #[cfg(test)]

@@ -83,7 +83,8 @@ pub(super) fn look(source: &Source, progress: &dyn Progress) -> Result<Vec<Findi
             more => format!(" (and {more} more like it)"),
         };
         let what = format!(
-            "it is a Git LFS pointer{more}: three lines of text in place of the file's {size} bytes; run `git lfs pull` to have the file, or leave it out (--exclude)"
+            "it is a Git LFS pointer{more}: three lines of text in place of {}; run `git lfs pull` to have the file, or leave it out (--exclude)",
+            crate::disk::size(*size)
         );
         findings.push(Finding::lack(Some(first), what));
     }
@@ -222,7 +223,8 @@ fn check_git(source: &Source) -> Option<Finding> {
         of_git.fold((0u64, 0u64), |(count, bytes), file| (count + 1, bytes.saturating_add(file.bytes)));
     (count > 0).then(|| {
         let what = format!(
-            "its .git is stored as well: {count} files, {bytes} bytes, of which those that equal others take no room; leave it out with --exclude .git"
+            "its .git is stored as well: {count} files, {}, of which what equals other files takes no room; leave it out with --exclude .git",
+            crate::disk::size(bytes)
         );
         Finding::note(None, what)
     })

@@ -172,13 +172,11 @@ fn foreign(store: &Path, variants: &[VariantInspection], leftovers: &[String]) -
         let text = path.to_string_lossy();
         if is_folder {
             entries.skip_current_dir();
-            // What is empty within a kept folder may have been so in the original.
-            if path
-                .components()
-                .next()
-                .is_some_and(|top| top.as_os_str().to_str().is_some_and(|top| kept.contains(top)))
-                && std::fs::read_dir(entry.path()).is_ok_and(|mut entries| entries.next().is_none())
-            {
+            let is_kept = path.components().next().and_then(|top| top.as_os_str().to_str());
+            let is_kept = is_kept.is_some_and(|top| kept.contains(top));
+            // Empty folders within a kept one may have been so in the original.
+            let mut below = walkdir::WalkDir::new(entry.path()).into_iter().flatten();
+            if is_kept && below.all(|entry| entry.file_type().is_dir()) {
                 continue;
             }
         }

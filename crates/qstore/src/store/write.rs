@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use qstore_container::{Manifest, RelativePath, VariantEntry, VariantName};
+use qstore_container::{Given, Manifest, RelativePath, VariantEntry, VariantName};
 
 use super::arrange::{Candidate, arrange, place};
 use super::{Options, Store};
 use crate::decode::Variant;
 use crate::disk::{
-    Move, NewFolders, Staging, Syncs, available, check_empty, check_free, check_room, create_new,
+    Move, NewFolders, Staging, Syncs, available, check_empty, check_free, check_room, create_new, size,
 };
 use crate::encode::{Target, write_layer};
 use crate::error::{Error, IoContext as _, Result};
@@ -159,8 +159,10 @@ fn check_room_for(
     check_room(target, kept.into_iter())?;
     if let Some(free) = available(target).filter(|free| *free < least) {
         progress.warn(&format!(
-            "{}: its file system has {free} bytes free, and the store will hardly take less than {least}",
-            target.display()
+            "{}: its file system has {} free, and the store will hardly take less than {}",
+            target.display(),
+            size(free),
+            size(least)
         ))?;
     }
     Ok(())
@@ -200,9 +202,6 @@ pub fn add(store: &Path, variant: &VariantSpec, options: &Options, progress: &dy
     let mut change = Change::new(&staging, manifest.clone(), options)?;
     let (lower, higher) = manifest.variants.split_at(place);
     change.claim(&variant.name, variant.verbatim)?;
-    for entry in higher.iter().filter(|entry| is_stored_anew(entry)) {
-        change.claim(&entry.name, false)?;
-    }
     for entry in lower {
         change.keep(entry)?;
     }
@@ -212,7 +211,7 @@ pub fn add(store: &Path, variant: &VariantSpec, options: &Options, progress: &dy
         if is_stored_anew(entry) {
             change.store_anew(entry, progress)?;
         } else {
-            change.keep(entry)?;
+            change.keep_or_store_anew(entry, progress)?;
         }
     }
     let new = change.finish(progress)?;
@@ -237,14 +236,11 @@ pub fn remove(store: &Path, name: &VariantName, options: &Options, progress: &dy
     let kept = if gone.verbatim { Kept::of(&old, name, progress)? } else { Kept::default() };
     let needs_it = |entry: &&VariantEntry| entry.given.iter().any(|given| given.variant == *name);
     let mut change = Change::new(&staging, manifest.clone(), options)?;
-    for entry in manifest.variants.iter().filter(needs_it) {
-        change.claim(&entry.name, false)?;
-    }
     for entry in manifest.variants.iter().filter(|entry| *entry != gone) {
         if needs_it(&entry) {
             change.store_anew(entry, progress)?;
         } else {
-            change.keep(&entry.without_notes_on(name))?;
+            change.keep_or_store_anew(&entry.without_notes_on(name), progress)?;
         }
     }
     let new = change.finish(progress)?;
@@ -341,7 +337,7 @@ impl<'a> Change<'a> {
         Ok(Manifest::new(self.entries))
     }
 
-    /// Takes the names that storing a variant will need, before anything is written.
+    /// Takes the names that storing a new variant will need, before anything is written.
     ///
     /// # Errors
     /// Something that is not the store's has one of them.
@@ -396,6 +392,23 @@ impl<'a> Change<'a> {
     /// Takes a variant over as it is stored.
     fn keep(&mut self, entry: &VariantEntry) -> Result<()> {
         self.adopt(self.store.clone(), entry.clone())
+    }
+
+    /// Takes a variant over as it is stored, unless that does not fit any more what it is given and was stored anew: what it refers to may be a
+    /// reference by now.
+    fn keep_or_store_anew(&mut self, entry: &VariantEntry, progress: &dyn Progress) -> Result<()> {
+        let is_new = |given: &Given| !self.is_as_it_was(&given.variant);
+        let needs_new = entry.given.iter().any(is_new);
+        match self.keep(entry) {
+            Err(Error::Damaged { .. }) if needs_new => self.store_anew(entry, progress),
+            result => result,
+        }
+    }
+
+    /// Whether a variant is stored as it was in the old store.
+    fn is_as_it_was(&self, name: &VariantName) -> bool {
+        let of = |entries: &[VariantEntry]| entries.iter().find(|e| e.name == *name).map(|e| e.layer.clone());
+        of(&self.entries) == of(&self.old.variants)
     }
 
     fn adopt(&mut self, folder: PathBuf, entry: VariantEntry) -> Result<()> {

@@ -6,7 +6,6 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use crate::child::Task;
-use crate::common::tree;
 use crate::scene::Scene;
 
 /// The calls that change folders or make changes last.

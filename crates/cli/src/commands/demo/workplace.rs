@@ -26,7 +26,10 @@ impl Workplace {
         let failed =
             |source| Failure::File { path: folder.to_owned(), what: "cannot create the folder", source };
         fs::create_dir_all(folder).map_err(failed)?;
-        if fs::read_dir(folder).map_err(failed)?.next().is_some() {
+        // A file system keeps a folder of its own in its first one.
+        let is_own =
+            |entry: std::io::Result<fs::DirEntry>| entry.is_ok_and(|entry| entry.file_name() == "lost+found");
+        if !fs::read_dir(folder).map_err(failed)?.all(is_own) {
             return Err(Failure::Usage(format!(
                 "--keep {}: the folder is not empty; name a new one",
                 folder.display()
