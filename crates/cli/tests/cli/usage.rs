@@ -51,11 +51,11 @@ fn wrong_use_exits_with_2_and_says_what_is_wrong() {
         (&["bench", &bf16, "--repeats", "0", "-o", &new], "1..=1000"),
         (&["bench", &bf16, "--cache", "cold", "-o", &new], "warm, dropped, both"),
         (&["bench", &bf16, "--dir", &none, "-o", &new], "name another with --dir"),
-        (&["bench", &bf16, "-o", &folder], "not an empty folder"),
+        (&["bench", &bf16, "-o", &folder], "not empty"),
         (&["bench", &bf16, "--peers", "zipnn", "--python", &none, "-o", &new], "pip install zipnn"),
         (&["demo", "--model", &folder, "--hidden", "64"], "cannot be used with"),
         (&["demo", "--hidden", "65"], "must be even"),
-        (&["demo", "--keep", &folder], "not an empty folder"),
+        (&["demo", "--keep", &folder], "not empty"),
     ];
     for (arguments, part) in cases {
         let done = run(arguments);

@@ -23,8 +23,8 @@ const HELD: &str = "held by the qstore with process number ";
 #[derive(Debug)]
 pub(super) struct Lock {
     folder: PathBuf,
-    /// Locked, where the file system has locks.
-    file: File,
+    /// Locked, where the file system has locks; none once it is let go.
+    file: Option<File>,
     /// Whether what it is needed for is to be told by the next run.
     pub(super) keep: bool,
 }
@@ -83,7 +83,7 @@ impl Lock {
                     // From now on it holds by being there.
                     writeln!(file, "{HELD}{}", std::process::id()).at(&path, "cannot write")?;
                 }
-                let lock = Self { folder: folder.to_owned(), file, keep: false };
+                let lock = Self { folder: folder.to_owned(), file: Some(file), keep: false };
                 lock.write_about()?;
                 return Ok(lock);
             }
@@ -115,8 +115,9 @@ impl Drop for Lock {
             drop(calls::remove_file(&self.folder.join(ABOUT)));
         }
         drop(calls::remove_file(&self.folder.join(LOCK)));
+        // Before the folder, as network file systems keep a file under a hidden name while it is open.
+        drop(self.file.take());
         drop(calls::remove_dir(&self.folder));
-        drop(self.file.unlock());
     }
 }
 
