@@ -36,7 +36,8 @@ class Unshared:
 
     #: The variant that they could have shared with, where it is about one.
     with_variant: str | None
-    #: `no-counterpart`, `other-shape`, `fused-experts`, `uneven-groups`, `not-made-from`, `floats`, `unknown-format` or `malformed`.
+    #: `no-counterpart`, `other-shape`, `fused-experts`, `uneven-groups`, `not-made-from`, `floats`, `unknown-format`,
+    #: `unusable` or `malformed`.
     reason: str
     #: The first of them.
     first: str

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import warnings
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from qstore import _core
-from qstore.errors import DamagedError, QStoreWarning, UsageError
-from qstore.inspection import inspect
+from qstore.errors import DamagedError, UsageError
 from qstore.progress import Progress, Watched
 from qstore.store import checked_threads
 
@@ -58,7 +56,6 @@ def pack(
     specs = [_spec(name, folder, verbatim, given, exclude, strict) for name, folder in variants.items()]
     with Watched(progress) as callback:
         _core.pack(specs, target, _limits(threads, memory, shard_size), callback)
-    _warn_of_unshared(target, variants)
 
 
 def add(
@@ -94,7 +91,6 @@ def add(
     spec = _spec(variant, folder, kept, {} if given is None else {variant: given}, exclude, strict)
     with Watched(progress) as callback:
         _core.add(store, spec, _limits(threads, memory, shard_size), callback)
-    _warn_of_unshared(store, [variant])
 
 
 def remove(
@@ -211,13 +207,6 @@ def _spec(
         raise UsageError(f"exclude: give a list of patterns, not {exclude!r}")
     only = list(given[name]) if name in given else None
     return name, os.fspath(folder), name in verbatim, only, list(exclude), strict
-
-
-def _warn_of_unshared(store: Path, names: Collection[str]) -> None:
-    """Tells what of these variants shares less than one would expect, at the line that called the package."""
-    for variant in inspect(store).variants:
-        for unshared in variant.unshared if variant.name in names else ():
-            warnings.warn(f"{variant.name}: {unshared.text}", QStoreWarning, stacklevel=3)
 
 
 def _limits(

@@ -171,7 +171,7 @@ class Variant:
         return self._opened
 
     def keys(self) -> list[str]:
-        """The tensors' names, sorted. `FILE:NAME` where several files of the variant have one of that name."""
+        """The tensors' names, sorted. `FILE:NAME` where another file of the variant has one of that name."""
         return sorted(self._tensors)
 
     def offset_keys(self) -> list[str]:

@@ -120,7 +120,7 @@ pub(crate) struct Contents {
     /// Leave out what matches: a name anywhere (.git, '*.bin') or a path in the folder ('original/*'). Recorded in the store. Can be repeated
     #[arg(long, value_name = "GLOB")]
     pub(crate) exclude: Vec<String>,
-    /// Refuse a folder that is not whole (shards missing, downloads under way, Git LFS pointers), where else a warning says so
+    /// Refuse incomplete folders (shards missing, downloads under way, Git LFS pointers) instead of warning
     #[arg(long)]
     pub(crate) strict: bool,
 }

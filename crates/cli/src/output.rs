@@ -36,7 +36,7 @@ impl Console {
             return Ok(());
         }
         // One write, as standard output would flush every line by itself.
-        let text = format!("{text}\n");
+        let text = format!("{}\n", shown(&text.to_string()));
         let mut stdout = io::stdout().lock();
         match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
             Err(error) if error.kind() == ErrorKind::BrokenPipe => self.unread.set(true),
@@ -58,12 +58,10 @@ impl Console {
     /// Prints what a store holds, after `done` to it.
     pub(crate) fn summary(&self, done: &str, store: &std::path::Path, began: Instant) -> Result<(), Failure> {
         let seconds = time(began.elapsed());
-        let inspection = qstore::inspect(&Store::open(store)?, false)?;
         if self.quiet {
-            // That something shares less than one would expect is a warning.
-            remarks(&inspection).iter().for_each(|remark| self.bars.say(remark));
             return Ok(());
         }
+        let inspection = qstore::inspect(&Store::open(store)?, false)?;
         self.note(format_args!("{done} in {seconds}\n\n{}", variants_table(&inspection)))?;
         match &remarks(&inspection)[..] {
             [] => Ok(()),
@@ -75,7 +73,7 @@ impl Console {
 /// Says on standard error why a command failed.
 pub(crate) fn complain(failure: &Failure) {
     // There is nobody left to tell if this fails.
-    drop(writeln!(io::stderr(), "error: {failure}"));
+    drop(writeln!(io::stderr(), "error: {}", shown(&failure.to_string())));
 }
 
 /// A table without lines; the columns from `numbers` on are aligned to the right.
@@ -118,6 +116,17 @@ pub(crate) fn remarks(inspection: &Inspection) -> Vec<String> {
         remarks
     };
     inspection.variants.iter().flat_map(of_variant).collect()
+}
+
+/// Text without what would steer a terminal: names in a store may hold anything.
+pub(crate) fn shown(text: &str) -> String {
+    let escape =
+        |c: char| if c.is_control() && c != '\n' { c.escape_default().collect() } else { c.to_string() };
+    if text.chars().any(|c| c.is_control() && c != '\n') {
+        text.chars().map(escape).collect()
+    } else {
+        text.to_owned()
+    }
 }
 
 /// A size for people.

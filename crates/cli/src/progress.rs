@@ -10,6 +10,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use qstore::{Progress, Stop};
 
 use crate::failure::INTERRUPTED;
+use crate::output::shown;
 
 /// One bar on standard error, for the stage that is under way; no bar at all where standard error is no terminal.
 pub(crate) struct Bars {
@@ -58,7 +59,7 @@ impl Bars {
         let new = self.warned.lock().unwrap_or_else(PoisonError::into_inner).insert(text.to_owned());
         if new {
             // A standard error that nobody reads any more is no reason to stop.
-            self.current().suspend(|| drop(writeln!(std::io::stderr(), "warning: {text}")));
+            self.current().suspend(|| drop(writeln!(std::io::stderr(), "warning: {}", shown(text))));
         }
     }
 
@@ -94,6 +95,11 @@ impl Progress for Bars {
     fn warn(&self, text: &str) -> Result<(), Stop> {
         self.say(text);
         self.go_on()
+    }
+
+    fn remark(&self, text: &str) -> Result<(), Stop> {
+        // Else the summary has it.
+        if self.quiet { Progress::warn(self, text) } else { self.go_on() }
     }
 }
 

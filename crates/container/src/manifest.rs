@@ -169,7 +169,11 @@ impl Manifest {
         reach
     }
 
-    fn check(&self) -> Result<(), FormatError> {
+    /// Whether its variants fit each other.
+    ///
+    /// # Errors
+    /// What does not fit.
+    pub fn check(&self) -> Result<(), FormatError> {
         if self.variants.len() > MAX_VARIANTS {
             return Err(FormatError::new("it has more variants than a reader accepts"));
         }

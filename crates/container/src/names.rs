@@ -86,7 +86,7 @@ impl FromStr for RelativePath {
 /// What an array is: a tensor of the variant, a file of it that is not safetensors, or a bundle of small tensors.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ArrayKey {
-    /// A tensor, by its name; where several files of the variant have one of that name, by `FILE:NAME`.
+    /// A tensor, by its name; where another file of the variant has one of that name, by `FILE:NAME`.
     Tensor(String),
     /// A file, by its path.
     File(RelativePath),

@@ -48,6 +48,11 @@ pub enum Why {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         method: Option<String>,
     },
+    /// Quantised in the other variant in a way that is of no use.
+    Unusable {
+        /// What the matter is.
+        what: String,
+    },
     /// Named as a quantised matrix, and none.
     Malformed {
         /// What does not fit.
@@ -60,7 +65,7 @@ impl Unshared {
         let texts = match &self.why {
             Why::OtherShape { here, there } => return here.len().max(there.len()) <= MAX_NOTE_TEXT,
             Why::UnknownFormat { method } => method.as_deref(),
-            Why::Malformed { what } => Some(what.as_str()),
+            Why::Unusable { what } | Why::Malformed { what } => Some(what.as_str()),
             _ => None,
         };
         texts.into_iter().chain([self.first.as_str()]).all(|text| text.len() <= MAX_NOTE_TEXT)

@@ -37,7 +37,7 @@ pub enum Error {
         what: String,
     },
     /// Another process is changing the store. Try again later.
-    #[error("{}: another qstore is writing to this store; try again when it is done", .0.display())]
+    #[error("{}: another qstore is writing to this folder; try again when it is done", .0.display())]
     Busy(PathBuf),
     /// The store is another one than when it was opened: what is asked for is not there any more. Open it again.
     #[error("{}: the store was changed since it was opened; open it again", .0.display())]

@@ -34,6 +34,7 @@ mod progress;
 mod quantize;
 mod save;
 mod scheme;
+mod shard_name;
 mod store;
 mod synthetic;
 mod throttle;

@@ -29,6 +29,13 @@ pub trait Progress: Sync {
     /// # Errors
     /// [`Stop`] to end the operation.
     fn warn(&self, text: &str) -> Result<(), Stop>;
+    /// Something that the user should know of what is being stored, and that [`inspect`](crate::inspect) will say as well.
+    ///
+    /// # Errors
+    /// [`Stop`] to end the operation.
+    fn remark(&self, text: &str) -> Result<(), Stop> {
+        self.warn(text)
+    }
 }
 
 /// Ignores all progress; warnings included, so use it only where they are reported in another way or cannot occur.

@@ -1,7 +1,7 @@
 //! Folders as people have them: two sets of weights, downloads that did not finish, clones, padded matrices, heads that are tied. Each test is a public bug
 //! report about some store or quantiser, turned into a folder. All of it is lossless; what it is about is that nothing is refused without need, dear
 //! without a word, or said that is not so.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::cast_possible_truncation, reason = "tests")]
 
 mod common;
 
@@ -624,4 +624,91 @@ fn a_store_that_changed_under_its_reader_says_so() {
         assert!(error.to_string().contains("open it again"), "{error}");
     }
     assert!(Store::open(&path).unwrap().variant(&"bf16".parse().unwrap()).is_ok());
+}
+
+/// Equal files across variants: a variant that is stored anew was read by the name of what it refers to, and its own file of that name was taken for that.
+#[test]
+fn files_that_equal_others_under_their_own_names() {
+    let room = Room::new();
+    for (folder, name, byte) in [("low", "b", 1), ("high", "a", 1), ("high", "b", 2)] {
+        fs::create_dir_all(room.path(folder)).unwrap();
+        let noise: Vec<u8> =
+            (0..3000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8 ^ byte).collect();
+        fs::write(room.path(folder).join(name), noise).unwrap();
+    }
+    let high = VariantSpec { given: only(&["low"]), ..spec(room.dir.path(), "high") };
+    let store = room.path("store");
+    pack(&[spec(room.dir.path(), "low"), high], &store, &options(), &Silent).unwrap();
+    qstore::remove(&store, &"low".parse().unwrap(), &options(), &Silent).unwrap();
+    let out = room.path("out");
+    unpack(&Store::open(&store).unwrap(), &"high".parse().unwrap(), &out, &options(), &Silent).unwrap();
+    assert_same_tree(&room.path("high"), &out);
+}
+
+/// A variant that is given one alone, all of which is kept in a third: without the one it must be stored anew.
+#[test]
+fn what_is_out_of_reach_is_stored_anew() {
+    let room = Room::new();
+    let names = ["a", "b", "c"];
+    for name in names {
+        room.folder(name, &[("model.safetensors", &small())]);
+        fs::write(room.path(name).join("config.json"), "{}").unwrap();
+    }
+    let mut specs = room.specs(&names);
+    specs[2].given = only(&["b"]);
+    for gone in ["a", "b"] {
+        let store = room.path("store");
+        drop(fs::remove_dir_all(&store));
+        pack(&specs, &store, &options(), &Silent).unwrap();
+        qstore::remove(&store, &gone.parse().unwrap(), &options(), &Silent).unwrap();
+        let store = Store::open(&store).unwrap();
+        assert!(verify(&store, None, false, &options(), &Silent).unwrap().is_sound());
+        assert_eq!(store.manifest().variants.len(), 2);
+    }
+}
+
+/// Equal arrays of which some are paired, some not, and some say what codes stand for: none refers to what is itself a reference.
+#[test]
+fn equal_arrays_of_every_kind() {
+    let mut room = Room::new();
+    let zeros = |shape: &[usize], dtype: Dtype| {
+        Tensor::new(dtype, shape, vec![0; shape.iter().product::<usize>() * dtype.bitsize() / 8])
+    };
+    // All of 16 KiB: a paired matrix, one that is not, scales and codes.
+    let high = Tensors::from([
+        ("a.layers.0.up_proj.weight".to_owned(), zeros(&[4096, 2], Dtype::BF16)),
+        ("z.other".to_owned(), zeros(&[8192], Dtype::BF16)),
+        ("m.layers.0.up_proj.weight".to_owned(), zeros(&[4096, 4], Dtype::I8)),
+        ("m.layers.0.up_proj.SCB".to_owned(), zeros(&[4096], Dtype::F32)),
+    ]);
+    let low = Tensors::from([
+        ("a.layers.0.up_proj.weight".to_owned(), zeros(&[4096, 2], Dtype::I8)),
+        ("a.layers.0.up_proj.SCB".to_owned(), zeros(&[4096], Dtype::F32)),
+    ]);
+    room.folder("high", &[("model.safetensors", &high)]).folder("low", &[("model.safetensors", &low)]);
+    room.pack(&["high", "low"]);
+    room.pack(&["high"]);
+}
+
+/// Numbers of shards that are beyond their set are no reason to say what is not so.
+#[test]
+fn shards_beyond_their_set() {
+    let mut room = Room::new();
+    for (names, says) in [
+        (&["m-00001-of-00002", "m-00005-of-00002", "m-00006-of-00002"][..], Some("1 of its 2 shards")),
+        (&["m-00001-of-00000"], None),
+        (&["m-00000-of-00002", "m-00001-of-00002"], None),
+    ] {
+        let one = Tensors::from([("x".to_owned(), Tensor::new(Dtype::U8, &[1], vec![1]))]);
+        let files: Vec<_> = names.iter().map(|name| format!("{name}.safetensors")).collect();
+        let files: Vec<_> = files.iter().map(|name| (name.as_str(), &one)).collect();
+        room.folder("model", &files);
+        room.pack(&["model"]);
+        let said = room.warnings.join("\n");
+        assert!(
+            says.map_or(!said.contains("are not there, such as"), |says| said.contains(says)),
+            "{names:?}: {said}"
+        );
+        fs::remove_dir_all(room.path("model")).unwrap();
+    }
 }

@@ -43,7 +43,9 @@ pub(crate) fn run(arguments: &Inspect, console: &Console) -> Result<(), Failure>
             console.result(format_args!("\n{}\n\n{tensors}", variant.name))?;
         }
     }
-    if arguments.tensors {
+    let sum = variants.iter().fold(*manifest_bytes, |sum, variant| sum.saturating_add(variant.stored_bytes));
+    // Of a variant that is not all there it is known what it should take.
+    if arguments.tensors && sum == *stored_bytes {
         let parts = variants.iter().map(|variant| format!("{} of {}", variant.stored_bytes, variant.name));
         let parts: Vec<_> = parts.chain([format!("{manifest_bytes} of the manifest")]).collect();
         console.result(format_args!("\n{} = {stored_bytes} bytes", parts.join(" + ")))?;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use qstore_container::limits::MAX_HEAD_BYTES;
-use qstore_container::{ArrayKey, ChunkForm, ChunkRecord, Encoding, StoredArray};
+use qstore_container::{ChunkForm, ChunkRecord, Encoding, StoredArray};
 
 use qstore_kernels::DecodeError;
 
@@ -100,11 +100,6 @@ impl ArrayReader {
     /// The plan's entry of the array whose bytes are read (for a reference the one referred to).
     pub(crate) fn stored(&self) -> &StoredArray {
         &self.variant.shard(self.shard).plan.arrays[self.index]
-    }
-
-    /// The array whose bytes are read.
-    pub(crate) fn key(&self) -> &ArrayKey {
-        &self.stored().key
     }
 
     /// Bytes of the array decoded.

@@ -39,7 +39,7 @@ pub struct Variant {
 /// What is known of a tensor without reading it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TensorInfo {
-    /// Its name; `FILE:NAME` where several files of the variant have one of that name.
+    /// Its name; `FILE:NAME` where another file of the variant has one of that name.
     pub name: String,
     /// Element type.
     pub dtype: Dtype,

@@ -26,7 +26,7 @@ pub(super) struct Journal {
     /// Folders that go with them if nothing is left in them, outer ones first.
     pub(super) left_folders: Vec<Item>,
     /// The file whose arrival decides: before it the change is undone, afterwards finished. Without one it is the last.
-    pub(super) decisive: Option<RelativePath>,
+    pub(super) decisive: Option<Item>,
 }
 
 impl Journal {
@@ -74,7 +74,15 @@ impl Identity {
 
 impl Item {
     /// What is at `path` in `folder` now.
+    ///
+    /// # Errors
+    /// Nothing is, or a link leads there, which could lead anywhere.
     pub(super) fn at(folder: &Path, path: &RelativePath) -> io::Result<Self> {
+        for above in Path::new(path.as_str()).ancestors().skip(1).filter(|above| *above != Path::new("")) {
+            if !fs::symlink_metadata(folder.join(above))?.is_dir() {
+                return Err(io::ErrorKind::NotADirectory.into());
+            }
+        }
         let data = fs::symlink_metadata(folder.join(path.as_str()))?;
         Ok(Self { path: path.clone(), identity: Identity::of(&data) })
     }

@@ -25,8 +25,6 @@ pub(super) struct Lock {
     folder: PathBuf,
     /// Locked, where the file system has locks; none once it is let go.
     file: Option<File>,
-    /// Whether what it is needed for is to be told by the next run.
-    pub(super) keep: bool,
 }
 
 impl Lock {
@@ -83,7 +81,7 @@ impl Lock {
                     // From now on it holds by being there.
                     writeln!(file, "{HELD}{}", std::process::id()).at(&path, "cannot write")?;
                 }
-                let lock = Self { folder: folder.to_owned(), file: Some(file), keep: false };
+                let lock = Self { folder: folder.to_owned(), file: Some(file) };
                 lock.write_about()?;
                 return Ok(lock);
             }
@@ -94,7 +92,10 @@ impl Lock {
     fn write_about(&self) -> Result<()> {
         let path = self.folder.join(ABOUT);
         let mut file = match calls::create_new(&path) {
-            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => return Ok(()),
+            // An interrupted run may have made it and not written it.
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => calls::step(&path)
+                .and_then(|()| File::options().write(true).open(&path))
+                .at(&path, "cannot open")?,
             result => result.at(&path, "cannot create")?,
         };
         file.write_all(TEXT.as_bytes())
@@ -111,7 +112,10 @@ impl Lock {
 impl Drop for Lock {
     fn drop(&mut self) {
         // What cannot be removed now is removed by the next run. The lock goes last, for whoever has it next is not to lose what tells the folder.
-        if !self.keep {
+        // As long as anything is left, what tells the folder is needed.
+        let is_bare = fs::read_dir(&self.folder)
+            .is_ok_and(|mut all| all.all(|entry| entry.is_ok_and(|entry| Self::is_part(&entry.file_name()))));
+        if is_bare {
             drop(calls::remove_file(&self.folder.join(ABOUT)));
         }
         drop(calls::remove_file(&self.folder.join(LOCK)));
@@ -155,7 +159,7 @@ pub(super) fn is_ours(folder: &Path) -> std::io::Result<bool> {
 fn held(path: &Path, home: &Path, text: &str) -> Error {
     let number = text.strip_prefix(HELD).and_then(|rest| rest.split_whitespace().next()).unwrap_or("unknown");
     Error::usage(format!(
-        "{}: another qstore (process number {number}) is writing here, or was killed when it did: this file system has no locks that would tell. If none is \
+        "{}: another qstore (process number {number}) is writing here, or was killed when it did: this file system does not support locks, so qstore cannot tell. If none is \
          running, on any machine, delete {}",
         home.display(),
         path.display()

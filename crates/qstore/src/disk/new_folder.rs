@@ -62,6 +62,8 @@ impl NewFolder {
     /// # Errors
     /// [`Error::Usage`] if `target` is taken, [`Error::Busy`] if another process makes it, an I/O error if nothing can be made there.
     pub(crate) fn begin(target: &Path) -> Result<Self> {
+        // Without a dot at its end, which has no name.
+        let target: &Path = &target.components().collect::<PathBuf>();
         let beside = beside(target);
         if let Some(beside) = beside.as_ref().filter(|beside| Staging::is_at(beside)) {
             // Of an interrupted run. What cannot be removed is in nobody's way, unless that run goes on.
@@ -136,7 +138,8 @@ impl NewFolder {
     /// Puts the folder in its place, when its files are on the disk.
     ///
     /// # Errors
-    /// A target that was taken meanwhile, an I/O error, or [`Error::Stopped`]. The target is then as it was.
+    /// A target that was taken meanwhile, an I/O error, or [`Error::Stopped`]. The target is then as it was, or complete, if no more than syncing the folders
+    /// above it failed.
     pub(crate) fn commit(mut self, progress: &dyn Progress) -> Result<()> {
         self.syncs.wait(progress)?;
         if self.is_there {

@@ -26,7 +26,10 @@ pub(crate) struct Staging {
     home: PathBuf,
     folder: PathBuf,
     can: Abilities,
-    lock: Lock,
+    /// Whether what was written down is for the next run to act on.
+    keep: bool,
+    /// Held until dropped.
+    _lock: Lock,
 }
 
 /// What a file system does that not every one does.
@@ -39,8 +42,10 @@ struct Abilities {
 /// What a change does once its new files are there.
 #[derive(Debug, Default)]
 pub(crate) struct Move {
-    /// The file that decides, which replaces the one of its name.
+    /// The file that decides.
     pub(crate) decisive: Option<&'static str>,
+    /// Whether it replaces the one of its name.
+    pub(crate) replaces: bool,
     /// Files of the folder that are its own: a new one of the same name replaces it, as it has the same content.
     pub(crate) own: HashSet<RelativePath>,
     /// Files that go.
@@ -62,13 +67,14 @@ impl Staging {
     pub(super) fn begin_at(folder: &Path, home: &Path) -> Result<Self> {
         let lock = Lock::acquire(folder, home)?;
         let can = Abilities { rename_folders: false, sync_folders: false };
-        let mut staging = Self { home: home.to_owned(), folder: folder.to_owned(), can, lock };
+        let mut staging =
+            Self { home: home.to_owned(), folder: folder.to_owned(), can, keep: false, _lock: lock };
         // Until that is done, what was written down is needed.
-        staging.lock.keep = true;
-        staging.recover()?;
-        staging.lock.keep = false;
-        staging.clear()?;
+        staging.keep = folder.join(JOURNAL).exists();
         staging.can = staging.probe()?;
+        staging.recover()?;
+        staging.keep = false;
+        staging.clear()?;
         let new = staging.new_files();
         calls::create_dir(&new).at(&new, "cannot create")?;
         Ok(staging)
@@ -106,8 +112,8 @@ impl Staging {
         }
         let mut left = vec![STAGING.to_owned()];
         if let Some(journal) = Journal::read(&folder.join(JOURNAL)) {
-            let is_new = |item: &&Item| folder.join(NEW).join(item.path.as_str()).symlink_metadata().is_ok();
-            let decided = is_decided(&folder.join(NEW), &journal);
+            let is_new = |item: &&Item| !is_absent(&folder.join(NEW).join(item.path.as_str()));
+            let decided = is_decided(home, &folder.join(NEW), &journal);
             let items = if decided { &journal.leaving } else { &journal.arriving };
             let gone = items.iter().filter(|item| item.is_in(home) && (decided || !is_new(item)));
             let tops: BTreeSet<&str> = gone.filter_map(|item| item.path.components().next()).collect();
@@ -119,6 +125,9 @@ impl Staging {
     /// What the file system can do, tried.
     fn probe(&self) -> Result<Abilities> {
         let (one, two) = (self.folder.join("probe"), self.folder.join("probe-renamed"));
+        // Of a run that was interrupted when it tried.
+        [&one.join("file"), &two].iter().for_each(|left| drop(calls::remove_file(left)));
+        [&one, &two].iter().for_each(|left| drop(calls::remove_dir(left)));
         let inner = one.join("file");
         calls::create_dir(&one).at(&one, "cannot create")?;
         drop(calls::create_new(&inner).at(&inner, "cannot create")?);
@@ -157,10 +166,15 @@ impl Staging {
     /// Moves every new file into place and does the rest of `change`. All new files are on the disk.
     ///
     /// # Errors
-    /// A name that is taken, or whatever the file system says. Unless the decisive file is in place by then, the folder is as it was.
+    /// A name that is taken, or whatever the file system says. Unless the decisive file is in place by then, the folder is as it was; if it is, the next run
+    /// does what is left to do.
     pub(crate) fn publish(&mut self, change: Move) -> Result<()> {
         let new = self.new_files();
+        let replaces = change.replaces;
         let (journal, again) = self.plan(change).at(&new, "cannot read")?;
+        if let Some(decisive) = journal.decisive.as_ref().filter(|_| !replaces) {
+            self.check_free(decisive.path.as_str())?;
+        }
         for path in tops(&journal) {
             self.check_free(path.as_str())?;
         }
@@ -168,21 +182,23 @@ impl Staging {
             let to = self.home.join(path.as_str());
             calls::rename(&new.join(path.as_str()), &to).at(&to, "cannot replace")?;
         }
+        self.sync(&new)?;
         self.write_down(&journal)?;
-        if let Err(error) = self.arrive(&journal) {
-            let decided = journal.decisive.is_some() && is_decided(&self.new_files(), &journal);
-            // If the disk does not even take that back, the next run does.
-            self.lock.keep = if decided { self.finish(&journal) } else { self.undo(&journal) }.is_err();
+        if let Err(error) = self.arrive(&journal, replaces) {
+            // What was named before goes only when it is sure that it is not any more. And if the disk does not even take back what has arrived, the
+            // next run does.
+            let decided = journal.decisive.is_some() && self.is_decided(&journal);
+            self.keep = decided || self.undo(&journal).is_err();
             return Err(error);
         }
         let finished = self.finish(&journal);
-        self.lock.keep = finished.is_err();
+        self.keep = finished.is_err();
         finished
     }
 
     /// What `change` is, in full, and the files that are there already.
     fn plan(&self, change: Move) -> io::Result<(Journal, Vec<RelativePath>)> {
-        let Move { decisive, own, leaving, left_folders } = change;
+        let Move { decisive, own, leaving, left_folders, .. } = change;
         let (new, mut journal, mut again) = (self.new_files(), Journal::default(), Vec::new());
         for entry in walkdir::WalkDir::new(&new).min_depth(1).sort_by_file_name() {
             let entry = entry?;
@@ -204,7 +220,8 @@ impl Staging {
             paths.iter().filter_map(|path| Item::at(&self.home, path).ok()).collect()
         };
         (journal.leaving, journal.left_folders) = (there(leaving), there(left_folders));
-        let decisive = decisive.map(str::parse).transpose().map_err(io::Error::other)?;
+        let decisive = decisive.map(str::parse::<RelativePath>).transpose().map_err(io::Error::other)?;
+        let decisive = decisive.map(|path| Item::at(&new, &path)).transpose()?;
         Ok((Journal { decisive, makes_folders: !self.can.rename_folders, ..journal }, again))
     }
 
@@ -227,20 +244,19 @@ impl Staging {
         }
     }
 
+    /// Makes the new file `name` of `text`, on the disk.
+    pub(crate) fn write(&self, name: &str, text: &[u8]) -> Result<()> {
+        write(&self.new_files().join(name), text)
+    }
+
     fn write_down(&self, journal: &Journal) -> Result<()> {
         let path = self.folder.join(JOURNAL);
-        let write = || {
-            let text = serde_json::to_vec(journal)?;
-            let mut file = calls::create_new(&path)?;
-            io::Write::write_all(&mut file, &text)?;
-            calls::sync_file(&path, &file)
-        };
-        write().at(&path, "cannot write")?;
+        write(&path, &serde_json::to_vec(journal).map_err(io::Error::from).at(&path, "cannot write")?)?;
         self.sync(&self.folder)
     }
 
-    /// Moves the new files into place, the decisive one last.
-    fn arrive(&self, journal: &Journal) -> Result<()> {
+    /// Moves the new files into place, the decisive one last, which may replace another.
+    fn arrive(&self, journal: &Journal, replaces: bool) -> Result<()> {
         let new = self.new_files();
         let at = |path: &RelativePath| (new.join(path.as_str()), self.home.join(path.as_str()));
         let moved = |(from, to): (PathBuf, PathBuf)| match calls::rename_new(&from, &to) {
@@ -273,8 +289,12 @@ impl Staging {
         }
         self.sync(&self.home)?;
         if let Some(decisive) = &journal.decisive {
-            let (from, to) = at(decisive);
-            calls::rename(&from, &to).at(&to, "cannot replace")?;
+            let (from, to) = at(&decisive.path);
+            if replaces {
+                calls::rename(&from, &to).at(&to, "cannot replace")?;
+            } else {
+                moved((from, to))?;
+            }
             self.sync(&self.home)?;
         }
         Ok(())
@@ -296,7 +316,7 @@ impl Staging {
         let new = self.new_files();
         for item in &journal.arriving {
             // What has not arrived yet may have a namesake in its place.
-            if new.join(item.path.as_str()).symlink_metadata().is_err() {
+            if is_absent(&new.join(item.path.as_str())) {
                 self.remove(item)?;
             }
         }
@@ -309,11 +329,14 @@ impl Staging {
         Ok(())
     }
 
-    /// Removes a folder unless something is in it.
+    /// Removes a folder unless something is in it, or something else is in its place.
     fn remove_folder(&self, path: &RelativePath) -> Result<()> {
+        use ErrorKind::{DirectoryNotEmpty, NotADirectory, NotFound, ResourceBusy};
         let path = self.home.join(path.as_str());
         match calls::remove_dir(&path) {
-            Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::DirectoryNotEmpty) => Ok(()),
+            Err(e) if matches!(e.kind(), NotFound | DirectoryNotEmpty | NotADirectory | ResourceBusy) => {
+                Ok(())
+            }
             result => result.at(&path, "cannot remove"),
         }
     }
@@ -334,11 +357,24 @@ impl Staging {
     fn recover(&self) -> Result<()> {
         // One that is not whole was being written: nothing had moved by then.
         let Some(journal) = Journal::read(&self.folder.join(JOURNAL)) else { return Ok(()) };
-        if is_decided(&self.new_files(), &journal) { self.finish(&journal) } else { self.undo(&journal) }
+        if !self.is_decided(&journal) {
+            return self.undo(&journal);
+        }
+        self.sync(&self.home)?;
+        self.finish(&journal)
     }
 
-    /// Removes all in the staging folder but the lock.
+    fn is_decided(&self, journal: &Journal) -> bool {
+        is_decided(&self.home, &self.new_files(), journal)
+    }
+
+    /// Removes all in the staging folder but the lock: first what was written down, for without the rest it would say what is not so.
     fn clear(&self) -> Result<()> {
+        let journal = self.folder.join(JOURNAL);
+        match calls::remove_file(&journal) {
+            Err(e) if e.kind() == ErrorKind::NotFound => {}
+            result => result.at(&journal, "cannot remove").and_then(|()| self.sync(&self.folder))?,
+        }
         for entry in walkdir::WalkDir::new(&self.folder).min_depth(1).contents_first(true) {
             let entry = entry.map_err(io::Error::from).at(&self.folder, "cannot read")?;
             if entry.depth() == 1 && Lock::is_part(entry.file_name()) {
@@ -356,25 +392,38 @@ impl Staging {
 impl Drop for Staging {
     fn drop(&mut self) {
         // What cannot be removed now is removed by the next run.
-        if !self.lock.keep {
-            self.lock.keep = self.clear().is_err();
+        if !self.keep {
+            drop(self.clear());
         }
     }
 }
 
-/// Whether what decides has happened, `new` being the folder of new files.
-fn is_decided(new: &Path, journal: &Journal) -> bool {
-    let is_new = |path: &RelativePath| new.join(path.as_str()).symlink_metadata().is_ok();
+/// Whether what decides has happened to `home`, `new` being the folder of new files.
+fn is_decided(home: &Path, new: &Path, journal: &Journal) -> bool {
     match &journal.decisive {
-        Some(decisive) => !is_new(decisive),
-        None => !journal.arriving.iter().any(|item| is_new(&item.path)),
+        Some(decisive) => decisive.is_in(home),
+        None => journal.arriving.iter().all(|item| is_absent(&new.join(item.path.as_str()))),
     }
+}
+
+/// Whether nothing is at `path`, and not only that it cannot be told.
+fn is_absent(path: &Path) -> bool {
+    path.symlink_metadata().is_err_and(|e| e.kind() == ErrorKind::NotFound)
 }
 
 /// What moves as a whole where folders can be renamed: files and folders that lie in no other.
 fn tops(journal: &Journal) -> impl Iterator<Item = &RelativePath> {
     let all = journal.folders.iter().chain(&journal.arriving);
     all.map(|item| &item.path).filter(|path| path.is_file_name())
+}
+
+fn write(path: &Path, text: &[u8]) -> Result<()> {
+    let write = || {
+        let mut file = calls::create_new(path)?;
+        calls::step(path).and_then(|()| io::Write::write_all(&mut file, text))?;
+        calls::sync_file(path, &file)
+    };
+    write().at(path, "cannot write")
 }
 
 fn taken(path: &Path) -> Error {

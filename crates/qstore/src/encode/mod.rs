@@ -67,8 +67,11 @@ pub(crate) fn write_layer(
     progress.begin(&format!("storing {name}"), source.raw_bytes())?;
     let lower: Vec<_> = target.lower.iter().cloned().map(Lower::Stored).collect();
     let pairs = if target.verbatim { Pairs::default() } else { Pairs::find(source, &lower) };
-    let small: Vec<bool> =
-        source.arrays.iter().map(|array| !target.verbatim && is_small(array, &pairs)).collect();
+    let is_small = |array: &SourceArray| !target.verbatim && is_small(array, &pairs);
+    let small: Vec<bool> = source.arrays.iter().map(is_small).collect();
+    // That a small tensor shares nothing is no loss.
+    let tensors = source.arrays.iter().zip(&small).filter(|(_, small)| **small);
+    tensors.for_each(|(array, _)| pairs.shares(&array.key));
     let shards = shards(source, target.shard_size);
     let duplicates = Duplicates::new(source, name, target.lower, (&pairs, &small), progress)?;
     let mut planner = Planner {

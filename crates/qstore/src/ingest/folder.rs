@@ -10,7 +10,7 @@ use qstore_container::{ArrayKey, Dtype, Manifest, RelativePath, SafetensorsHeade
 
 use super::exclude::Exclude;
 use super::source::{Origin, Source, SourceArray, SourceContent, SourceFile};
-use super::whole::{Finding, Kind, lfs_size, look};
+use super::whole::{Finding, Kind, POINTER_BYTES, lfs_pointer, look};
 use crate::error::{Error, IoContext as _, Result};
 use crate::file::{read_exact_at, read_safetensors_header};
 use crate::progress::Progress;
@@ -38,11 +38,13 @@ pub(crate) fn scan_folder(root: &Path, scan: &Scan, progress: &dyn Progress) -> 
         return Err(Error::missing(root, "no such folder"));
     }
     let Listing { files, empty_folders, excluded } = list(root, scan, progress)?;
+    let used = scan.exclude.texts().zip(&excluded).filter(|(_, used)| **used);
     let mut source = Source {
         files: Vec::with_capacity(files.len()),
         empty_folders,
         arrays: Vec::new(),
-        excluded: scan.exclude.texts().map(str::to_owned).collect(),
+        places: OnceLock::new(),
+        excluded: used.map(|(pattern, _)| pattern.to_owned()).collect(),
         origin: Origin::Folder {
             root: root.to_owned(),
             handles: files.iter().map(|_| OnceLock::new()).collect(),
@@ -90,8 +92,9 @@ fn list(root: &Path, scan: &Scan, progress: &dyn Progress) -> Result<Listing> {
             // A link that leads nowhere can be left out, too.
             Err(error) => error.path(),
         };
-        let below = path.and_then(|path| path.strip_prefix(root).ok()).and_then(Path::to_str);
-        if let Some(pattern) = below.and_then(|path| scan.exclude.find(path)) {
+        // A name that is not UTF-8 can be left out as well.
+        let below = path.and_then(|path| path.strip_prefix(root).ok()).map(Path::to_string_lossy);
+        if let Some(pattern) = below.and_then(|path| scan.exclude.find(&path)) {
             excluded[pattern] = true;
             if entry.is_ok_and(|entry| entry.file_type().is_dir()) {
                 entries.skip_current_dir();
@@ -111,7 +114,9 @@ fn list(root: &Path, scan: &Scan, progress: &dyn Progress) -> Result<Listing> {
         }
     }
     if files.is_empty() {
-        return Err(Error::input(root, "the folder is empty"));
+        let all_left_out = excluded.contains(&true);
+        let what = if all_left_out { "all of it is left out (--exclude)" } else { "the folder is empty" };
+        return Err(Error::input(root, what));
     }
     if files.iter().any(|(path, ..)| path.as_str() == Manifest::FILE_NAME) {
         return Err(Error::input(root, "this folder is itself a store; give the model's folder"));
@@ -148,7 +153,8 @@ fn relative(root: &Path, path: &Path) -> Result<RelativePath> {
     let parts: Option<Vec<&str>> = below.components().map(|c| c.as_os_str().to_str()).collect();
     let parts = parts
         .ok_or_else(|| Error::input(path, "its name is not UTF-8; rename it, or leave it out (--exclude)"))?;
-    parts.join("/").parse().map_err(|e| Error::input(path, e))
+    let unfit = "its name has a backslash, or a colon as its second character, which a store cannot have; rename it, or leave it out (--exclude)";
+    parts.join("/").parse().map_err(|_| Error::input(path, unfit))
 }
 
 /// Adds the arrays of a file, which is yet to be pushed.
@@ -192,7 +198,7 @@ fn header_of(path: &Path, bytes: u64) -> Result<Option<SafetensorsHeader>> {
     read_exact_at(&handle, &mut start, 0).at(path, "cannot read")?;
     // A length, of which at least three bytes are 0 in a file of its size, and the beginning of JSON.
     let looks_so = start.get(5..8) == Some(&[0; 3]) && start.get(8) == Some(&b'{');
-    if is_named && lfs_size(&start).is_some() || !is_named && !looks_so {
+    if is_named && bytes <= POINTER_BYTES && lfs_pointer(&start).is_some() || !is_named && !looks_so {
         return Ok(None);
     }
     let read = || {
@@ -201,24 +207,41 @@ fn header_of(path: &Path, bytes: u64) -> Result<Option<SafetensorsHeader>> {
     };
     match read() {
         Err(Error::Input { .. }) if !is_named => Ok(None),
+        Err(Error::Input { path, what }) if !what.contains("--exclude") => {
+            Err(Error::input(path, format!("{what}; if the file is of no use, leave it out (--exclude)")))
+        }
         result => result.map(Some),
     }
 }
 
-/// A name that several files use is qualified in each: `FILE:NAME`. Where that is the name of another tensor, so is that one.
+/// Of the tensors of one name that of the file that people see first keeps it: not hidden, in no folder, and first by name. The others are qualified:
+/// `FILE:NAME`. Where that is the name of another tensor, so is that one.
 fn make_keys_distinct(source: &mut Source) {
+    let rank = |file: &SourceFile| {
+        let hidden = file.path.components().filter(|part| part.starts_with('.')).count();
+        (hidden, file.path.components().count(), file.path.clone())
+    };
+    let ranks: Vec<_> = source.files.iter().map(rank).collect();
     let mut qualified = vec![false; source.arrays.len()];
     loop {
-        let mut uses: HashMap<ArrayKey, usize> = HashMap::new();
-        for array in &source.arrays {
-            *uses.entry(array.key.clone()).or_default() += 1;
+        let mut first: HashMap<ArrayKey, usize> = HashMap::new();
+        for (index, array) in source.arrays.iter().enumerate() {
+            let best = first.entry(array.key.clone()).or_insert(index);
+            // A qualified name stays.
+            let order = |index: usize| (!qualified[index], &ranks[source.arrays[index].file]);
+            if order(index) < order(*best) {
+                *best = index;
+            }
         }
         let mut done = true;
-        for (array, qualified) in source.arrays.iter_mut().zip(&mut qualified) {
-            if let (ArrayKey::Tensor(name), Some(2..), false) = (&array.key, uses.get(&array.key), *qualified)
+        for index in 0..source.arrays.len() {
+            let array = &source.arrays[index];
+            if let (ArrayKey::Tensor(name), false, false) =
+                (&array.key, first[&array.key] == index, qualified[index])
             {
-                array.key = ArrayKey::Tensor(format!("{}:{name}", source.files[array.file].path));
-                *qualified = true;
+                let key = ArrayKey::Tensor(format!("{}:{name}", source.files[array.file].path));
+                source.arrays[index].key = key;
+                qualified[index] = true;
                 done = false;
             }
         }
@@ -255,13 +278,8 @@ mod tests {
         fs::write(root.join("b.safetensors"), safetensors(&[("x", b"333"), ("z", b"")])).unwrap();
         let source = scan_folder(root).unwrap();
         let keys: Vec<_> = source.arrays.iter().map(|a| a.key.to_string()).collect();
-        let want = [
-            "file:1_Pooling/config.json",
-            "tensor:a.safetensors:x",
-            "tensor:y",
-            "tensor:b.safetensors:x",
-            "tensor:z",
-        ];
+        let want =
+            ["file:1_Pooling/config.json", "tensor:x", "tensor:y", "tensor:b.safetensors:x", "tensor:z"];
         assert_eq!(BTreeSet::from_iter(keys), want.map(str::to_owned).into());
         assert_eq!(source.empty_folders, ["1_Pooling/empty/inner".parse().unwrap()]);
         let y = source.arrays.iter().find(|a| a.key.tensor() == Some("y")).unwrap();

@@ -19,7 +19,7 @@ pub(crate) struct SharedArray {
 impl SharedArray {
     /// The array of that key.
     pub(crate) fn find(source: &Arc<Source>, key: &ArrayKey) -> Result<Self> {
-        let array = source.arrays.iter().find(|array| array.key == *key);
+        let array = source.find(key);
         let array = array.ok_or_else(|| Error::input(source.path(), format!("{key}: there is none")))?;
         Ok(Self { source: source.clone(), array: array.clone() })
     }

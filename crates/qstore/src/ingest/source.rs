@@ -1,5 +1,6 @@
 //! Where the bytes of a variant come from when it is stored.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -22,6 +23,8 @@ pub(crate) struct Source {
     pub(crate) files: Vec<SourceFile>,
     pub(crate) empty_folders: Vec<RelativePath>,
     pub(crate) arrays: Vec<SourceArray>,
+    /// Where each is, made when it is first asked for.
+    pub(crate) places: OnceLock<HashMap<ArrayKey, usize>>,
     /// Patterns of what was left out of the folder.
     pub(crate) excluded: Vec<String>,
     pub(crate) origin: Origin,
@@ -77,7 +80,8 @@ pub(crate) enum Origin {
     /// In files below this folder; handles of safetensors files stay open.
     Folder { root: PathBuf, handles: Vec<OnceLock<File>> },
     /// In a store. Chunks of one array are mostly asked for one after another, so its reader is kept.
-    Stored { variant: Arc<Variant>, last: Mutex<Option<Arc<ArrayReader>>> },
+    /// The reader's key may be another: that of the array which this one refers to.
+    Stored { variant: Arc<Variant>, last: Mutex<Option<(ArrayKey, Arc<ArrayReader>)>> },
 }
 
 impl Source {
@@ -90,6 +94,7 @@ impl Source {
             files: Vec::new(),
             empty_folders: variant.empty_folders().to_vec(),
             arrays: Vec::new(),
+            places: OnceLock::new(),
             excluded: variant.entry().excluded.clone(),
             origin: Origin::Stored { variant: variant.clone(), last: Mutex::new(None) },
         };
@@ -121,6 +126,13 @@ impl Source {
         Ok(source)
     }
 
+    /// The array of that key.
+    pub(crate) fn find(&self, key: &ArrayKey) -> Option<&SourceArray> {
+        let index =
+            || self.arrays.iter().enumerate().map(|(index, array)| (array.key.clone(), index)).collect();
+        self.places.get_or_init(index).get(key).map(|index| &self.arrays[*index])
+    }
+
     /// Every tensor as a quantisation scheme sees it.
     pub(crate) fn array_infos(&self) -> Vec<ArrayInfo> {
         let paths: Vec<Arc<str>> = self.files.iter().map(|file| file.path.as_str().into()).collect();
@@ -138,10 +150,7 @@ impl Source {
 
     /// What `config.json` calls the way in which the variant is quantised.
     pub(crate) fn declared_method(&self) -> Option<String> {
-        let config = self
-            .arrays
-            .iter()
-            .find(|a| matches!(&a.key, ArrayKey::File(path) if path.as_str() == "config.json"));
+        let config = self.find(&ArrayKey::File("config.json".parse().ok()?));
         let config = config.filter(|config| config.bytes <= CONFIG_BYTES)?;
         let mut text = vec![0; usize::try_from(config.bytes).ok()?];
         self.read(config, 0, &mut text).ok()?;
@@ -231,13 +240,13 @@ impl Source {
         match &self.origin {
             Origin::Stored { variant, last } => {
                 let kept =
-                    last.lock().ok().and_then(|kept| kept.clone()).filter(|kept| *kept.key() == array.key);
+                    last.lock().ok().and_then(|kept| kept.clone()).filter(|(key, _)| *key == array.key);
                 let reader = match kept {
-                    Some(reader) => reader,
+                    Some((_, reader)) => reader,
                     None => Arc::new(variant.array(&array.key)?),
                 };
                 if let Ok(mut kept) = last.lock() {
-                    *kept = Some(reader.clone());
+                    *kept = Some((array.key.clone(), reader.clone()));
                 }
                 reader.read(offset, out)
             }

@@ -2,15 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use qstore_container::RelativePath;
+use qstore_container::{ArrayKey, RelativePath};
 use serde_json::Value;
 
 use super::{Source, SourceContent, SourceFile};
 use crate::error::Result;
 use crate::progress::Progress;
+use crate::shard_name::ShardSet;
 
 /// The largest file that could be a pointer.
-const POINTER_BYTES: u64 = 1024;
+pub(super) const POINTER_BYTES: u64 = 4096;
 /// Ends of the names of files that are still being fetched.
 const PARTIAL: [&str; 7] = [".incomplete", ".part", ".partial", ".aria2", ".crdownload", ".download", ".tmp"];
 
@@ -43,14 +44,16 @@ impl Finding {
     }
 }
 
-/// The size of the file that a Git LFS pointer stands for, if `text` is one.
-pub(super) fn lfs_size(text: &[u8]) -> Option<u64> {
-    let text = std::str::from_utf8(text).ok()?;
-    let known = ["version https://git-lfs.github.com/spec/", "version https://hawser.github.com/spec/"];
-    if !known.iter().any(|start| text.starts_with(start)) {
-        return None;
-    }
-    text.lines().find_map(|line| line.strip_prefix("size ")?.trim().parse().ok())
+/// If `text` is a Git LFS pointer, the size of the file that it stands for, where it says so.
+pub(super) fn lfs_pointer(text: &[u8]) -> Option<Option<u64>> {
+    let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
+    let known: [&[u8]; 3] = [
+        b"version https://git-lfs.github.com/spec/",
+        b"version https://hawser.github.com/spec/",
+        b"version http://git-media.io/v/",
+    ];
+    let text = known.iter().any(|start| text.starts_with(start)).then(|| String::from_utf8_lossy(text))?;
+    Some(text.lines().find_map(|line| line.strip_prefix("size ")?.trim().parse().ok()))
 }
 
 /// Whether a file holds weights, or would if it were not a pointer.
@@ -73,7 +76,7 @@ pub(super) fn look(source: &Source, progress: &dyn Progress) -> Result<Vec<Findi
         let array = &source.arrays[array];
         let mut text = vec![0; usize::try_from(file.bytes).unwrap_or(0)];
         source.read(array, 0, &mut text)?;
-        if let Some(size) = lfs_size(&text) {
+        if let Some(size) = lfs_pointer(&text) {
             pointers.push((&file.path, size));
         }
     }
@@ -82,9 +85,9 @@ pub(super) fn look(source: &Source, progress: &dyn Progress) -> Result<Vec<Findi
             0 => String::new(),
             more => format!(" (and {more} more like it)"),
         };
+        let stands = size.map_or(String::new(), |size| format!(" in place of {}", crate::disk::size(size)));
         let what = format!(
-            "it is a Git LFS pointer{more}: three lines of text in place of {}; run `git lfs pull` to have the file, or leave it out (--exclude)",
-            crate::disk::size(*size)
+            "it is a Git LFS pointer{more}: three lines of text{stands}; run `git lfs pull` to have the file, or leave it out (--exclude)"
         );
         findings.push(Finding::lack(Some(first), what));
     }
@@ -110,8 +113,7 @@ const INDEX_BYTES: u64 = 1 << 30;
 
 /// What an index says that is not so.
 fn check_index(source: &Source, path: &RelativePath, bytes: u64) -> Result<Option<Finding>> {
-    let array =
-        source.arrays.iter().find(|array| array.key == qstore_container::ArrayKey::File(path.clone()));
+    let array = source.find(&ArrayKey::File(path.clone()));
     let Some(array) = array.filter(|_| bytes <= INDEX_BYTES) else { return Ok(None) };
     let mut text = vec![0; usize::try_from(bytes).unwrap_or(0)];
     source.read(array, 0, &mut text)?;
@@ -135,12 +137,13 @@ fn check_index(source: &Source, path: &RelativePath, bytes: u64) -> Result<Optio
         shards.iter().copied().filter(|shard| !there.contains(format!("{folder}{shard}").as_str())).collect();
     let Some(first) = missing.first() else { return Ok(None) };
     let files = source.files.iter().filter(|file| file.path.as_str().starts_with(&folder));
-    let names: HashSet<String> = files.flat_map(|file| source.names_of(file)).collect();
+    let names: BTreeSet<String> = files.flat_map(|file| source.names_of(file)).collect();
     let absent = |tensor: &&String| {
         // What a quantiser made of a weight has other names.
         let module = tensor.rsplit_once('.').map_or(tensor.as_str(), |(module, _)| module);
-        !names.contains(*tensor)
-            && !names.iter().any(|name| name.strip_prefix(module).is_some_and(|rest| rest.starts_with('.')))
+        let of_module = format!("{module}.");
+        let mut from = names.range(of_module.clone()..);
+        !names.contains(*tensor) && !from.next().is_some_and(|name| name.starts_with(&of_module))
     };
     let lost = map.keys().find(absent);
     let (count, all) = (missing.len(), shards.len());
@@ -157,33 +160,23 @@ fn check_index(source: &Source, path: &RelativePath, bytes: u64) -> Result<Optio
 
 /// Shards of which others are missing, told by their names: `model-00001-of-00003.safetensors`.
 fn check_sets(source: &Source) -> Vec<Finding> {
-    let mut sets: BTreeMap<(&str, u32, &str), BTreeSet<u32>> = BTreeMap::new();
-    for file in &source.files {
-        let parts = || {
-            let (start, end) = file.path.as_str().rsplit_once("-of-")?;
-            let (stem, number) = start.rsplit_once('-')?;
-            let (total, extension) = end.split_once('.')?;
-            let is_number = |text: &str| text.len() == 5 && text.bytes().all(|digit| digit.is_ascii_digit());
-            let known = is_number(number) && is_number(total) && !extension.contains('.');
-            known.then(|| Some(((stem, total.parse().ok()?, extension), number.parse().ok()?)))?
-        };
-        if let Some((set, number)) = parts() {
-            sets.entry(set).or_default().insert(number);
-        }
+    let mut sets: BTreeMap<ShardSet, BTreeSet<u32>> = BTreeMap::new();
+    for (set, number) in source.files.iter().filter_map(|file| ShardSet::of(file.path.as_str())) {
+        sets.entry(set).or_default().insert(number);
     }
     let there: HashSet<&str> = source.files.iter().map(|file| file.path.as_str()).collect();
     let mut findings = Vec::new();
-    for ((stem, total, extension), numbers) in sets {
+    for (ShardSet { stem, total, extension }, numbers) in sets {
         let from = u32::from(!numbers.contains(&0));
         let missing: Vec<u32> =
-            (from..total + from).filter(|number| !numbers.contains(number)).take(5).collect();
+            (from..total.saturating_add(from)).filter(|number| !numbers.contains(number)).collect();
         let name = |number: u32| format!("{stem}-{number:05}-of-{total:05}.{extension}");
         let index = format!("{stem}.{extension}.index.json");
         let has_index = there.contains(index.as_str());
         if let Some(first) = missing.first() {
             // An index that is there has said so.
             if !has_index {
-                let count = u64::from(total) - numbers.len() as u64;
+                let count = missing.len();
                 let what = format!(
                     "{count} of its {total} shards are not there, such as {}; was the download complete?",
                     name(*first)

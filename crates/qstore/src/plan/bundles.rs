@@ -20,14 +20,9 @@ const BUNDLE_BYTES: usize = 256 << 10;
 /// Whether a tensor is best bundled.
 pub(crate) fn is_small(array: &SourceArray, pairs: &Pairs) -> bool {
     let weights = array.shape.iter().fold(1u64, |product, d| product.saturating_mul(*d));
-    let is_small = array.key.tensor().is_some()
+    array.key.tensor().is_some()
         && array.bytes < SMALL_BYTES
-        && (weights < RESIDUAL_WEIGHTS || pairs.of(&array.key).is_empty());
-    if is_small {
-        // That it shares nothing is no loss.
-        pairs.shares(&array.key);
-    }
-    is_small
+        && (weights < RESIDUAL_WEIGHTS || pairs.of(&array.key).is_empty())
 }
 
 /// The most bundles that these tensors take.

@@ -26,7 +26,7 @@ impl Chooser<'_> {
     pub(crate) fn plan(&self, index: usize) -> Result<Planned> {
         let array = &self.source.arrays[index];
         let grid = grid_of(array);
-        if self.stands_alone(array) && fits_one_step(array, grid) {
+        if self.is_unpaired(array) && fits_one_step(array, grid) {
             return Ok(Planned::Later { index, grid });
         }
         let coding = Box::new(self.coding(array, grid)?);
@@ -35,7 +35,7 @@ impl Chooser<'_> {
     }
 
     /// Whether an array needs no other, and is no matrix of codes whose meaning is known.
-    fn stands_alone(&self, array: &SourceArray) -> bool {
+    fn is_unpaired(&self, array: &SourceArray) -> bool {
         !self.pairs.is_paired(&array.key)
     }
 
@@ -78,20 +78,22 @@ impl Chooser<'_> {
                     continue;
                 }
                 let mut fit = residual::fit_bins(&matrix, float, pair)?;
+                let mut refused = None;
                 // A quantiser that rounds in no known way has moved its weights.
                 if fit.as_ref().is_none_or(|fit| !fit.helps()) {
                     match pair.open()? {
-                        Ok(given) if given.steps.stride().is_none() => {
-                            self.pairs.refuse(&array.key, pair, Why::UnevenGroups);
-                        }
+                        Ok(given) if given.steps.stride().is_none() => refused = Some(Why::UnevenGroups),
                         Ok(given) => fit = residual::fit_steps(&matrix, float, &given)?.or(fit),
-                        Err(what) => self.pairs.refuse(&array.key, pair, Why::Malformed { what }),
+                        Err(what) => refused = Some(Why::Unusable { what }),
                     }
                 }
                 // A square matrix could be either; one that fits is not the other as well.
-                let fits_well = fit.as_ref().is_some_and(Fit::is_excellent);
+                let is_decided = refused.is_some() || fit.as_ref().is_some_and(Fit::is_excellent);
                 fits.extend(fit);
-                if fits_well {
+                if let Some(why) = refused {
+                    self.pairs.refuse(&array.key, pair, why);
+                }
+                if is_decided {
                     break;
                 }
             }
@@ -127,8 +129,14 @@ impl Chooser<'_> {
         };
         for pair in pairs {
             match pair.open()? {
-                Ok(given) => fits.extend(codes::fit_given(&matrix, (&steps, &grid), &given)?),
-                Err(what) => self.pairs.refuse(&array.key, pair, Why::Malformed { what }),
+                Ok(given) => match codes::fit_given(&matrix, (&steps, &grid), &given)? {
+                    Some(fit) => fits.push(fit),
+                    None => {
+                        let what = "its codes lie in chunks of other rows".to_owned();
+                        self.pairs.refuse(&array.key, pair, Why::Unusable { what });
+                    }
+                },
+                Err(what) => self.pairs.refuse(&array.key, pair, Why::Unusable { what }),
             }
         }
         Ok(fits)

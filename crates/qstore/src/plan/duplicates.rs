@@ -32,6 +32,8 @@ pub(crate) struct Duplicates<'a> {
     set_of: HashMap<usize, usize>,
     /// Arrays of the source that are alike at first sight. Of equal ones the first is stored, and the others refer to it.
     sets: Vec<Vec<usize>>,
+    /// For each of the sets that were asked about, by hash the first that refers to no variant below.
+    originals: HashMap<usize, HashMap<Hash128, usize>>,
     /// Of arrays of the source that were asked about.
     hashes: HashMap<usize, Hash128>,
     /// Small ones that are no references, by size and hash.
@@ -66,14 +68,15 @@ impl<'a> Duplicates<'a> {
                 of_size.entry(hash).or_insert_with(|| (variant.clone(), array.key.clone()));
             }
         }
-        let mut alike: HashMap<(u64, Hash128), Vec<usize>> = HashMap::new();
+        // What a grid is made of is to be no residual, nor a reference to one: it keeps to its own kind.
+        let mut alike: HashMap<(u64, Hash128, bool), Vec<usize>> = HashMap::new();
         for (index, array) in source.arrays.iter().enumerate() {
             if small[index] || array.bytes == 0 || sizes[&array.bytes] < 2 {
                 continue;
             }
             progress.advance(0)?;
             let ends = source.known_hash(array).map_or_else(|| hash_of_ends(source, array), Ok)?;
-            alike.entry((array.bytes, ends)).or_default().push(index);
+            alike.entry((array.bytes, ends, pairs.is_of_grid(&array.key))).or_default().push(index);
         }
         // What may be given codes is not to be stored as equal to what may not; and files that people see not as equal to hidden ones.
         let rank = |index: &usize| {
@@ -86,8 +89,8 @@ impl<'a> Duplicates<'a> {
         sets.iter_mut().for_each(|set| set.sort_by_key(rank));
         let members = sets.iter().enumerate().flat_map(|(at, set)| set.iter().map(move |index| (*index, at)));
         let set_of = members.collect();
-        let (hashes, own_small) = (HashMap::new(), HashMap::new());
-        Ok(Self { source, name, progress, stored, set_of, sets, hashes, own_small })
+        let (originals, hashes, own_small) = (HashMap::new(), HashMap::new(), HashMap::new());
+        Ok(Self { source, name, progress, stored, set_of, sets, originals, hashes, own_small })
     }
 
     /// As [`find`](Self::find), of a small tensor with these bytes, which are compared here; and their hash.
@@ -132,23 +135,27 @@ impl<'a> Duplicates<'a> {
             let reader = variant.array(&key)?;
             return Ok(Some((variant.origin(&key), Original::Stored(Box::new(reader)))));
         }
+        let Some(original) = self.original(index, pairs)?.filter(|original| *original != index) else {
+            return Ok(None);
+        };
+        let to = ArrayRef { variant: self.name.clone(), array: self.source.arrays[original].key.clone() };
+        Ok(Some((to, Original::Own(original))))
+    }
+
+    /// Of the arrays of the source that equal array `index` the one that is stored, if none refers to a variant below.
+    fn original(&mut self, index: usize, pairs: &Pairs) -> Result<Option<usize>> {
         let Some(&set) = self.set_of.get(&index) else { return Ok(None) };
-        let before = self.sets[set].iter().copied().take_while(|other| *other != index);
-        for other in before.collect::<Vec<_>>() {
-            let original = &self.source.arrays[other].key;
-            let is_residual = !pairs.of(original).is_empty();
-            if is_residual && pairs.is_of_grid(&self.source.arrays[index].key) {
-                continue;
+        if !self.originals.contains_key(&set) {
+            let mut first: HashMap<Hash128, usize> = HashMap::new();
+            for member in self.sets[set].clone() {
+                if self.stored_twin(member, pairs)?.is_none() {
+                    first.entry(self.hash_of(member)?).or_insert(member);
+                }
             }
-            // One that refers to a variant below is no original.
-            let same =
-                self.hash_of(index)? == self.hash_of(other)? && self.stored_twin(other, pairs)?.is_none();
-            if same {
-                let to = ArrayRef { variant: self.name.clone(), array: original.clone() };
-                return Ok(Some((to, Original::Own(other))));
-            }
+            self.originals.insert(set, first);
         }
-        Ok(None)
+        let hash = self.hash_of(index)?;
+        Ok(self.originals.get(&set).and_then(|first| first.get(&hash)).copied())
     }
 
     /// The array of a variant below that array `index` of the source refers to.

@@ -83,7 +83,7 @@ pub(super) fn open_own(
     sample: &[u8],
 ) -> Result<Result<(QuantGrid, Steps), String>> {
     open_grid(group, name, sample, |array| {
-        let array = source.arrays.iter().find(|own| own.key == array.array);
+        let array = source.find(&array.array);
         let array = array.ok_or_else(|| Error::usage("a grid that is not there"))?;
         let mut bytes = zeroed(array.bytes).at(source.path(), "cannot hold a grid")?;
         source.read(array, 0, &mut bytes)?;

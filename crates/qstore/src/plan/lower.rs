@@ -70,7 +70,7 @@ impl Lower {
                 Ok(GridArray { dtype: entry.dtype, shape: entry.shape.clone(), bytes })
             }
             Self::Folder { source, .. } => {
-                let array = source.arrays.iter().find(|array| array.key == *key);
+                let array = source.find(key);
                 let array = array.ok_or_else(|| Error::input(source.path(), format!("{key}: it is gone")))?;
                 let mut bytes = zeroed(array.bytes).at(source.path(), "cannot hold a grid")?;
                 source.read(array, 0, &mut bytes)?;

@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use qstore_container::limits::{MAX_NOTE_TEXT, MAX_NOTES};
 use qstore_container::{ArrayKey, Unshared, VariantName, Why};
 
-/// Notes on the arrays of one source. They may be made in any order, by any thread.
+/// Notes on the arrays of one source. In whatever order they are made, they come out the same.
 #[derive(Debug, Default)]
 pub(super) struct Notes(Mutex<Noted>);
 
@@ -61,8 +61,10 @@ impl Notes {
                 noted.add(Some(&with), why, &name, 1);
             }
         }
-        noted.notes.truncate(MAX_NOTES);
-        noted.notes.clone()
+        let mut notes = noted.notes.clone();
+        notes.sort_by(|a, b| (&a.with, &a.why).cmp(&(&b.with, &b.why)));
+        notes.truncate(MAX_NOTES);
+        notes
     }
 }
 
@@ -76,13 +78,15 @@ impl Noted {
             };
             same_why && note.with.as_ref() == with
         };
+        let first = &first[..first.floor_char_boundary(MAX_NOTE_TEXT)];
         match self.notes.iter_mut().find(is_same) {
-            Some(note) => note.matrices = note.matrices.saturating_add(matrices),
-            None => {
-                let end = first.floor_char_boundary(MAX_NOTE_TEXT);
-                let first = first[..end].to_owned();
-                self.notes.push(Unshared { with: with.cloned(), first, matrices, why });
+            Some(note) => {
+                note.matrices = note.matrices.saturating_add(matrices);
+                if *first < *note.first {
+                    (note.first, note.why) = (first.to_owned(), why);
+                }
             }
+            None => self.notes.push(Unshared { with: with.cloned(), first: first.to_owned(), matrices, why }),
         }
     }
 }

@@ -92,7 +92,12 @@ impl<'a> Matrices<'a> {
     fn named(&self, group: &QuantGroup) -> Vec<Matrix<'a>> {
         let Some(named) = self.by_name.get(group.weight.as_str()) else { return Vec::new() };
         let near: Vec<_> = named.iter().filter(|matrix| matrix.folder == group.folder).copied().collect();
-        if near.is_empty() { named.clone() } else { near }
+        if !near.is_empty() {
+            return near;
+        }
+        // Of several folders of which none is its own, the first.
+        let first = named.first().map(|matrix| matrix.folder);
+        named.iter().filter(|matrix| Some(matrix.folder) == first).copied().collect()
     }
 }
 
@@ -240,11 +245,9 @@ impl Pairs {
 
     /// What shares less than one would expect, after all arrays were planned.
     pub(crate) fn unshared(&self) -> Vec<Unshared> {
-        // In the order of the highest variants below, which come last.
+        // The highest variant below comes last.
         let tried = self.of_array.iter().filter_map(|(key, pairs)| Some((key, pairs.last()?)));
-        let mut useless: Vec<_> = tried.filter(|(key, _)| self.notes.is_unexplained(key)).collect();
-        useless.sort_by(|a, b| a.0.cmp(b.0));
-        for (_, pair) in useless {
+        for (_, pair) in tried.filter(|(key, _)| self.notes.is_unexplained(key)) {
             self.notes.add(Some(pair.lower.name()), Why::NotMadeFrom, &pair.group.weight, 1);
         }
         self.notes.finish()

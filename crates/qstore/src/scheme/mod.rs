@@ -34,7 +34,7 @@ pub(crate) struct ArrayInfo {
 }
 
 impl ArrayInfo {
-    /// The tensor `key` of the file at path `file`: one whose name several files use is called `FILE:NAME`.
+    /// The tensor `key` of the file at path `file`: one whose name another file uses may be called `FILE:NAME`.
     pub(crate) fn new(key: &ArrayKey, file: &Arc<str>, dtype: Dtype, shape: &[u64]) -> Option<Self> {
         let name = key.tensor()?;
         let own = name.strip_prefix(&**file).and_then(|rest| rest.strip_prefix(':')).unwrap_or(name);
@@ -170,10 +170,22 @@ fn unknown(arrays: &[ArrayInfo], found: &Found) -> Option<(String, u64)> {
     let parts = found.groups.iter().flat_map(|group| group.grid.parts().chain([&group.codes]));
     let known: HashSet<&ArrayKey> = parts.collect();
     let malformed: HashSet<&str> = found.malformed.iter().map(|one| module(&one.name)).collect();
+    let scales = arrays.iter().filter(|array| is_scale(&array.name));
+    let scaled: HashSet<&str> = scales.map(|array| module(&array.name)).collect();
     let is_codes = |array: &&ArrayInfo| {
-        let number = !matches!(array.dtype, Dtype::BOOL | Dtype::I64 | Dtype::U64 | Dtype::F64 | Dtype::C64);
-        let float = matches!(array.dtype, Dtype::F32 | Dtype::BF16 | Dtype::F16);
-        number && !float && array.shape.len() >= 2 && array.elements() >= MATRIX
+        use Dtype::{BF16, BOOL, C64, F16, F32, F64, I8, I16, I32, I64, U8, U16, U32, U64};
+        let is_weight = || {
+            let last = array.name.rsplit('.').next().unwrap_or_default();
+            scaled.contains(module(&array.name))
+                || ["weight", "data", "blocks"].iter().any(|part| last.contains(part))
+        };
+        let could_be = match array.dtype {
+            BOOL | I64 | U64 | F64 | C64 | F32 | BF16 | F16 => false,
+            // Masks and positions are whole numbers as well.
+            I8 | U8 | I16 | U16 | I32 | U32 => is_weight(),
+            _ => true,
+        };
+        could_be && array.shape.len() >= 2 && array.elements() >= MATRIX
     };
     let codes = arrays.iter().filter(is_codes).filter(|array| !known.contains(&array.key));
     let mut modules = HashSet::new();
@@ -183,6 +195,11 @@ fn unknown(arrays: &[ArrayInfo], found: &Found) -> Option<(String, u64)> {
         first.get_or_insert_with(|| array.name.clone());
     }
     first.map(|first| (first, modules.len() as u64))
+}
+
+/// Whether a tensor of this name says what codes beside it stand for.
+fn is_scale(name: &str) -> bool {
+    ["scale", "absmax", "zero", "SCB"].iter().any(|part| name.contains(part))
 }
 
 /// The module that a tensor is of, by its name: `model.layers.0.mlp.up_proj` of `model.layers.0.mlp.up_proj.weight`.

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use super::ArrayInfo;
+use crate::shard_name::ShardSet;
 
 /// A variant's tensors by name. A folder may hold two sets of weights with the same names.
 #[derive(Debug)]
@@ -33,14 +34,9 @@ impl<'a> Tensors<'a> {
     }
 }
 
-/// What the paths of the shards of one set of weights share: `model-00001-of-00002.safetensors` is one of two of a set.
-fn set_of(file: &str) -> (&str, &str) {
-    let parts = || {
-        let (start, end) = file.rsplit_once("-of-")?;
-        let (stem, number) = start.rsplit_once('-')?;
-        number.bytes().all(|digit| digit.is_ascii_digit()).then_some((stem, end))
-    };
-    parts().unwrap_or((file, ""))
+/// The set of weights that a file is of: alone, or as a shard.
+fn set_of(file: &str) -> Result<ShardSet<'_>, &str> {
+    ShardSet::of(file).map(|(set, _)| set).ok_or(file)
 }
 
 #[cfg(test)]

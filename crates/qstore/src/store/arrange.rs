@@ -2,7 +2,7 @@
 
 use qstore_container::{Manifest, VariantName};
 
-use super::write::GivenRule;
+use super::spec::GivenRule;
 use crate::error::{Error, Result};
 use crate::plan::Precision;
 
@@ -31,7 +31,7 @@ pub(super) fn arrange(candidates: &[Candidate]) -> Result<Vec<usize>> {
         let Some(next) = by_precision.iter().position(is_ready) else {
             let circle: Vec<_> = by_precision.iter().map(|index| candidates[*index].name.as_str()).collect();
             return Err(Error::usage(format!(
-                "{} cannot be stored: each is to be given another of them, in a circle",
+                "{} cannot be stored: they depend on each other in a circle",
                 circle.join(" and ")
             )));
         };

@@ -128,9 +128,9 @@ pub fn inspect(store: &Store, tensors: bool) -> Result<Inspection> {
     let add = |sum: u64, bytes: u64| sum.saturating_add(bytes);
     // The manifest may claim anything.
     let raw_bytes = entries.iter().map(|v| v.raw_bytes).fold(0, add);
-    let there = variants
-        .iter()
-        .flat_map(|variant| variant.layer_files.iter().filter(|file| !variant.missing_files.contains(file)));
+    let missing: HashSet<&String> = variants.iter().flat_map(|variant| &variant.missing_files).collect();
+    let there =
+        variants.iter().flat_map(|variant| &variant.layer_files).filter(|file| !missing.contains(file));
     let size = |file: &String| std::fs::metadata(store.path().join(file)).map_or(0, |data| data.len());
     let stored_bytes = there.map(size).fold(manifest_bytes, add);
     let leftovers = Staging::leftovers(store.path());

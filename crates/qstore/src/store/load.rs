@@ -15,7 +15,7 @@ use crate::progress::{Progress, Silent};
 /// A tensor in memory.
 #[derive(Debug, PartialEq, Eq)]
 pub struct LoadedTensor {
-    /// Its name; `FILE:NAME` where several files of the variant have one of that name.
+    /// Its name; `FILE:NAME` where another file of the variant has one of that name.
     pub name: String,
     /// Element type.
     pub dtype: Dtype,

@@ -1,10 +1,12 @@
 //! The store on disk: a folder with `qstore.json` and layer files.
 
 mod arrange;
+mod change;
 mod inspect;
 mod load;
 #[cfg(test)]
 mod ownership;
+mod spec;
 mod unpack;
 mod unshared;
 mod verify;
@@ -27,10 +29,11 @@ use crate::throttle::Throttle;
 
 pub use inspect::{FileInspection, Inspection, TensorInspection, VariantInspection, inspect};
 pub use load::{LoadedTensor, load, load_rows, load_tensor};
+pub use spec::{GivenRule, VariantSpec};
 pub use unpack::{read_file, unpack};
 pub use unshared::UnsharedInspection;
 pub use verify::{VariantVerification, Verification, verify};
-pub use write::{GivenRule, VariantSpec, add, pack, remove};
+pub use write::{add, pack, remove};
 
 /// How an operation uses the machine.
 #[derive(Debug, Clone)]

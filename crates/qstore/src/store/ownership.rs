@@ -323,6 +323,67 @@ fn every_failure_is_undone_and_every_crash_recovered_from() {
     }
 }
 
+/// Killed, and then the run that was to tidy up is killed as well: what the first one wrote down must not be taken for what the second one left.
+#[test]
+fn crashes_that_follow_crashes_are_recovered_from() {
+    let scenes = Scenes::new();
+    let mut cases = 0;
+    for task in TASKS {
+        let whole = scenes.of(task);
+        let (result, calls) = with_fault(whole.path(), Fault::Fails, u64::MAX, || task.run(whole.path()));
+        result.unwrap();
+        let done = tree(whole.path());
+        for first in (0..calls).step_by(4) {
+            // Another beginning each time, so that all pairs are near one that was tried.
+            for second in (first % 5..60).step_by(5) {
+                for fault in [Fault::Killed, Fault::Fails] {
+                    let scene = scenes.of(task);
+                    let (_, _) = with_fault(scene.path(), Fault::Killed, first, || task.run(scene.path()));
+                    let (_, _) = with_fault(scene.path(), fault, second, || task.run(scene.path()));
+                    let again = task.run(scene.path());
+                    let case = format!("{task:?} killed at {first}, then {fault:?} at {second}");
+                    recovered(scene.path(), task, again, &done, &case);
+                    cases += 1;
+                }
+            }
+        }
+    }
+    println!("{cases} cases");
+    assert!(cases > 1000);
+}
+
+/// Links in the place of a kept variant's folder, or of a staging folder's, lead to what is a user's.
+#[test]
+fn what_links_lead_to_is_not_the_stores() {
+    let scenes = Scenes::new();
+    for linked in ["int8", "int8/sub"] {
+        let scene = scenes.of(Task::PackKept);
+        let spec = |name: &str| VariantSpec::new(name.parse().unwrap(), scene.path().join(name));
+        let alone = VariantSpec { given: GivenRule::Only(Vec::new()), ..spec("bf16") };
+        let specs = [alone, VariantSpec { verbatim: true, ..spec("int8") }];
+        let options = Options { threads: 1, ..Options::default() };
+        pack(&specs, &scene.path().join("store"), &options, &Silent).unwrap();
+        let (kept, mine) = (scene.path().join("store").join(linked), scene.path().join("mine"));
+        fs::rename(&kept, &mine).unwrap();
+        std::os::unix::fs::symlink(&mine, &kept).unwrap();
+        let before = tree(&mine);
+        Task::RemoveKept.run(scene.path()).unwrap();
+        assert!(tree(&mine) == before, "{linked}");
+        // And the store takes changes.
+        let other = VariantSpec::new("other".parse().unwrap(), scene.path().join("bf16"));
+        add(&scene.path().join("store"), &other, &options, &Silent).unwrap();
+    }
+    // A file that a user has edited stays.
+    let scene = scenes.of(Task::RemoveKept);
+    let edited = scene.path().join("store/int8/config.json");
+    fs::write(&edited, "mine").unwrap();
+    let warnings = common::Warnings::default();
+    let options = Options { threads: 1, ..Options::default() };
+    remove(&scene.path().join("store"), &"int8".parse().unwrap(), &options, &warnings).unwrap();
+    assert_eq!(tree(&scene.path().join("store/int8")).into_keys().collect::<Vec<_>>(), ["config.json"]);
+    assert!(warnings.take().join("").contains("int8/config.json: it is not what was packed"));
+}
+
 /// Whether all that is there beside the old or the new state lies in a staging folder.
 fn leftovers_only(
     after: &BTreeMap<String, Option<Vec<u8>>>,

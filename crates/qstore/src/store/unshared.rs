@@ -9,8 +9,8 @@ use serde::Serialize;
 pub struct UnsharedInspection {
     /// The variant that they could have shared with, where it is about one.
     pub with: Option<String>,
-    /// Why, as plans and programs call it: `no-counterpart`, `other-shape`, `fused-experts`, `uneven-groups`, `not-made-from`, `floats`, `unknown-format`
-    /// or `malformed`.
+    /// Why, as plans and programs call it: `no-counterpart`, `other-shape`, `fused-experts`, `uneven-groups`, `not-made-from`, `floats`,
+    /// `unknown-format`, `unusable` or `malformed`.
     pub reason: &'static str,
     /// The first of them.
     pub first: String,
@@ -43,7 +43,7 @@ impl UnsharedInspection {
             Why::OtherShape { here, there } => (
                 "other-shape",
                 format!(
-                    "{matrices} {matrix} {are} not stored given {lower}, which has another shape: {} here, {} there, be it padded or transposed",
+                    "{matrices} {matrix} {are} not stored given {lower}, whose shapes differ: {} here, {} there",
                     of(here),
                     of(there)
                 ),
@@ -81,6 +81,10 @@ impl UnsharedInspection {
                     ),
                 )
             }
+            Why::Unusable { what } => (
+                "unusable",
+                format!("{matrices} quantised {matrix} of {lower} {are} of no use to this variant: {what}"),
+            ),
             Why::Malformed { what } => (
                 "malformed",
                 format!(

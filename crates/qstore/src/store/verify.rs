@@ -136,7 +136,7 @@ fn check_kept(variant: &Variant) -> Vec<String> {
     problems
 }
 
-fn sha256_of(path: &Path) -> io::Result<Sha256Hex> {
+pub(super) fn sha256_of(path: &Path) -> io::Result<Sha256Hex> {
     let (mut file, mut hasher, mut piece) = (File::open(path)?, Sha256::new(), vec![0; 1 << 20]);
     loop {
         match file.read(&mut piece)? {

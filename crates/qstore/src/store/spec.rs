@@ -1,0 +1,71 @@
+//! What a user wants stored.
+
+use std::path::PathBuf;
+
+use qstore_container::{VariantEntry, VariantName};
+
+use crate::error::Result;
+use crate::ingest::{Exclude, Scan, Source, scan_folder};
+use crate::progress::Progress;
+
+/// A variant that is to be stored.
+#[derive(Debug, Clone)]
+pub struct VariantSpec {
+    /// Its name in the store.
+    pub name: VariantName,
+    /// The folder that holds it.
+    pub folder: PathBuf,
+    /// Keep its files as they are, so that any tool loads them from the store.
+    pub verbatim: bool,
+    /// Which of the variants below it may be stored given.
+    pub given: GivenRule,
+    /// Patterns of files that are left out: of a name anywhere (`.git`, `*.bin`), or with a slash of a path (`original/*`).
+    pub exclude: Vec<String>,
+    /// Refuse a folder that is not whole: shards missing, files that are still being fetched, pointers in place of files. Else that is told.
+    pub strict: bool,
+}
+
+impl VariantSpec {
+    /// All of a folder, given whichever of the variants below saves most.
+    #[must_use]
+    pub fn new(name: VariantName, folder: impl Into<PathBuf>) -> Self {
+        let (folder, given, exclude) = (folder.into(), GivenRule::Any, Vec::new());
+        Self { name, folder, verbatim: false, given, exclude, strict: false }
+    }
+
+    pub(super) fn scan(&self, progress: &dyn Progress) -> Result<Source> {
+        let scan = Scan { exclude: Exclude::new(&self.exclude)?, strict: self.strict };
+        scan_folder(&self.folder, &scan, progress)
+    }
+}
+
+/// Which variants another may be stored given, or share tensors with: reading it reads those as well.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum GivenRule {
+    /// Whichever of those below saves most, tensor by tensor.
+    #[default]
+    Any,
+    /// These alone; none makes it independent of all others.
+    Only(Vec<VariantName>),
+}
+
+impl GivenRule {
+    pub(super) fn of(entry: &VariantEntry) -> Self {
+        entry.given_only.clone().map_or(Self::Any, Self::Only)
+    }
+
+    /// The variants that must be there.
+    pub(super) fn names(&self) -> &[VariantName] {
+        match self {
+            Self::Any => &[],
+            Self::Only(names) => names,
+        }
+    }
+
+    pub(super) fn allows(&self, name: &VariantName) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Only(names) => names.contains(name),
+        }
+    }
+}
