@@ -149,7 +149,7 @@ def test_interrupt(tmp_path: Path, signal_: signal.Signals) -> None:
     store = tmp_path / "store"
     for line, begun in (
         (["pack", f"zeros={folder}", "-o", str(store)], "store/.qstore-staging"),
-        (["unpack", str(store), "zeros", "-o", str(tmp_path / "restored")], ".qstore-*"),
+        (["unpack", str(store), "zeros", "-o", str(tmp_path / "restored")], ".restored.qstore-*"),
     ):
         if line[0] == "unpack":
             qstore.pack({"zeros": folder}, store)

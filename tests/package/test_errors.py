@@ -22,6 +22,7 @@ BUILTINS = {
     errors.InputError: ValueError,
     errors.DamagedError: Exception,
     errors.BusyError: Exception,
+    errors.ChangedError: Exception,
     errors.FileError: OSError,
     errors.NotFoundError: FileNotFoundError,
     errors.ForbiddenError: PermissionError,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -142,7 +143,9 @@ def test_names_in_place_of_lists(folders: dict[str, Path], store: Path, tmp_path
         lambda: qstore.pack(folders, target, verbatim=["int4"]),
         lambda: qstore.pack(folders, target, given={"fp16": ["int8"]}),
         lambda: qstore.pack(folders, target, given={"bf16": ["int4"]}),
-        lambda: qstore.pack(folders, target, given={"gptq4": ["bf16"]}),
+        lambda: qstore.pack(folders, target, given={"gptq4": ["bf16"], "bf16": ["gptq4"]}),
+        lambda: qstore.pack(folders, target, exclude="*.bin"),
+        lambda: qstore.pack(folders, target, exclude=["["]),
         lambda: qstore.add(store, "more", folders["bf16"], given="int8"),
         lambda: qstore.add(store, "more", folders["bf16"], given=["int4"]),
     ):
@@ -203,9 +206,58 @@ def test_variants_that_do_not_fit_are_told_of(folders: dict[str, Path], tmp_path
     lines = Path(__file__).read_text(encoding="utf-8").splitlines()
     assert all("qstore.pack(" in lines[warning.lineno - 1] for warning in warned)
     assert_holds(tmp_path / "store", {"bf16": folders["bf16"], "other": other}, tmp_path / "restored")
+    unshared = qstore.inspect(tmp_path / "store").variants[1].unshared
+    assert [(one.reason, one.with_variant) for one in unshared] == [("not-made-from", "other"), ("floats", "other")]
+    again = write_folder(tmp_path / "again", model(98, [(256, 128), (128, 384)]), {}, None)
     with pytest.warns(qstore.QStoreWarning) as warned:
-        qstore.add(tmp_path / "store", "again", folders["bf16"])
+        qstore.add(tmp_path / "store", "again", again)
     assert all("qstore.add(" in lines[warning.lineno - 1] for warning in warned)
+
+
+def test_what_is_left_out(folders: dict[str, Path], tmp_path: Path) -> None:
+    """Patterns are remembered; a folder that is not whole is refused by whoever is strict, and else told of."""
+    folder = tmp_path / "model"
+    shutil.copytree(folders["int8"], folder)
+    (folder / "x.incomplete").write_bytes(b"half")
+    with pytest.raises(qstore.InputError, match=r"x\.incomplete"):
+        qstore.pack({"int8": folder}, tmp_path / "store", strict=True)
+    with pytest.warns(qstore.QStoreWarning, match="still being fetched"):
+        qstore.pack({"int8": folder}, tmp_path / "told")
+    qstore.pack({"int8": folder}, tmp_path / "store", strict=True, exclude=["*.incomplete"])
+    found = qstore.inspect(tmp_path / "store")
+    assert found.variants[0].excluded == ("*.incomplete",)
+    qstore.unpack(tmp_path / "store", "int8", tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(
+        path.name for path in folders["int8"].iterdir()
+    )
+    (tmp_path / "store/mine").write_text("mine", encoding="utf-8")
+    assert qstore.inspect(tmp_path / "store").foreign == ("mine",)
+
+
+def test_every_byte_is_accounted_for(folders: dict[str, Path], store: Path) -> None:
+    found = qstore.inspect(store, tensors=True)
+    for variant in found.variants:
+        parts = [*variant.tensors, *variant.files]
+        assert sum(part.stored_bytes for part in parts) + (variant.overhead_bytes or 0) == variant.stored_bytes
+        assert {file.path for file in variant.files} == set(tree(folders[variant.name]))
+    on_disk = sum(path.stat().st_size for path in store.rglob("*") if path.is_file())
+    assert (
+        found.manifest_bytes + sum(variant.stored_bytes for variant in found.variants) == found.stored_bytes == on_disk
+    )
+
+
+def test_a_store_that_changed(folders: dict[str, Path], tmp_path: Path) -> None:
+    """A handle that was opened before says that the store is another one, not that its files are missing."""
+    store = tmp_path / "store"
+    qstore.pack({name: folders[name] for name in ("bf16", "int8")}, store)
+    with qstore.open(store) as opened:
+        qstore.remove(store, "int8")
+        for name in ("int8", "bf16"):
+            with pytest.raises(qstore.ChangedError, match="open it again") as raised:
+                opened[name]
+            assert raised.value.path == store
+    with qstore.open(store) as opened:
+        assert opened["bf16"].keys()
 
 
 def test_variants_that_fit_are_not(folders: dict[str, Path], tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:

@@ -36,6 +36,7 @@ fn main() -> Made {
     wide(root)?;
     chain(root)?;
     short(root)?;
+    odd_folders(root)?;
     Ok(())
 }
 
@@ -298,5 +299,33 @@ fn every_dtype(root: &Path) -> Made {
     }
     write_checkpoint(&work.path().join("bf16"), &tensors);
     keep(root, "dtypes", work.path(), "", u64::MAX)?;
+    Ok(())
+}
+
+/// Two sets of weights in a folder, scales in a column of F16, files left out, and matrices that share nothing, which the manifest says.
+fn odd_folders(root: &Path) -> Made {
+    let work = tempfile::tempdir()?;
+    let high = model(31, Dtype::BF16, &[(64, 200), (48, 120)]);
+    write_checkpoint(&work.path().join("bf16"), &high);
+    common::write_tensors(&work.path().join("bf16/consolidated.safetensors"), &high);
+    let mut low = llm_int8(&high);
+    for (name, tensor) in low.iter_mut().filter(|(name, _)| name.ends_with(".SCB")) {
+        let rows = tensor.shape[0];
+        let shape = if name.contains(".0.") { [rows, 1] } else { [1, rows] };
+        *tensor = Tensor::float(Dtype::F16, &shape, &tensor.values());
+    }
+    write_checkpoint(&work.path().join("int8"), &low);
+    // Padded, so that it pairs with nothing.
+    let mut padded = high.clone();
+    let weights = padded.get_mut("model.layers.0.mlp.up_proj.weight").ok_or("no such tensor")?;
+    let mut values = weights.values();
+    values.resize(96 * 200, 0.0);
+    *weights = Tensor::float(Dtype::BF16, &[96, 200], &values);
+    padded.remove("model.layers.1.mlp.up_proj.weight");
+    write_checkpoint(&work.path().join("gptq8"), &gptq(&padded, Gptq { group: 40, ..Gptq::of_bits(8) }));
+    keep_as(root, "odd-folders", work.path(), u64::MAX, |spec| {
+        spec.exclude = vec!["empty.part".to_owned()];
+        drop(fs::create_dir(spec.folder.join("empty.part")));
+    })?;
     Ok(())
 }

@@ -13,4 +13,6 @@ mod pipes;
 #[cfg(test)]
 mod support;
 #[cfg(test)]
+mod targets;
+#[cfg(test)]
 mod usage;

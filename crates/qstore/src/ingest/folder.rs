@@ -234,14 +234,14 @@ fn make_keys_distinct(source: &mut Source) {
             }
         }
         let mut done = true;
-        for index in 0..source.arrays.len() {
+        for (index, qualified) in qualified.iter_mut().enumerate() {
             let array = &source.arrays[index];
             if let (ArrayKey::Tensor(name), false, false) =
-                (&array.key, first[&array.key] == index, qualified[index])
+                (&array.key, first[&array.key] == index, *qualified)
             {
                 let key = ArrayKey::Tensor(format!("{}:{name}", source.files[array.file].path));
                 source.arrays[index].key = key;
-                qualified[index] = true;
+                *qualified = true;
                 done = false;
             }
         }
