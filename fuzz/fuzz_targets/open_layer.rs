@@ -244,6 +244,8 @@ fn open(shard: &[u8]) {
         raw_bytes: 0,
         layer: vec![LayerFile { name: name.parse().expect("a path"), bytes: shard.len() as u64, id }],
         given_only: None,
+        excluded: Vec::new(),
+        unshared: Vec::new(),
         verbatim: false,
     }]);
     fs::write(folder.path().join(Manifest::FILE_NAME), manifest.write().expect("a manifest"))
