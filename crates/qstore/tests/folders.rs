@@ -450,6 +450,14 @@ fn what_cannot_be_paired_is_told() {
         assert_eq!(told(&room.pack(&["bf16", "cast"]), "cast"), [("floats", "bf16", 3)], "{dtype}");
     }
 
+    // Both in one folder.
+    let wide: Tensors = high
+        .iter()
+        .map(|(name, t)| (name.clone(), Tensor::float(Dtype::F32, &t.shape, &t.values())))
+        .collect();
+    room.folder("both", &[("model.safetensors", &wide), ("model.bf16.safetensors", &high)]);
+    assert_eq!(told(&room.pack(&["both"]), "both"), [("floats", "-", 6)]);
+
     // Experts apart here, in one tensor there, both ways.
     let mut rng = rand::SeedableRng::seed_from_u64(6);
     let experts: Vec<Tensor> = (0..4).map(|_| common::weights(&mut rng, Dtype::BF16, 64, 128)).collect();
@@ -711,4 +719,18 @@ fn shards_beyond_their_set() {
         );
         fs::remove_dir_all(room.path("model")).unwrap();
     }
+}
+
+/// Very many matrices under another prefix, and of names that all end alike: found in time that grows with their number alone.
+#[test]
+fn very_many_matrices_under_another_prefix() {
+    let room = Room::new();
+    let [high, low] = common::renamed_pair(16_000);
+    room.folder("bf16", &[("model.safetensors", &high)]).folder("int8", &[("model.safetensors", &low)]);
+    let alike = renamed(&low, |name| format!("{}.a.b.c", name.replace('.', "_")));
+    room.folder("alike", &[("model.safetensors", &alike)]);
+    let store = room.path("store");
+    pack(&room.specs(&["bf16", "int8", "alike"]), &store, &options(), &Silent).unwrap();
+    let inspection = inspect(&Store::open(&store).unwrap(), false).unwrap();
+    assert_eq!(told(&inspection, "bf16"), []);
 }

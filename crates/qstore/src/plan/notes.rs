@@ -19,8 +19,8 @@ struct Noted {
     shared: HashSet<ArrayKey>,
     /// Arrays of which a reason is noted.
     explained: HashSet<ArrayKey>,
-    /// For arrays that are expected to share nothing with a variant that has their like: that variant, why, and their name.
-    expected: HashMap<ArrayKey, (VariantName, Why, String)>,
+    /// For arrays that are expected to share nothing with their like in another variant, or in their own: that variant, why, and their name.
+    expected: HashMap<ArrayKey, (Option<VariantName>, Why, String)>,
 }
 
 impl Notes {
@@ -34,8 +34,8 @@ impl Notes {
     }
 
     /// Notes why an array will share nothing with a variant that has its like, unless it turns out to. The lowest such variant counts.
-    pub(super) fn expect(&self, key: &ArrayKey, with: &VariantName, why: Why, name: &str) {
-        self.noted().expected.entry(key.clone()).or_insert_with(|| (with.clone(), why, name.to_owned()));
+    pub(super) fn expect(&self, key: &ArrayKey, with: Option<&VariantName>, why: Why, name: &str) {
+        self.noted().expected.entry(key.clone()).or_insert_with(|| (with.cloned(), why, name.to_owned()));
     }
 
     pub(super) fn share(&self, key: &ArrayKey) {
@@ -58,7 +58,7 @@ impl Notes {
         let expected: BTreeMap<_, _> = std::mem::take(&mut noted.expected).into_iter().collect();
         for (key, (with, why, name)) in expected {
             if !noted.shared.contains(&key) && !noted.explained.contains(&key) {
-                noted.add(Some(&with), why, &name, 1);
+                noted.add(with.as_ref(), why, &name, 1);
             }
         }
         let mut notes = noted.notes.clone();

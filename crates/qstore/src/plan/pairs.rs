@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use qstore_container::{ArrayKey, Unshared, Why};
+use qstore_container::{ArrayKey, Dtype, Unshared, Why};
 
 use super::endings::{Endings, untransposed};
 use super::given::Pair;
@@ -128,7 +128,23 @@ impl Pairs {
         for variant in lower {
             pairs.match_with(variant, &arrays, &matrices);
         }
+        pairs.note_casts(&matrices, &arrays);
         pairs
+    }
+
+    /// Notes floats of which the source has others of the same name in the same folder, such as FP32 beside FP16.
+    fn note_casts(&self, matrices: &Matrices, arrays: &[ArrayInfo]) {
+        let dtypes: HashMap<&ArrayKey, Dtype> =
+            arrays.iter().map(|array| (&array.key, array.dtype)).collect();
+        for (name, named) in &matrices.by_name {
+            let alone = named.iter().filter(|one| !one.is_codes && !self.of_array.contains_key(one.key));
+            for matrix in alone {
+                let others = named.iter().filter(|other| other.folder == matrix.folder && !other.is_codes);
+                if others.into_iter().any(|other| dtypes[other.key] != dtypes[matrix.key]) {
+                    self.notes.expect(matrix.key, None, Why::Floats, name);
+                }
+            }
+        }
     }
 
     fn match_with(&mut self, variant: &Lower, arrays: &[ArrayInfo], matrices: &Matrices) {
@@ -198,7 +214,7 @@ impl Pairs {
                 None if fused_there && is_expert(&array.name) => Why::FusedExperts,
                 None => continue,
             };
-            self.notes.expect(&array.key, variant.name(), why, &array.name);
+            self.notes.expect(&array.key, Some(variant.name()), why, &array.name);
         }
     }
 

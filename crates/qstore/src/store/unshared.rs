@@ -66,12 +66,15 @@ impl UnsharedInspection {
                     "{matrices} {matrix} {are} not stored given {lower}, whose codes stand for other values; is it the same model?"
                 ),
             ),
-            Why::Floats => (
-                "floats",
-                format!(
-                    "{matrices} {matrix} {are} not stored given {lower}, which has other floats of that name: floats are not stored given floats yet"
-                ),
-            ),
+            Why::Floats => {
+                let whose = with.as_ref().map_or("another file here".to_owned(), ToString::to_string);
+                (
+                    "floats",
+                    format!(
+                        "{matrices} {matrix} {are} stored alone: {whose} has other floats of that name, and floats are not stored given floats yet"
+                    ),
+                )
+            }
             Why::UnknownFormat { method } => {
                 let method = method.as_ref().map_or(String::new(), |method| format!(" ({method})"));
                 (

@@ -123,6 +123,16 @@ pub fn llm_int8(tensors: &Tensors) -> Tensors {
     twin
 }
 
+/// So many tiny matrices in BF16, and their LLM.int8() twins under another prefix: experts of a large mixture.
+pub fn renamed_pair(count: usize) -> [Tensors; 2] {
+    let matrix = weights(&mut StdRng::seed_from_u64(32), Dtype::BF16, 8, 16);
+    let name = |i: usize| format!("model.layers.{}.mlp.experts.{}.up_proj.weight", i / 256, i % 256);
+    let high: Tensors = (0..count).map(|i| (name(i), matrix.clone())).collect();
+    let low =
+        llm_int8(&high).into_iter().map(|(name, tensor)| (format!("transformer.{name}"), tensor)).collect();
+    [high, low]
+}
+
 /// Writes a model and its INT8 twin to `folder/bf16` and `folder/int8`.
 pub fn write_pair(folder: &Path, tensors: &Tensors) {
     write_checkpoint(&folder.join("bf16"), tensors);
