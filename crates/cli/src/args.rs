@@ -173,14 +173,13 @@ pub(crate) struct Remove {
 Example:
   qstore unpack ./store bf16 -o ./Llama
 
-Every file's SHA-256 is checked against that of the packed one. A new folder appears when all of it is there and checked;
-in an empty one that exists, such as a mounted volume, the files do.")]
+Files appear when all of them are there, each with the SHA-256 of the packed one.")]
 pub(crate) struct Unpack {
     /// The store
     pub(crate) store: PathBuf,
     /// The variant
     pub(crate) name: VariantName,
-    /// The folder to make; must be new or empty
+    /// The folder to make; must be new or empty, and may be a mount point
     #[arg(short, long, value_name = "DIR")]
     pub(crate) output: PathBuf,
 }

@@ -107,11 +107,7 @@ pub(crate) fn remarks(inspection: &Inspection) -> Vec<String> {
         let unshared = variant.unshared.iter().map(|unshared| format!("{}: {}", variant.name, unshared.text));
         let mut remarks: Vec<String> = unshared.collect();
         if !variant.excluded.is_empty() {
-            remarks.push(format!(
-                "{}: left out was what matches {}",
-                variant.name,
-                variant.excluded.join(", ")
-            ));
+            remarks.push(format!("{}: left out: {}", variant.name, variant.excluded.join(", ")));
         }
         remarks
     };

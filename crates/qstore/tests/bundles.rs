@@ -88,12 +88,12 @@ fn small_tensors_between_large_ones_come_back() {
         let variant = store.variant(&"bf16".parse().unwrap()).unwrap();
         let loaded = load(&variant, &options, &Silent).unwrap();
         assert_eq!(loaded.len(), first.len() + second.len());
-        for (name, tensor) in &first {
-            let name = if second.iter().any(|(other, _)| other == name) {
-                format!("a.safetensors:{name}")
-            } else {
-                name.clone()
-            };
+        // The first file's tensors keep the names that the other has as well.
+        let qualified = second.iter().map(|(name, tensor)| {
+            let is_taken = first.iter().any(|(other, _)| other == name);
+            (if is_taken { format!("b.safetensors:{name}") } else { name.clone() }, tensor)
+        });
+        for (name, tensor) in first.iter().map(|(name, tensor)| (name.clone(), tensor)).chain(qualified) {
             let found = loaded.iter().find(|found| found.name == name).unwrap();
             assert!(found.data == tensor.data && found.dtype == tensor.dtype, "{name}");
         }

@@ -197,7 +197,7 @@ fn wrong_use_changes_nothing() {
     usage(pack(&[spec(dir.path(), "int8")], &dir.path().join("bf16"), &options(), &Silent), "not an empty");
     usage(
         pack(&[spec(dir.path(), "int8")], &dir.path().join("bf16/config.json"), &options(), &Silent),
-        "not an empty folder",
+        "not a folder",
     );
     let store = Store::open(&path).unwrap();
     let name = "bf16".parse().unwrap();

@@ -16,7 +16,10 @@ pub(crate) fn run(arguments: &Inspect, console: &Console) -> Result<(), Failure>
     console.result(variants_table(variants))?;
     let (held, share) = (count(variants.len() as u64, "variant"), percent(*stored_bytes, *raw_bytes));
     let (raw, stored) = (bytes(*raw_bytes), bytes(*stored_bytes));
-    console.result(format_args!("\n{held}, {raw} of files in a store of {stored}: {share}"))?;
+    let all = variants.iter().fold(*manifest_bytes, |sum, variant| sum.saturating_add(variant.stored_bytes));
+    let absent = all.saturating_sub(*stored_bytes);
+    let absent = if absent > 0 { format!("; {} of it are not here", bytes(absent)) } else { String::new() };
+    console.result(format_args!("\n{held}, {raw} of files in a store of {stored}: {share}{absent}"))?;
     if variants.iter().any(|variant| !variant.given.is_empty()) {
         console.result(format_args!("\n{}", chain(variants).join("\n")))?;
     }
@@ -43,9 +46,8 @@ pub(crate) fn run(arguments: &Inspect, console: &Console) -> Result<(), Failure>
             console.result(format_args!("\n{}\n\n{tensors}", variant.name))?;
         }
     }
-    let sum = variants.iter().fold(*manifest_bytes, |sum, variant| sum.saturating_add(variant.stored_bytes));
     // Of a variant that is not all there it is known what it should take.
-    if arguments.tensors && sum == *stored_bytes {
+    if arguments.tensors && all == *stored_bytes {
         let parts = variants.iter().map(|variant| format!("{} of {}", variant.stored_bytes, variant.name));
         let parts: Vec<_> = parts.chain([format!("{manifest_bytes} of the manifest")]).collect();
         console.result(format_args!("\n{} = {stored_bytes} bytes", parts.join(" + ")))?;

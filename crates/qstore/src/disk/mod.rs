@@ -20,6 +20,6 @@ pub(crate) use calls::{create_dir_all, create_new, rename};
 #[cfg(all(test, unix))]
 pub(crate) use durable::tests::unsyncable;
 pub(crate) use durable::{FileWriter, Syncs};
-pub(crate) use new_folder::{NewFolder, NewFolders, check_empty, check_free};
+pub(crate) use new_folder::{NewFolder, NewFolders, check_apart, check_empty, check_free};
 pub(crate) use space::{available, check_room, size};
 pub(crate) use staging::{Move, Staging};

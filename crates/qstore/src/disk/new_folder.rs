@@ -165,6 +165,25 @@ fn beside(target: &Path) -> Option<PathBuf> {
     (name.len() <= 200).then(|| parent_of(target).join(format!(".{name}{STAGING}")))
 }
 
+/// Fails if `target` would lie within `source`, which is only read.
+///
+/// # Errors
+/// [`Error::Usage`].
+pub(crate) fn check_apart(source: &Path, target: &Path) -> Result<()> {
+    let there = target.ancestors().find_map(|above| {
+        let above = if above.as_os_str().is_empty() { Path::new(".") } else { above };
+        above.canonicalize().ok()
+    });
+    let source_there = source.canonicalize().ok();
+    if there.zip(source_there).is_some_and(|(target, source)| target.starts_with(source)) {
+        let (target, source) = (target.display(), source.display());
+        return Err(Error::usage(format!(
+            "{target}: it lies within {source}, which is only read; give another folder"
+        )));
+    }
+    Ok(())
+}
+
 /// Fails if `target` is there and is not an empty folder. What an interrupted run has left in it is for the next one to remove.
 ///
 /// # Errors
@@ -178,21 +197,32 @@ pub(crate) fn check_free(target: &Path) -> Result<()> {
 /// # Errors
 /// [`Error::Usage`].
 pub(crate) fn check_empty(target: &Path) -> Result<()> {
-    let is_nothing = |entry: io::Result<fs::DirEntry>| {
-        entry.is_ok_and(|entry| {
-            let name = entry.file_name();
-            (name == STAGING || name == "lost+found") && entry.path().is_dir()
-        })
+    let is_nothing = |entry: &fs::DirEntry| {
+        let name = entry.file_name();
+        (name == STAGING || name == "lost+found") && entry.path().is_dir()
     };
-    let is_free = match fs::symlink_metadata(target) {
-        Err(_) => true,
-        Ok(_) => target.is_dir() && fs::read_dir(target).is_ok_and(|mut entries| entries.all(is_nothing)),
-    };
-    if is_free {
+    let taken = |what: &str| Err(Error::usage(format!("{}: {what}", target.display())));
+    if fs::symlink_metadata(target).is_err() {
         return Ok(());
     }
-    let what = "it exists and is not an empty folder; give a new one";
-    Err(Error::usage(format!("{}: {what}", target.display())))
+    if !target.exists() {
+        return taken("this link leads nowhere; give a new folder");
+    }
+    if !target.is_dir() {
+        return taken("this is not a folder; give a new one");
+    }
+    let entries = fs::read_dir(target).at(target, "cannot read")?.collect::<io::Result<Vec<_>>>();
+    let entries = entries.at(target, "cannot read")?;
+    let others: Vec<_> = entries.into_iter().filter(|entry| !is_nothing(entry)).collect();
+    match &others[..] {
+        [] => Ok(()),
+        [first, rest @ ..] => {
+            let more = if rest.is_empty() { String::new() } else { format!(" and {} more", rest.len()) };
+            let first = first.file_name();
+            let first = first.to_string_lossy();
+            taken(&format!("it exists and is not an empty folder: it has {first}{more}; give a new one"))
+        }
+    }
 }
 
 #[cfg(test)]

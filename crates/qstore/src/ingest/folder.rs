@@ -214,12 +214,14 @@ fn header_of(path: &Path, bytes: u64) -> Result<Option<SafetensorsHeader>> {
     }
 }
 
-/// Of the tensors of one name that of the file that people see first keeps it: not hidden, in no folder, and first by name. The others are qualified:
+/// Of the tensors of one name that of the file that people see first keeps it: not hidden, in no folder, called a model, and first by name. The others are qualified:
 /// `FILE:NAME`. Where that is the name of another tensor, so is that one.
 fn make_keys_distinct(source: &mut Source) {
     let rank = |file: &SourceFile| {
         let hidden = file.path.components().filter(|part| part.starts_with('.')).count();
-        (hidden, file.path.components().count(), file.path.clone())
+        // What transformers loads has such a name.
+        let is_other = !file.path.components().last().is_some_and(|name| name.starts_with("model"));
+        (hidden, file.path.components().count(), is_other, file.path.clone())
     };
     let ranks: Vec<_> = source.files.iter().map(rank).collect();
     let mut qualified = vec![false; source.arrays.len()];

@@ -105,6 +105,7 @@ pub(super) fn look(source: &Source, progress: &dyn Progress) -> Result<Vec<Findi
     findings.extend(check_sets(source));
     findings.extend(check_partial(source));
     findings.extend(check_git(source));
+    findings.extend(check_place(source));
     Ok(findings)
 }
 
@@ -177,8 +178,9 @@ fn check_sets(source: &Source) -> Vec<Finding> {
             // An index that is there has said so.
             if !has_index {
                 let count = missing.len();
+                let are = if count == 1 { "is" } else { "are" };
                 let what = format!(
-                    "{count} of its {total} shards are not there, such as {}; was the download complete?",
+                    "{count} of its {total} shards {are} not there, such as {}; was the download complete?",
                     name(*first)
                 );
                 findings.push(Finding::lack(
@@ -194,6 +196,23 @@ fn check_sets(source: &Source) -> Vec<Finding> {
         }
     }
     findings
+}
+
+/// Whether the folder is a model's at all.
+fn check_place(source: &Source) -> Option<Finding> {
+    let paths = || source.files.iter().map(|file| file.path.as_str());
+    if paths().any(|path| path.starts_with("snapshots/")) && paths().any(|path| path.starts_with("blobs/")) {
+        let what = "this is all that a hub's cache has of a repository; a model is one of the folders in its snapshots";
+        return Some(Finding::note(None, what.to_owned()));
+    }
+    if let Some(store) = source.files.iter().find(|file| file.path.components().last() == Some("qstore.json"))
+    {
+        let what = "the folder that this is in is itself a store, and is stored with the rest; leave it out with --exclude";
+        return Some(Finding::note(Some(&store.path), what.to_owned()));
+    }
+    let has_weights = source.files.iter().any(is_weights);
+    (!has_weights)
+        .then(|| Finding::lack(None, "there are no weights in it; is it the model's folder?".to_owned()))
 }
 
 /// Files that are still being fetched.
@@ -212,13 +231,13 @@ fn check_partial(source: &Source) -> Option<Finding> {
 /// What `git clone` has put beside the files.
 fn check_git(source: &Source) -> Option<Finding> {
     let of_git = source.files.iter().filter(|file| file.path.components().any(|part| part == ".git"));
-    let (count, bytes) =
-        of_git.fold((0u64, 0u64), |(count, bytes), file| (count + 1, bytes.saturating_add(file.bytes)));
-    (count > 0).then(|| {
-        let what = format!(
-            "its .git is stored as well: {count} files, {}, of which what equals other files takes no room; leave it out with --exclude .git",
-            crate::disk::size(bytes)
-        );
-        Finding::note(None, what)
-    })
+    let sizes: Vec<u64> = of_git.map(|file| file.bytes).collect();
+    if sizes.is_empty() {
+        return None;
+    }
+    let what = format!(
+        "its .git is stored as well ({}; what equals other files takes no room); leave it out with --exclude .git",
+        crate::disk::size(sizes.into_iter().fold(0, u64::saturating_add))
+    );
+    Some(Finding::note(None, what))
 }

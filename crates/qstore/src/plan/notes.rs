@@ -42,6 +42,10 @@ impl Notes {
         self.noted().shared.insert(key.clone());
     }
 
+    pub(super) fn is_shared(&self, key: &ArrayKey) -> bool {
+        self.noted().shared.contains(key)
+    }
+
     pub(super) fn explain(&self, key: &ArrayKey) {
         self.noted().explained.insert(key.clone());
     }

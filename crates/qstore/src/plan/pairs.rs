@@ -29,6 +29,8 @@ pub(crate) struct Pairs {
     own: HashMap<ArrayKey, QuantGroup>,
     /// What the source's own grids are made of.
     of_grids: HashSet<ArrayKey>,
+    /// The source's tensors that hold all experts of a layer.
+    fused: Vec<ArrayKey>,
     notes: Notes,
 }
 
@@ -120,9 +122,11 @@ impl Pairs {
             };
             pairs.notes.add(None, why, &one.name, 1);
         }
-        if let Some((first, count)) = unknown {
-            pairs.notes.add(None, Why::UnknownFormat { method }, &first, count);
+        for (key, name) in unknown {
+            pairs.notes.expect(&key, None, Why::UnknownFormat { method: method.clone() }, &name);
         }
+        let fused = arrays.iter().filter(|array| is_fused(array));
+        pairs.fused = fused.map(|array| array.key.clone()).collect();
         let own = pairs.own.clone();
         let matrices = Matrices::new(&arrays, &own);
         for variant in lower {
@@ -137,7 +141,9 @@ impl Pairs {
         let dtypes: HashMap<&ArrayKey, Dtype> =
             arrays.iter().map(|array| (&array.key, array.dtype)).collect();
         for (name, named) in &matrices.by_name {
-            let alone = named.iter().filter(|one| !one.is_codes && !self.of_array.contains_key(one.key));
+            let alone = named.iter().filter(|one| {
+                !one.is_codes && !self.of_array.contains_key(one.key) && !self.is_of_grid(one.key)
+            });
             for matrix in alone {
                 let others = named.iter().filter(|other| other.folder == matrix.folder && !other.is_codes);
                 if others.into_iter().any(|other| dtypes[other.key] != dtypes[matrix.key]) {
@@ -207,7 +213,9 @@ impl Pairs {
         let shapes: HashMap<&str, &[u64]> =
             theirs.iter().filter(is_matrix).map(|array| (array.name.as_str(), &array.shape[..])).collect();
         let fused_there = theirs.iter().any(is_fused);
-        for array in arrays.iter().filter(is_matrix).filter(|array| !self.of_array.contains_key(&array.key)) {
+        let is_open =
+            |array: &&ArrayInfo| !self.of_array.contains_key(&array.key) && !self.is_of_grid(&array.key);
+        for array in arrays.iter().filter(is_matrix).filter(is_open) {
             let why = match shapes.get(array.name.as_str()) {
                 Some(shape) if **shape == array.shape => Why::Floats,
                 Some(shape) => Why::OtherShape { here: array.shape.clone(), there: shape.to_vec() },
@@ -266,7 +274,12 @@ impl Pairs {
         for (_, pair) in tried.filter(|(key, _)| self.notes.is_unexplained(key)) {
             self.notes.add(Some(pair.lower.name()), Why::NotMadeFrom, &pair.group.weight, 1);
         }
-        self.notes.finish()
+        let mut notes = self.notes.finish();
+        // Shared as they are, it is no loss that parts of them are not.
+        if !self.fused.is_empty() && self.fused.iter().all(|key| self.notes.is_shared(key)) {
+            notes.retain(|note| note.why != Why::FusedExperts);
+        }
+        notes
     }
 }
 

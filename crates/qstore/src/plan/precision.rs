@@ -118,7 +118,7 @@ fn matched(variants: &[Vec<Matrix>]) -> Vec<Vec<usize>> {
 /// The matrices of a variant, and whether others of it are in a format that is not known.
 fn matrices(arrays: &[ArrayInfo]) -> (Vec<Matrix>, bool) {
     let Found { groups, unknown, .. } = find_all(arrays);
-    let is_opaque = groups.is_empty() && unknown.is_some();
+    let is_opaque = groups.is_empty() && !unknown.is_empty();
     let bits: HashMap<_, _> = arrays.iter().map(|array| (&array.key, array.bits())).collect();
     let quantised = groups.iter().map(|group| Matrix {
         name: group.weight.clone(),

@@ -31,7 +31,7 @@ use matrix::Matrix;
 use rule::{Choice, Model};
 use task::{Recipe, Task};
 
-use crate::disk::NewFolder;
+use crate::disk::{NewFolder, check_apart, check_free};
 use crate::error::{Error, Result};
 use crate::ingest::{Scan, Source, scan_folder};
 use crate::progress::Progress;
@@ -79,6 +79,8 @@ fn quantize_in_shards(
     options: &Options,
     progress: &dyn Progress,
 ) -> Result<Quantized> {
+    check_free(target)?;
+    check_apart(source, target)?;
     let source = scan_folder(source, &Scan::default(), progress)?;
     let config = checkpoint::config(&source)?;
     let tensors = checkpoint::tensors(&source)?;

@@ -140,8 +140,8 @@ pub(crate) const ALL: [&dyn Scheme; 2] = [&LlmInt8, &Gptq];
 pub(crate) struct Found {
     pub(crate) groups: Vec<QuantGroup>,
     pub(crate) malformed: Vec<Malformed>,
-    /// Modules that have quantised tensors which no scheme knows: the first of these, and how many there are.
-    pub(crate) unknown: Option<(String, u64)>,
+    /// Of each module that has quantised tensors which no scheme knows the first of these, with its name.
+    pub(crate) unknown: Vec<(ArrayKey, String)>,
 }
 
 /// Every quantised matrix of a variant, whatever its scheme, and what looks like one.
@@ -166,7 +166,7 @@ pub(crate) fn find_groups(arrays: &[ArrayInfo]) -> Vec<QuantGroup> {
 /// Elements from which a tensor of codes is told of.
 const MATRIX: u64 = 1024;
 
-fn unknown(arrays: &[ArrayInfo], found: &Found) -> Option<(String, u64)> {
+fn unknown(arrays: &[ArrayInfo], found: &Found) -> Vec<(ArrayKey, String)> {
     let parts = found.groups.iter().flat_map(|group| group.grid.parts().chain([&group.codes]));
     let known: HashSet<&ArrayKey> = parts.collect();
     let malformed: HashSet<&str> = found.malformed.iter().map(|one| module(&one.name)).collect();
@@ -188,13 +188,10 @@ fn unknown(arrays: &[ArrayInfo], found: &Found) -> Option<(String, u64)> {
         could_be && array.shape.len() >= 2 && array.elements() >= MATRIX
     };
     let codes = arrays.iter().filter(is_codes).filter(|array| !known.contains(&array.key));
+    let codes = codes.filter(|array| !malformed.contains(module(&array.name)));
     let mut modules = HashSet::new();
-    let mut first = None;
-    for array in codes.filter(|array| !malformed.contains(module(&array.name))) {
-        modules.insert(module(&array.name));
-        first.get_or_insert_with(|| array.name.clone());
-    }
-    first.map(|first| (first, modules.len() as u64))
+    let firsts = codes.filter(|array| modules.insert((array.folder(), module(&array.name))));
+    firsts.map(|array| (array.key.clone(), array.name.clone())).collect()
 }
 
 /// Whether a tensor of this name says what codes beside it stand for.

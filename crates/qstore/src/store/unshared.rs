@@ -80,7 +80,7 @@ impl UnsharedInspection {
                 (
                     "unknown-format",
                     format!(
-                        "{matrices} {matrix} {are} quantised in a format that is not known{method}: stored alone, and of no use to others"
+                        "{matrices} {matrix} {are} quantised in a format that is not known{method}: no more than equal tensors are shared"
                     ),
                 )
             }
@@ -91,7 +91,7 @@ impl UnsharedInspection {
             Why::Malformed { what } => (
                 "malformed",
                 format!(
-                    "{matrices} {matrix} {are} named as quantised, but {what}: stored alone, and of no use to others"
+                    "{matrices} {matrix} with the names of quantised ones {are} stored as they are: {what}"
                 ),
             ),
             _ => ("other", format!("{matrices} {matrix} {are} stored alone")),

@@ -8,7 +8,7 @@ use super::arrange::{Candidate, arrange, place};
 use super::change::{Change, Kept, Wish, commit};
 use super::spec::{GivenRule, VariantSpec};
 use super::{Options, Store};
-use crate::disk::{NewFolders, Staging, available, check_empty, check_free, check_room, size};
+use crate::disk::{NewFolders, Staging, available, check_apart, check_empty, check_free, check_room, size};
 use crate::error::{Error, Result};
 use crate::ingest::Source;
 use crate::plan::precisions;
@@ -39,6 +39,9 @@ pub fn pack(
         return Err(Error::usage(text));
     }
     check_free(target)?;
+    for variant in variants {
+        check_apart(&variant.folder, target)?;
+    }
     let sources = variants.iter().map(|variant| variant.scan(progress)).collect::<Result<Vec<_>>>()?;
     let precisions = precisions(&sources.iter().map(Source::array_infos).collect::<Vec<_>>());
     let candidates = variants.iter().zip(precisions).map(|(variant, precision)| Candidate {
@@ -46,7 +49,9 @@ pub fn pack(
         given: &variant.given,
         precision,
     });
-    let order = arrange(&candidates.collect::<Vec<_>>())?;
+    let candidates: Vec<_> = candidates.collect();
+    let order = arrange(&candidates)?;
+    warn_of_higher(&candidates, progress)?;
     check_room_for(variants, &sources, target, progress)?;
 
     // Gone again, unless there is something in them by the end.
@@ -63,6 +68,22 @@ pub fn pack(
     let manifest = change.finish(progress)?;
     commit(&mut staging, &Manifest::new(Vec::new()), &manifest, Kept::default())?;
     made.sync(&staging)
+}
+
+/// Tells which variants are to be given what is of higher precision.
+fn warn_of_higher(candidates: &[Candidate], progress: &dyn Progress) -> Result<()> {
+    for candidate in candidates {
+        let is_higher = |other: &&Candidate| {
+            candidate.given.names().contains(other.name) && other.precision > candidate.precision
+        };
+        if let Some(higher) = candidates.iter().find(is_higher) {
+            progress.warn(&format!(
+                "{0} is of lower precision than {1}, which it is to be given: reading {0} will read {1} as well",
+                candidate.name, higher.name
+            ))?;
+        }
+    }
+    Ok(())
 }
 
 /// Fails if what is kept as it is does not fit where the store will lie, and tells if the rest hardly can.
@@ -156,7 +177,11 @@ pub fn remove(store: &Path, name: &VariantName, options: &Options, progress: &dy
         return Err(super::no_variant(store, manifest, name));
     };
     if manifest.variants.len() == 1 {
-        return Err(Error::usage(format!("{name} is the only variant; delete {} instead", store.display())));
+        let what = format!(
+            "{name} is the only variant of {0}; to give up the store, delete qstore.json and {name}-*.safetensors in {0}",
+            store.display()
+        );
+        return Err(Error::usage(what));
     }
     let kept = if gone.verbatim { Kept::of(&old, name, progress)? } else { Kept::default() };
     let needs_it = |entry: &&VariantEntry| entry.given.iter().any(|given| given.variant == *name);

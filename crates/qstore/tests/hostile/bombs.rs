@@ -128,8 +128,9 @@ fn headers_that_expand() {
         report.add(&format!("layer: {what}"), noticed.map(drop));
 
         let dir = scratch();
-        fs::write(dir.path().join("model.safetensors"), &file).unwrap();
-        let (root, target) = (dir.path().to_owned(), dir.path().join("store"));
+        let (root, target) = (dir.path().join("in"), dir.path().join("store"));
+        fs::create_dir(&root).unwrap();
+        fs::write(root.join("model.safetensors"), &file).unwrap();
         let spec = qstore::VariantSpec::new("x".parse().unwrap(), root);
         let most = (64 << 20) + 16 * file.len() as u64;
         let result = bounded(most, move || drop(qstore::pack(&[spec], &target, &options(), &qstore::Silent)));
