@@ -85,15 +85,19 @@ pub(crate) enum Command {
 #[command(after_help = "\
 Examples:
   qstore pack bf16=./Llama int8=./Llama-int8 -o ./store
-  qstore pack bf16=./Llama int8=./Llama-int8 --verbatim int8 -o ./store    any tool loads ./store/int8 as it is
-  qstore pack bf16=./Llama gptq8=./Llama-8bit gptq4=./Llama-4bit -o ./store    a chain: each stored given the ones below
+Any tool loads ./store/int8 as it is:
+  qstore pack bf16=./Llama int8=./Llama-int8 --verbatim int8 -o ./store
+A chain, each stored given the ones below:
+  qstore pack bf16=./Llama gptq8=./Llama-8bit gptq4=./Llama-4bit -o ./store
+Without the history of a clone:
+  qstore pack bf16=./Llama int8=./Llama-int8 --exclude .git -o ./store
 
 There is a store when it is complete; an interrupted pack leaves none. The model folders are only read.")]
 pub(crate) struct Pack {
     /// A name that you choose and the folder of that variant, once for each; their order does not matter
     #[arg(value_name = "NAME=DIR", required = true, value_parser = named_folder)]
     pub(crate) variants: Vec<NamedFolder>,
-    /// The folder to make the store in; must be new or empty
+    /// The folder to make the store in; must be new or empty, and may be a mount point
     #[arg(short, long, value_name = "STORE")]
     pub(crate) output: PathBuf,
     #[command(flatten)]

@@ -203,9 +203,11 @@ fn wrong_use_changes_nothing() {
     let name = "bf16".parse().unwrap();
     usage(unpack(&store, &name, &dir.path().join("int8"), &options(), &Silent), "not an empty folder");
     usage(unpack(&store, &"x".parse().unwrap(), &dir.path().join("y"), &options(), &Silent), "no variant x");
-    // A store is no checkpoint.
-    let spec = VariantSpec::new("again".parse().unwrap(), path.clone());
-    assert!(matches!(add(&path, &spec, &options(), &Silent), Err(Error::Input { .. })));
+    // A store is no checkpoint, and no place for one.
+    let own = VariantSpec::new("again".parse().unwrap(), path.clone());
+    usage(add(&path, &own, &options(), &Silent), "only read");
+    let error = pack(&[own], &dir.path().join("x"), &options(), &Silent).unwrap_err();
+    assert!(matches!(&error, Error::Input { what, .. } if what.contains("itself a store")), "{error}");
     // An empty target is as good as none.
     fs::create_dir(dir.path().join("empty")).unwrap();
     unpack(&store, &name, &dir.path().join("empty"), &options(), &Silent).unwrap();

@@ -5,7 +5,7 @@ use std::io;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use qstore_container::RelativePath;
+use qstore_container::{Hash128, RelativePath};
 use serde::{Deserialize, Serialize};
 
 /// Bytes of the largest one that is read: of a million files.
@@ -26,7 +26,32 @@ pub(super) struct Journal {
     /// Folders that go with them if nothing is left in them, outer ones first.
     pub(super) left_folders: Vec<Item>,
     /// The file whose arrival decides: before it the change is undone, afterwards finished. Without one it is the last.
-    pub(super) decisive: Option<Item>,
+    pub(super) decisive: Option<Decisive>,
+}
+
+/// A small file that is told by its content: whatever becomes of its time, what it says counts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Decisive {
+    pub(super) path: RelativePath,
+    hash: Hash128,
+}
+
+impl Decisive {
+    /// What is at `path` in `folder` now.
+    pub(super) fn at(folder: &Path, path: &RelativePath) -> io::Result<Self> {
+        let full = folder.join(path.as_str());
+        let data = fs::symlink_metadata(&full)?;
+        if !data.is_file() || data.len() > MAX_BYTES {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        Ok(Self { path: path.clone(), hash: Hash128::of(&fs::read(full)?) })
+    }
+
+    /// Whether that is what lies in `folder` under the same path.
+    pub(super) fn is_in(&self, folder: &Path) -> bool {
+        Self::at(folder, &self.path).is_ok_and(|there| there == *self)
+    }
 }
 
 impl Journal {

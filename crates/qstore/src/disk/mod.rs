@@ -14,7 +14,7 @@ mod new_folder;
 mod space;
 mod staging;
 
-#[cfg(test)]
+#[cfg(all(test, unix))]
 pub(crate) use calls::Ability;
 pub(crate) use calls::{create_dir_all, create_new, rename};
 #[cfg(all(test, unix))]

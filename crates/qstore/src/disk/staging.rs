@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use qstore_container::RelativePath;
 
 use super::calls;
-use super::journal::{Item, Journal};
+use super::journal::{Decisive, Item, Journal};
 use super::lock::{self, Lock};
 use crate::error::{Error, IoContext as _, Result};
 
@@ -221,7 +221,7 @@ impl Staging {
         };
         (journal.leaving, journal.left_folders) = (there(leaving), there(left_folders));
         let decisive = decisive.map(str::parse::<RelativePath>).transpose().map_err(io::Error::other)?;
-        let decisive = decisive.map(|path| Item::at(&new, &path)).transpose()?;
+        let decisive = decisive.map(|path| Decisive::at(&new, &path)).transpose()?;
         Ok((Journal { decisive, makes_folders: !self.can.rename_folders, ..journal }, again))
     }
 

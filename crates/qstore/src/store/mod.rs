@@ -5,6 +5,7 @@ mod change;
 mod inspect;
 mod load;
 #[cfg(test)]
+#[cfg(unix)]
 mod ownership;
 mod spec;
 mod unpack;

@@ -120,6 +120,7 @@ fn check_room_for(
 /// As [`pack`]; [`Error::Busy`] while another process changes the store. The store is then unchanged.
 pub fn add(store: &Path, variant: &VariantSpec, options: &Options, progress: &dyn Progress) -> Result<()> {
     Store::open(store)?;
+    check_apart(&variant.folder, store)?;
     let source = variant.scan(progress)?;
     let mut staging = Staging::begin(store)?;
     // Only what is read under the lock counts.
