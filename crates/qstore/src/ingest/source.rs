@@ -150,8 +150,9 @@ impl Source {
 
     /// What `config.json` calls the way in which the variant is quantised.
     pub(crate) fn declared_method(&self) -> Option<String> {
-        let config = self.find(&ArrayKey::File("config.json".parse().ok()?));
-        let config = config.filter(|config| config.bytes <= CONFIG_BYTES)?;
+        let config = self.files.iter().find(|file| file.path.as_str() == "config.json")?;
+        let SourceContent::Opaque(index) = config.content else { return None };
+        let config = self.arrays.get(index).filter(|config| config.bytes <= CONFIG_BYTES)?;
         let mut text = vec![0; usize::try_from(config.bytes).ok()?];
         self.read(config, 0, &mut text).ok()?;
         // A config that is no JSON is some other file of that name.

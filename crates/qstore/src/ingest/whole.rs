@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use qstore_container::{ArrayKey, RelativePath};
+use qstore_container::RelativePath;
 use serde_json::Value;
 
 use super::{Source, SourceContent, SourceFile};
@@ -99,7 +99,7 @@ pub(super) fn look(source: &Source, progress: &dyn Progress) -> Result<Vec<Findi
     }
     for file in &source.files {
         if file.path.as_str().ends_with(".safetensors.index.json") && !pointers.contains(&file.path) {
-            findings.extend(check_index(source, &file.path, file.bytes)?);
+            findings.extend(check_index(source, file)?);
         }
     }
     findings.extend(check_sets(source));
@@ -113,9 +113,10 @@ pub(super) fn look(source: &Source, progress: &dyn Progress) -> Result<Vec<Findi
 const INDEX_BYTES: u64 = 1 << 30;
 
 /// What an index says that is not so.
-fn check_index(source: &Source, path: &RelativePath, bytes: u64) -> Result<Option<Finding>> {
-    let array = source.find(&ArrayKey::File(path.clone()));
-    let Some(array) = array.filter(|_| bytes <= INDEX_BYTES) else { return Ok(None) };
+fn check_index(source: &Source, file: &SourceFile) -> Result<Option<Finding>> {
+    let (path, bytes) = (&file.path, file.bytes);
+    let SourceContent::Opaque(array) = file.content else { return Ok(None) };
+    let Some(array) = source.arrays.get(array).filter(|_| bytes <= INDEX_BYTES) else { return Ok(None) };
     let mut text = vec![0; usize::try_from(bytes).unwrap_or(0)];
     source.read(array, 0, &mut text)?;
     let index: Value = match serde_json::from_slice(&text) {
