@@ -196,7 +196,8 @@ fn unknown(arrays: &[ArrayInfo], found: &Found) -> Vec<(ArrayKey, String)> {
 
 /// Whether a tensor of this name says what codes beside it stand for.
 fn is_scale(name: &str) -> bool {
-    ["scale", "absmax", "zero", "SCB"].iter().any(|part| name.contains(part))
+    let last = name.rsplit('.').next().unwrap_or_default();
+    ["scale", "absmax", "zero", "SCB"].iter().any(|part| last.contains(part))
 }
 
 /// The module that a tensor is of, by its name: `model.layers.0.mlp.up_proj` of `model.layers.0.mlp.up_proj.weight`.
