@@ -149,9 +149,9 @@ fuzz_target!(|input: Input| {
     for (name, _) in &variants {
         let Ok(variant) = store.variant(&name.parse().expect("a name")) else { continue };
         for tensor in variant.tensors() {
-            let _ =
-                variant.read_tensor(&tensor.name).map(|bytes| assert_eq!(bytes.len() as u64, tensor.bytes));
-            let _ = variant.read_rows(&tensor.name, tensor.shape[0] - 1..tensor.shape[0]);
+            let Ok(opened) = qstore::Tensor::open(&variant, &tensor.name) else { continue };
+            let _ = opened.read(&options).map(|bytes| assert_eq!(bytes.len() as u64, tensor.bytes));
+            let _ = opened.read_rows(tensor.shape[0] - 1..tensor.shape[0], &options);
         }
     }
 });

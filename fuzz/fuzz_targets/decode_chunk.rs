@@ -22,6 +22,8 @@ struct Input {
     /// Bins: least magnitude and width, per code.
     bins: Vec<(u16, u16)>,
     row_bins: Vec<u8>,
+    /// Columns at which rows are cut, each piece with bins of its own.
+    ends: Vec<u8>,
     shift: u8,
     base: u16,
     mantissa: u8,
@@ -194,14 +196,20 @@ fn residual(input: &Input, cols: usize, layout: Layout, tables: Vec<SymbolTable>
     if input.shift != 0 {
         codes.resize(input.values.len(), 1);
     }
-    let rows = Rows::new(input.values.len(), cols).count();
-    let rows = if input.shift == 1 { rows.saturating_sub(1) } else { rows };
-    let bins: Vec<_> = (0..rows).map(|row| &bin_tables[table_of(row)]).collect();
+    let mut ends: Vec<usize> = input.ends.iter().map(|end| usize::from(*end)).collect();
+    ends.retain(|end| (1..cols).contains(end));
+    ends.push(cols);
+    ends.sort_unstable();
+    ends.dedup();
+    let rows = Rows::cut(input.values.len(), &ends);
+    let count = if input.shift == 1 { rows.count().saturating_sub(1) } else { rows.count() };
+    let bins: Vec<_> = (0..count).map(|row| &bin_tables[table_of(row)]).collect();
     let mut values = input.values.clone();
     if input.fits {
         // All but one in eight of those with a bin.
-        for (index, (value, &code)) in values.iter_mut().zip(&codes).enumerate() {
-            let (lo, width) = &edges[table_of(index / cols)];
+        let row_of = rows.iter().enumerate().flat_map(|(row, range)| range.map(move |_| row));
+        for (row, (value, &code)) in row_of.zip(values.iter_mut().zip(&codes)) {
+            let (lo, width) = &edges[table_of(row)];
             let bin = usize::from(code.cast_signed().unsigned_abs().min(127));
             if bin != 0 && value[0] % 8 != 0 {
                 let place = u16::from_le_bytes(*value) % width[bin].max(1);
@@ -214,7 +222,7 @@ fn residual(input: &Input, cols: usize, layout: Layout, tables: Vec<SymbolTable>
         Some(table) if !input.fits => table,
         _ => {
             let mut histogram = [0; 256];
-            zero_symbols(&codes, &values, cols, &bins, mantissa).for_each(|s| histogram[usize::from(s)] += 1);
+            zero_symbols(&codes, &values, rows, &bins, mantissa).for_each(|s| histogram[usize::from(s)] += 1);
             SymbolTable::from_histogram(&histogram)
         }
     };
@@ -223,9 +231,9 @@ fn residual(input: &Input, cols: usize, layout: Layout, tables: Vec<SymbolTable>
         input,
         values.as_flattened(),
         &mut Scratch::default(),
-        |backend, scratch| coder.clone().on(backend).encode(&codes, &values, cols, &bins, scratch),
+        |backend, scratch| coder.clone().on(backend).encode(&codes, &values, rows, &bins, scratch),
         |backend, scratch, chunk, out| {
-            coder.clone().on(backend).decode(chunk, &codes, cols, &bins, scratch, out.as_chunks_mut().0)
+            coder.clone().on(backend).decode(chunk, &codes, rows, &bins, scratch, out.as_chunks_mut().0)
         },
     );
 }

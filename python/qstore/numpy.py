@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 def load_file(
     filename: str | PathLike[str],
-    variant: str | None = None,
     *,
+    variant: str | None = None,
     threads: int = 0,
     progress: Progress = None,
 ) -> dict[str, np.ndarray[Any, Any]]:

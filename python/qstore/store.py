@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import threading
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from qstore import _core
 from qstore.errors import UnknownNameError, UsageError
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from typing_extensions import Self
+
+#: From one to before another.
+_Range: TypeAlias = tuple[int, int]
 
 
 def open(path: str | PathLike[str], *, framework: str = "np", device: Any = None, threads: int = 0) -> Store:
@@ -195,7 +199,8 @@ class Variant:
         return self._framework.array(self._core.read(name, self._threads), dtype, shape)
 
     def get_slice(self, name: str) -> TensorSlice:
-        """A tensor that is not read yet: `get_slice(name)[10:20]` reads and decodes the chunks that hold those rows, and no others.
+        """A tensor that is not read yet: `get_slice(name)[10:20]` reads and decodes the chunks that hold those rows, and no others;
+        `[:, 10:20]` those that hold those columns.
 
         Raises:
             UnknownNameError: The variant has no such tensor.
@@ -295,8 +300,9 @@ class TensorSlice:
         return self._dtype
 
     def __getitem__(self, index: Any) -> Any:
-        """A part of the tensor, as numpy and torch index: whole numbers, slices, `...` and `None`. Only the chunks from the first row to the last that are
-        asked for, along the first dimension, are read and decoded; of these, what is asked for is given, in memory of its own.
+        """A part of the tensor, as numpy and torch index: whole numbers, slices, `...` and `None`. Only the chunks that hold
+        some of it, from the first row to the last along the first dimension and from the first column to the last along the last, are read and decoded; of these,
+        what is asked for is given, in memory of its own.
 
         Raises:
             IndexError: It has no such element, or not so many dimensions.
@@ -309,34 +315,58 @@ class TensorSlice:
                 raise UsageError(f"{self.name}: index with whole numbers, slices, `...` or `None`, not {part!r}")
         core, made, threads = self._variant._core, self._variant._framework, self._variant._threads
         self._variant._check(self.name)
-        # Rows that share a byte cannot be read apart.
-        rows = None if self._dtype in ("F4", "F6_E2M3", "F6_E3M2") else self._rows(index)
-        if rows is None:
+        parts = self._parts(index)
+        if parts is None:
             memory = core.read(self.name, threads)
             whole = made.array(memory, self._dtype, self._shape)
             return made.compact(whole[index], memory) if _takes_part(index) else whole
-        start, stop, first = rows
-        memory = core.read_rows(self.name, start, stop, threads)
-        some = made.array(memory, self._dtype, (stop - start, *self._shape[1:]))
-        index = (first, *index[1:])
+        rows, columns, index = parts
+        shape = (rows[1] - rows[0], *self._shape[1:])
+        if columns is None:
+            memory = core.read_rows(self.name, *rows, threads)
+        else:
+            between = math.prod(self._shape[1:-1])
+            lines = (rows[0] * between, rows[1] * between)
+            memory = core.read_block(self.name, lines, columns, threads)
+            shape = (*shape[:-1], columns[1] - columns[0])
+        some = made.array(memory, self._dtype, shape)
         return made.compact(some[index], memory)
 
-    def _rows(self, index: tuple[Any, ...]) -> tuple[int, int, Any] | None:
-        """The rows that an index needs, from one to before another, and what then indexes them; `None` if it needs all."""
-        if not self._shape or not index or index[0] is None or index[0] is ...:
+    def _parts(self, index: tuple[Any, ...]) -> tuple[_Range, _Range | None, tuple[Any, ...]] | None:
+        """The rows that an index needs, and the columns if it needs not all; and what then indexes them. `None` if it needs all of the tensor."""
+        # Elements that share a byte cannot be read apart.
+        if not self._shape or not index or self._dtype in ("F4", "F6_E2M3", "F6_E3M2"):
             return None
-        count = self._shape[0]
-        if isinstance(index[0], slice):
-            wanted = range(*index[0].indices(count))
-            if not wanted:
-                return 0, 0, slice(None, None, wanted.step)
-            start, stop = min(wanted[0], wanted[-1]), max(wanted[0], wanted[-1]) + 1
-            return start, stop, slice(None, None, wanted.step)
-        row = operator.index(index[0])
-        if not -count <= row < count:
-            raise IndexError(f"{self.name}: row {row} of a tensor that has {count}")
-        row %= count
-        return row, row + 1, 0
+        dimensions = len(self._shape)
+        if index.count(...) == 1 and None not in index and len(index) <= dimensions + 1:
+            at = index.index(...)
+            every = (slice(None),) * (dimensions + 1 - len(index))
+            index = (*index[:at], *every, *index[at + 1 :])
+        if index[0] is None or index[0] is ...:
+            return None
+        rows, first = self._range(0, index[0])
+        columns = None
+        if len(index) == dimensions > 1 and None not in index and ... not in index:
+            columns, last = self._range(dimensions - 1, index[-1])
+            if columns[1] - columns[0] == self._shape[-1]:
+                columns = None
+            else:
+                index = (*index[:-1], last)
+        return rows, columns, (first, *index[1:])
+
+    def _range(self, dimension: int, index: Any) -> tuple[_Range, Any]:
+        """What an index needs along a dimension, from one to before another, and what then indexes it."""
+        count = self._shape[dimension]
+        if isinstance(index, slice):
+            wanted = range(*index.indices(count))
+            step = slice(None, None, wanted.step)
+            return ((min(wanted[0], wanted[-1]), max(wanted[0], wanted[-1]) + 1) if wanted else (0, 0)), step
+        at = operator.index(index)
+        if not -count <= at < count:
+            what = "row" if dimension == 0 else "column"
+            raise IndexError(f"{self.name}: {what} {at} of a tensor that has {count}")
+        at %= count
+        return (at, at + 1), 0
 
     def __repr__(self) -> str:
         return f"<qstore.TensorSlice {self.name}: {self._dtype} {list(self._shape)}>"

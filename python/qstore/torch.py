@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 def load_file(
     filename: str | PathLike[str],
-    variant: str | None = None,
     device: str | int | torch.device = "cpu",
     *,
+    variant: str | None = None,
     threads: int = 0,
     progress: Progress = None,
 ) -> dict[str, torch.Tensor]:
@@ -26,8 +26,8 @@ def load_file(
 
     Args:
         filename: The store's folder.
-        variant: The variant; may be left out where the store has one only.
         device: Where the tensors go.
+        variant: The variant; may be left out where the store has one only.
         threads: Threads to decode on; 0 for one a core.
         progress: `True` for a bar, or a callback.
 

@@ -50,7 +50,9 @@ def test_opening_loads_nothing_heavy(store: Path) -> None:
 
 
 def test_numpy_loads_no_torch(store: Path) -> None:
-    program = "import sys, qstore.numpy; qstore.numpy.load_file(sys.argv[1], 'bf16'); print('torch' in sys.modules)"
+    program = (
+        "import sys, qstore.numpy; qstore.numpy.load_file(sys.argv[1], variant='bf16'); print('torch' in sys.modules)"
+    )
     assert python(program, store) == "False\n"
 
 

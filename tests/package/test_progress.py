@@ -68,7 +68,7 @@ def test_what_each_operation_tells(folders: dict[str, Path], tmp_path: Path) -> 
         (lambda told: qstore.verify(store, "int8", progress=told, quick=True), ("checking int8",)),
         (lambda told: qstore.unpack(store, "bf16", tmp_path / "bf16", progress=told), ("restoring bf16",)),
         (lambda told: qstore.open(store)["bf16"].get_tensors(progress=told), ("loading bf16",)),
-        (lambda told: qstore.numpy.load_file(store, "int8", progress=told), ("loading int8",)),
+        (lambda told: qstore.numpy.load_file(store, variant="int8", progress=told), ("loading int8",)),
         (lambda told: qstore.remove(store, "gptq4", progress=told), ("storing int8", "storing bf16")),
     ]
     for call, stages in calls:

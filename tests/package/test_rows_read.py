@@ -58,6 +58,17 @@ def test_a_row_given_codes(
             assert read < 0.03 * residual.stored_bytes
 
 
+def test_a_second_row_reads_no_tables_again(wide: Path, stored: dict[tuple[str, str], qstore.TensorInspection]) -> None:
+    scales = stored["int8", NAME.replace(".weight", ".SCB")]
+    with qstore.safe_open(wide, "np", variant="bf16") as opened:
+        read = [opened.bytes_read]
+        for _ in range(2):
+            opened.get_slice(NAME)[100]
+            read.append(opened.bytes_read)
+    first, second = read[1] - read[0], read[2] - read[1]
+    assert 0 < second <= first - scales.stored_bytes
+
+
 def test_a_row_of_codes_reads_nothing_of_floats(
     wide: Path, stored: dict[tuple[str, str], qstore.TensorInspection], framework: str
 ) -> None:

@@ -105,7 +105,7 @@ def test_store_is_what_these_tests_are_about(store: Path) -> None:
     assert encodings["model.layers.2.mlp.up_proj.weight"] in ("residual", "step-residual")
     assert encodings["model.embed_tokens.weight"] == "reference"
     packed = {tensor.encoding for name in ("int8", "gptq4") for tensor in variants[name].tensors}
-    assert packed >= {"packed", "code-residual", "slice"}
+    assert packed >= {"codes", "code-residual", "slice"}
 
 
 INDICES: list[Any] = [

@@ -157,7 +157,7 @@ def test_loading_all(grid: Grid, framework: str, threads: int) -> None:
 
 def test_load_file(grid: Grid, framework: str) -> None:
     module = importlib.import_module(f"qstore.{'numpy' if framework == 'np' else 'torch'}")
-    loaded = module.load_file(grid.store, framework)
+    loaded = module.load_file(grid.store, variant=framework)
     known = grid.known(framework)
     assert loaded.keys() == known.keys()
     for name, array in loaded.items():

@@ -6,8 +6,11 @@ Written from that document alone, as `second_decoder` is; plain rather than fast
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,11 +18,26 @@ import numpy.typing as npt
 import zstandard
 
 Ints = npt.NDArray[Any]
+Json = dict[str, Any]
 
-#: Per kind of floats: mantissa bits of the (high half's) 16 bits, and the magnitude of infinity. `short F16` is F16 without
-#: the three zeros at the end of each mantissa (8.2).
+MIB = 1 << 20
+
+#: Per kind of floats: mantissa bits of the (high half's) 16 bits, and the magnitude of infinity. `short F16` is F16
+#: without the three zeros at the end of each mantissa (8.2).
 FLOATS = {"BF16": (7, 0x7F80), "F16": (10, 0x7C00), "short F16": (7, 0xF80), "F32": (7, 0x7F80_0000)}
 LONG = np.dtype([("at", "<u4"), ("value", "<u2")])
+#: Per small float: bits, mantissa bits, bias, and the greatest magnitude that is a number (9.3).
+SMALL_FLOATS = {"e4m3": (8, 3, 7, 126), "e5m2": (8, 2, 15, 123), "e2m1": (4, 1, 1, 7)}
+INTEGERS = ("unsigned", "signed", "offset")
+#: The dtypes of arrays that have each type of numbers (9.1), those of codes apart.
+NUMBERS = {
+    "f32": ("F32",),
+    "f16": ("F16",),
+    "bf16": ("BF16",),
+    "e4m3": ("F8_E4M3", "U8"),
+    "e5m2": ("F8_E5M2", "U8"),
+    "e8m0": ("F8_E8M0", "U8"),
+}
 
 
 class DamageError(Exception):
@@ -29,6 +47,25 @@ class DamageError(Exception):
 def check(condition: object, problem: str) -> None:
     if not condition:
         raise DamageError(problem)
+
+
+def has_fields(value: Json, required: str, optional: str = "") -> None:
+    """Unknown fields are an error (2, 4)."""
+    check(isinstance(value, dict), f"no object: {value!r}")
+    names, needed = set(value), set(required.split())
+    check(needed <= names <= needed | set(optional.split()), f"fields {sorted(names)}, not {required}")
+
+
+def is_integer(value: object, least: int, most: int) -> bool:
+    return type(value) is int and least <= value <= most
+
+
+def is_pair(value: object, least: int, most: int) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(is_integer(each, least, most) for each in value)
+
+
+def bits_of(dtype: str) -> int:
+    return 8 if dtype == "BOOL" else int(re.findall(r"\d+", dtype)[0])
 
 
 def unzstd(frame: bytes, limit: int) -> bytes:
@@ -228,133 +265,565 @@ def decode_float_split(head: Cursor, chunk: Cursor, elements: int, cols: int, la
     return put_exceptions(bits.astype("<u2"), exceptions)
 
 
+class Packing(NamedTuple):
+    """How numbers lie in words (9.2)."""
+
+    bits: int
+    word: int
+    along_rows: bool
+    order: list[int] | None
+
+    @classmethod
+    def of(cls, packing: Json) -> Packing:
+        has_fields(packing, "bits word along", "order")
+        bits, word, order = packing["bits"], packing["word"], packing.get("order")
+        check(is_integer(bits, 1, 8) and word in (8, 16, 32, 64), f"no packing: {packing}")
+        check(packing["along"] in ("rows", "columns"), "numbers lie along rows or columns")
+        whole = order is None or (word % bits == 0 and sorted(order) == list(range(word // bits)))
+        check(whole, "an order that is no permutation of a word's numbers")
+        return cls(bits, word, packing["along"] == "rows", order)
+
+    def shape(self, words: list[int]) -> list[int]:
+        """The rows and columns of the numbers in a matrix of words."""
+        rows, cols = words
+        if self.along_rows:
+            return [rows * self.word // self.bits, cols]
+        return [rows, cols * self.word // self.bits]
+
+    def fills(self, words: list[int]) -> bool:
+        """Whether nothing is left of the last word."""
+        return words[0 if self.along_rows else 1] * self.word % self.bits == 0
+
+    def unpack(self, words: Ints) -> Ints:
+        """The numbers in a matrix of words."""
+        if self.along_rows:
+            return np.transpose(self._unpack(words.T))
+        return self._unpack(words)
+
+    def pack(self, codes: Ints) -> Ints:
+        """Inverse of `unpack`, where codes fill the words."""
+        if self.along_rows:
+            return np.transpose(self._pack(codes.T))
+        return self._pack(codes)
+
+    def _places(self, order: list[int]) -> Ints:
+        return np.array([place * self.bits for place in order], np.uint64)
+
+    def _unpack(self, words: Ints) -> Ints:
+        rows, count = words.shape[0], words.shape[1] * self.word // self.bits
+        if self.order is None:
+            data = np.frombuffer(words.tobytes(), np.uint8).reshape(rows, words.shape[1] * self.word // 8)
+            return unpacked(data, self.bits, count).astype(np.int64)
+        numbers: Ints = words.astype(np.uint64)[..., None] >> self._places(self.order)
+        numbers &= np.uint64((1 << self.bits) - 1)
+        return numbers.reshape(rows, count).astype(np.int64)
+
+    def _pack(self, codes: Ints) -> Ints:
+        (rows, cols), dtype = codes.shape, np.dtype(f"<u{self.word // 8}")
+        words = cols * self.bits // self.word
+        if self.order is None:
+            data = packed(codes.astype(np.uint32), self.bits).tobytes()
+            return np.frombuffer(data, dtype).reshape(rows, words)
+        numbers = codes.astype(np.uint64).reshape(rows, words, len(self.order)) << self._places(self.order)
+        joined: Ints = np.bitwise_or.reduce(numbers, axis=2)
+        return joined.astype(dtype)
+
+
+@dataclass(frozen=True)
+class Part:
+    """An array that says something of a matrix."""
+
+    dtype: str
+    shape: list[int]
+    data: bytes
+
+    @property
+    def width(self) -> int:
+        """Bytes of an element (6)."""
+        return max(1, bits_of(self.dtype) // 8)
+
+    def viewed(self, view: Json) -> Ints:
+        """The matrix that a view takes out of it, as unsigned integers (9.2)."""
+        has_fields(view, "", "pitch slab transposed rows order")
+        check(view.get("transposed", True) is True, "transposed where it is not")
+        check(self.width in (1, 2, 4, 8), f"a view of {self.dtype}")
+        elements = np.frombuffer(self.data, f"<u{self.width}")
+        pitch = view.get("pitch", self.shape[-1] if self.shape else 1)
+        check(is_integer(pitch, 1, 1 << 62) and elements.size % pitch == 0, f"rows of {pitch}")
+        matrix = elements.reshape(-1, pitch)
+        if "slab" in view:
+            matrix = taken(matrix, view["slab"])
+        is_as_it_is = not view.keys() & {"transposed", "order"}
+        check(is_as_it_is or matrix.nbytes <= 256 * MIB, "a slab that is too large")
+        if "transposed" in view:
+            matrix = matrix.T
+        if "rows" in view:
+            matrix = taken(matrix, view["rows"])
+        if "order" in view:
+            check(is_pair(view["order"], 1, 1 << 62), "no order of rows")
+            outer, inner = view["order"]
+            check(matrix.shape[0] % (outer * inner) == 0, "blocks of rows that are not filled")
+            blocks = matrix.reshape(-1, outer, inner, matrix.shape[1])
+            matrix = blocks.swapaxes(1, 2).reshape(matrix.shape)
+        return matrix
+
+
+def taken(matrix: Ints, rows: list[int]) -> Ints:
+    check(is_pair(rows, 0, matrix.shape[0]) and rows[0] <= rows[1], f"no rows {rows}")
+    return matrix[rows[0] : rows[1]]
+
+
+#: Finds the array that a REF leads to.
+Fetch = Callable[[Json], Part]
+
+
+@dataclass(frozen=True)
+class Field:
+    """Numbers in an array (9.2): words, of which each is a number where there is no packing."""
+
+    dtype: str
+    words: Ints
+    packing: Packing | None
+
+    @classmethod
+    def of(cls, field: Json, fetch: Fetch) -> Field:
+        has_fields(field, "array", "view packing")
+        part = fetch(field["array"])
+        packing = Packing.of(field["packing"]) if "packing" in field else None
+        check(not packing or packing.word == part.width * 8, f"words of another length in {part.dtype}")
+        return cls(part.dtype, part.viewed(field.get("view", {})), packing)
+
+    @classmethod
+    def of_values(cls, field: Json, fetch: Fetch) -> Field:
+        """One of a VALUES (11)."""
+
+        def small(ref: Json) -> Part:
+            part = fetch(ref)
+            check(len(part.data) <= 128 * MIB, "too much that says what codes stand for")
+            return part
+
+        return cls.of(field, small)
+
+    def codes(self) -> Ints:
+        """Numbers of some bits, or of a byte each."""
+        if self.packing:
+            return self.packing.unpack(self.words)
+        check(self.words.dtype.itemsize == 1, f"codes of {self.dtype}")
+        return self.words.astype(np.int64)
+
+    @np.errstate(all="ignore")
+    def numbers(self, kind: str) -> Ints:
+        """Numbers of a type, as binary32 (9.1)."""
+        if kind in ("unsigned", "signed"):
+            return Levels.of(kind, self.packing).of_codes(self.codes()).astype(np.float32)
+        check(self.dtype in NUMBERS.get(kind, ()), f"{kind} in {self.dtype}")
+        if kind in ("e4m3", "e5m2"):
+            return Levels.of({"float": kind}, self.packing).of_codes(self.codes())
+        check(not self.packing, f"a packing of {kind}")
+        if kind == "e8m0":
+            powers = np.exp2(self.words.astype(np.float64) - 127).astype(np.float32)
+            return np.where(self.words == 255, np.float32(np.nan), powers)
+        words = np.ascontiguousarray(self.words)
+        if kind == "bf16":
+            return (words.astype(np.uint32) << 16).view(np.float32)
+        return words.view(np.float16 if kind == "f16" else np.float32).astype(np.float32)
+
+
+def binary32(number: float | Decimal) -> np.float32:
+    """A NUMBER: the binary32 nearest to a decimal number (9.1)."""
+    check(type(number) in (int, float, Decimal) and math.isfinite(number), f"{number!r} is no number")
+    exact = Fraction(number)
+    check(abs(exact) < 1 << 128, f"{number} is too large")
+    near = np.float32(float(exact))
+    with np.errstate(all="ignore"):
+        beside = [np.nextafter(near, np.float32(end)) for end in (-np.inf, np.inf)]
+    check(np.isfinite(near), f"{number} is too large")
+    return min(
+        (each for each in (near, *beside) if np.isfinite(each)),
+        key=lambda each: (abs(Fraction(float(each)) - exact), int(each.view(np.uint32)) & 1),
+    )
+
+
+class Levels(NamedTuple):
+    """What codes of some bits are before scale and zero-point (9.1): `kind` is that of integers, a small float, or a
+    table."""
+
+    kind: str
+    bits: int
+    table: Ints | None = None
+
+    @classmethod
+    def of(cls, levels: object, packing: Packing | None) -> Levels:
+        """The levels of codes in this packing, or of a byte each."""
+        bits = packing.bits if packing else 8
+        if not isinstance(levels, dict):
+            check(levels in INTEGERS, f"unknown levels {levels!r}")
+            return cls(str(levels), bits)
+        if "float" in levels:
+            has_fields(levels, "float")
+            kind = levels["float"]
+            check(kind in SMALL_FLOATS and SMALL_FLOATS[kind][0] == bits, f"{kind} of {bits} bits")
+            return cls(kind, bits)
+        has_fields(levels, "table")
+        check(len(levels["table"]) == 1 << bits, "a table of another size")
+        return cls("table", bits, np.array([binary32(number) for number in levels["table"]], np.float32))
+
+    @property
+    def are_integers(self) -> bool:
+        return self.kind in INTEGERS
+
+    @property
+    def middle(self) -> int:
+        """The middle of the codes (9.5)."""
+        return 1 << (self.bits - 1) if self.kind == "unsigned" else 0
+
+    @property
+    def last_bin(self) -> int:
+        """K (9.4)."""
+        return (1 << (self.bits - 1)) - 1 if self.are_integers else SMALL_FLOATS[self.kind][3]
+
+    def of_codes(self, codes: Ints) -> Ints:
+        """The levels of codes: of integers as such, of others as binary32."""
+        half = 1 << (self.bits - 1)
+        if self.kind == "signed":
+            return (codes.astype(np.int64) ^ half) - half
+        if self.are_integers:
+            return codes.astype(np.int64) - (half if self.kind == "offset" else 0)
+        of_all = self._floats() if self.table is None else self.table
+        return np.take(of_all, codes)
+
+    def _floats(self) -> Ints:
+        """The small float of each code (9.3)."""
+        _, mantissa_bits, bias, greatest = SMALL_FLOATS[self.kind]
+        magnitudes = np.arange(1 << (self.bits - 1))
+        exponent, mantissa = magnitudes >> mantissa_bits, magnitudes & ((1 << mantissa_bits) - 1)
+        whole = mantissa + np.where(exponent > 0, 1 << mantissa_bits, 0)
+        positive = np.ldexp(whole.astype(np.float64), np.maximum(exponent, 1) - bias - mantissa_bits)
+        positive[greatest + 1 :] = np.nan
+        if self.kind == "e5m2":
+            positive[greatest + 1] = np.inf
+        return np.concatenate([positive, -positive]).astype(np.float32)
+
+    def bins(self, codes: Ints) -> Ints:
+        """The bins of codes (8.3)."""
+        return self.of_codes(codes) if self.are_integers else signed_magnitudes(codes, self.bits, 0)
+
+    def ranks(self) -> Ints:
+        """The rank of each code, not yet modulo 256 (8.5)."""
+        codes = np.arange(1 << self.bits)
+        if self.are_integers:
+            return self.of_codes(codes)
+        if self.table is None:
+            return signed_magnitudes(codes, self.bits, -1)
+        return np.argsort(np.argsort(self.table, kind="stable"))
+
+    def of_ranks(self, ranks: Ints) -> Ints:
+        """The codes that have these ranks, modulo 256 (8.5)."""
+        modulus = 1 << self.bits if self.are_integers else 256
+        code: Ints = np.full(modulus, -1)
+        code[self.ranks() % modulus] = np.arange(1 << self.bits)
+        codes: Ints = code[ranks % modulus]
+        check((codes >= 0).all(), "a rank that no code has")
+        return codes
+
+    @np.errstate(all="ignore")
+    def nearest(self, x: Ints) -> Ints:
+        """The ranks of the levels nearest to `x`, which is binary32 (8.5)."""
+        if self.are_integers:
+            half = 1 << (self.bits - 1)
+            least = {"unsigned": 0, "signed": 1 - half, "offset": -half}[self.kind]
+            most = 2 * half - 1 if self.kind == "unsigned" else half - 1
+            return np.clip(np.where(np.isnan(x), least, np.rint(x)), least, most).astype(np.int64)
+        if self.table is None:
+            size = np.minimum(self.magnitudes(np.abs(x)), SMALL_FLOATS[self.kind][3])
+            size = np.where(np.isnan(x), 0, size).astype(np.int64)
+            return np.where(x < 0, -1 - size, size)
+        in_order = np.sort(self.table, kind="stable")
+        not_below = np.searchsorted(in_order, x, "left")
+        below, above = np.maximum(not_below - 1, 0), np.minimum(not_below, in_order.size - 1)
+        is_below = np.abs(x - in_order[below]) <= np.abs(x - in_order[above])
+        return np.where(np.isnan(x), 0, np.where(is_below, below, above))
+
+    @np.errstate(all="ignore")
+    def magnitudes(self, x: Ints) -> Ints:
+        """The magnitudes of small floats (9.3), infinity and NaN as they are."""
+        _, mantissa_bits, bias, _ = SMALL_FLOATS[self.kind]
+        wide = np.maximum(x.astype(np.float64), 0)
+        finite = np.where(np.isfinite(wide), wide, 1)
+        exponent = np.maximum(np.where(finite > 0, np.frexp(finite)[1] - 1, 1 - bias), 1 - bias)
+        steps = np.rint(np.ldexp(finite, mantissa_bits - exponent))
+        return np.where(np.isfinite(wide), steps + (exponent - (1 - bias)) * 2.0**mantissa_bits, wide)
+
+
+def signed_magnitudes(codes: Ints, bits: int, below: int) -> Ints:
+    """Codes without their sign bit, or, where that is set, `below` less that."""
+    sign = 1 << (bits - 1)
+    return np.where(codes & sign, below - (codes & ~sign), codes)
+
+
+@dataclass(frozen=True)
+class Values:
+    """What the codes of a matrix stand for (9.1): a group of each column, and by row and group `a` of the scale (`b` is
+    the same everywhere) and a zero-point; and whether all of these are in the middle (9.5)."""
+
+    levels: Levels
+    groups: Ints
+    a: Ints
+    b: np.float32
+    zeros: Ints
+    has_bias: bool
+    are_centred: bool
+    rule: Json | None
+
+    @classmethod
+    def of(cls, values: Json, shape: list[int], packing: Packing | None, fetch: Fetch) -> Values:
+        """Those that are described, of a matrix of this shape whose codes have this packing."""
+        has_fields(values, "levels", "scales zero column_groups rule")
+        levels, scales, zero = Levels.of(values["levels"], packing), values.get("scales", []), values.get("zero", {})
+        check(len(scales) <= 4 and len(zero) <= 1, "too many scales, or several zero-points")
+        check(set(zero) <= {"constant", "codes", "bias"}, f"unknown zero-points {list(zero)}")
+        tiles = Tiles.of(values, shape, fetch)
+        a: Ints = np.ones((shape[0], tiles.starts.size), np.float32)
+        b = np.float32(1)
+        for number, scale in enumerate(scales):
+            check(len(scale) == 1, "a scale is one factor")
+            (way, factor), is_last = next(iter(scale.items())), number == len(scales) - 1
+            check(way in ("times", "over"), f"unknown scale {way!r}")
+            if way == "over" and "constant" in factor and is_last and len(scales) > 1:
+                b = np.float32(tiles.factor(factor, fetch))
+            else:
+                with np.errstate(all="ignore"):
+                    of_tiles = tiles.factor(factor, fetch)
+                    a = a * of_tiles if way == "times" else a / of_tiles
+        zeros: Ints = np.zeros(a.shape, np.int64)
+        if "constant" in zero:
+            check(is_integer(zero["constant"], -32768, 32767), "a zero-point that is too large")
+            zeros += zero["constant"]
+        elif "codes" in zero:
+            has_fields(zero["codes"], "field levels tile", "add")
+            stored = Field.of_values(zero["codes"]["field"], fetch)
+            check(zero["codes"]["levels"] in INTEGERS, "zero-points that are no integers")
+            of_stored, add = Levels.of(zero["codes"]["levels"], stored.packing), zero["codes"].get("add", 0)
+            check(is_integer(add, 0, 255), "zero-points that lack too much")
+            codes = tiles.spread(stored.codes(), zero["codes"]["tile"])
+            zeros = of_stored.of_codes(codes + add & ((1 << of_stored.bits) - 1))
+        elif "bias" in zero:
+            with np.errstate(all="ignore"):
+                zeros = -tiles.numbers(zero["bias"], fetch) / (a / b)
+        rule = values.get("rule")
+        check(rule is None or is_rule(rule), f"unknown rule {rule}")
+        are_centred = "bias" not in zero and bool((zeros == levels.middle).all())
+        return cls(levels, tiles.groups, a, b, zeros, "bias" in zero, are_centred, rule)
+
+    @property
+    @np.errstate(all="ignore")
+    def scales(self) -> Ints:
+        return self.a / self.b
+
+    def fitted(self, rows: int, cols: int) -> Values:
+        """Those of a matrix with more rows or columns, or fewer (9.1)."""
+        old_rows, old_cols = self.a.shape[0], self.groups.size
+        row, col = np.minimum(np.arange(rows), old_rows - 1), np.minimum(np.arange(cols), old_cols - 1)
+        return replace(self, groups=self.groups[col], a=self.a[row], zeros=self.zeros[row])
+
+    def fitted_codes(self, codes: Ints) -> Ints:
+        """The codes of the matrix that these values were `fitted` to, with the fill where there are none (9.1)."""
+        (rows, cols), last_zero = (self.a.shape[0], self.groups.size), self.zeros[-1, self.groups[-1]]
+        fill = self.levels.of_ranks(self.levels.nearest(np.array(last_zero, np.float32)))
+        all_codes = np.full((rows, cols), fill, np.int64)
+        codes = codes[:rows, :cols]
+        all_codes[: codes.shape[0], : codes.shape[1]] = codes
+        return all_codes
+
+    def cut(self, rows: slice, cols: slice) -> Values:
+        """Those of some rows and columns."""
+        return replace(self, groups=self.groups[cols], a=self.a[rows], zeros=self.zeros[rows])
+
+    def of_elements(self) -> tuple[Ints, Ints]:
+        """The scale and the zero-point of each element."""
+        return self.scales[:, self.groups], self.zeros[:, self.groups]
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """The groups of a matrix (9.1): that of each column, the first column of each, and whether they come from a list,
+    so that numbers are looked up by group."""
+
+    rows: int
+    groups: Ints
+    starts: Ints
+    are_listed: bool
+
+    @classmethod
+    def of(cls, values: Json, shape: list[int], fetch: Fetch) -> Tiles:
+        rows, cols = shape
+        widths = set()
+        for tile in (described["tile"] for described in tiled(values)):
+            check(is_pair(tile, 1, 1 << 62), f"no tile: {tile}")
+            widths.add(tile[1])
+        if "column_groups" in values:
+            has_fields(values["column_groups"], "field count")
+            count = values["column_groups"]["count"]
+            check(is_integer(count, 1, min(2 * cols, 1 << 17)), "a number of groups")
+            field = Field.of_values(values["column_groups"]["field"], fetch)
+            fits = field.words.shape[0] >= cols and field.words.shape[1] == 1
+            check(field.dtype == "I32" and not field.packing and fits, "groups that do not fit")
+            groups = field.words[:cols, 0].astype(np.int64)
+            check((groups < count).all(), "a group that there is not")
+            return cls(rows, groups, np.arange(count), True)
+        check(all(-(-cols // width) <= 1 << 17 for width in widths), "too many groups")
+        in_order = np.array(sorted({start for width in (cols, *widths) for start in range(0, cols, width)}))
+        check(in_order.size <= 1 << 17, "too many groups")
+        return cls(rows, np.searchsorted(in_order, np.arange(cols), "right") - 1, in_order, False)
+
+    def spread(self, numbers: Ints, tile: list[int]) -> Ints:
+        """The number of each row and group, of a field that has one for each tile."""
+        row = np.arange(self.rows) // tile[0]
+        col = self.starts if self.are_listed else self.starts // tile[1]
+        for has, asks in zip(numbers.shape, (row[-1] + 1, col[-1] + 1), strict=True):
+            check(asks <= has <= 2 * asks + 64, f"{numbers.shape} numbers where tiles ask for {asks}")
+        check((row[-1] + 1) * self.starts.size <= 1 << 26, "too many tiles")
+        return numbers[row[:, None], col]
+
+    def numbers(self, numbers: Json, fetch: Fetch) -> Ints:
+        has_fields(numbers, "field number tile")
+        return self.spread(Field.of_values(numbers["field"], fetch).numbers(numbers["number"]), numbers["tile"])
+
+    def factor(self, factor: Json, fetch: Fetch) -> Ints:
+        """A constant, or the number of each row and group."""
+        if "constant" in factor:
+            has_fields(factor, "constant")
+            check(binary32(factor["constant"]) != 0, "a factor of 0")
+            return np.array(binary32(factor["constant"]))
+        has_fields(factor, "numbers")
+        return self.numbers(factor["numbers"], fetch)
+
+
+def tiled(values: Json) -> list[Json]:
+    """Each NUMBERS of a VALUES, and its zero-points: what has tiles."""
+    factors = [factor for scale in values.get("scales", []) for factor in scale.values()]
+    numbers = [factor["numbers"] for factor in factors if "numbers" in factor]
+    zero = values.get("zero", {})
+    return numbers + [zero[kind] for kind in ("codes", "bias") if kind in zero]
+
+
+@np.errstate(all="ignore")
+def expected_ranks(codes: Ints, given: Values, own: Values) -> Ints:
+    """What the codes of some rows let expect of those of another quantiser (8.5)."""
+    (scale, zero), (own_scale, own_zero) = given.of_elements(), own.of_elements()
+    ratio = scale / own_scale
+    offset = own_zero.astype(np.float32) - zero.astype(np.float32) * ratio
+    x = given.levels.of_codes(codes).astype(np.float32) * ratio + offset
+    return own.levels.nearest(x)
+
+
+def decode_code_residual(head: Cursor, chunk: Cursor, codes: Ints, given: Values, own: Values, lanes: int) -> Ints:
+    """The codes of a chunk of `code-residual` (8.5), which is given `codes`."""
+    shifts = decode_codes(head, chunk, codes.size, codes.shape[1], lanes).reshape(codes.shape)
+    return own.levels.of_ranks(expected_ranks(codes, given, own) + shifts)
+
+
+def decode_packed(head: Cursor, chunk: Cursor, packing: Packing, words: list[int], lanes: int) -> Ints:
+    """The codes of a chunk of `codes` with a packing (8.1), which is a matrix of words."""
+    (rows, cols), bits = packing.shape(words), packing.bits
+    run = 8 // bits
+    runs = -(-cols // run)
+    symbols = decode_codes(head, chunk, rows * runs, runs, lanes).reshape(rows, runs, 1)
+    codes: Ints = symbols >> np.arange(run, dtype=np.uint8) * np.uint8(bits) & np.uint8((1 << bits) - 1)
+    return codes.reshape(rows, runs * run)[:, :cols]
+
+
 class Bins(NamedTuple):
-    """`lo[k]` and `f[k]` of each row, k from 0 to 127 (9.2, 9.3)."""
+    """`lo[k]` and `f[k]`, k from 0 to 127, of each row and run (8.3, 9.4)."""
 
     lo: Ints
     frequency: Ints
 
 
-def decode_residual(head: Cursor, chunk: Cursor, mantissa_bits: int, codes: Ints, of_row: Bins, lanes: int) -> Ints:
-    """The bits of 16-bit floats, or of the high halves of F32, from a chunk of `residual` (8.3)."""
-    table = Table.read(head, lanes)
-    head.end()
-    lo, frequency = of_row.lo, of_row.frequency
-    is_zero, k = codes == 0, np.minimum(np.abs(codes.astype(np.int16)), 127)
-    row_of_zero = np.nonzero(is_zero)[0]
+def decode_places(
+    table: Table, chunk: Cursor, mantissa_bits: int, bins: Ints, groups: Ints, of_run: Bins, lanes: int
+) -> Ints:
+    """The bits of 16-bit floats, or of the high halves of F32, from a chunk that is as those of 8.3.
+
+    `bins` has the bin of each weight, `groups` the group of each column; `of_run` has those with a column.
+    """
+    order, runs = np.argsort(groups, kind="stable"), np.unique(groups, return_inverse=True)[1]
+    run_of_column = runs[order]
+    ends = np.cumsum(np.bincount(runs))
+    in_order = bins[:, order]
+    is_zero, j = in_order == 0, np.minimum(np.abs(in_order), 127)
+    row_of_zero, col_of_zero = np.nonzero(is_zero)
+    check(len(bins) * ends.size <= 1 << 17, "a chunk of too many groups")
     count, states = chunk.number("<u4"), chunk.array("<u4", lanes)
     plane = chunk.plane(row_of_zero.size, mantissa_bits + 1)
     exceptions = chunk.array(exception_of("<u2"), count)
     coder = Coder(states, chunk.rest())
 
     below = coder.symbols(table, row_of_zero.size).astype(np.int64)
-    exponent = np.maximum(0, (lo[row_of_zero, 1] >> mantissa_bits) - below)
+    lowest = of_run.lo[row_of_zero, run_of_column[col_of_zero], 1]
+    exponent = np.maximum(0, (lowest >> mantissa_bits) - below)
     mantissa, sign = plane & ((1 << mantissa_bits) - 1), plane >> mantissa_bits
-    bits = np.empty(codes.shape, "<u2")
-    bits[is_zero] = sign << 15 | exponent << mantissa_bits | mantissa
-    for row, at in enumerate(k):
-        r = coder.uniform(frequency[row, at], at != 0)
-        magnitude = (lo[row, at] + r) & 0x7FFF
-        bits[row] = np.where(at == 0, bits[row], (codes[row] < 0) * 0x8000 | magnitude)
+    coded = np.empty(bins.shape, "<u2")
+    coded[is_zero] = sign << 15 | exponent << mantissa_bits | mantissa
+    for row in range(len(bins)):
+        for run, end in enumerate(ends):
+            part = slice(ends[run - 1] if run else 0, end)
+            at = j[row, part]
+            r = coder.uniform(of_run.frequency[row, run, at], at != 0)
+            magnitude = (of_run.lo[row, run, at] + r) & 0x7FFF
+            signed = (in_order[row, part] < 0) * 0x8000 | magnitude
+            coded[row, part] = np.where(at == 0, coded[row, part], signed)
     coder.finish()
-    return put_exceptions(bits.reshape(-1), exceptions)
+    coded = put_exceptions(coded.reshape(-1), exceptions).reshape(bins.shape)
+    back = np.empty_like(coded)
+    back[:, order] = coded
+    return back.reshape(-1)
 
 
-@dataclass(frozen=True)
-class Grid:
-    """What the codes of a matrix stand for (9.1): bits of a packed code, a group of each column, and of each row and
-    group a scale and a zero-point."""
-
-    bits: int | None
-    groups: Ints
-    scales: Ints
-    zeros: Ints
-
-    @property
-    def is_symmetric(self) -> bool:
-        """Whether bin 127 ends early (9.3)."""
-        return self.bits is None or bool((self.zeros == 1 << (self.bits - 1)).all())
-
-    def codes(self, stored: bytes, cols: int) -> Ints:
-        """The codes of an array, in rows of the quantised matrix (9.1)."""
-        if self.bits is None:
-            return np.frombuffer(stored, np.int8).reshape(-1, cols).astype(np.int64)
-        words = np.frombuffer(stored, "<u4").reshape(cols * self.bits // 32, -1)
-        return unpacked(np.ascontiguousarray(words.T).view(np.uint8), self.bits, cols).astype(np.int64)
-
-    def sorted_columns(self) -> tuple[Ints, int]:
-        """The columns by group, and the stride (8.4)."""
-        sizes = np.unique(self.groups, return_counts=True)[1]
-        stride = math.gcd(*(int(size) for size in sizes))
-        check(stride >= 32 or stride == self.groups.size, "groups of too few columns")
-        return np.argsort(self.groups, kind="stable"), stride
-
-    def of(self, rows: slice) -> tuple[Ints, Ints]:
-        """Scale and zero-point of each element of some rows."""
-        return self.scales[rows][:, self.groups], self.zeros[rows][:, self.groups]
-
-
-@np.errstate(all="ignore")
-def expected_codes(codes: Ints, given: Grid, own: Grid, rows: slice) -> Ints:
-    """What the codes of some rows let expect of those of another quantiser (8.6)."""
-    (scale, zero), (own_scale, own_zero) = given.of(rows), own.of(rows)
-    ratio = scale / own_scale
-    offset = own_zero.astype(np.float32) - zero.astype(np.float32) * ratio
-    value = np.rint(codes.astype(np.float32) * ratio + offset)
-    least, most = (-127, 127) if own.bits is None else (0, (1 << own.bits) - 1)
-    return np.clip(np.where(np.isnan(value), least, value), least, most).astype(np.int64)
-
-
-def decode_code_residual(
-    head: Cursor, chunk: Cursor, codes: Ints, given: Grid, own: Grid, rows: slice, lanes: int
-) -> bytes:
-    """The bytes of a chunk of `code-residual` (8.6), which is given `codes`."""
-    shifts = decode_codes(head, chunk, codes.size, codes.shape[1], lanes).reshape(codes.shape)
-    shifted = expected_codes(codes, given, own, rows) + shifts
-    if own.bits is None:
-        return (shifted & 0xFF).astype(np.uint8).tobytes()
-    return packed((shifted & ((1 << own.bits) - 1)).astype(np.uint32), own.bits).tobytes()
-
-
-def decode_packed(head: Cursor, chunk: Cursor, bits: int, rows: int, words: int, lanes: int) -> bytes:
-    """The bytes of a chunk of `packed` (8.5)."""
-    if bits != 3:
-        return decode_codes(head, chunk, rows * words * 4, words * 4, lanes).tobytes()
-    cols = 16 * words // 3
-    pairs = decode_codes(head, chunk, rows * cols, cols, lanes).reshape(rows, cols, 1)
-    codes = np.concatenate([pairs & 7, pairs >> 3 & 7], axis=2).reshape(rows, 2 * cols)
-    return packed(codes.astype(np.uint32), 3).tobytes()
+def decode_residual(head: Cursor, chunk: Cursor, kind: str, codes: Ints, given: Values, lanes: int) -> Ints:
+    """Floats from a chunk of `residual` (8.3), which is given `codes`; `kind` is that of the floats."""
+    table = Table.read(head, lanes)
+    head.end()
+    of_run, bins = rule_bins(kind, given), given.levels.bins(codes)
+    return decode_floats(
+        chunk, kind, lambda part: decode_places(table, part, FLOATS[kind][0], bins, given.groups, of_run, lanes)
+    )
 
 
 def decode_step_residual(
-    head: Cursor, chunk: Cursor, kind: str, codes: Ints, given: Grid, steps: int, rows: slice, lanes: int
+    head: Cursor, chunk: Cursor, kind: str, codes: Ints, given: Values, subdivisions: int, lanes: int
 ) -> Ints:
     """Floats from a chunk of `step-residual` (8.4), which is given `codes`; `kind` is that of the floats."""
-    tables = Table.read_list(head, lanes)
+    tables, table = Table.read_list(head, lanes), Table.read(head, lanes)
+    head.end()
     part = Cursor(chunk.take(chunk.number("<u4")))
     shifts = classed_symbols(tables, part, codes.size, codes.shape[1], lanes).reshape(codes.shape)
     part.end()
-    _, zero = given.of(rows)
-    multiples = ((codes - zero) * steps + shifts & 0xFF).astype(np.uint8).view(np.int8)
-    order, stride = given.sorted_columns()
-    scales = given.scales[rows][:, given.groups[order][::stride]].reshape(-1)
-    of_row = step_bins(kind, scales, steps, given.is_symmetric)
+    multiples = (expected_multiples(codes, given, subdivisions) + shifts & 0xFF).astype(np.uint8).view(np.int8)
+    of_run, bins = step_bins(kind, given, subdivisions), multiples.astype(np.int64)
+    return decode_floats(
+        chunk, kind, lambda part: decode_places(table, part, FLOATS[kind][0], bins, given.groups, of_run, lanes)
+    )
 
-    def decode(part: Cursor) -> Ints:
-        in_order = multiples[:, order].reshape(-1, stride)
-        halves = decode_residual(head, part, FLOATS[kind][0], in_order, of_row, lanes).reshape(codes.shape)
-        back = np.empty_like(halves)
-        back[:, order] = halves
-        return back.reshape(-1)
 
-    return decode_floats(chunk, kind, decode)
+@np.errstate(all="ignore")
+def expected_multiples(codes: Ints, given: Values, subdivisions: int) -> Ints:
+    """The multiples that codes let expect (8.4)."""
+    levels, (_, zeros) = given.levels.of_codes(codes), given.of_elements()
+    if given.levels.are_integers and not given.has_bias and subdivisions >= 0:
+        return (levels - zeros) << subdivisions
+    unit = np.float32(2.0**subdivisions)
+    offset = -(zeros.astype(np.float32) * unit)
+    multiple = np.rint(levels.astype(np.float32) * unit + offset)
+    return np.clip(np.where(np.isnan(multiple), -127, multiple), -127, 127).astype(np.int64)
 
 
 def decode_zstd(chunk: Cursor, elements: int, width: int) -> bytes:
-    """A chunk of `zstd` (8.7)."""
+    """A chunk of `zstd` (8.6)."""
     planes = unzstd(chunk.rest(), elements * width)
     check(len(planes) == elements * width, "a Zstandard frame holds less than it should")
-    return np.frombuffer(planes, np.uint8).reshape(width, elements).T.tobytes()
+    by_byte = np.frombuffer(planes, np.uint8).reshape(width, elements)
+    return np.ascontiguousarray(by_byte.T).tobytes()
 
 
 def decode_floats(chunk: Cursor, kind: str, decode: Callable[[Cursor], Ints]) -> Ints:
@@ -371,8 +840,15 @@ def decode_floats(chunk: Cursor, kind: str, decode: Callable[[Cursor], Ints]) ->
     return decode(Cursor(chunk.rest()))
 
 
-def values(kind: str, magnitudes: Ints) -> Ints:
-    """The values of magnitudes (9.2)."""
+def is_rule(rule: Json) -> bool:
+    has_fields(rule, "inverse", "weights result")
+    inverses = ("division", "reciprocal", "reciprocal-up", "reciprocal-down", "quotient")
+    rounded_to = {rule.get("weights", "f32"), rule.get("result", "f32")}
+    return rule["inverse"] in inverses and rounded_to <= {"f32", "f16", "bf16"}
+
+
+def values_of_magnitudes(kind: str, magnitudes: Ints) -> Ints:
+    """The values of floats without a sign (9.4)."""
     if kind in ("F16", "short F16"):
         shifted = magnitudes << 3 if kind == "short F16" else magnitudes
         return shifted.astype(np.uint16).view(np.float16).astype(np.float32)
@@ -380,57 +856,72 @@ def values(kind: str, magnitudes: Ints) -> Ints:
     return bits.astype(np.uint32).view(np.float32)
 
 
-@np.errstate(all="ignore")
-def int8_bins(kind: str, scales: Ints, rule: str) -> Bins:
-    """The bins of LLM.int8() for rows of some scales (9.2)."""
-    one, top = np.float32(1), np.float32(127)
-    toward = {"reciprocal-up-times127": np.inf, "reciprocal-down-times127": -np.inf}.get(rule)
-    check(toward or rule in ("reciprocal-times127", "quotient127"), f"unknown rounding {rule!r}")
-    reciprocal = one / scales if toward is None else np.nextafter(one / scales, np.float32(toward))
-    factor = (top / scales if rule == "quotient127" else reciprocal * top)[:, None]
-
-    def reached(magnitudes: Ints) -> Ints:
-        half = values(kind, magnitudes).astype(np.float16).astype(np.float32)
-        return np.concatenate([code_reached(half[:, :127], factor), half[:, 127:] > scales[:, None]], axis=1)
-
-    return bins(kind, scales.size, reached)
+def rounded(numbers: Ints, to: str) -> Ints:
+    """Binary32 numbers that are rounded to another type (9.4)."""
+    if to == "f16":
+        return numbers.astype(np.float16).astype(np.float32)
+    if to == "bf16":
+        bits = numbers.view(np.uint32)
+        up = bits + 0x7FFF + (bits >> 16 & 1) & np.uint32(0xFFFF_0000)
+        return np.where(np.isnan(numbers), numbers, up.view(np.float32))
+    return numbers
 
 
 @np.errstate(all="ignore")
-def step_bins(kind: str, scales: Ints, steps: int, is_symmetric: bool) -> Bins:
-    """The bins of steps for rows of some scales (9.3)."""
-    factor, last = (np.float32(steps) / scales)[:, None], np.float32(128 if is_symmetric else 175)
+def results_by_rule(weights: Ints, a: Ints, b: np.float32, rule: Json) -> Ints:
+    """What a rule takes weights to, before that becomes a code (9.4)."""
+    weights, one, inverse = rounded(weights, rule.get("weights", "f32")), np.float32(1), rule["inverse"]
+    if inverse == "division":
+        level = weights / (a / b)
+    elif inverse == "quotient":
+        level = weights * (b / a)
+    else:
+        toward = {"reciprocal-up": np.inf, "reciprocal-down": -np.inf}.get(inverse)
+        reciprocal = one / a if toward is None else np.nextafter(one / a, np.float32(toward))
+        level = weights * (reciprocal * b)
+    return rounded(level, rule.get("result", "f32"))
 
-    def reached(magnitudes: Ints) -> Ints:
-        value = values(kind, magnitudes)
-        beyond = np.rint(value[:, 127:] * factor) > last
-        return np.concatenate([code_reached(value[:, :127], factor), beyond], axis=1)
 
-    return bins(kind, scales.size, reached)
+def rule_bins(kind: str, given: Values) -> Bins:
+    """The bins of each row and run by the matrix's rule (9.4)."""
+    rule, levels = given.rule, given.levels
+    assert rule is not None
+    a = given.a[:, np.unique(given.groups)]
+
+    def codes(weights: Ints) -> Ints:
+        results = results_by_rule(weights, a[..., None], given.b, rule)
+        return np.rint(results) if levels.are_integers else levels.magnitudes(results)
+
+    return bins_of(kind, a.shape, codes, levels.last_bin, levels.last_bin)
 
 
-def code_reached(weights: Ints, factor: Ints) -> Ints:
-    """Whether the weight in column k - 1 has a code of k or more."""
-    return np.rint(weights * factor) >= np.arange(1, 128, dtype=np.float32)
+def step_bins(kind: str, given: Values, subdivisions: int) -> Bins:
+    """The bins of each row and run by subdivisions of its scale (9.5)."""
+    scales = given.scales[:, np.unique(given.groups)]
+    with np.errstate(all="ignore"):
+        factor = np.float32(2.0**subdivisions) / scales
+    end = 128 if given.are_centred else 175
+    return bins_of(kind, scales.shape, lambda weights: np.rint(weights * factor[..., None]), 127, end)
 
 
 @np.errstate(all="ignore")
-def bins(kind: str, rows: int, reached: Callable[[Ints], Ints]) -> Bins:
-    """Bins from their edges, which are the least magnitudes of which `reached` holds (9.2)."""
-    low = np.zeros((rows, 128), np.int64)  # column k - 1 becomes first[k]
+def bins_of(kind: str, shape: tuple[int, ...], codes: Callable[[Ints], Ints], last_bin: int, end: int) -> Bins:
+    """The bins of rows and runs, of which `codes` has the codes of weights (9.4)."""
+    reach = np.append(np.arange(1, last_bin + 1), end + 1)
+    low = np.zeros((*shape, last_bin + 1), np.int64)  # column k - 1 becomes first[k]
     high = np.full_like(low, FLOATS[kind][1] + 1)
     while (low < high).any():
         middle = (low + high) // 2
-        yes = reached(middle)
+        yes = codes(values_of_magnitudes(kind, middle)) >= reach
         low = np.where(yes | (low == high), low, middle + 1)
         high = np.where(yes, middle, high)
     first = low
-    first[:, 127] = np.maximum(first[:, 127], first[:, 126])
+    if last_bin:
+        first[..., last_bin] = np.maximum(first[..., last_bin], first[..., last_bin - 1])
 
     half_shift = 16 if kind == "F32" else 0
-    lo = first[:, :127] >> half_shift
-    last = np.maximum(lo, (first[:, 1:] - 1) >> half_shift)
-    size = np.minimum(last - lo + 1, 1 << 15)
-    zero, whole = np.zeros((rows, 1), np.int64), np.ones((rows, 1), np.int64)
-    lo, size = np.concatenate([zero, lo], axis=1), np.concatenate([whole, size], axis=1)
+    lo, size = np.zeros((*shape, 128), np.int64), np.ones((*shape, 128), np.int64)
+    lo[..., 1 : last_bin + 1] = first[..., :-1] >> half_shift
+    last = np.maximum(lo[..., 1 : last_bin + 1], (first[..., 1:] - 1) >> half_shift)
+    size[..., 1 : last_bin + 1] = np.minimum(last - lo[..., 1 : last_bin + 1] + 1, 1 << 15)
     return Bins(lo, np.minimum(65535, 65536 // size).astype(np.uint32))

@@ -14,19 +14,26 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from functools import cache, lru_cache, partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import xxhash
 
 from chunk_decoder import (
     FLOATS,
+    MIB,
     Cursor,
     DamageError,
-    Grid,
+    Fetch,
+    Field,
     Ints,
+    Json,
+    Packing,
+    Part,
+    Values,
+    bits_of,
     check,
     decode_code_residual,
     decode_codes,
@@ -36,18 +43,15 @@ from chunk_decoder import (
     decode_residual,
     decode_step_residual,
     decode_zstd,
-    int8_bins,
-    unpacked,
+    has_fields,
+    is_integer,
     unzstd,
 )
 
-Json = dict[str, Any]
-
-MIB = 1 << 20
 FORM_HEAD, FORM_CODED, FORM_RAW = 0, 1, 2
 FLOAT_RESIDUALS = ("residual", "step-residual")
 RESIDUALS = (*FLOAT_RESIDUALS, "code-residual")
-KINDS_WITH_HEAD = (*RESIDUALS, "float-split", "codes", "packed")
+KINDS_WITH_HEAD = (*RESIDUALS, "float-split", "codes")
 KINDS_ELSEWHERE = ("reference", "slice")
 KINDS_OF_BUNDLES = ("float-split", "codes", "zstd", "raw")
 KINDS_OF_SHORT_FLOATS = (*FLOAT_RESIDUALS, "float-split")
@@ -56,12 +60,11 @@ FIELDS = {
     "reference": ("to", ""),
     "slice": ("of offset", ""),
     "verbatim": ("file offset", ""),
-    "residual": ("codes scale scheme rounding", "transposed"),
-    "step-residual": ("given steps", "transposed"),
-    "code-residual": ("given own", ""),
-    "packed": ("bits", ""),
+    "residual": ("given", "transposed"),
+    "step-residual": ("given subdivisions", "transposed"),
+    "code-residual": ("given own", "layout"),
+    "codes": ("", "layout"),
 }
-WIDTHS = (2, 3, 4, 8)
 RECORD = np.dtype([("length", "<u4"), ("form", "u1"), ("zero", "u1", 3), ("hash", "<u8")])
 
 
@@ -69,15 +72,9 @@ def xxh3_128(data: bytes) -> str:
     return xxhash.xxh3_128_hexdigest(data)
 
 
-def has_fields(value: Json, required: str, optional: str = "") -> None:
-    """Unknown fields are an error (2, 4)."""
-    names, needed = set(value), set(required.split())
-    check(needed <= names <= needed | set(optional.split()), f"fields {sorted(names)}, not {required}")
-
-
 def parse(text: bytes) -> Json:
     try:
-        value = json.loads(text)
+        value = json.loads(text, parse_float=Decimal)
     except ValueError as error:
         raise DamageError(f"no JSON: {error}") from None
     check(isinstance(value, dict), "no JSON object")
@@ -101,32 +98,74 @@ class Array:
     begin: int
 
     @property
-    def bits(self) -> int:
-        dtype = self.plan["dtype"]
-        return 8 if dtype == "BOOL" else int(re.findall(r"\d+", dtype)[0])
-
-    @property
     def width(self) -> int:
         """Bytes of an element (6)."""
-        return max(1, self.bits // 8)
+        return max(1, bits_of(self.plan["dtype"]) // 8)
 
     @property
     def kind(self) -> str:
         return str(self.plan["encoding"]["kind"])
 
     @property
+    def layout(self) -> Json:
+        """Where codes lie that are not elements of a byte in the array's order (4)."""
+        return dict(self.plan["encoding"].get("layout", {}))
+
+    @property
+    def packing(self) -> Packing | None:
+        return Packing.of(self.layout["packing"]) if "packing" in self.layout else None
+
+    @property
     def transposed(self) -> bool:
         """Whether what is coded is the transposed matrix (6)."""
-        encoding = self.plan["encoding"]
-        always = self.kind == "packed" or (self.kind == "code-residual" and encoding["own"]["scheme"] == "gptq")
-        return always or encoding.get("transposed", False) is True
+        return "transposed" in self.plan["encoding"] or "transposed" in self.layout
 
     @property
     def coded_shape(self) -> list[int]:
-        """The shape of the matrix that is coded (6)."""
+        """The shape of the matrix that is coded, of words where codes are packed (6)."""
         shape = list(self.plan["shape"])
         check(len(shape) == 2, f"{self.plan['key']} is no matrix")
         return shape[::-1] if self.transposed else shape
+
+    def numbers_of(self, words: list[int]) -> list[int]:
+        """The rows and columns that codes have in some rows and columns of it (9.2)."""
+        return self.packing.shape(words) if self.packing else words
+
+    @property
+    def is_matrix(self) -> bool:
+        """Whether its encoding is for a matrix (6)."""
+        return self.kind in RESIDUALS or "layout" in self.plan["encoding"]
+
+    @property
+    def chunk_shape(self) -> list[int]:
+        """Rows and columns of a chunk (6)."""
+        return [self.plan["chunk"]["rows"], self.plan["chunk"]["cols"]]
+
+    @property
+    def blocks(self) -> list[tuple[slice, slice]]:
+        """The rows and columns of the matrix that each chunk has (6)."""
+        lines = [
+            [slice(start, min(start + step, count)) for start in range(0, count, step)]
+            for count, step in zip(self.coded_shape, self.chunk_shape, strict=True)
+        ]
+        return [(rows, cols) for rows in lines[0] for cols in lines[1]]
+
+    def meets(self, source: Array) -> bool:
+        """Whether the chunks of codes hold those of codes that they are given (4)."""
+        if len(source.chunk_sizes) == len(self.chunk_sizes) == 1:
+            return True
+        counts = [
+            (array.numbers_of(array.coded_shape), array.numbers_of(array.chunk_shape)) for array in (self, source)
+        ]
+        (own, own_chunk), (other, other_chunk) = counts
+        rows_meet = (own[0], own_chunk[0]) == (other[0], other_chunk[0])
+        if own_chunk[1] == own[1] and other_chunk[1] == other[1]:
+            return rows_meet
+        return rows_meet and (own[1], own_chunk[1]) == (other[1], other_chunk[1])
+
+    def in_words(self, codes: Ints) -> bytes:
+        """The bytes of rows of codes, as the array has them (9.2)."""
+        return (self.packing.pack(codes) if self.packing else codes.astype(np.uint8)).tobytes()
 
     @property
     def floats(self) -> str:
@@ -139,49 +178,69 @@ class Array:
         if kind == "slice":
             has_fields(plan, "key dtype shape encoding")
         else:
-            has_fields(plan, "key dtype shape hash grid encoding", "mantissa")
-            has_fields(plan["grid"], "cols rows_per_chunk", "lanes")
+            has_fields(plan, "key dtype shape hash chunk encoding", "mantissa")
+            has_fields(plan["chunk"], "rows cols", "lanes")
+            rows, cols = plan["chunk"]["rows"], plan["chunk"]["cols"]
+            check(is_integer(rows, 1, 1 << 62) and is_integer(cols, 1, 1 << 62), f"{plan['key']} has no chunks")
         has_fields(encoding, "kind " + FIELDS.get(kind, ("", ""))[0], FIELDS.get(kind, ("", ""))[1])
+        whole = math.prod(plan["shape"]) * bits_of(plan["dtype"]) % 8 == 0
+        check(whole and len(plan["shape"]) <= 1024, f"{plan['key']} has broken bytes, or too many dimensions")
         is_short = (plan["dtype"], plan.get("mantissa")) == ("F16", 7) and kind in KINDS_OF_SHORT_FLOATS
         check(is_short or "mantissa" not in plan, f"{plan['key']} is no short F16")
-        if kind not in (*RESIDUALS, "packed"):
-            return
-        rows, cols = self.coded_shape
-        check(plan["grid"]["cols"] == cols, f"{plan['key']} is in rows of another length")
-        check(rows <= 1 << 22 and min(rows, plan["grid"]["rows_per_chunk"]) <= 1 << 14, "too many rows")
+        if kind in RESIDUALS or "layout" in encoding:
+            self._check_matrix()
+        elif kind in ("codes", "float-split"):
+            check(min(-(-self.size // (self.width * cols)), rows) <= 1 << 20, "chunks of too many rows")
+
+    def _check_matrix(self) -> None:
+        plan, encoding, kind = self.plan, self.plan["encoding"], self.kind
+        check(encoding.get("transposed", True) is True, "transposed where it is not")
+        if "layout" in encoding:
+            has_fields(self.layout, "", "transposed packing")
+            check(self.layout and self.layout.get("transposed", True) is True, "a layout that is none")
+        coded_rows, cols = self.coded_shape
+        chunk_rows, chunk_cols = self.chunk_shape
+        rows, of_chunk = (self.numbers_of([count, cols])[0] for count in (coded_rows, chunk_rows))
+        if chunk_cols != cols:
+            is_cut = self.packing is not None and chunk_cols < cols
+            check(is_cut, f"{plan['key']} is in rows of another length")
+            check(self.packing and self.packing.fills([1, chunk_cols]), "chunks of broken codes")
+        check(rows <= 1 << 22 and min(rows, of_chunk) <= 1 << 14, "too many rows")
         check(not self.transposed or self.size <= 256 * MIB, "a transposed matrix that is too large")
         if kind in FLOAT_RESIDUALS:
             check(plan["dtype"] in FLOATS, f"{plan['key']} has no floats")
+        elif self.packing:
+            packing = self.packing
+            check(packing.word == self.width * 8, f"words of another length in {plan['key']}")
+            whole = packing.fills([coded_rows, cols]) and (not packing.along_rows or packing.word % packing.bits == 0)
+            check(whole, "codes of broken words")
+        else:
+            check(self.width == 1, f"{plan['key']} has no codes")
+        if "layout" in encoding:
+            count = math.prod(self.numbers_of([min(coded_rows, chunk_rows), chunk_cols]))
+            check(count <= 1 << 24, "chunks of too many codes")
         if kind == "step-residual":
-            check(encoding["steps"] in (1, 2, 4, 8, 16), "a number of steps")
-        if kind == "packed":
-            check(encoding["bits"] in WIDTHS and cols * 32 % encoding["bits"] == 0, "codes of broken words")
-        if self.transposed and kind in ("packed", "code-residual"):
-            bits = encoding["bits"] if kind == "packed" else encoding["own"]["bits"]
-            check(
-                min(rows, plan["grid"]["rows_per_chunk"]) * cols * 32 <= bits << 24,
-                "chunks of too many codes",
-            )
-        if kind in ("packed", "code-residual"):
-            check(plan["dtype"] == ("I32" if self.transposed else "I8"), f"{plan['key']} has no codes")
+            check(is_integer(encoding["subdivisions"], -8, 7), "a number of subdivisions")
 
     @property
     def lanes(self) -> int:
-        lanes = self.plan["grid"].get("lanes", 64)
+        lanes = self.plan["chunk"].get("lanes", 64)
         check(lanes in (64, 128), "a coder has 64 or 128 lanes")
         return int(lanes)
 
     @property
     def size(self) -> int:
-        return math.prod(self.plan["shape"]) * self.bits // 8
+        return math.prod(self.plan["shape"]) * bits_of(self.plan["dtype"]) // 8
 
     @property
     def chunk_sizes(self) -> list[int]:
         """Decoded bytes of each chunk (6)."""
         if self.kind in KINDS_ELSEWHERE:
             return []
-        cols, rows = self.plan["grid"]["cols"], self.plan["grid"]["rows_per_chunk"]
-        starts = range(0, self.size, self.width * cols * rows) if self.size else range(0)
+        if self.is_matrix:
+            shapes = [(rows.stop - rows.start, cols.stop - cols.start) for rows, cols in self.blocks]
+            return [self.width * math.prod(shape) for shape in shapes]
+        starts = range(0, self.size, self.width * math.prod(self.chunk_shape)) if self.size else range(0)
         return [min(starts.step, self.size - start) for start in starts]
 
     def stored(self) -> Iterator[tuple[int, bytes]]:
@@ -237,7 +296,7 @@ def check_bundles(arrays: list[Array]) -> None:
     bundles = {array.plan["key"]: array for array in arrays if array.plan["key"].startswith("bundle:")}
     for key, bundle in bundles.items():
         check(re.fullmatch(r"bundle:(0|[1-9]\d{0,9})", key) and int(key[7:]) < 1 << 32, f"{key} is no bundle")
-        plain = bundle.kind in KINDS_OF_BUNDLES and len(bundle.plan["shape"]) == 1
+        plain = bundle.kind in KINDS_OF_BUNDLES and not bundle.layout and len(bundle.plan["shape"]) == 1
         check(plain and bundle.size <= MIB, f"{key} is too large, or no list of elements")
     filled, current = dict[str, int](), dict[str, str]()
     for array in arrays:
@@ -254,24 +313,8 @@ def check_bundles(arrays: list[Array]) -> None:
     check(filled == sizes, "a bundle has bytes of no tensor, or a slice ends outside of it")
 
 
-#: Decodes a chunk of some rows of an array, from its head and the chunk.
-Decode = Callable[[Cursor, Cursor, slice], bytes]
-
-
-@dataclass(frozen=True)
-class Part:
-    """An array that a residual needs."""
-
-    dtype: str
-    shape: list[int]
-    data: bytes
-
-    def floats(self) -> Ints:
-        """Its values as F32 (9.1)."""
-        if self.dtype == "BF16":
-            return (np.frombuffer(self.data, "<u2").astype(np.uint32) << 16).view(np.float32)
-        check(self.dtype in ("F16", "F32"), f"scales of {self.dtype}")
-        return np.frombuffer(self.data, "<f2" if self.dtype == "F16" else "<f4").astype(np.float32)
+#: Decodes a chunk of some rows and columns of an array, from its head and the chunk.
+Decode = Callable[[Cursor, Cursor, tuple[slice, slice]], bytes]
 
 
 @dataclass(frozen=True)
@@ -314,8 +357,8 @@ class Store:
             for given in variant["given"]:
                 has_fields(given, "variant content")
                 check(given["variant"] in reach, f"{name} is given more than it may be")
-                lower = self.variants.get(given["variant"], {}).get("content")
-                check(lower == given["content"], f"{name} was coded against another {given['variant']}")
+                pinned = self.variants.get(given["variant"], {}).get("content")
+                check(pinned == given["content"], f"{name} was coded against another {given['variant']}")
             self.variants[name] = variant
 
     def _file(self, path: str) -> Path:
@@ -390,10 +433,15 @@ class Store:
             begin = encoding["offset"]
             data = self.bundle(variant, encoding["of"])[begin : begin + array.size]
         else:
-            data = b"".join(self._chunks(variant, array))
-            if array.transposed:
-                cols = array.plan["shape"][0]
-                data = np.frombuffer(data, f"V{array.width}").reshape(-1, cols).T.tobytes()
+            chunks = self._chunks(variant, array)
+            if array.is_matrix:
+                matrix = np.empty(array.coded_shape, f"V{array.width}")
+                for (rows, cols), chunk in zip(array.blocks, chunks, strict=True):
+                    block = np.frombuffer(chunk, matrix.dtype)
+                    matrix[rows, cols] = block.reshape(matrix[rows, cols].shape)
+                data = (matrix.T if array.transposed else matrix).tobytes()
+            else:
+                data = b"".join(chunks)
         check(len(data) == array.size, f"{key} of {variant} has another size")
         own_hash = array.kind == "slice" or xxh3_128(data) == array.plan["hash"]
         check(own_hash, f"{key} of {variant} is damaged")
@@ -407,107 +455,62 @@ class Store:
         name, key = self._find(name, array.plan["encoding"]["to"])
         return self.layer(name).arrays[key]
 
-    def _part(self, variant: str, ref: Json, is_codes: bool = False, may_be_own: bool = False) -> Part:
-        """An array that a residual needs, if it may be one (4)."""
-        name, key = self._find(variant, ref)
-        check(may_be_own or name != variant, f"{key} is of {variant} itself")
-        plan, source = self.layer(name).arrays[key].plan, self._source(name, key)
-        check(source.kind not in (FLOAT_RESIDUALS if is_codes else RESIDUALS), f"{key} is itself a residual")
-        return Part(plan["dtype"], plan["shape"], self.array(name, key))
+    def _fetch(self, variant: str, may_be_own: bool = False, is_codes: bool = False) -> Fetch:
+        """Finds arrays that a residual of a variant needs, if they may be such (4)."""
 
-    def _grid(self, variant: str, quant: Json, shape: list[int], may_be_own: bool = False) -> Grid:
-        """What the codes of a matrix of this shape stand for (9.1)."""
-        rows, cols = shape
-        if quant["scheme"] == "llm.int8":
-            has_fields(quant, "scheme scale")
-            scale = self._part(variant, quant["scale"], may_be_own=may_be_own)
-            check(scale.shape in ([rows], [rows, 1], [1, rows]), "scales that do not fit")
-            of_row = scale.floats() / np.float32(127)
-            return Grid(None, np.zeros(cols, np.int64), of_row[:, None], np.zeros((rows, 1), np.int64))
-        has_fields(quant, "scheme bits scale zeros zero_offset", "groups")
-        bits, offset = quant["bits"], quant["zero_offset"]
-        check(quant["scheme"] == "gptq" and bits in WIDTHS and offset in (0, 1), "no grid of GPTQ")
-        scale, zeros = (self._part(variant, quant[part], may_be_own=may_be_own) for part in ("scale", "zeros"))
-        check(len(scale.shape) == 2 and scale.shape[1] == rows, "scales that do not fit")
-        count = scale.shape[0]
-        check(1 <= count <= cols, "a number of groups that does not fit")
-        words = -(-rows * bits // 32)
-        check((zeros.dtype, zeros.shape) == ("I32", [count, words]), "zero-points that do not fit")
-        if "groups" in quant:
-            listed = self._part(variant, quant["groups"], may_be_own=may_be_own)
-            check((listed.dtype, listed.shape) == ("I32", [cols]), "groups that do not fit")
-            groups = np.frombuffer(listed.data, "<i4").astype(np.int64)
-            check(((groups >= 0) & (groups < count)).all(), "a group that there is not")
-        else:
-            groups = np.arange(cols) // -(-cols // count)
-        stored = unpacked(np.frombuffer(zeros.data, np.uint8).reshape(count, -1), bits, rows)
-        points = stored.astype(np.int64) + offset & ((1 << bits) - 1)
-        return Grid(bits, groups, scale.floats().reshape(count, rows).T, points.T)
+        def fetch(ref: Json) -> Part:
+            name, key = self._find(variant, ref)
+            check(may_be_own or name != variant, f"{key} is of {variant} itself")
+            plan, source = self.layer(name).arrays[key].plan, self._source(name, key)
+            check(source.kind not in (FLOAT_RESIDUALS if is_codes else RESIDUALS), f"{key} is itself a residual")
+            return Part(plan["dtype"], plan["shape"], self.array(name, key))
 
-    def _quantised(self, variant: str, array: Array, shape: list[int]) -> tuple[Ints, Grid]:
-        """The codes of a lower variant's matrix of this shape, and what they stand for (8.4, 8.6)."""
+        return fetch
+
+    def _given(self, variant: str, array: Array, shape: list[int]) -> tuple[Ints, Values]:
+        """The codes that an array is given, and what they stand for, as those of a matrix of this shape (9.1)."""
         given = array.plan["encoding"]["given"]
-        has_fields(given, "codes grid")
-        grid = self._grid(variant, given["grid"], shape)
-        codes, (rows, cols) = self._part(variant, given["codes"], is_codes=True), shape
-        if array.kind == "code-residual":
-            source = self._source(*self._find(variant, given["codes"]))
-            given_codes = source.kind == array.kind
-            both = [
-                (each.coded_shape[0], min(each.coded_shape[0], each.plan["grid"]["rows_per_chunk"]))
-                for each in (array, source)
-                if given_codes
-            ]
-            check(not both or both[0] == both[1], "chunks of codes that do not meet")
-        words = cols * (grid.bits or 8) // 32
-        expected = ("I8", shape) if grid.bits is None else ("I32", [words, rows])
-        whole = grid.bits is None or words * 32 == cols * grid.bits
-        check(whole and (codes.dtype, codes.shape) == expected, "codes that do not fit")
-        return grid.codes(codes.data, cols), grid
+        has_fields(given, "shape codes values")
+        rows, cols = given["shape"]
+        check(is_integer(rows, 1, 1 << 22) and is_integer(cols, 1, 1 << 24), f"a matrix of {rows} x {cols}")
+        field = Field.of(given["codes"], self._fetch(variant, is_codes=True))
+        check(not field.packing or field.packing.fills(list(field.words.shape)), "codes of broken words")
+        codes = field.codes()
+        check(codes.shape[0] >= rows and codes.shape[1] >= cols, "codes that do not fit")
+        values = Values.of(given["values"], [rows, cols], field.packing, self._fetch(variant)).fitted(*shape)
+        return values.fitted_codes(codes[:rows, :cols]), values
 
     def _residual(self, variant: str, array: Array) -> Decode:
-        """Decodes chunks of a residual: of its rows, from the head and the chunk (8.3, 8.4, 8.6)."""
-        encoding, shape = array.plan["encoding"], array.coded_shape
-        lanes = array.lanes
+        """Decodes chunks of a residual: of its rows, from the head and the chunk (8.3 to 8.5)."""
+        encoding, lanes, kind = array.plan["encoding"], array.lanes, array.floats
+        shape = array.numbers_of(array.coded_shape)
+        codes, given = self._given(variant, array, shape)
         if array.kind == "residual":
-            check(encoding["scheme"] == "llm.int8", "a residual of an unknown scheme")
-            part = self._part(variant, encoding["codes"], is_codes=True)
-            scale = self._part(variant, encoding["scale"])
-            check((part.dtype, part.shape) == ("I8", shape), "codes that do not fit")
-            check(scale.shape in ([shape[0]], [shape[0], 1], [1, shape[0]]), "scales that do not fit")
-            codes, scales = np.frombuffer(part.data, np.int8).reshape(shape), scale.floats()
-
-            def of_bins(head: Cursor, chunk: Cursor, rows: slice) -> bytes:
-                bins = int8_bins(array.floats, scales[rows], encoding["rounding"])
-                mantissa_bits = FLOATS[array.floats][0]
-                return decode_floats(
-                    chunk,
-                    array.floats,
-                    lambda part: decode_residual(head, part, mantissa_bits, codes[rows], bins, lanes),
-                ).tobytes()
-
-            return of_bins
-        if array.kind == "step-residual":
-            codes, grid = self._quantised(variant, array, shape)
-            steps = encoding["steps"]
-            return lambda head, chunk, rows: decode_step_residual(
-                head, chunk, array.floats, codes[rows], grid, steps, rows, lanes
+            may_be = given.levels.kind in ("signed", "offset") or "float" in encoding["given"]["values"]["levels"]
+            check(may_be and given.rule and "zero" not in encoding["given"]["values"], "codes that no rule makes")
+            return lambda head, chunk, block: decode_residual(
+                head, chunk, kind, codes[block], given.cut(*block), lanes
             ).tobytes()
-        if array.transposed:
-            bits = encoding["own"]["bits"]
-            check(bits in WIDTHS and shape[1] * 32 % bits == 0, "codes of broken words")
-            shape = [shape[0], shape[1] * 32 // bits]
-        codes, grid = self._quantised(variant, array, shape)
-        own = self._grid(variant, encoding["own"], shape, may_be_own=True)
-        return lambda head, chunk, rows: decode_code_residual(head, chunk, codes[rows], grid, own, rows, lanes)
+        if array.kind == "step-residual":
+            subdivisions = encoding["subdivisions"]
+            return lambda head, chunk, block: decode_step_residual(
+                head, chunk, kind, codes[block], given.cut(*block), subdivisions, lanes
+            ).tobytes()
+        source = self._source(*self._find(variant, encoding["given"]["codes"]["array"]))
+        if source.kind == array.kind:
+            check(array.meets(source), "chunks of codes that do not meet")
+        own = Values.of(encoding["own"], shape, array.packing, self._fetch(variant, may_be_own=True))
+        return lambda head, chunk, block: array.in_words(
+            decode_code_residual(head, chunk, codes[block], given.cut(*block), own.cut(*block), lanes)
+        )
 
     def _chunks(self, variant: str, array: Array) -> Iterator[bytes]:
         """The decoded chunks of an array that is no reference (5, 6, 8)."""
-        kind, cols, step = array.kind, array.plan["grid"]["cols"], array.plan["grid"]["rows_per_chunk"]
+        kind, cols = array.kind, array.plan["chunk"]["cols"]
         lanes, stored, head = array.lanes, array.stored(), b""
         if kind in KINDS_WITH_HEAD:
             form, head = next(stored)
-            check(form == FORM_HEAD, "a head is missing")
+            check(form == FORM_HEAD and len(head) <= 1 << 14, "a head is missing, or too long")
         residual = self._residual(variant, array) if kind in RESIDUALS else None
         for number, (size, (form, data)) in enumerate(zip(array.chunk_sizes, stored, strict=True)):
             check(size <= 16 * MIB, "a chunk is too large")
@@ -518,12 +521,17 @@ class Store:
             check(form == FORM_CODED and len(data) < size, "a coded chunk is not shorter than a raw one")
             chunk, elements = Cursor(data), size // array.width
             if residual is not None:
-                yield residual(Cursor(head), chunk, slice(number * step, number * step + elements // cols))
+                rows, columns = array.blocks[number]
+                begin = array.numbers_of([rows.start, columns.start])
+                end = array.numbers_of([rows.stop, columns.stop])
+                yield residual(Cursor(head), chunk, (slice(begin[0], end[0]), slice(begin[1], end[1])))
             elif kind == "zstd":
                 yield decode_zstd(chunk, elements, array.width)
-            elif kind == "packed":
-                bits = array.plan["encoding"]["bits"]
-                yield decode_packed(Cursor(head), chunk, bits, elements // cols, cols, lanes)
+            elif kind == "codes" and array.packing:
+                rows, columns = array.blocks[number]
+                words = [rows.stop - rows.start, columns.stop - columns.start]
+                codes = decode_packed(Cursor(head), chunk, array.packing, words, lanes)
+                yield array.in_words(codes)
             elif kind == "codes" and array.width == 1:
                 yield decode_codes(Cursor(head), chunk, elements, cols, lanes).tobytes()
             elif kind == "float-split" and array.plan["dtype"] in FLOATS:

@@ -13,8 +13,10 @@ import json
 import os
 import subprocess
 from collections.abc import Callable
+from decimal import Decimal
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -24,7 +26,21 @@ import xxhash
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from chunk_decoder import DamageError
+from chunk_decoder import (
+    SMALL_FLOATS,
+    DamageError,
+    Field,
+    Json,
+    Levels,
+    Packing,
+    Part,
+    Values,
+    binary32,
+    expected_multiples,
+    expected_ranks,
+    rule_bins,
+    step_bins,
+)
 from second_decoder import Store
 
 Floats = npt.NDArray[Any]
@@ -34,31 +50,42 @@ GOLDEN_CASES = sorted(listing.parent for listing in GOLDEN.glob("*/*/expected.sh
 DTYPES = {"bf16": ml_dtypes.bfloat16, "fp16": np.float16, "fp32": np.float32}
 KINDS = {"reference", "slice", "residual", "float-split", "codes", "zstd", "raw"}
 
-#: The factor that a row of one scale is multiplied by, under each name of section 9.
+#: The factor that a row of one scale is multiplied by, under each name of section 9.4.
 RULES: dict[str, Callable[[Floats], Floats]] = {
-    "reciprocal-times127": lambda scale: np.float32(1) / scale * np.float32(127),
-    "reciprocal-up-times127": lambda scale: next_to(np.float32(1) / scale, np.inf) * np.float32(127),
-    "reciprocal-down-times127": lambda scale: next_to(np.float32(1) / scale, -np.inf) * np.float32(127),
-    "quotient127": lambda scale: np.float32(127) / scale,
+    "reciprocal": lambda scale: np.float32(1) / scale * np.float32(127),
+    "reciprocal-up": lambda scale: next_to(np.float32(1) / scale, np.inf) * np.float32(127),
+    "reciprocal-down": lambda scale: next_to(np.float32(1) / scale, -np.inf) * np.float32(127),
+    "quotient": lambda scale: np.float32(127) / scale,
 }
 
 
-#: A chain's variants with bits of their codes, columns of a group, whether groups are in any order, whether zero-points
-#: lie off the middle, the dtype of scales, and what stored zero-points lack.
-CHAIN: dict[str, tuple[int, int, bool, bool, npt.DTypeLike, int]] = {
-    "gptq8": (8, 128, False, False, np.float32, 0),
-    "gptq4": (4, 64, True, True, np.float16, 1),
-    "gptq3": (3, 96, False, False, ml_dtypes.bfloat16, 1),
-    "gptq2": (2, 32, True, False, np.float16, 1),
+class Gptq(NamedTuple):
+    """How a variant is quantised: bits of its codes, columns of a group, whether groups are in any order, whether
+    zero-points lie off the middle, the dtype of scales, and what stored zero-points lack."""
+
+    bits: int
+    group: int
+    any_order: bool
+    asymmetric: bool
+    dtype: npt.DTypeLike
+    lacks: int
+
+
+#: A chain's variants.
+CHAIN = {
+    "gptq8": Gptq(8, 128, False, False, np.float32, 0),
+    "gptq4": Gptq(4, 64, True, True, np.float16, 1),
+    "gptq3": Gptq(3, 96, False, False, ml_dtypes.bfloat16, 1),
+    "gptq2": Gptq(2, 32, True, False, np.float16, 1),
 }
 
 
 def next_to(value: Floats, toward: float) -> Floats:
-    return np.nextafter(value, np.float32(toward))
+    return np.asarray(np.nextafter(value, np.float32(toward)))
 
 
 @np.errstate(all="ignore")
-def quantize(weights: Floats, rule: str = "reciprocal-times127") -> tuple[Floats, Floats]:
+def quantize(weights: Floats, rule: str = "reciprocal") -> tuple[Floats, Floats]:
     """Codes and row scales, as LLM.int8() defines them; what is no number becomes 0."""
     half = weights.astype(np.float32).astype(np.float16).astype(np.float32)
     scale = np.abs(half).max(axis=1, initial=0)
@@ -75,7 +102,7 @@ def matrices(dtype: npt.DTypeLike, rng: np.random.Generator) -> tuple[dict[str, 
     def draw(*shape: int, scale: float = 0.02) -> Floats:
         return (rng.standard_normal(shape) * scale).astype(np.float32).astype(dtype)
 
-    def add(name: str, weights: Floats, rule: str = "reciprocal-times127") -> None:
+    def add(name: str, weights: Floats, rule: str = "reciprocal") -> None:
         high[f"{name}.weight"] = weights
         low[f"{name}.weight"], low[f"{name}.SCB"] = quantize(weights, rule)
 
@@ -165,9 +192,9 @@ def bits_in_words(codes: Floats, bits: int) -> Floats:
 
 
 @np.errstate(all="ignore")
-def gptq(weights: Floats, variant: str, rng: np.random.Generator) -> dict[str, Floats]:
+def gptq(weights: Floats, how: Gptq, rng: np.random.Generator, lists_groups: bool = True) -> dict[str, Floats]:
     """The tensors of a matrix, most of its codes rounded to nearest, and some moved as error feedback does."""
-    bits, size, any_order, asymmetric, dtype, lacks = CHAIN[variant]
+    bits, size, any_order, asymmetric, dtype, lacks = how
     rows, cols = weights.shape
     groups = np.arange(cols) // size
     if any_order:
@@ -178,6 +205,7 @@ def gptq(weights: Floats, variant: str, rng: np.random.Generator) -> dict[str, F
         zeros = zeros - rng.integers(0, most // 3 + 1, zeros.shape)
     values = np.nan_to_num(weights.astype(np.float32), posinf=1, neginf=-1)
     largest = np.array([np.abs(values[:, groups == group]).max(axis=1) for group in range(len(zeros))])
+    largest[largest == 0] = 1  # as GPTQ has it
     scales = (largest / np.minimum(zeros, most - zeros)).astype(dtype)
     codes = values / scales.astype(np.float32)[groups].T + zeros[groups].T
     codes = np.nan_to_num(codes + rng.choice([0, 0, 0, 0, 1, -1], codes.shape))
@@ -187,7 +215,7 @@ def gptq(weights: Floats, variant: str, rng: np.random.Generator) -> dict[str, F
         "qzeros": bits_in_words(zeros - lacks & most, bits),
         "scales": scales,
     }
-    return tensors if variant == "gptq3" else tensors | {"g_idx": groups.astype(np.int32)}
+    return tensors | {"g_idx": groups.astype(np.int32)} if lists_groups else tensors
 
 
 def write_chain(root: Path, dtype: npt.DTypeLike, original: npt.DTypeLike, large: bool = False) -> dict[str, Path]:
@@ -204,8 +232,8 @@ def write_chain(root: Path, dtype: npt.DTypeLike, original: npt.DTypeLike, large
         other = weights.astype(np.float32) * np.float32(1.01)
         codes, scale = quantize(other.astype(dtype) if name.startswith("moved") else weights)
         variants["int8"] |= {f"{name}.weight": codes, f"{name}.SCB": scale}
-        for variant in CHAIN:
-            tensors = gptq(weights, variant, rng).items()
+        for variant, how in CHAIN.items():
+            tensors = gptq(weights, how, rng, lists_groups=variant != "gptq3").items()
             variants[variant] |= {f"{name}.{part}": tensor for part, tensor in tensors}
         high[f"{name}.weight"] = weights
 
@@ -237,12 +265,32 @@ def write_chain(root: Path, dtype: npt.DTypeLike, original: npt.DTypeLike, large
         add(name, 160, 384)
         high[f"{name}.weight"] = np.ascontiguousarray(high[f"{name}.weight"].T)
     high["embedding.weight"] = (rng.standard_normal((300, 200)) * 1e-4).astype(original).astype(dtype)
-    folders = {}
-    for name, tensors in (("high", high), *variants.items()):
-        folders[name] = root / name
+    return save_all(root, {"high": high} | variants)
+
+
+def save_all(root: Path, variants: dict[str, dict[str, Floats]]) -> dict[str, Path]:
+    folders = {name: root / name for name in variants}
+    for name, tensors in variants.items():
         folders[name].mkdir(parents=True)
         save_file(tensors, folders[name] / "model.safetensors", {"format": "pt"})
     return folders
+
+
+@np.errstate(all="ignore")
+def fp8(weights: Floats, side: int = 128) -> tuple[Floats, Floats]:
+    """Codes, and the scale of each block, as DeepSeek has them."""
+    rows, cols = weights.shape
+    values = weights.astype(np.float32)
+    blocks = np.pad(np.abs(values), [(0, -rows % side), (0, -cols % side)])
+    largest = blocks.reshape(-(-rows // side), side, -(-cols // side), side).max(axis=(1, 3))
+    scales = largest / np.float32(448)
+    factors = np.float32(1) / scales
+    of_elements = factors.repeat(side, axis=0)[:rows].repeat(side, axis=1)[:, :cols]
+    return (values * of_elements).astype(ml_dtypes.float8_e4m3fn), scales
+
+
+def drawn(dtype: npt.DTypeLike, rng: np.random.Generator, *shape: int) -> Floats:
+    return (rng.standard_normal(shape) * 0.02).astype(np.float32).astype(dtype)
 
 
 @pytest.fixture(scope="session")
@@ -308,7 +356,8 @@ def test_restores_what_the_binary_packs(binary: Path, pair: dict[str, Path], tmp
 def test_meets_every_rounding(binary: Path, bf16_pair: dict[str, Path], tmp_path: Path) -> None:
     """Each matrix of `RULES` was quantised with a factor of its own; BF16 tells them apart."""
     encodings = [plan["encoding"] for plan in plans(pack(binary, bf16_pair, tmp_path / "store"))]
-    assert {encoding["rounding"] for encoding in encodings if encoding["kind"] == "residual"} == set(RULES)
+    rules = [encoding["given"]["values"]["rule"] for encoding in encodings if encoding["kind"] == "residual"]
+    assert {rule["inverse"] for rule in rules} == set(RULES)
 
 
 def test_restores_from_a_verbatim_variant(binary: Path, bf16_pair: dict[str, Path], tmp_path: Path) -> None:
@@ -326,13 +375,13 @@ def test_restores_chains(binary: Path, tmp_path: Path, dtype: str) -> None:
     store = pack(binary, folders, tmp_path / "store")
     assert_restores(store, folders, tmp_path / "restored")
     # Otherwise this test says less than it seems to.
-    assert kinds(store) >= {"packed", "code-residual", "step-residual", "residual"}
+    assert kinds(store) >= {"codes", "code-residual", "step-residual", "residual"}
     found = plans(store)
     steps = [plan for plan in found if plan["encoding"]["kind"] == "step-residual"]
     assert {plan["encoding"].get("transposed", False) for plan in steps} == {False, True}
     assert any(plan.get("mantissa") == 7 for plan in steps) == short
     own = [plan["encoding"]["own"] for plan in found if plan["encoding"]["kind"] == "code-residual"]
-    assert {grid["scheme"] for grid in own} == {"llm.int8", "gptq"}
+    assert {values["levels"] for values in own} == {"signed", "unsigned"}
 
 
 @pytest.mark.parametrize("below", CHAIN)
@@ -343,9 +392,111 @@ def test_restores_floats_given_each(binary: Path, tmp_path: Path, below: str) ->
     store = pack(binary, folders, tmp_path / "store")
     assert_restores(store, folders, tmp_path / "restored")
     found = [plan["encoding"] for plan in plans(store)]
-    bits = {encoding["bits"] for encoding in found if encoding["kind"] == "packed"}
-    assert bits == {CHAIN[below][0]}
+    bits = {encoding["layout"]["packing"]["bits"] for encoding in found if "layout" in encoding}
+    assert bits == {CHAIN[below].bits}
     assert "step-residual" in kinds(store)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_restores_small_floats_of_blocks(binary: Path, tmp_path: Path, dtype: str) -> None:
+    rng = np.random.default_rng(23)
+    high: dict[str, Floats] = {}
+    low: dict[str, Floats] = {}
+    for rows, cols in (256, 384), (300, 200), (128, 128), (70, 64), (129, 130), (1030, 1100):
+        name = f"of_{rows}x{cols}.up_proj"
+        weights = drawn(DTYPES[dtype], rng, rows, cols)
+        if cols == 130:
+            weights[:, ::13] *= -0.0
+            weights[128:] = 0
+        high[f"{name}.weight"] = weights
+        low[f"{name}.weight"], low[f"{name}.weight_scale_inv"] = fp8(weights)
+    folders = save_all(tmp_path / "folders", {"high": high, "fp8": low})
+    store = pack(binary, folders, tmp_path / "store")
+    assert_restores(store, folders, tmp_path / "restored")
+    given = [plan["encoding"]["given"]["values"] for plan in plans(store) if plan["encoding"]["kind"] == "residual"]
+    assert len(given) == 6
+    assert all(values["levels"] == {"float": "e4m3"} for values in given)
+
+
+@pytest.mark.parametrize("size", [16, 40])
+@pytest.mark.parametrize("any_order", [False, True])
+def test_restores_floats_given_small_groups(binary: Path, tmp_path: Path, size: int, any_order: bool) -> None:
+    rng = np.random.default_rng(24)
+    how = Gptq(4, size, any_order, True, np.float16, 1)
+    high: dict[str, Floats] = {}
+    low: dict[str, Floats] = {}
+    for rows, cols, listed in (96, 240, True), (64, 400, any_order):
+        name = f"of_{cols}.up_proj"
+        high[f"{name}.weight"] = drawn(ml_dtypes.bfloat16, rng, rows, cols)
+        tensors = gptq(high[f"{name}.weight"], how, rng, listed)
+        low |= {f"{name}.{part}": tensor for part, tensor in tensors.items()}
+    folders = save_all(tmp_path / "folders", {"high": high, "gptq": low})
+    store = pack(binary, folders, tmp_path / "store")
+    assert_restores(store, folders, tmp_path / "restored")
+    assert len([plan for plan in plans(store) if plan["encoding"]["kind"] == "step-residual"]) == 2
+
+
+@pytest.mark.parametrize("asymmetric", [False, True])
+@pytest.mark.parametrize("pad", [(0, 64), (32, 0), (32, 64), (40, 96)])
+def test_restores_what_was_padded(binary: Path, tmp_path: Path, pad: tuple[int, int], asymmetric: bool) -> None:
+    """Matrices that got rows or columns of zeros before they were quantised, beside those that did not."""
+    rng = np.random.default_rng(25)
+    high: dict[str, Floats] = {}
+    low: dict[str, dict[str, Floats]] = {name: {} for name in ("int8", "gptq8", "gptq4", "gptq3")}
+    for name in "plain.up_proj", "other.up_proj":
+        weights = drawn(ml_dtypes.bfloat16, rng, 96, 192)
+        padded = np.pad(weights, [(0, pad[0]), (0, pad[1])])
+        high[f"{name}.weight"] = weights
+        codes, scale = quantize(weights)
+        low["int8"] |= {f"{name}.weight": codes, f"{name}.SCB": scale}
+        for variant, of in ("gptq8", padded), ("gptq4", padded), ("gptq3", weights):
+            how = Gptq(int(variant[-1]), 32, False, asymmetric, np.float16, 1)
+            tensors = gptq(of, how, rng, name.startswith("plain"))
+            low[variant] |= {f"{name}.{part}": tensor for part, tensor in tensors.items()}
+    for number, names in enumerate((["gptq4"], ["gptq8", "int8"], ["gptq3", "gptq4"], ["gptq8", "gptq4", "gptq3"])):
+        variants = {"high": high} | {name: low[name] for name in names}
+        folders = save_all(tmp_path / f"folders-{number}", variants)
+        store = pack(binary, folders, tmp_path / f"store-{number}")
+        assert_restores(store, folders, tmp_path / f"restored-{number}")
+        given = [plan["encoding"]["given"] for plan in plans(store) if "given" in plan["encoding"]]
+        assert len(given) == 2 * len(names)
+
+
+@pytest.mark.parametrize("pads", [((32, 0), (0, 64)), ((0, 64), (32, 0)), ((32, 64), (64, 128))])
+def test_restores_what_was_padded_otherwise(
+    binary: Path, tmp_path: Path, pads: tuple[tuple[int, int], tuple[int, int]]
+) -> None:
+    """One variant got rows of zeros, the other columns; or one more of both."""
+    rng = np.random.default_rng(26)
+    weights = drawn(ml_dtypes.bfloat16, rng, 96, 192)
+    variants = {}
+    for bits, (rows, cols) in zip((4, 8), pads, strict=True):
+        padded = np.pad(weights, [(0, rows), (0, cols)])
+        tensors = gptq(padded, Gptq(bits, 32, False, True, np.float16, 1), rng)
+        variants[f"gptq{bits}"] = {f"a.up_proj.{part}": tensor for part, tensor in tensors.items()}
+    folders = save_all(tmp_path / "folders", variants)
+    store = pack(binary, folders, tmp_path / "store")
+    assert_restores(store, folders, tmp_path / "restored")
+    assert "code-residual" in kinds(store)
+
+
+def test_restores_given_zero_points_off_the_middle_in_padding_alone(binary: Path, tmp_path: Path) -> None:
+    """These count, too, for where the last bin ends (9.5)."""
+    rng = np.random.default_rng(27)
+    weights = drawn(ml_dtypes.bfloat16, rng, 96, 192)
+    for axis, pad in enumerate(([(0, 32), (0, 0)], [(0, 0), (0, 64)])):
+        tensors = gptq(np.pad(weights, pad), Gptq(8, 32, False, False, np.float16, 0), rng)
+        zeros = tensors["qzeros"].view(np.uint8)
+        assert (zeros == 128).all()
+        if axis:
+            zeros[6:] = 90
+        else:
+            zeros[:, 96:] = 90
+        low = {f"a.up_proj.{part}": tensor for part, tensor in tensors.items()}
+        folders = save_all(tmp_path / f"folders-{axis}", {"high": {"a.up_proj.weight": weights}, "gptq": low})
+        store = pack(binary, folders, tmp_path / f"store-{axis}")
+        assert_restores(store, folders, tmp_path / f"restored-{axis}")
+        assert "step-residual" in kinds(store)
 
 
 def test_restores_chains_above_a_verbatim_variant(binary: Path, tmp_path: Path) -> None:
@@ -468,3 +619,461 @@ def test_restores_a_golden_store(case: Path) -> None:
     ]
     expected = (case / "expected.sha256").read_text(encoding="utf-8")
     assert sorted(restored) == sorted(expected.splitlines())
+
+
+# What no producer needs yet, or no store of these tests has: the decoder's arithmetic by itself.
+
+#: The small floats as another library has them.
+SMALL_DTYPES = {
+    "e4m3": ml_dtypes.float8_e4m3fn,
+    "e5m2": ml_dtypes.float8_e5m2,
+    "e2m1": ml_dtypes.float4_e2m1fn,
+}
+#: AWQ's packing: place `i` of a word has number AWQ[i].
+AWQ = [0, 2, 4, 6, 1, 3, 5, 7]
+
+
+def part(array: Floats, dtype: str) -> Part:
+    return Part(dtype, list(array.shape), np.ascontiguousarray(array).tobytes())
+
+
+def field_of(name: str, **other: object) -> Json:
+    return {"array": {"variant": "made up", "array": name}, **other}
+
+
+def numbers_of(name: str, number: str, tile: list[int], **other: object) -> Json:
+    return {"numbers": {"field": field_of(name, **other), "number": number, "tile": tile}}
+
+
+class Described(NamedTuple):
+    """A made-up matrix: its codes, and what they stand for."""
+
+    codes: Floats
+    values: Values
+
+    @classmethod
+    def of(cls, parts: dict[str, Part], quant: Json) -> Described:
+        def fetch(ref: Json) -> Part:
+            return parts[ref["array"]]
+
+        field = Field.of(quant["codes"], fetch)
+        rows, cols = quant["shape"]
+        codes = field.codes()
+        return cls(codes[:rows, :cols], Values.of(quant["values"], [rows, cols], field.packing, fetch))
+
+    @np.errstate(all="ignore")
+    def weights(self) -> Floats:
+        """`scale * (level - zero)`."""
+        scales, zeros = self.values.of_elements()
+        levels = self.values.levels.of_codes(self.codes).astype(np.float32)
+        return np.asarray(scales * (levels - zeros.astype(np.float32)))
+
+
+def nvfp4(rng: np.random.Generator, rows: int, cols: int) -> tuple[Described, Floats, Floats]:
+    """A matrix as NVFP4 has it, its codes, and the scales of its elements."""
+    codes = rng.integers(0, 16, (rows, cols), np.uint8)
+    scales = (rng.random((rows, cols // 16)) * 400).astype(ml_dtypes.float8_e4m3fn)
+    scalar = np.float32(3.1e-4)
+    parts = {
+        "codes": part(codes[:, ::2] | codes[:, 1::2] << 4, "U8"),
+        "scales": part(scales, "F8_E4M3"),
+        "scalar": part(np.array(scalar), "F32"),
+    }
+    quant = {
+        "shape": [rows, cols],
+        "codes": field_of("codes", packing={"bits": 4, "word": 8, "along": "columns"}),
+        "values": {
+            "levels": {"float": "e2m1"},
+            "scales": [
+                {"times": numbers_of("scales", "e4m3", [1, 16])},
+                {"times": numbers_of("scalar", "f32", [rows, cols])},
+            ],
+            "rule": {"inverse": "division"},
+        },
+    }
+    return Described.of(parts, quant), codes, scales.astype(np.float32).repeat(16, axis=1) * scalar
+
+
+def test_small_floats() -> None:
+    for kind, dtype in SMALL_DTYPES.items():
+        bits, _, _, greatest = SMALL_FLOATS[kind]
+        levels = Levels(kind, bits)
+        codes = np.arange(1 << bits, dtype=np.uint8)
+        np.testing.assert_array_equal(levels.of_codes(codes), codes.view(dtype).astype(np.float32))
+        # Every magnitude, halves between two, and what is beside these.
+        known = levels.of_codes(np.arange(greatest + 1))
+        halves = (known[:-1] + known[1:]) / 2
+        x = np.concatenate([known, halves, next_to(halves, 0), next_to(halves, np.inf)])
+        np.testing.assert_array_equal(levels.magnitudes(x), x.astype(dtype).view(np.uint8))
+        # Codes go on without end: half way to the next of these belongs to the even one.
+        step = known[-1] - known[-2]
+        beyond = levels.magnitudes(np.array([known[-1] + step / 2, known[-1] + step, np.inf], np.float32))
+        assert beyond.tolist() == [greatest + greatest % 2, greatest + 1, np.inf]
+
+
+def test_numbers_are_the_nearest_binary32() -> None:
+    # Just above half way between two: rounded to binary64 first, it would be half way, and then go to the even one.
+    assert binary32(Decimal("1.00000005960464477539062500000001")) == np.float32(1 + 2**-23)
+    assert binary32(Decimal("1.000000059604644775390625")) == 1
+    assert binary32(448) == 448
+    for bad in Decimal("3.5e38"), Decimal("NaN"), -1e39:
+        with pytest.raises(DamageError):
+            binary32(bad)
+
+
+def test_views() -> None:
+    array = np.arange(6 * 24, dtype=np.uint16).reshape(6, 4, 6)
+    whole = part(array, "U16")
+    np.testing.assert_array_equal(whole.viewed({}), array.reshape(24, 6))
+    view: Json = {"pitch": 12, "slab": [2, 8], "transposed": True, "rows": [3, 9], "order": [3, 2]}
+    old = array.reshape(12, 12)[2:8].T[3:9]
+    np.testing.assert_array_equal(whole.viewed(view), old[[0, 2, 4, 1, 3, 5]])
+    old = array.reshape(24, 6)
+    new = np.empty_like(old)
+    for block in range(2):
+        for outer in range(3):
+            for inner in range(4):
+                new[12 * block + 3 * inner + outer] = old[12 * block + 4 * outer + inner]
+    np.testing.assert_array_equal(whole.viewed({"order": [3, 4]}), new)
+    assert part(np.array(7, np.uint8), "U8").viewed({}).tolist() == [[7]]
+    for bad in {"pitch": 7}, {"slab": [3, 25]}, {"rows": [3, 2]}, {"order": [5, 5]}, {"turned": True}, {"pitch": 0}:
+        with pytest.raises(DamageError):
+            whole.viewed(bad)
+
+
+@pytest.mark.parametrize("word", [8, 16, 32, 64])
+@pytest.mark.parametrize("bits", range(1, 9))
+def test_packings(bits: int, word: int) -> None:
+    rng = np.random.default_rng(bits * word)
+    cols, most = 2 * bits, (1 << bits) - 1
+    as_words = np.frombuffer(rng.bytes(5 * cols * word // 8), f"<u{word // 8}").reshape(5, cols)
+    words = as_words.tolist()
+    packing: Json = {"bits": bits, "word": word, "along": "columns"}
+
+    def check_both(packing: Json, codes: Floats) -> None:
+        for along, turn in ("columns", False), ("rows", True):
+            found = Packing.of(packing | {"along": along})
+            seen, expected = (as_words.T, codes.T) if turn else (as_words, codes)
+            np.testing.assert_array_equal(found.unpack(seen), expected)
+            np.testing.assert_array_equal(found.pack(expected), seen)
+            assert found.shape(list(seen.shape)) == list(expected.shape)
+
+    rows = [sum(each << (word * at) for at, each in enumerate(row)) for row in words]
+    codes = np.array([[row >> (bits * at) & most for at in range(cols * word // bits)] for row in rows])
+    check_both(packing, codes)
+    if word % bits == 0:
+        order = rng.permutation(word // bits).tolist()
+        codes = np.array([[each >> (bits * place) & most for each in row for place in order] for row in words])
+        check_both(packing | {"order": order}, codes)
+
+
+def test_what_is_left_of_words_means_nothing() -> None:
+    words = np.array([[0xFFFF_FFFF]], np.uint32)
+    assert Packing.of({"bits": 3, "word": 32, "along": "columns"}).unpack(words).tolist() == [[7] * 10]
+    for bad in {"bits": 3, "order": list(range(10))}, {"bits": 8, "order": [0, 1, 2, 2]}, {"bits": 9}, {"word": 24}:
+        with pytest.raises(DamageError):
+            Packing.of({"bits": 4, "word": 32, "along": "rows"} | bad)
+
+
+@np.errstate(all="ignore")
+def test_nvfp4() -> None:
+    rng = np.random.default_rng(31)
+    matrix, codes, scales = nvfp4(rng, 8, 64)
+    np.testing.assert_array_equal(matrix.codes, codes)
+    of_codes = codes.view(ml_dtypes.float4_e2m1fn).astype(np.float32)
+    np.testing.assert_array_equal(matrix.weights(), of_codes * scales)
+    assert matrix.values.groups.tolist() == np.arange(4).repeat(16).tolist()
+    # By its rule each bin has the magnitudes that become its code, as another library rounds.
+    bins = rule_bins("BF16", matrix.values)
+    magnitudes = np.arange(0x7F80, dtype=np.uint16)
+    weights = magnitudes.view(ml_dtypes.bfloat16).astype(np.float32)
+    for row in range(8):
+        for group in range(4):
+            rounded = (weights / scales[row, 16 * group]).astype(ml_dtypes.float4_e2m1fn).view(np.uint8)
+            for k in range(1, 7):
+                first = int(np.flatnonzero(rounded >= k)[0])
+                count = int(np.flatnonzero(rounded >= k + 1)[0]) - first
+                assert bins.lo[row, group, k] == first
+                assert bins.frequency[row, group, k] == min(65535, 65536 // max(1, count))
+    assert (bins.lo[..., 8:] == 0).all() and (bins.frequency[..., 8:] == 65535).all()
+
+
+def test_awq() -> None:
+    rng = np.random.default_rng(32)
+    rows, cols, size = 24, 64, 32
+    codes, zeros = rng.integers(0, 16, (rows, cols)), rng.integers(0, 16, (rows, cols // size))
+    scales = drawn(np.float16, rng, cols // size, rows)
+
+    def packed(numbers: Floats) -> Floats:
+        """Rows of numbers, eight in a word."""
+        words = np.zeros((numbers.shape[0], numbers.shape[1] // 8), np.uint32)
+        for place, number in enumerate(AWQ):
+            words |= (numbers[:, number::8] << (4 * place)).astype(np.uint32)
+        return words
+
+    order = [AWQ.index(number) for number in range(8)]
+    packing = {"bits": 4, "word": 32, "along": "rows", "order": order}
+    parts = {
+        "qweight": part(packed(codes.T), "I32"),
+        "qzeros": part(packed(zeros.T), "I32"),
+        "scales": part(scales, "F16"),
+    }
+    view: Json = {"transposed": True}
+    stored = field_of("qzeros", view=view, packing=packing)
+    quant = {
+        "shape": [rows, cols],
+        "codes": field_of("qweight", view=view, packing=packing),
+        "values": {
+            "levels": "unsigned",
+            "scales": [{"times": numbers_of("scales", "f16", [1, size], view=view)}],
+            "zero": {"codes": {"field": stored, "levels": "unsigned", "tile": [1, size]}},
+        },
+    }
+    matrix = Described.of(parts, quant)
+    np.testing.assert_array_equal(matrix.codes, codes)
+    expected = (codes - zeros.repeat(size, axis=1)) * scales.astype(np.float32).T.repeat(size, axis=1)
+    np.testing.assert_array_equal(matrix.weights(), expected.astype(np.float32))
+    assert matrix.values.zeros.shape == (rows, 2) and not matrix.values.are_centred
+    found = Packing.of(packing)
+    np.testing.assert_array_equal(found.pack(codes).astype(np.uint32), packed(codes.T).T)
+
+
+@pytest.mark.parametrize(
+    ("levels", "bits", "add", "expected"),
+    [
+        ("unsigned", 4, 1, lambda stored: (stored + 1) % 16),
+        ("signed", 4, 0, lambda stored: np.where(stored < 8, stored, stored - 16)),
+        ("offset", 4, 3, lambda stored: (stored + 3) % 16 - 8),
+        ("signed", 8, 200, lambda stored: (stored + 200 + 128) % 256 - 128),
+    ],
+)
+def test_zero_points(levels: str, bits: int, add: int, expected: Callable[[Floats], Floats]) -> None:
+    stored = np.random.default_rng(33).integers(0, 1 << bits, (3, 8))
+    packing = {"bits": bits, "word": 8, "along": "columns"}
+    words = stored if bits == 8 else stored[:, ::2] | stored[:, 1::2] << 4
+    parts = {"codes": part(np.zeros((6, 40), np.int8), "I8"), "zeros": part(words.astype(np.uint8), "U8")}
+    zero = {"field": field_of("zeros", packing=packing), "levels": levels, "add": add, "tile": [2, 5]}
+    values = {"levels": "signed", "zero": {"codes": zero}}
+    found = Described.of(parts, {"shape": [6, 40], "codes": field_of("codes"), "values": values}).values
+    np.testing.assert_array_equal(found.of_elements()[1], expected(stored).repeat(2, axis=0).repeat(5, axis=1))
+
+
+def test_bias() -> None:
+    """As MLX has it: `scale * code + bias`."""
+    rng = np.random.default_rng(34)
+    codes = rng.integers(0, 16, (4, 128), np.uint8)
+    scales, bias = np.abs(drawn(np.float16, rng, 4, 2)), drawn(ml_dtypes.bfloat16, rng, 4, 2)
+    parts = {
+        "codes": part(
+            np.packbits(
+                np.unpackbits(codes.reshape(-1, 1), axis=1)[:, 4:][:, ::-1].reshape(4, -1), axis=1, bitorder="little"
+            ).view(np.uint32),
+            "U32",
+        ),
+        "scales": part(scales, "F16"),
+        "bias": part(bias, "BF16"),
+    }
+    zero = numbers_of("bias", "bf16", [1, 64])["numbers"]
+    quant = {
+        "shape": [4, 128],
+        "codes": field_of("codes", packing={"bits": 4, "word": 32, "along": "columns"}),
+        "values": {
+            "levels": "unsigned",
+            "scales": [{"times": numbers_of("scales", "f16", [1, 64])}],
+            "zero": {"bias": zero},
+        },
+    }
+    matrix = Described.of(parts, quant)
+    np.testing.assert_array_equal(matrix.codes, codes)
+    zeros = -bias.astype(np.float32) / scales.astype(np.float32)
+    assert zeros.dtype == np.float32
+    np.testing.assert_array_equal(matrix.values.zeros, zeros)
+    assert not matrix.values.are_centred
+    of_elements = zeros.repeat(64, axis=1)
+    for subdivisions in -2, 0, 2:
+        unit = np.float32(2.0**subdivisions)
+        multiple = np.rint(codes.astype(np.float32) * unit + -(of_elements * unit))
+        found = expected_multiples(matrix.codes, matrix.values, subdivisions)
+        np.testing.assert_array_equal(found, np.clip(multiple, -127, 127))
+    # A bin ends at 175 where zero-points are off the middle, and each begins where its multiple does.
+    bins = step_bins("F16", matrix.values, 1)
+    weights = np.arange(0x7C00, dtype=np.uint16).view(np.float16).astype(np.float32)
+    for row in range(4):
+        for group in range(2):
+            multiples = np.rint(weights * (np.float32(2) / scales[row, group].astype(np.float32)))
+            firsts = [int(np.flatnonzero(multiples >= k)[0]) for k in (*range(1, 128), 176)]
+            assert bins.lo[row, group, 1:].tolist() == firsts[:127]
+            sizes = [max(1, end - begin) for begin, end in pairwise(firsts)]
+            assert bins.frequency[row, group, 1:].tolist() == [min(65535, 65536 // size) for size in sizes]
+
+
+def test_groups_of_several_tiles() -> None:
+    """A group ends where any tile does; scales multiply and divide in order, and the last constant is apart."""
+    rng = np.random.default_rng(35)
+    first, second = drawn(np.float32, rng, 3, 8), drawn(ml_dtypes.bfloat16, rng, 2, 3)
+    exponents = rng.integers(100, 150, (6, 1), np.uint8)
+    parts = {
+        "codes": part(np.zeros((6, 100), np.int8), "I8"),
+        "first": part(first, "F32"),
+        "second": part(second, "BF16"),
+        "third": part(exponents, "U8"),
+    }
+    scales = [
+        {"times": numbers_of("first", "f32", [2, 16])},
+        {"over": numbers_of("second", "bf16", [4, 40])},
+        {"times": numbers_of("third", "e8m0", [1, 1000])},
+        {"over": {"constant": 6.0}},
+    ]
+    values: Json = {"levels": "signed", "scales": scales}
+    quant = {"shape": [6, 100], "codes": field_of("codes"), "values": values}
+    found = Described.of(parts, quant).values
+    assert np.flatnonzero(np.diff(found.groups)).tolist() == [15, 31, 39, 47, 63, 79, 95]
+    row, col = np.indices((6, 100))
+    a = first[row // 2, col // 16] / second.astype(np.float32)[row // 4, col // 40]
+    a = a * np.exp2(exponents.astype(np.float32) - 127)[row, 0]
+    np.testing.assert_array_equal(found.a[:, found.groups], a)
+    assert found.b == 6
+    np.testing.assert_array_equal(found.of_elements()[0], a / np.float32(6))
+    # One that has to serve as the scale itself is no such constant.
+    values["scales"] = [{"over": {"constant": 3.0}}]
+    alone = Described.of(parts, quant).values
+    assert alone.b == 1 and (alone.a == np.float32(1) / np.float32(3)).all()
+    for bad in (
+        [{"times": {"constant": 0.0}}],
+        [{"times": {"constant": 1.0}}] * 5,
+        [{"times": numbers_of("first", "f32", [1, 16])}],
+        [{"times": numbers_of("first", "bf16", [2, 16])}],
+        [{"times": numbers_of("first", "f32", [2, 0])}],
+    ):
+        values["scales"] = bad
+        with pytest.raises(DamageError):
+            Described.of(parts, quant)
+
+
+def test_groups_from_a_list() -> None:
+    """Numbers are then looked up by group, of which some have no column."""
+    rng = np.random.default_rng(38)
+    listed = np.array([4, 0, 0, 4, 2, 4, 0, 2, 4, 4], np.int32)
+    scales = drawn(np.float32, rng, 3, 6)
+    parts = {
+        "codes": part(np.zeros((6, 10), np.int8), "I8"),
+        "groups": part(listed, "I32"),
+        "scales": part(scales, "F32"),
+    }
+    groups: Json = {"field": field_of("groups", view={"pitch": 1}), "count": 6}
+    values = {
+        "levels": "signed",
+        "scales": [{"times": numbers_of("scales", "f32", [2, 5])}],
+        "column_groups": groups,
+    }
+    quant = {"shape": [6, 10], "codes": field_of("codes"), "values": values}
+    found = Described.of(parts, quant).values
+    np.testing.assert_array_equal(found.of_elements()[0], scales[np.arange(6) // 2][:, listed])
+    # Those that are not there are of the last column's group, and of the last row.
+    grown = found.fitted(7, 12).of_elements()[0]
+    np.testing.assert_array_equal(grown[6, 10:], scales[2, [4, 4]])
+    for bad in {"count": 4}, {"count": 21}, {"field": field_of("groups")}, {"field": field_of("scales")}:
+        values["column_groups"] = groups | bad
+        with pytest.raises(DamageError):
+            Described.of(parts, quant)
+
+
+def test_tables() -> None:
+    """What is expected of codes of a table, by the text's words; entries are in no order, and some are equal."""
+    entries = [0.5, -1, 0, 0.25, 1, 0.5, -0.5, 2, -2, 0.5, 3, -3, 0, 7, 5, 6]
+    table = np.array(entries, np.float32)
+    levels = Levels.of({"table": [Decimal(str(entry)) for entry in entries]}, Packing(4, 8, False, None))
+    ranks = [sum((table[other], other) < (table[code], code) for other in range(16)) for code in range(16)]
+    assert levels.ranks().tolist() == ranks
+    assert levels.of_ranks(np.array(ranks) + 512).tolist() == list(range(16))
+    with pytest.raises(DamageError):
+        levels.of_ranks(np.array([16]))
+    rng = np.random.default_rng(36)
+    halves = (np.sort(table)[1:] + np.sort(table)[:-1]) / 2
+    special = np.array([np.inf, -np.inf, np.nan, 9, -9, -0.0], np.float32)
+    drawn_ones = rng.normal(0, 3, 500).astype(np.float32)
+    x = np.concatenate([special, table, halves, next_to(halves, np.inf), next_to(halves, -np.inf), drawn_ones])
+    by_rank = sorted(entries)
+    for each, found in zip(x, levels.nearest(x), strict=True):
+        if np.isnan(each):
+            assert found == 0
+            continue
+        below = [rank for rank, entry in enumerate(by_rank) if entry < each]
+        others = [rank for rank, entry in enumerate(by_rank) if not entry < each]
+        candidates = below[-1:] + others[:1]
+        assert found == min(candidates, key=lambda rank: (abs(float(each) - by_rank[rank]), rank))
+    # Each code, expected of itself, has a rank of the same value.
+    np.testing.assert_array_equal(table[levels.of_ranks(levels.nearest(table))], table)
+
+
+def test_codes_expected_of_other_levels() -> None:
+    """8-bit codes with a scale for each row, given those of NVFP4, and the other way round."""
+    rng = np.random.default_rng(37)
+    below, _, scales = nvfp4(rng, 8, 64)
+    weights, row_scales = below.weights(), np.abs(drawn(np.float32, rng, 8))
+    parts = {"codes": part(np.zeros((8, 64), np.int8), "I8"), "scales": part(row_scales, "F32")}
+    of_rows = [{"times": numbers_of("scales", "f32", [1, 64], view={"pitch": 1})}, {"over": {"constant": 127.0}}]
+    quant = {
+        "shape": [8, 64],
+        "codes": field_of("codes"),
+        "values": {"levels": "signed", "scales": of_rows, "zero": {"constant": -3}},
+    }
+    own = Described.of(parts, quant).values
+    own_scales = (row_scales / np.float32(127))[:, None]
+    level = below.codes.astype(np.uint8).view(ml_dtypes.float4_e2m1fn).astype(np.float32)
+    expected = np.clip(np.rint(level * (scales / own_scales) + np.float32(-3)), -127, 127)
+    np.testing.assert_array_equal(expected_ranks(below.codes, below.values, own), expected)
+    assert np.abs(weights / own_scales - 3 - expected)[np.abs(expected) < 127].max() < 0.51
+
+    codes = rng.integers(-128, 128, (8, 64)).astype(np.int8)
+    ratio = own_scales / scales
+    x = codes.astype(np.float32) * ratio + (np.float32(0) - np.float32(-3) * ratio)
+    small = np.clip(x, -6, 6).astype(ml_dtypes.float4_e2m1fn)
+    ranks = expected_ranks(codes.view(np.uint8), own, below.values)
+    found = below.values.levels.of_ranks(ranks).astype(np.uint8).view(ml_dtypes.float4_e2m1fn)
+    np.testing.assert_array_equal(found.astype(np.float32), small.astype(np.float32))
+
+
+def test_what_is_not_there_is_the_fill() -> None:
+    """A matrix with more rows and columns than it is given, and one with fewer of both."""
+    stored = np.arange(6, dtype=np.uint8).reshape(2, 3)
+    parts = {
+        "codes": part(np.full((6, 12), 200, np.uint8), "U8"),
+        "zeros": part(stored, "U8"),
+        "scales": part(np.arange(1, 7, dtype=np.float32).reshape(2, 3), "F32"),
+    }
+    zero = {"field": field_of("zeros"), "levels": "unsigned", "tile": [3, 4]}
+    values = {
+        "levels": "unsigned",
+        "scales": [{"times": numbers_of("scales", "f32", [3, 4])}],
+        "zero": {"codes": zero},
+    }
+    matrix = Described.of(parts, {"shape": [6, 12], "codes": field_of("codes"), "values": values})
+    grown = matrix.values.fitted(8, 17)
+    codes = grown.fitted_codes(matrix.codes)
+    assert (codes[:6, :12] == 200).all() and (codes[6:] == 5).all() and (codes[:, 12:] == 5).all()
+    row, col = np.minimum(np.arange(8), 5) // 3, np.minimum(np.arange(17), 11) // 4
+    np.testing.assert_array_equal(grown.of_elements()[0], 1 + stored[row][:, col])
+    np.testing.assert_array_equal(grown.of_elements()[1], stored[row][:, col])
+    cut = matrix.values.fitted(3, 5)
+    np.testing.assert_array_equal(cut.of_elements()[1], stored[:1, [0, 0, 0, 0, 1]].repeat(3, axis=0))
+    assert (cut.fitted_codes(matrix.codes) == np.full((3, 5), 200)).all()
+
+
+def test_restores_matrices_whose_chunks_lie_side_by_side(binary: Path, tmp_path: Path) -> None:
+    """Packed codes of many: alone, of 3 bits too, and given each other, and weights that are given them."""
+    rng = np.random.default_rng(28)
+    weights = drawn(ml_dtypes.bfloat16, rng, 1408, 3072)
+    variants: dict[str, dict[str, Floats]] = {"high": {"a.up_proj.weight": weights}}
+    for bits in (8, 4, 3):
+        tensors = gptq(weights, Gptq(bits, 128, bits == 4, True, np.float16, 1), rng)
+        variants[f"gptq{bits}"] = {f"a.up_proj.{part}": tensor for part, tensor in tensors.items()}
+    folders = save_all(tmp_path / "folders", variants)
+    for number, names in enumerate((["gptq3"], ["high", "gptq8", "gptq4"])):
+        some = {name: folders[name] for name in names}
+        store = pack(binary, some, tmp_path / f"store-{number}")
+        assert_restores(store, some, tmp_path / f"restored-{number}")
+        layers = [store.layer(name).arrays.values() for name in names]
+        cut = [array for arrays in layers for array in arrays if array.is_matrix and len(array.blocks) > 8]
+        across = [array for array in cut if array.chunk_shape[1] < array.coded_shape[1]]
+        assert [array.kind for array in across] == [["codes"], ["code-residual", "codes"]][number]

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use crate::limits::MAX_BUNDLE_BYTES;
-use crate::{ArrayKey, Dtype, Encoding, FormatError, StoredArray};
+use crate::{ArrayKey, CodeLayout, Dtype, Encoding, FormatError, StoredArray};
 
 /// How far the slices of a bundle have come.
 struct Bundle<'a> {
@@ -56,8 +56,10 @@ pub(crate) fn check(arrays: &[StoredArray]) -> Result<(), FormatError> {
 }
 
 fn bundle_bytes(bundle: &StoredArray) -> Result<u64, FormatError> {
-    let plain =
-        matches!(bundle.encoding, Encoding::FloatSplit | Encoding::Codes | Encoding::Zstd | Encoding::Raw);
+    let plain = matches!(
+        bundle.encoding,
+        Encoding::FloatSplit | Encoding::Codes { .. } | Encoding::Zstd | Encoding::Raw
+    ) && bundle.encoding.layout().is_none_or(CodeLayout::is_plain);
     let bytes = bundle.bytes()?;
     if !plain || bundle.shape.len() != 1 || bytes > MAX_BUNDLE_BYTES {
         let what = "a bundle that is no plain list of elements, or larger than a reader accepts";
@@ -69,7 +71,7 @@ fn bundle_bytes(bundle: &StoredArray) -> Result<u64, FormatError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Grid, Hash128};
+    use crate::{ChunkShape, Hash128};
 
     fn bundle(number: u32, dtype: Dtype, elements: u64) -> StoredArray {
         StoredArray {
@@ -78,7 +80,7 @@ mod tests {
             shape: vec![elements],
             mantissa: None,
             hash: Some(Hash128(0)),
-            grid: Grid { cols: 512, rows_per_chunk: 1024, lanes: crate::Lanes::Narrow },
+            chunk: ChunkShape { rows: 1024, cols: 512, lanes: crate::Lanes::Narrow },
             encoding: Encoding::Raw,
         }
     }
@@ -90,7 +92,7 @@ mod tests {
             shape: vec![elements],
             mantissa: None,
             hash: None,
-            grid: Grid::NONE,
+            chunk: ChunkShape::NONE,
             encoding: Encoding::Slice { of: ArrayKey::Bundle(of), offset },
         }
     }

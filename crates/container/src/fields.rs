@@ -6,8 +6,8 @@
 use serde::{Deserialize, Deserializer};
 
 use crate::{
-    ArrayKey, ArrayRef, Encoding, FileContent, FormatError, Grid, Hash128, QuantGrid, QuantScheme, Quantised,
-    RelativePath, Rounding,
+    ArrayKey, ArrayRef, ChunkShape, CodeLayout, Dequantization, Encoding, FileContent, FormatError, Hash128,
+    QuantMatrix, RelativePath,
 };
 
 /// The fields of every [`Encoding`].
@@ -19,15 +19,11 @@ pub(crate) struct EncodingFields {
     file: Option<RelativePath>,
     of: Option<ArrayKey>,
     offset: Option<u64>,
-    codes: Option<ArrayRef>,
-    scale: Option<ArrayRef>,
-    scheme: Option<QuantScheme>,
-    rounding: Option<Rounding>,
     transposed: Option<bool>,
-    given: Option<Quantised>,
-    own: Option<QuantGrid>,
-    steps: Option<u8>,
-    bits: Option<u8>,
+    given: Option<Box<QuantMatrix<ArrayRef>>>,
+    own: Option<Box<Dequantization<ArrayRef>>>,
+    subdivisions: Option<i8>,
+    layout: Option<CodeLayout>,
 }
 
 #[derive(Clone, Copy, PartialEq, Deserialize)]
@@ -39,7 +35,6 @@ enum EncodingKind {
     Residual,
     StepResidual,
     CodeResidual,
-    Packed,
     FloatSplit,
     Codes,
     Zstd,
@@ -56,23 +51,21 @@ impl EncodingFields {
             }
             EncodingKind::Slice => Encoding::Slice { of: self.of.take()?, offset: self.offset.take()? },
             EncodingKind::Residual => Encoding::Residual {
-                codes: self.codes.take()?,
-                scale: self.scale.take()?,
-                scheme: self.scheme.take()?,
-                rounding: self.rounding.take()?,
+                given: self.given.take()?,
                 transposed: self.transposed.take().unwrap_or(false),
             },
             EncodingKind::StepResidual => Encoding::StepResidual {
                 given: self.given.take()?,
-                steps: self.steps.take()?,
+                subdivisions: self.subdivisions.take()?,
                 transposed: self.transposed.take().unwrap_or(false),
             },
-            EncodingKind::CodeResidual => {
-                Encoding::CodeResidual { given: self.given.take()?, own: self.own.take()? }
-            }
-            EncodingKind::Packed => Encoding::Packed { bits: self.bits.take()? },
+            EncodingKind::CodeResidual => Encoding::CodeResidual {
+                given: self.given.take()?,
+                own: self.own.take()?,
+                layout: self.layout.take().unwrap_or_default(),
+            },
             EncodingKind::FloatSplit => Encoding::FloatSplit,
-            EncodingKind::Codes => Encoding::Codes,
+            EncodingKind::Codes => Encoding::Codes { layout: self.layout.take().unwrap_or_default() },
             EncodingKind::Zstd => Encoding::Zstd,
             EncodingKind::Raw => Encoding::Raw,
         })
@@ -88,42 +81,6 @@ impl TryFrom<EncodingFields> for Encoding {
     }
 }
 
-/// The fields of every [`QuantGrid`].
-#[derive(Default, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct QuantGridFields {
-    scheme: Option<QuantScheme>,
-    bits: Option<u8>,
-    scale: Option<ArrayRef>,
-    zeros: Option<ArrayRef>,
-    zero_offset: Option<u8>,
-    groups: Option<ArrayRef>,
-}
-
-impl QuantGridFields {
-    fn take(&mut self) -> Option<QuantGrid> {
-        Some(match self.scheme.take()? {
-            QuantScheme::LlmInt8 => QuantGrid::LlmInt8 { scale: self.scale.take()? },
-            QuantScheme::Gptq => QuantGrid::Gptq {
-                bits: self.bits.take()?,
-                scale: self.scale.take()?,
-                zeros: self.zeros.take()?,
-                zero_offset: self.zero_offset.take()?,
-                groups: self.groups.take(),
-            },
-        })
-    }
-}
-
-impl TryFrom<QuantGridFields> for QuantGrid {
-    type Error = FormatError;
-
-    fn try_from(mut fields: QuantGridFields) -> Result<Self, FormatError> {
-        let grid = fields.take().filter(|_| fields == QuantGridFields::default());
-        grid.ok_or_else(|| FormatError::new("a quantisation grid has other fields than those of its scheme"))
-    }
-}
-
 /// A hash that is there: a slice has none, and not one of `null`.
 pub(crate) fn some_hash<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Hash128>, D::Error> {
     Hash128::deserialize(deserializer).map(Some)
@@ -134,13 +91,13 @@ pub(crate) fn some_mantissa<'de, D: Deserializer<'de>>(deserializer: D) -> Resul
     u8::deserialize(deserializer).map(Some)
 }
 
-/// A grid that is there: a slice has none, and not an empty one.
-pub(crate) fn some_grid<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Grid, D::Error> {
-    let grid = Grid::deserialize(deserializer)?;
-    if grid.cols == 0 || grid.rows_per_chunk == 0 {
-        return Err(serde::de::Error::custom("a grid with empty chunks"));
+/// A chunk's shape that is there: a slice has none, and not an empty one.
+pub(crate) fn some_chunk<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ChunkShape, D::Error> {
+    let chunk = ChunkShape::deserialize(deserializer)?;
+    if chunk.cols == 0 || chunk.rows == 0 {
+        return Err(serde::de::Error::custom("empty chunks"));
     }
-    Ok(grid)
+    Ok(chunk)
 }
 
 /// The fields of every [`FileContent`].
@@ -182,39 +139,91 @@ impl TryFrom<ContentFields> for FileContent {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        Axis, ColumnGroups, Factor, Field, Inverse, Levels, MiniFloat, Number, Numbers, Packing, Rounded,
+        Rule, Scale, View, Zero, ZeroCodes,
+    };
+
+    fn numbers(array: ArrayRef) -> Numbers<ArrayRef> {
+        Numbers {
+            field: Field { view: View::COLUMN, ..Field::of(array) },
+            number: Number::F16,
+            tile: [1, 96],
+        }
+    }
 
     #[test]
     fn what_is_written_is_read() {
         let array = || ArrayRef { variant: "int8".parse().unwrap(), array: "tensor:x".parse().unwrap() };
-        let residual = |transposed| Encoding::Residual {
-            codes: array(),
-            scale: array(),
-            scheme: QuantScheme::LlmInt8,
-            rounding: Rounding::Quotient127,
+        let layout = |transposed| CodeLayout {
             transposed,
+            packing: Some(Packing { bits: 3, word: 32, along: Axis::Columns, order: Vec::new() }),
         };
-        let gptq = |groups: bool| QuantGrid::Gptq {
-            bits: 4,
-            scale: array(),
-            zeros: array(),
-            zero_offset: 1,
-            groups: groups.then(array),
+        let values = |zero, column_groups| Dequantization {
+            levels: Levels::Signed,
+            scales: vec![
+                Scale::Times(Factor::Numbers(numbers(array()))),
+                Scale::Over(Factor::Constant(127.0.try_into().unwrap())),
+            ],
+            zero,
+            column_groups,
+            rule: None,
         };
-        let quantised = |grid| Quantised { codes: array(), grid };
-        let encodings = [
-            Encoding::StepResidual { given: quantised(gptq(true)), steps: 8, transposed: true },
-            Encoding::CodeResidual {
-                given: quantised(gptq(false)),
-                own: QuantGrid::LlmInt8 { scale: array() },
+        let plain =
+            || QuantMatrix { shape: [64, 96], codes: Field::of(array()), values: values(Zero::None, None) };
+        let full = || QuantMatrix {
+            shape: [64, 96],
+            codes: Field { view: View::TRANSPOSED, packing: layout(true).packing, array: array() },
+            values: Dequantization {
+                rule: Some(Rule {
+                    weights: Rounded::F16,
+                    inverse: Inverse::ReciprocalUp,
+                    result: Rounded::Bf16,
+                }),
+                ..values(
+                    Zero::Codes(ZeroCodes {
+                        field: Field::of(array()),
+                        levels: Levels::Unsigned,
+                        add: 1,
+                        tile: [1, 96],
+                    }),
+                    Some(ColumnGroups { field: Field::of(array()), count: 3 }),
+                )
             },
-            Encoding::Packed { bits: 3 },
+        };
+        let floats = QuantMatrix {
+            values: Dequantization {
+                levels: Levels::Float(MiniFloat::E2m1),
+                ..values(Zero::Bias(numbers(array())), None)
+            },
+            ..full()
+        };
+        let table = (0..8u8).map(|level| f32::from(level).try_into().unwrap()).collect();
+        let table = QuantMatrix {
+            values: Dequantization { levels: Levels::Table(table), ..values(Zero::Constant(-3), None) },
+            ..full()
+        };
+        let encodings = [
+            Encoding::StepResidual { given: Box::new(full()), subdivisions: 3, transposed: true },
+            Encoding::StepResidual { given: Box::new(floats), subdivisions: -2, transposed: false },
+            Encoding::CodeResidual {
+                given: Box::new(table),
+                own: Box::new(values(Zero::None, None)),
+                layout: CodeLayout::default(),
+            },
+            Encoding::CodeResidual {
+                given: Box::new(plain()),
+                own: Box::new(values(Zero::None, None)),
+                layout: layout(true),
+            },
+            Encoding::Codes { layout: layout(false) },
             Encoding::Reference { to: array() },
             Encoding::Verbatim { file: "a/b".parse().unwrap(), offset: u64::MAX },
             Encoding::Slice { of: "bundle:7".parse().unwrap(), offset: 0 },
-            residual(false),
-            residual(true),
+            Encoding::Residual { given: Box::new(plain()), transposed: false },
+            Encoding::Residual { given: Box::new(full()), transposed: true },
             Encoding::FloatSplit,
-            Encoding::Codes,
+            Encoding::plain_codes(),
             Encoding::Zstd,
             Encoding::Raw,
         ];
@@ -237,6 +246,8 @@ mod tests {
         for text in [
             "{}",
             r#"{"kind":"codes","kind":"codes"}"#,
+            r#"{"kind":"codes","layout":{"transpose":true}}"#,
+            r#"{"kind":"residual","given":{"shape":[1,1],"codes":{"array":{"variant":"a","array":"file:b"}}}}"#,
             r#"{"kind":"reference"}"#,
             r#"{"kind":"magic"}"#,
             "[]",

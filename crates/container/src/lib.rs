@@ -19,17 +19,26 @@ pub mod limits;
 mod manifest;
 mod names;
 mod plan;
+mod quant;
 mod shard;
+mod stored_array;
 mod unshared;
+mod view;
 
 pub use chunks::{ChunkForm, ChunkRecord, parse_chunks, write_chunks};
-pub use encoding::{ArrayRef, Encoding, QuantGrid, QuantScheme, Quantised, Rounding};
+pub use encoding::{ArrayRef, CodeLayout, Encoding};
 pub use error::FormatError;
 pub use hash::{Hash128, Sha256Hex};
 pub use header::{SafetensorsHeader, TensorSpan, header_length};
 pub use manifest::{FORMAT_VERSION, LayerFile, Manifest, VariantEntry};
 pub use names::{ArrayKey, RelativePath, VariantName};
-pub use plan::{FileContent, Given, Grid, Lanes, OriginalFile, ShardPlan, StoredArray};
+pub use plan::{FileContent, Given, OriginalFile, ShardPlan};
+pub use quant::{
+    Axis, ColumnGroups, Dequantization, Factor, Field, Finite, Inverse, Levels, MiniFloat, Number, Numbers,
+    Packing, QuantMatrix, Rounded, Rule, Scale, Zero, ZeroCodes,
+};
 pub use safetensors::Dtype;
 pub use shard::{ShardContents, ShardHeader, ShardLayout};
+pub use stored_array::{ChunkPlace, ChunkShape, Lanes, StoredArray};
 pub use unshared::{Unshared, Why};
+pub use view::{Placed, RowOrder, RowRange, View};

@@ -22,10 +22,12 @@ pub const MAX_CHUNK_ROWS: u64 = 1 << 20;
 pub const MAX_RESIDUAL_CHUNK_ROWS: u64 = 1 << 14;
 /// Rows of a `residual`, and so the scales that a reader holds.
 pub const MAX_RESIDUAL_ROWS: u64 = 1 << 22;
-/// Bytes of the scales or zero-points of a quantised matrix: a reader holds them all.
-pub const MAX_GRID_BYTES: u64 = 128 << 20;
-/// Scales of a `step-residual` as its places are cut into rows of one scale each: a reader holds them all.
-pub const MAX_STEP_SCALES: usize = 1 << 26;
+/// Bytes of an array that says what codes stand for: a reader holds all of it.
+pub const MAX_VALUES_BYTES: u64 = 128 << 20;
+/// Scales of a quantised matrix, one for each group of columns of each row or tile of rows: a reader holds them all.
+pub const MAX_SCALES: u64 = 1 << 26;
+/// Groups of columns in all rows of a chunk of a residual: each may need bins of its own.
+pub const MAX_CHUNK_GROUPS: u64 = 1 << 17;
 /// Bytes of a matrix that is stored transposed: a reader holds all of it to give any part.
 pub const MAX_TRANSPOSED_BYTES: u64 = 256 << 20;
 /// Bytes of a bundle: a reader of one slice decodes all of it, and keeps several.

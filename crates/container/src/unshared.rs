@@ -36,8 +36,6 @@ pub enum Why {
     },
     /// All experts of a layer are one tensor in one of the two, and a tensor each in the other.
     FusedExperts,
-    /// Groups of columns with a scale each, of sizes that have less than 32 columns in common.
-    UnevenGroups,
     /// Tried, and not close to what the other variant's codes stand for.
     NotMadeFrom,
     /// Floats in both variants, which are not stored given floats.

@@ -39,14 +39,15 @@ use crate::table::SymbolTable;
 pub fn zero_symbols<'a>(
     codes: &'a [u8],
     values: &'a [Half],
-    cols: usize,
+    rows: Rows<'a>,
     bins: &'a [&'a BinTable],
     mantissa_bits: u32,
 ) -> impl Iterator<Item = u8> + 'a {
-    let rows = Rows::new(codes.len().min(values.len()), cols);
     bins.iter().zip(rows.iter()).flat_map(move |(bins, range)| {
         let top = bins.zero_top(mantissa_bits);
-        let zeros = codes[range.clone()].iter().zip(&values[range]).filter(|(code, _)| **code == 0);
+        let (codes, values) = (codes.get(range.clone()), values.get(range));
+        let both = codes.unwrap_or_default().iter().zip(values.unwrap_or_default());
+        let zeros = both.filter(|(code, _)| **code == 0);
         zeros.filter_map(move |(_, value)| zero_symbol(*value, top, mantissa_bits))
     })
 }
@@ -107,7 +108,7 @@ impl ResidualCoder {
         &self.zero
     }
 
-    /// One chunk: `values` given `codes`, both in rows of `cols`.
+    /// One chunk: `values` given `codes`, both in these rows.
     ///
     /// # Errors
     /// Slices or bins that do not fit each other, or so many exceptions that the chunk would not shrink.
@@ -115,12 +116,11 @@ impl ResidualCoder {
         &self,
         codes: &[u8],
         values: &[Half],
-        cols: usize,
+        rows: Rows,
         bins: &[&BinTable],
         scratch: &mut Scratch,
     ) -> Result<Vec<u8>, EncodeError> {
-        let rows = Rows::new(values.len(), cols);
-        if codes.len() != values.len() || bins.len() != rows.count() {
+        if codes.len() != values.len() || rows.len() != values.len() || bins.len() != rows.count() {
             return Err(EncodeError::Shape);
         }
         let mut exceptions = Exceptions::new(values.len())?;
@@ -190,7 +190,7 @@ impl ResidualCoder {
         listed
     }
 
-    /// Decodes a chunk of `out.len()` values in rows of `cols` given their `codes`.
+    /// Decodes a chunk of `out.len()` values in these rows given their `codes`.
     ///
     /// # Errors
     /// The chunk is truncated or damaged, or `codes` or `bins` do not fit it; `out` then holds anything.
@@ -198,13 +198,12 @@ impl ResidualCoder {
         &self,
         chunk: &[u8],
         codes: &[u8],
-        cols: usize,
+        rows: Rows,
         bins: &[&BinTable],
         scratch: &mut Scratch,
         out: &mut [Half],
     ) -> Result<(), DecodeError> {
-        let rows = Rows::new(out.len(), cols);
-        if codes.len() != out.len() {
+        if codes.len() != out.len() || rows.len() != out.len() {
             return Err(DecodeError::Corrupt("codes of another length than the weights"));
         }
         if bins.len() != rows.count() {
@@ -284,7 +283,8 @@ mod tests {
 
     fn coder(codes: &[u8], values: &[Half], cols: usize, bins: &[&BinTable]) -> ResidualCoder {
         let mut histogram = [0; 256];
-        zero_symbols(codes, values, cols, bins, 7).for_each(|s| histogram[usize::from(s)] += 1);
+        zero_symbols(codes, values, Rows::new(values.len(), cols), bins, 7)
+            .for_each(|s| histogram[usize::from(s)] += 1);
         ResidualCoder::new(7, SymbolTable::from_histogram(&histogram), Layout::Wide).unwrap()
     }
 
@@ -292,13 +292,18 @@ mod tests {
         let values = &halves(values)[..];
         let coder = coder(codes, values, cols, bins);
         let scratch = &mut Scratch::default();
-        let chunk = coder.encode(codes, values, cols, bins, scratch).ok()?;
+        let chunk = coder.encode(codes, values, Rows::new(values.len(), cols), bins, scratch).ok()?;
         let mut back = vec![[0; 2]; values.len()];
-        coder.decode(&chunk, codes, cols, bins, scratch, &mut back).unwrap();
+        coder.decode(&chunk, codes, Rows::new(values.len(), cols), bins, scratch, &mut back).unwrap();
         assert_eq!(back, values);
         for cut in 0..chunk.len().min(700) {
             let cut_chunk = &chunk[..cut];
-            assert!(coder.decode(cut_chunk, codes, cols, bins, scratch, &mut back).is_err(), "cut at {cut}");
+            assert!(
+                coder
+                    .decode(cut_chunk, codes, Rows::new(values.len(), cols), bins, scratch, &mut back)
+                    .is_err(),
+                "cut at {cut}"
+            );
         }
         Some(chunk.len())
     }
@@ -347,17 +352,23 @@ mod tests {
         let values = halves(&values);
         let coder = coder(&codes, &values, 100, &bins);
         let scratch = &mut Scratch::default();
-        let chunk = coder.encode(&codes, &values, 100, &bins, scratch).unwrap();
+        let chunk = coder.encode(&codes, &values, Rows::new(values.len(), 100), &bins, scratch).unwrap();
         let mut back = vec![[0; 2]; values.len()];
-        coder.decode(&chunk, &codes, 100, &bins, scratch, &mut back).unwrap();
+        coder.decode(&chunk, &codes, Rows::new(values.len(), 100), &bins, scratch, &mut back).unwrap();
         assert_eq!(back, values);
         for bit in 0..chunk.len() * 8 {
             let mut bad = chunk.clone();
             bad[bit / 8] ^= 1 << (bit % 8);
-            let result = coder.decode(&bad, &codes, 100, &bins, scratch, &mut back);
+            let result = coder.decode(&bad, &codes, Rows::new(values.len(), 100), &bins, scratch, &mut back);
             assert!(result.is_err() || back != values, "bit {bit} has no effect");
         }
-        assert!(coder.decode(&chunk, &codes[1..], 100, &bins, scratch, &mut back).is_err());
-        assert!(coder.decode(&chunk, &codes, 10, &bins, scratch, &mut back).is_err());
+        assert!(
+            coder
+                .decode(&chunk, &codes[1..], Rows::new(values.len(), 100), &bins, scratch, &mut back)
+                .is_err()
+        );
+        assert!(
+            coder.decode(&chunk, &codes, Rows::new(values.len(), 10), &bins, scratch, &mut back).is_err()
+        );
     }
 }

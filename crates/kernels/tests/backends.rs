@@ -21,7 +21,33 @@ const LAYOUTS: [Layout; 2] = [Layout::Narrow, Layout::Wide];
 enum Coder {
     Codes(CodesCoder, ClassFit),
     Split(SplitCoder, ClassFit),
-    Residual(ResidualCoder, Vec<u8>, Vec<BinTable>),
+    Residual(ResidualCoder, Given),
+}
+
+/// What weights are given: a code each, and bins for each piece of a row.
+#[derive(Clone)]
+struct Given {
+    codes: Vec<u8>,
+    bins: Vec<BinTable>,
+    /// Columns at which the pieces end.
+    ends: Vec<usize>,
+}
+
+impl Given {
+    /// Rows that are not cut.
+    fn whole(codes: &[u8], bins: Vec<BinTable>, cols: usize) -> Self {
+        Self { codes: codes.to_vec(), bins, ends: vec![cols] }
+    }
+
+    fn rows(&self, values: usize) -> (Rows<'_>, Vec<&BinTable>) {
+        let rows = Rows::cut(values, &self.ends);
+        (rows, (0..rows.count()).map(|row| &self.bins[table_of(row, self.bins.len())]).collect())
+    }
+}
+
+/// The bins of a row.
+fn table_of(row: usize, tables: usize) -> usize {
+    row * 7 % tables
 }
 
 impl Coder {
@@ -29,9 +55,7 @@ impl Coder {
         match self {
             Self::Codes(coder, fit) => Self::Codes(coder.clone().on(backend), fit.clone()),
             Self::Split(coder, fit) => Self::Split(coder.clone().on(backend), fit.clone()),
-            Self::Residual(coder, codes, bins) => {
-                Self::Residual(coder.clone().on(backend), codes.clone(), bins.clone())
-            }
+            Self::Residual(coder, given) => Self::Residual(coder.clone().on(backend), given.clone()),
         }
     }
 
@@ -40,8 +64,9 @@ impl Coder {
         match self {
             Self::Codes(coder, fit) => coder.encode(data, cols, &fit.classifier, scratch).ok(),
             Self::Split(coder, fit) => coder.encode(halves, cols, &fit.classifier, scratch).ok(),
-            Self::Residual(coder, codes, bins) => {
-                coder.encode(codes, halves, cols, &of_rows(bins, halves.len(), cols), scratch).ok()
+            Self::Residual(coder, given) => {
+                let (rows, bins) = given.rows(halves.len());
+                coder.encode(&given.codes, halves, rows, &bins, scratch).ok()
             }
         }
     }
@@ -60,9 +85,9 @@ impl Coder {
         match self {
             Self::Codes(coder, _) => coder.decode(chunk, cols, out)?,
             Self::Split(coder, _) => coder.decode(chunk, cols, scratch, out.as_chunks_mut().0)?,
-            Self::Residual(coder, codes, bins) => {
-                let bins = of_rows(bins, bytes / 2, cols);
-                coder.decode(chunk, codes, cols, &bins, scratch, out.as_chunks_mut().0)?;
+            Self::Residual(coder, given) => {
+                let (rows, bins) = given.rows(bytes / 2);
+                coder.decode(chunk, &given.codes, rows, &bins, scratch, out.as_chunks_mut().0)?;
             }
         }
         assert_eq!((memory[0], memory[bytes + 1]), (0xa5, 0xa5), "a write outside the output");
@@ -70,10 +95,6 @@ impl Coder {
         memory.remove(0);
         Ok(memory)
     }
-}
-
-fn of_rows(bins: &[BinTable], values: usize, cols: usize) -> Vec<&BinTable> {
-    (0..values.div_ceil(cols)).map(|row| &bins[row * 7 % bins.len()]).collect()
 }
 
 /// Every backend encodes `data` to the same chunk, and decodes it, every damaged form of it and every truncation to the same.
@@ -150,31 +171,26 @@ fn bins(first: u16, step: u16) -> BinTable {
     BinTable::new(&lo, &[step; 128])
 }
 
-fn residual_coder(
-    codes: Vec<u8>,
-    data: &[u8],
-    cols: usize,
-    bins: Vec<BinTable>,
-    mantissa: u32,
-    layout: Layout,
-) -> Coder {
+fn residual_coder(given: Given, data: &[u8], mantissa: u32, layout: Layout) -> Coder {
     let halves: &[Half] = data.as_chunks().0;
     let mut histogram = [0; 256];
-    zero_symbols(&codes, halves, cols, &of_rows(&bins, halves.len(), cols), mantissa)
+    let (rows, bins) = given.rows(halves.len());
+    zero_symbols(&given.codes, halves, rows, &bins, mantissa)
         .for_each(|symbol| histogram[usize::from(symbol)] += 1);
     let table = SymbolTable::from_histogram(&histogram);
-    Coder::Residual(ResidualCoder::new(mantissa, table, layout).unwrap(), codes, bins)
+    Coder::Residual(ResidualCoder::new(mantissa, table, layout).unwrap(), given)
 }
 
 /// Weights that lie in the bins of their codes, but for one in sixteen.
-fn weights(codes: &[u8], cols: usize, bins: &[(u16, u16)], seed: u64) -> Vec<u8> {
+fn weights(codes: &[u8], ends: &[usize], bins: &[(u16, u16)], seed: u64) -> Vec<u8> {
     let mut state = seed | 1;
     let mut next = move || {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (state >> 40) as u16
     };
-    let weight = |(index, &code): (usize, &u8)| {
-        let (first, step) = bins[index / cols * 7 % bins.len()];
+    let rows = Rows::cut(codes.len(), ends);
+    let weight = |(row, &code): (usize, &u8)| {
+        let (first, step) = bins[table_of(row, bins.len())];
         let (random, odd) = (next(), next() % 16 == 0);
         let k = u16::from(code.cast_signed().unsigned_abs().min(127));
         let magnitude = match k {
@@ -184,7 +200,8 @@ fn weights(codes: &[u8], cols: usize, bins: &[(u16, u16)], seed: u64) -> Vec<u8>
         };
         (magnitude & 0x7fff | u16::from(code.cast_signed() < 0) << 15).to_le_bytes()
     };
-    codes.iter().enumerate().flat_map(weight).collect()
+    let row_of = rows.iter().enumerate().flat_map(|(row, range)| range.map(move |_| row));
+    row_of.zip(codes).flat_map(weight).collect()
 }
 
 proptest! {
@@ -233,13 +250,18 @@ proptest! {
         cols in prop_oneof![1usize..400, Just(64), Just(128), Just(192), Just(256)],
         tables in proptest::collection::vec((1u16..0x6000, prop_oneof![Just(1u16), 1u16..40, 200u16..300, 1u16..2000]), 1..5),
         mantissa in prop_oneof![Just(7u32), Just(10), 1u32..=14],
+        cuts in prop_oneof![Just(vec![]), proptest::collection::vec(1usize..400, 1..6)],
         seed in any::<u64>(),
         damage in proptest::collection::vec(any::<(usize, u8)>(), 4),
     ) {
-        let data = weights(&codes, cols, &tables, seed);
+        let mut ends: Vec<_> = cuts.into_iter().filter(|end| *end < cols).chain([cols]).collect();
+        ends.sort_unstable();
+        ends.dedup();
+        let data = weights(&codes, &ends, &tables, seed);
         let bins: Vec<_> = tables.iter().map(|&(first, step)| bins(first, step)).collect();
         for layout in LAYOUTS {
-            check(&residual_coder(codes.clone(), &data, cols, bins.clone(), mantissa, layout), &data, cols, &damage);
+            let given = Given { codes: codes.clone(), bins: bins.clone(), ends: ends.clone() };
+            check(&residual_coder(given, &data, mantissa, layout), &data, cols, &damage);
         }
     }
 }
@@ -255,9 +277,9 @@ fn every_length_of_a_row() {
                 let floats = &source[..2 * length];
                 check(&split_coder(floats, cols, 6, layout), floats, cols, &[(9, 8)]);
                 let tables = [(0x3000, 17), (0x1000, 300)];
-                let weights = weights(data, cols, &tables, length as u64);
+                let weights = weights(data, &[cols], &tables, length as u64);
                 let bins: Vec<_> = tables.iter().map(|&(first, step)| bins(first, step)).collect();
-                let coder = residual_coder(data.to_vec(), &weights, cols, bins, 7, layout);
+                let coder = residual_coder(Given::whole(data, bins, cols), &weights, 7, layout);
                 check(&coder, &weights, cols, &[(length, 4)]);
             }
         }
@@ -283,12 +305,12 @@ fn long_streams() {
             })
             .collect();
         let bins = [(0x1000, 1 + 37 * spread as u16), (0x3000, 1), (0x3800, 255)];
-        let weights = weights(&data, 1000, &bins, u64::from(spread));
+        let weights = weights(&data, &[1000], &bins, u64::from(spread));
         let tables: Vec<_> = bins.iter().map(|&(first, step)| self::bins(first, step)).collect();
         for layout in LAYOUTS {
             check(&codes_coder(&data, 1000, layout), &data, 1000, &[]);
             check(
-                &residual_coder(data.clone(), &weights, 1000, tables.clone(), 7, layout),
+                &residual_coder(Given::whole(&data, tables.clone(), 1000), &weights, 7, layout),
                 &weights,
                 1000,
                 &[],
@@ -343,10 +365,10 @@ fn long_rows() {
                 // The row before has the others' bins.
                 let bins =
                     [BinTable::new(lo, widths), BinTable::new(&tables[number / 2].0, &tables[number / 2].1)];
-                let coder = residual_coder(codes.clone(), &weights, cols, bins.to_vec(), 7, layout);
-                check(&coder, &weights, cols, &damage);
-                let coder = residual_coder(codes.clone(), &weights, cols, bins[..1].to_vec(), 7, layout);
-                check(&coder, &weights, cols, &damage);
+                for bins in [&bins[..], &bins[..1]] {
+                    let given = Given::whole(&codes, bins.to_vec(), cols);
+                    check(&residual_coder(given, &weights, 7, layout), &weights, cols, &damage);
+                }
             }
         }
     }

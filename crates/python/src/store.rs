@@ -1,11 +1,12 @@
 //! An open store and its variants.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
-use qstore::{Error, FileContent, Options, VariantName};
+use qstore::{Error, FileContent, Options, Tensor, VariantName};
 
 use crate::errors::{OrRaise as _, exception};
 use crate::memory::Memory;
@@ -13,6 +14,9 @@ use crate::watch;
 
 /// A tensor in memory: name, element type, shape, bytes.
 type Loaded = (String, String, Vec<u64>, Memory);
+
+/// Tensors of a variant that are kept open, at most.
+const OPEN_TENSORS: usize = 256;
 
 /// A store, its manifest read.
 #[pyclass(frozen, module = "qstore._core")]
@@ -37,7 +41,7 @@ impl Store {
     fn variant(&self, py: Python<'_>, name: &str) -> PyResult<Variant> {
         let name = parse(py, name)?;
         let variant = py.detach(|| self.store.variant(&name)).or_raise(py)?;
-        Ok(Variant { variant })
+        Ok(Variant { variant, open: Mutex::default() })
     }
 
     /// What `qstore inspect --json` prints.
@@ -51,6 +55,29 @@ impl Store {
 #[pyclass(frozen, module = "qstore._core")]
 pub(crate) struct Variant {
     variant: Arc<qstore::Variant>,
+    /// Those that were read last: whoever reads a tensor in parts asks for it by name each time.
+    open: Mutex<HashMap<String, Tensor>>,
+}
+
+impl Variant {
+    fn tensor(&self, name: &str) -> qstore::Result<Tensor> {
+        let open = || self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(tensor) = open().get(name) {
+            return Ok(tensor.clone());
+        }
+        let tensor = Tensor::open(&self.variant, name)?;
+        let mut open = open();
+        if open.len() >= OPEN_TENSORS {
+            open.clear();
+        }
+        open.insert(name.to_owned(), tensor.clone());
+        Ok(tensor)
+    }
+}
+
+/// Options of a call that decodes on up to `threads` threads.
+fn with_threads(threads: usize) -> Options {
+    Options { threads, ..Options::default() }
 }
 
 #[pymethods]
@@ -80,8 +107,8 @@ impl Variant {
 
     /// Decodes a tensor, a large one on up to `threads` threads.
     fn read(&self, py: Python<'_>, name: &str, threads: usize) -> PyResult<Memory> {
-        let options = Options { threads, ..Options::default() };
-        py.detach(|| qstore::load_tensor(&self.variant, name, &options)).map(Memory::new).or_raise(py)
+        let all = py.detach(|| self.tensor(name)?.read(&with_threads(threads)));
+        all.map(Memory::new).or_raise(py)
     }
 
     /// Decodes rows of a tensor along its first dimension, many on up to `threads` threads.
@@ -93,15 +120,27 @@ impl Variant {
         stop: u64,
         threads: usize,
     ) -> PyResult<Memory> {
-        let options = Options { threads, ..Options::default() };
-        let rows = py.detach(|| qstore::load_rows(&self.variant, name, start..stop, &options));
+        let rows = py.detach(|| self.tensor(name)?.read_rows(start..stop, &with_threads(threads)));
         rows.map(Memory::new).or_raise(py)
+    }
+
+    /// Decodes columns of rows of a tensor that is seen as rows of its last dimension; each is from one to before another.
+    fn read_block(
+        &self,
+        py: Python<'_>,
+        name: &str,
+        rows: (u64, u64),
+        columns: (u64, u64),
+        threads: usize,
+    ) -> PyResult<Memory> {
+        let (rows, columns) = (rows.0..rows.1, columns.0..columns.1);
+        let block = py.detach(|| self.tensor(name)?.read_block(rows, columns, &with_threads(threads)));
+        block.map(Memory::new).or_raise(py)
     }
 
     /// The bytes of an original file.
     fn read_file<'py>(&self, py: Python<'py>, path: &str) -> PyResult<Bound<'py, PyBytes>> {
-        let options = Options { threads: 1, ..Options::default() };
-        let bytes = py.detach(|| qstore::read_file(&self.variant, path, &options)).or_raise(py)?;
+        let bytes = py.detach(|| qstore::read_file(&self.variant, path, &with_threads(1))).or_raise(py)?;
         let copied = PyBytes::new_with(py, bytes.len(), |copy| {
             copy.copy_from_slice(&bytes);
             Ok(())
@@ -115,7 +154,7 @@ impl Variant {
 
     /// Decodes all tensors, on `threads` threads, in the order of the files.
     fn load(&self, py: Python<'_>, threads: usize, progress: Option<Py<PyAny>>) -> PyResult<Vec<Loaded>> {
-        let options = Options { threads, ..Options::default() };
+        let options = with_threads(threads);
         let tensors = watch::run(py, progress, |progress| qstore::load(&self.variant, &options, progress))?;
         let loaded = |t: qstore::LoadedTensor| (t.name, t.dtype.to_string(), t.shape, Memory::new(t.data));
         Ok(tensors.into_iter().map(loaded).collect())

@@ -37,11 +37,12 @@ fn main() -> Made {
     chain(root)?;
     short(root)?;
     odd_folders(root)?;
+    fp8(root)?;
     Ok(())
 }
 
 /// What variants are called.
-const VARIANTS: [&str; 6] = ["bf16", "f16", "int8", "gptq8", "gptq4", "gptq3"];
+const VARIANTS: [&str; 7] = ["bf16", "f16", "int8", "fp8", "gptq8", "gptq4", "gptq3"];
 
 /// [`keep_as`] with one variant kept as it is, or none.
 fn keep(root: &Path, name: &str, work: &Path, verbatim: &str, shard_size: u64) -> Made {
@@ -302,6 +303,21 @@ fn every_dtype(root: &Path) -> Made {
     Ok(())
 }
 
+/// FP8 with a scale for each block, and 16 and 32 bits given it; noise, which nothing makes smaller.
+fn fp8(root: &Path) -> Made {
+    let work = tempfile::tempdir()?;
+    let mut bf16 = model(32, Dtype::BF16, &[(96, 192), (40, 200)]);
+    let f32 = model(33, Dtype::F32, &[(70, 64)]);
+    bf16.insert("extra.up_proj.weight".to_owned(), f32["model.layers.0.mlp.up_proj.weight"].clone());
+    let mut rng = StdRng::seed_from_u64(34);
+    let noise: Vec<u8> = (0..20_000).map(|_| rand::RngExt::random(&mut rng)).collect();
+    bf16.insert("noise".to_owned(), Tensor::new(Dtype::U8, &[20_000], noise));
+    write_checkpoint(&work.path().join("bf16"), &bf16);
+    write_checkpoint(&work.path().join("fp8"), &common::fp8_blocks(&bf16, 128));
+    keep(root, "fp8", work.path(), "", u64::MAX)?;
+    Ok(())
+}
+
 /// Two sets of weights in a folder, scales in a column of F16, files left out, and matrices that share nothing, which the manifest says.
 fn odd_folders(root: &Path) -> Made {
     let work = tempfile::tempdir()?;
@@ -315,13 +331,15 @@ fn odd_folders(root: &Path) -> Made {
         *tensor = Tensor::float(Dtype::F16, &shape, &tensor.values());
     }
     write_checkpoint(&work.path().join("int8"), &low);
-    // Padded, so that it pairs with nothing.
+    // Padded, and of another shape altogether, so that it pairs with nothing.
     let mut padded = high.clone();
-    let weights = padded.get_mut("model.layers.0.mlp.up_proj.weight").ok_or("no such tensor")?;
-    let mut values = weights.values();
-    values.resize(96 * 200, 0.0);
-    *weights = Tensor::float(Dtype::BF16, &[96, 200], &values);
-    padded.remove("model.layers.1.mlp.up_proj.weight");
+    for (layer, rows, cols) in [(0, 96, 200), (1, 192, 120)] {
+        let name = format!("model.layers.{layer}.mlp.up_proj.weight");
+        let weights = padded.get_mut(&name).ok_or("no such tensor")?;
+        let mut values = weights.values();
+        values.resize(rows * cols, 0.0);
+        *weights = Tensor::float(Dtype::BF16, &[rows, cols], &values);
+    }
     write_checkpoint(&work.path().join("gptq8"), &gptq(&padded, Gptq { group: 40, ..Gptq::of_bits(8) }));
     keep_as(root, "odd-folders", work.path(), u64::MAX, |spec| {
         spec.exclude = vec!["empty.part".to_owned()];

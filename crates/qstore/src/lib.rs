@@ -26,14 +26,15 @@ mod disk;
 mod encode;
 mod error;
 mod file;
+mod formats;
 mod ingest;
 mod memory;
 mod pipeline;
 mod plan;
 mod progress;
+mod quant;
 mod quantize;
 mod save;
-mod scheme;
 mod shard_name;
 mod store;
 mod synthetic;
@@ -50,9 +51,9 @@ pub use progress::{Progress, Silent, Stop};
 pub use qstore_container::{Dtype, FileContent, Manifest, VariantEntry, VariantName};
 pub use quantize::{Gptq, GptqBits, GroupSize, Precision, Quantized, ZeroPoint, quantize};
 pub use store::{
-    FileInspection, GivenRule, Inspection, LoadedTensor, Options, Store, TensorInspection,
+    FileInspection, GivenRule, Inspection, LoadedTensor, Options, Store, Tensor, TensorInspection,
     UnsharedInspection, VariantInspection, VariantSpec, VariantVerification, Verification, add, inspect,
-    load, load_rows, load_tensor, pack, read_file, remove, unpack, verify,
+    load, pack, read_file, remove, unpack, verify,
 };
 pub use synthetic::{ModelSpec, synthesise};
 pub use throttle::Throttle;

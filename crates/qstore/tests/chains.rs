@@ -9,8 +9,8 @@ use std::fs;
 use std::path::Path;
 
 use common::{
-    Gptq, Tensor, Tensors, Warnings, assert_same_tree, gptq, gptq_tensors, llm_int8, model, options, spec,
-    words, write_checkpoint,
+    Gptq, Tensor, Tensors, Warnings, assert_same_tree, check_blocks, gptq, gptq_tensors, llm_int8, model,
+    options, spec, words, write_checkpoint,
 };
 use qstore::{
     Dtype, Error, Inspection, Options, Silent, Store, VariantSpec, add, inspect, load, pack, remove, unpack,
@@ -70,10 +70,12 @@ fn check_variant(store: &Store, root: &Path, name: &str) {
     for tensor in loaded {
         let view = original.tensor(&tensor.name).unwrap();
         assert!(*view.data() == *tensor.data, "{name}: {}", tensor.name);
+        let opened = qstore::Tensor::open(&variant, &tensor.name).unwrap();
         let rows = tensor.shape.first().copied().unwrap_or(0);
         let row = tensor.data.len().checked_div(rows as usize).unwrap_or(0);
+        check_blocks(&opened, &tensor.data, &options());
         for (from, to) in [(0, rows.min(1)), (rows / 3, rows - rows / 4), (rows.saturating_sub(1), rows)] {
-            let some = variant.read_rows(&tensor.name, from..to).unwrap();
+            let some = opened.read_rows(from..to, &options()).unwrap();
             assert!(*some == tensor.data[row * from as usize..row * to as usize], "{name}: {}", tensor.name);
         }
     }
@@ -103,10 +105,10 @@ fn chains_of_two_three_and_six_come_back() {
         assert_eq!(encodings(&inspection, "bf16", "_proj.weight"), [of_high; 3], "{names:?}");
         for name in names.iter().filter(|name| **name != "bf16") {
             let end = if *name == "int8" { "_proj.weight" } else { "_proj.qweight" };
-            let want = if inspection.variants[0].name == *name { "packed" } else { "code-residual" };
+            let want = if inspection.variants[0].name == *name { "codes" } else { "code-residual" };
             // The lowest one's smallest are in bundles.
             let found = encodings(&inspection, name, end);
-            assert!(found.iter().all(|e| e == want || e == "slice" && want == "packed"), "{name}: {found:?}");
+            assert!(found.iter().all(|e| e == want || e == "slice" && want == "codes"), "{name}: {found:?}");
         }
     }
 }
@@ -335,7 +337,7 @@ fn damaged_grids_are_stored_as_they_are() {
     let cases: [(&str, Option<&str>, &dyn Fn(&mut Tensors, u8)); 13] = [
         ("groups out of range", Some("a column of a group"), &|t, _| set(t, "g_idx", columns(4))),
         ("negative groups", Some("a column of a group"), &|t, _| set(t, "g_idx", columns(u32::MAX))),
-        ("more groups than columns", Some("number of groups"), &|t, bits| {
+        ("more groups than columns", Some("more groups than inputs"), &|t, bits| {
             set(t, "scales", Tensor::float(Dtype::F16, &[300, rows], &vec![0.01; 300 * rows]));
             let high = rows * usize::from(bits) / 32;
             set(t, "qzeros", words(&[300, high], &vec![0x7777_7777; 300 * high]));
@@ -484,4 +486,59 @@ fn grids_that_equal_codes() {
         assert_eq!(encodings(&inspection, "middle", "a_proj.qweight"), ["code-residual"]);
         fs::remove_dir_all(dir.path().join("store")).unwrap();
     }
+}
+
+/// An engine that shares a matrix out among eight reads an eighth of its rows, or of its columns.
+#[test]
+fn an_eighth_of_a_packed_matrix_is_read_from_an_eighth_of_its_chunks() {
+    let dir = tempfile::tempdir().unwrap();
+    let high = model(3, Dtype::BF16, &[(2048, 2304)]);
+    for bits in [4, 8] {
+        write_checkpoint(&dir.path().join(format!("gptq{bits}")), &gptq(&high, Gptq::of_bits(bits)));
+    }
+    let names = ["gptq8", "gptq4"];
+    pack(&names.map(|name| spec(dir.path(), name)), &dir.path().join("store"), &options(), &Silent).unwrap();
+    let store = Store::open(&dir.path().join("store")).unwrap();
+    let inspection = inspect(&store, true).unwrap();
+    for name in names {
+        let variant = store.variant(&name.parse().unwrap()).unwrap();
+        let matrices =
+            variant.tensors().into_iter().filter(|t| t.name.ends_with("qweight") && t.weights >= 1 << 22);
+        for info in matrices {
+            let (tensor, [rows, cols]) =
+                (qstore::Tensor::open(&variant, &info.name).unwrap(), [info.shape[0], info.shape[1]]);
+            let all = tensor.read(&options()).unwrap();
+            let stored = stored_bytes(&inspection, &info.name);
+            let most = stored / 8 + stored / 32;
+            let width = all.len() / (rows * cols) as usize;
+            for part in 0..8 {
+                let [of_rows, of_cols] = [rows, cols].map(|count| count * part / 8..count * (part + 1) / 8);
+                for (rows, cols) in [(of_rows, 0..cols), (0..rows, of_cols)] {
+                    let before = variant.bytes_read();
+                    let some = tensor.read_block(rows.clone(), cols.clone(), &options()).unwrap();
+                    let read = variant.bytes_read() - before;
+                    assert!(
+                        read <= most,
+                        "{name} {}: {read} of {stored} bytes for {rows:?} x {cols:?}",
+                        info.name
+                    );
+                    let line = info.shape[1] as usize * width;
+                    let want: Vec<u8> = (rows.start..rows.end)
+                        .flat_map(|row| {
+                            &all[row as usize * line..]
+                                [cols.start as usize * width..cols.end as usize * width]
+                        })
+                        .copied()
+                        .collect();
+                    assert!(*some == want, "{name} {}: {rows:?} x {cols:?}", info.name);
+                }
+            }
+        }
+    }
+}
+
+/// Bytes that a tensor and those of its name in the variants that it is given take.
+fn stored_bytes(inspection: &Inspection, name: &str) -> u64 {
+    let tensors = inspection.variants.iter().flat_map(|variant| variant.tensors.iter().flatten());
+    tensors.filter(|tensor| tensor.name == name).map(|tensor| tensor.stored_bytes).sum()
 }

@@ -7,14 +7,13 @@ use std::fs;
 use std::path::Path;
 
 use common::{
-    Gptq, Tensor, Tensors, Warnings, assert_same_tree, gptq, llm_int8, model, options, spec,
+    Gptq, Tensor, Tensors, Warnings, assert_same_tree, check_blocks, gptq, llm_int8, model, options, spec,
     write_checkpoint, write_pair,
 };
 use proptest::prelude::*;
-use qstore::{
-    Dtype, Error, Options, Silent, Store, VariantName, inspect, load, load_rows, load_tensor, pack, unpack,
-    verify,
-};
+use qstore::{Dtype, Error, Options, Silent, Store, VariantName, inspect, load, pack, unpack, verify};
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
 
 /// Packs the folders `names` of `root`, restores each, compares, verifies, and loads each.
 fn check(root: &Path, names: &[&str], options: &Options) -> Store {
@@ -47,14 +46,16 @@ fn check_variant(store: &Store, root: &Path, name: &str, options: &Options) {
         assert_eq!(view.dtype(), tensor.dtype);
         assert!(view.shape().iter().map(|&d| d as u64).eq(tensor.shape.iter().copied()));
         assert!(*view.data() == *tensor.data, "{}", tensor.name);
-        assert!(load_tensor(&variant, &tensor.name, options).unwrap() == tensor.data, "{}", tensor.name);
+        let opened = qstore::Tensor::open(&variant, &tensor.name).unwrap();
+        assert!(opened.dtype() == tensor.dtype && opened.shape() == tensor.shape);
+        assert!(opened.read(options).unwrap() == tensor.data, "{}", tensor.name);
+        check_blocks(&opened, &tensor.data, options);
         let rows = tensor.shape.first().copied().unwrap_or(0);
         // Rows of types smaller than a byte may begin within one.
         if rows > 2 && (tensor.data.len() as u64).is_multiple_of(rows) {
             let row = tensor.data.len() / rows as usize;
-            let some = variant.read_rows(&tensor.name, 1..rows - 1).unwrap();
+            let some = opened.read_rows(1..rows - 1, options).unwrap();
             assert!(*some == tensor.data[row..row * (rows as usize - 1)], "rows of {}", tensor.name);
-            assert!(load_rows(&variant, &tensor.name, 1..rows - 1, options).unwrap() == some);
         }
     }
 }
@@ -380,14 +381,34 @@ fn a_large_tensor_is_the_same_on_any_number_of_threads() {
     pack(&[spec(dir.path(), "bf16"), spec(dir.path(), "int8")], &store, &options(), &Silent).unwrap();
     let variant = Store::open(&store).unwrap().variant(&"bf16".parse().unwrap()).unwrap();
     let name = "model.layers.0.mlp.up_proj.weight";
-    let want = variant.read_tensor(name).unwrap();
+    let tensor = qstore::Tensor::open(&variant, name).unwrap();
+    let want = tensor.read(&options()).unwrap();
     for threads in [0, 1, 2, 3, 200] {
         let options = Options { threads, ..options() };
-        assert!(load_tensor(&variant, name, &options).unwrap() == want, "{threads} threads");
+        assert!(tensor.read(&options).unwrap() == want, "{threads} threads");
         // From within a chunk to within another.
-        let rows = load_rows(&variant, name, 7..2990, &options).unwrap();
+        let rows = tensor.read_rows(7..2990, &options).unwrap();
         assert!(*rows == want[7 * 4000..2990 * 4000], "rows by {threads} threads");
     }
-    let error = load_tensor(&variant, "none", &options()).unwrap_err();
+    let error = qstore::Tensor::open(&variant, "none").unwrap_err();
     assert!(matches!(error, Error::UnknownName(_)), "{error}");
+}
+
+/// Codes that are no matrix are coded in rows of other lengths than their last dimension.
+#[test]
+fn blocks_of_codes_with_more_dimensions() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut rng, mut tensors) = (StdRng::seed_from_u64(31), Tensors::new());
+    for (name, shape) in [("three", &[196, 33, 5][..]), ("four", &[40, 9, 3, 70]), ("one", &[200_000])] {
+        let count = shape.iter().product::<usize>();
+        // Nearly normal, and without order: tables pay, and nothing repeats.
+        let codes = (0..count).map(|_| rand::RngExt::random::<u32>(&mut rng).count_ones() as u8).collect();
+        tensors.insert(name.to_owned(), Tensor::new(Dtype::I8, shape, codes));
+    }
+    write_checkpoint(&dir.path().join("int8"), &tensors);
+    check(dir.path(), &["int8"], &options());
+    let store = Store::open(&dir.path().join("store")).unwrap();
+    let inspection = inspect(&store, true).unwrap();
+    let encodings = inspection.variants[0].tensors.iter().flatten().map(|tensor| tensor.encoding.clone());
+    assert_eq!(encodings.collect::<Vec<_>>(), ["codes"; 3]);
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use qstore::{
-    Gptq, GptqBits, GroupSize, ModelSpec, Options, Precision, Silent, Store, TensorInfo, Variant,
+    Gptq, GptqBits, GroupSize, ModelSpec, Options, Precision, Silent, Store, Tensor, TensorInfo, Variant,
     VariantName, VariantSpec, ZeroPoint,
 };
 use tempfile::TempDir;
@@ -77,9 +77,10 @@ impl Chain {
     pub(super) fn read(&mut self, name: &str) -> Result<()> {
         let found = self.variants.iter().find(|(known, ..)| known.as_str() == name);
         let (_, variant, tensors) = found.ok_or_else(|| Error::Usage(format!("no variant {name}")))?;
+        let options = Options { threads: 1, ..Options::default() };
         for tensor in tensors {
             let bytes = usize::try_from(tensor.bytes).map_err(|e| Error::Usage(e.to_string()))?;
-            variant.read_tensor_into(&tensor.name, &mut self.room[..bytes])?;
+            Tensor::open(variant, &tensor.name)?.read_into(&mut self.room[..bytes], &options)?;
         }
         Ok(())
     }

@@ -69,7 +69,8 @@ impl Coders {
         let classes = fit_codes(&weights.codes);
         let mut zeros = [0; 256];
         for (codes, values, bins) in weights.chunks().step_by(SAMPLED) {
-            zero_symbols(codes, values, COLS, &bins, 7).for_each(|symbol| zeros[usize::from(symbol)] += 1);
+            zero_symbols(codes, values, Rows::new(codes.len(), COLS), &bins, 7)
+                .for_each(|symbol| zeros[usize::from(symbol)] += 1);
         }
         let sample = || weights.values.chunks(COLS).step_by(SAMPLED);
         let bits = |row: &[Half]| row.iter().map(|half| u16::from_le_bytes(*half)).collect::<Vec<_>>();
@@ -97,7 +98,11 @@ impl Coders {
             coded
                 .codes
                 .push(self.codes.encode(codes, COLS, &self.classes.classifier, scratch).map_err(failed)?);
-            coded.residual.push(self.residual.encode(codes, values, COLS, &bins, scratch).map_err(failed)?);
+            coded.residual.push(
+                self.residual
+                    .encode(codes, values, Rows::new(codes.len(), COLS), &bins, scratch)
+                    .map_err(failed)?,
+            );
             let split = self.split.encode(values, COLS, &self.split_classes.classifier, scratch);
             coded.split.push(split.map_err(failed)?);
         }
@@ -167,7 +172,14 @@ fn decode_both(
             coders.codes.decode(codes, COLS, &mut local.codes).map_err(failed)?;
             coders
                 .residual
-                .decode(residual, &local.codes, COLS, &given.2, &mut local.scratch, out)
+                .decode(
+                    residual,
+                    &local.codes,
+                    Rows::new(local.codes.len(), COLS),
+                    &given.2,
+                    &mut local.scratch,
+                    out,
+                )
                 .map_err(failed)
         },
     )
@@ -182,7 +194,10 @@ fn decode_residual(
 ) -> Result<()> {
     let chunks = coded.residual.iter().zip(weights.chunks()).zip(room.values.chunks_mut(CHUNK));
     room.team.on_threads(threads, chunks, |local, ((residual, (codes, _, bins)), out)| {
-        coders.residual.decode(residual, codes, COLS, &bins, &mut local.scratch, out).map_err(failed)
+        coders
+            .residual
+            .decode(residual, codes, Rows::new(codes.len(), COLS), &bins, &mut local.scratch, out)
+            .map_err(failed)
     })
 }
 
@@ -201,8 +216,14 @@ fn encode_both(room: &mut Room, coders: &Coders, _: &Coded, weights: &Weights, t
         let Local { scratch, codes: codes_back, values: back } = local;
         let coded = coder.encode(codes, COLS, &fit.classifier, scratch).map_err(failed)?;
         coder.decode(&coded, COLS, codes_back).map_err(failed)?;
-        let residual = coders.residual.encode(codes, values, COLS, &bins, scratch).map_err(failed)?;
-        coders.residual.decode(&residual, codes, COLS, &bins, scratch, back).map_err(failed)?;
+        let residual = coders
+            .residual
+            .encode(codes, values, Rows::new(codes.len(), COLS), &bins, scratch)
+            .map_err(failed)?;
+        coders
+            .residual
+            .decode(&residual, codes, Rows::new(codes.len(), COLS), &bins, scratch, back)
+            .map_err(failed)?;
         if codes_back == codes && back == values {
             return Ok(());
         }

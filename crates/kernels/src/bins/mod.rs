@@ -27,7 +27,7 @@ pub(crate) const ZEROS_SLACK: usize = 32;
 
 /// What the main stream of a chunk is decoded with.
 pub(crate) struct Given<'a> {
-    pub(crate) rows: Rows,
+    pub(crate) rows: Rows<'a>,
     /// The bins of each row; as many as there are rows.
     pub(crate) bins: &'a [&'a BinTable],
     /// As many as there are values.

@@ -7,10 +7,11 @@ use std::sync::Arc;
 use qstore_container::{ArrayKey, VariantName};
 
 use crate::error::{Error, Result};
+use crate::formats::{QuantGroup, find_groups};
 use crate::ingest::{Scan, Source, scan_folder};
 use crate::plan::{Lower, Pairs, precisions};
 use crate::progress::Progress;
-use crate::scheme::{FloatKind, GroupGrid, QuantGroup, find_groups};
+use crate::quant::FloatKind;
 
 /// All variants.
 pub(super) struct Chain {
@@ -29,7 +30,7 @@ pub(super) struct Member {
     /// What its arrays may be given of each quantised variant below, by the index of that, none else being there.
     pub(super) given: Vec<(usize, Pairs)>,
     /// Scales, zero-points and groups of its quantised matrices.
-    pub(super) grids: HashSet<ArrayKey>,
+    pub(super) values: HashSet<ArrayKey>,
     /// Its quantisation scheme.
     pub(super) scheme: Option<&'static str>,
 }
@@ -76,39 +77,30 @@ impl Chain {
             }
             sources.push((name, Arc::new(scan_folder(folder, &Scan::default(), progress)?)));
         }
-        let infos: Vec<_> = sources.iter().map(|(_, source)| source.array_infos()).collect();
-        let mut sources: Vec<_> = sources.into_iter().zip(precisions(&infos)).collect();
+        let checkpoints =
+            sources.iter().map(|(_, source)| source.checkpoint()).collect::<Result<Vec<_>>>()?;
+        let mut sources: Vec<_> = sources.into_iter().zip(precisions(&checkpoints)).collect();
         sources.sort_by_key(|((name, _), precision)| (*precision, *name));
         let mut members: Vec<Member> = Vec::with_capacity(sources.len());
         for ((name, source), _) in sources {
             let below = members.iter().enumerate().filter(|(_, lower)| lower.scheme.is_some());
             let given = below.map(|(index, lower)| {
                 let lower = Lower::Folder { name: lower.name.clone(), source: lower.source.clone() };
-                (index, Pairs::find(&source, &[lower]))
+                Ok((index, Pairs::find(&source, &[lower])?))
             });
-            let given = given.collect();
-            let groups = find_groups(&source.array_infos());
+            let given = given.collect::<Result<_>>()?;
+            let groups = find_groups(&source.checkpoint()?);
             members.push(Member {
                 name: name.clone(),
-                alone: Pairs::find(&source, &[]),
+                alone: Pairs::find(&source, &[])?,
                 given,
-                scheme: groups.first().map(|group| group.grid.scheme().name()),
-                grids: groups.iter().flat_map(grid_arrays).collect(),
+                scheme: groups.first().map(|group| group.format),
+                values: groups.iter().flat_map(QuantGroup::value_arrays).cloned().collect(),
                 source,
             });
         }
         let rows = rows(&members);
         Ok(Self { members, rows })
-    }
-}
-
-/// The arrays that say what a matrix's codes stand for.
-fn grid_arrays(group: &QuantGroup) -> Vec<ArrayKey> {
-    match &group.grid {
-        GroupGrid::LlmInt8 { scale } => vec![scale.clone()],
-        GroupGrid::Gptq { scale, zeros, groups, .. } => {
-            [scale, zeros].into_iter().chain(groups).cloned().collect()
-        }
     }
 }
 
@@ -120,12 +112,12 @@ fn rows(members: &[Member]) -> Vec<Row> {
             let own = member.alone.own(&source.key);
             let below = member.given.iter().filter_map(|(lower, pairs)| {
                 let pair = pairs.of(&source.key).first()?;
-                row_of.get(&(*lower, &pair.group.codes)).copied()
+                row_of.get(&(*lower, pair.group.codes())).copied()
             });
             let row = match (below.min(), own) {
                 (Some(row), _) if own.is_some() || FloatKind::of(source.dtype).is_some() => row,
                 (None, Some(group)) => {
-                    rows.push(Row { weight: group.weight.clone(), shape: group.shape, cells: Vec::new() });
+                    rows.push(Row { weight: group.weight.clone(), shape: group.shape(), cells: Vec::new() });
                     rows.len() - 1
                 }
                 _ => continue,

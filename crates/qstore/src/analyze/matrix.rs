@@ -10,14 +10,13 @@ use super::counts::{Counter, Symbols, counts_given, entropy_bits, whole};
 use super::prefix::{DENSE, huffman_bits};
 use super::published::grouped_bits;
 use super::raw::raw_bits;
-use crate::codec::transpose;
 use crate::decode::CodeReader;
 use crate::encode::measure;
-use crate::error::{IoContext as _, Result};
+use crate::error::{Error, IoContext as _, Result};
 use crate::file::zeroed;
 use crate::ingest::{SharedArray, Source, SourceArray};
 use crate::plan::{Action, Chooser, Pairs, Planned, PlannedArray};
-use crate::scheme::GroupGrid;
+use crate::quant::transpose;
 
 /// A matrix in one variant, measured.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -76,12 +75,12 @@ fn symbols(chain: &Chain, row: &Row, cell: &Cell) -> Result<Symbols> {
         source.read(array, 0, &mut bytes)?;
         return Ok(Symbols { bytes, width: array.dtype.bitsize() / 8 });
     };
-    let bits = match own.grid {
-        GroupGrid::LlmInt8 { .. } => None,
-        GroupGrid::Gptq { bits, .. } => Some(bits),
-    };
     let mut bytes = zeroed(row.weights()).at(source.path(), hold)?;
-    let reader = CodeReader::new(SharedArray::find(source, &own.codes)?, own.shape[1], bits);
+    let codes = (array.dtype, &array.shape[..]);
+    let field = &own.matrix().codes;
+    let reader =
+        CodeReader::new(SharedArray::find(source, &array.key)?, field, codes, own.shape(), (row.shape[1], 0));
+    let reader = reader.map_err(|e| Error::input(source.path_of(array), format!("{}: {e}", array.key)))?;
     reader.read_rows(0, &mut bytes)?;
     Ok(Symbols { bytes, width: 1 })
 }
@@ -119,12 +118,12 @@ fn given(
     let array = &member.source.arrays[cell.array];
     let Some(pair) = pairs.of(&array.key).first() else { return Ok(None) };
     let planned = plan(&member.source, &member.name, pairs, cell)?;
-    let turned = cell.own.is_none() && is_turned(&planned, &array.shape, row.shape);
+    let transposed = cell.own.is_none() && is_transposed(&planned, &array.shape, row.shape);
     let ours = measure(&member.source, planned)?;
-    let turned = if turned { Some(turn(&member.source, array, high)?) } else { None };
-    let high = turned.as_ref().unwrap_or(high);
+    let transposed = if transposed { Some(transposed_matrix(&member.source, array, high)?) } else { None };
+    let high = transposed.as_ref().unwrap_or(high);
     let counts = counts_given(high, &low.bytes);
-    let grouped = pair.open()?.ok().map(|given| grouped_bits(high, &low.bytes, &given.steps));
+    let grouped = pair.open(row.shape)?.ok().map(|given| grouped_bits(high, &low.bytes, &given.values));
     let bits = Bits {
         weights: row.weights(),
         raw: array.bytes * 8,
@@ -142,7 +141,7 @@ fn plan(source: &Source, name: &VariantName, pairs: &Pairs, cell: &Cell) -> Resu
 }
 
 /// The transposed of a matrix.
-fn turn(source: &Source, array: &SourceArray, matrix: &Symbols) -> Result<Symbols> {
+fn transposed_matrix(source: &Source, array: &SourceArray, matrix: &Symbols) -> Result<Symbols> {
     let mut bytes = zeroed(array.bytes).at(source.path(), "cannot hold a matrix")?;
     let cols = array.shape.last().copied().unwrap_or(1);
     transpose(&matrix.bytes, cols, matrix.width as u64, &mut bytes);
@@ -150,7 +149,7 @@ fn turn(source: &Source, array: &SourceArray, matrix: &Symbols) -> Result<Symbol
 }
 
 /// Whether floats lie transposed against the codes: as the residual says where there is one, as a square matrix may be either.
-fn is_turned(planned: &Planned, shape: &[u64], codes: [u64; 2]) -> bool {
+fn is_transposed(planned: &Planned, shape: &[u64], codes: [u64; 2]) -> bool {
     if let Planned::Now(PlannedArray { action: Action::Code(coding), .. }) = planned
         && coding.encoding.is_residual()
     {

@@ -77,7 +77,7 @@ fn rest(chain: &Chain, member: usize) -> Vec<usize> {
 fn tensor(chain: &Chain, member: usize, index: usize) -> Result<Tensor<'_>> {
     let this = &chain.members[member];
     let array = &this.source.arrays[index];
-    let is_scale = this.grids.contains(&array.key);
+    let is_scale = this.values.contains(&array.key);
     let small = is_small(array, &this.alone);
     let width = match array.dtype.bitsize() {
         16 => 2,

@@ -1,22 +1,24 @@
 //! Codes given those of a lower variant.
 //!
-//! A code of the lower variant stands for a value, and that value for a code of this one, if it were rounded: what is coded is how far the code lies off that,
-//! modulo 256. Error feedback and calibration move codes by a few; the rest is what the finer quantiser adds.
+//! A code of the lower variant stands for a value, and that value for a code of this one, if it were rounded: what is coded is by how many levels the code lies off
+//! that, modulo 256. Error feedback and calibration move codes by a few; the rest is what the finer quantiser adds.
 
+use std::ops::Range;
+
+use qstore_container::{Axis, CodeLayout, Packing};
 use qstore_kernels::{
-    Backend, Classifier, CodeRange, CodesCoder, DecodeError, ExpectRun, Layout, SymbolTable, add_expected,
+    Backend, Classifier, CodesCoder, DecodeError, ExpectRun, Layout, SymbolTable, add_expected,
 };
 
 use super::head::{read_tables, write_tables};
-use super::packed::{codes_in, pack_codes, unpack_codes};
 use super::workspace::{Workspace, at_least};
-use crate::scheme::{Run, Steps};
+use crate::quant::{Dequantizer, Run, codes_of_words, words_of_codes};
 
 /// What the codes of one matrix let expect of those of another.
 #[derive(Debug)]
 pub(crate) struct Predictor {
-    own: Steps,
-    given: Steps,
+    own: Dequantizer,
+    given: Dequantizer,
     runs: Vec<JointRun>,
 }
 
@@ -36,14 +38,22 @@ pub(crate) struct GivenCodes<'a> {
     pub(crate) codes: &'a [u8],
     /// The row that they begin with.
     pub(crate) first_row: usize,
+    /// The columns that they are of.
+    pub(crate) columns: (usize, usize),
     pub(crate) predictor: &'a Predictor,
+}
+
+impl GivenCodes<'_> {
+    fn cols(&self) -> usize {
+        self.columns.1.saturating_sub(self.columns.0)
+    }
 }
 
 impl Predictor {
     /// For matrices of one shape.
-    pub(crate) fn new(own: Steps, given: Steps) -> Self {
+    pub(crate) fn new(own: Dequantizer, given: Dequantizer) -> Self {
         let mut runs = Vec::new();
-        let (of_own, of_given) = (own.runs(), given.runs());
+        let (of_own, of_given) = (own.columns().runs(), given.columns().runs());
         let (mut owns, mut givens) = (of_own.into_iter().peekable(), of_given.into_iter().peekable());
         let mut start = 0;
         while let (
@@ -65,30 +75,36 @@ impl Predictor {
         self.own.cols()
     }
 
-    /// Bits of a packed code of this matrix.
-    fn bits(&self) -> Option<u8> {
-        self.own.bits()
-    }
-
-    /// Adds to `out`, modulo 256, for each of the given codes the code that it lets expect.
-    fn add_expected(&self, given: GivenCodes, out: &mut [u8]) {
-        let range = match self.own.bits() {
-            Some(bits) => CodeRange { least: 0.0, most: f32::from(u8::MAX >> (8 - bits)) },
-            None => CodeRange { least: -127.0, most: 127.0 },
-        };
-        let signed = self.given.bits().is_none();
-        let mut runs = Vec::with_capacity(self.runs.len());
-        let rows = given.codes.chunks(self.cols()).zip(out.chunks_mut(self.cols()));
+    /// Adds to `out`, modulo 256, for each of the given codes the rank of the level that it lets expect.
+    pub(super) fn add_expected(&self, given: GivenCodes, out: &mut [u8]) {
+        let (own, level) = (self.own.levels(), self.given.levels());
+        let (first, end) = given.columns;
+        let cols = end.saturating_sub(first).max(1);
+        // The columns that are asked for, and the runs that they are of.
+        let within = |run: &JointRun| run.start.max(first) - first..run.end.min(end) - first;
+        let from = self.runs.partition_point(|run| run.end <= first);
+        let joint = &self.runs[from..from.max(self.runs.partition_point(|run| run.start < end))];
+        let mut runs = Vec::with_capacity(joint.len());
+        let rows = given.codes.chunks(cols).zip(out.chunks_mut(cols));
         for (row, (codes, out)) in (given.first_row..).zip(rows) {
+            let (of_own, of_given) = (self.own.row(row), self.given.row(row));
             runs.clear();
-            runs.extend(self.runs.iter().map(|run| {
-                let (own_scale, own_zero) = self.own.of(row, run.own);
-                let (scale, zero) = self.given.of(row, run.given);
-                let ratio = scale / own_scale;
-                let offset = f32::from(own_zero) - f32::from(zero) * ratio;
-                ExpectRun { len: run.end - run.start, ratio, offset }
+            runs.extend(joint.iter().map(|run| {
+                let ratio = of_given.scale(run.given) / of_own.scale(run.own);
+                let offset = of_own.zero(run.own) - of_given.zero(run.given) * ratio;
+                ExpectRun { len: within(run).len(), ratio, offset }
             }));
-            add_expected(Backend::best(), &runs, codes, signed, range, out);
+            if own.is_integer() {
+                add_expected(Backend::best(), &runs, codes, level.level_of(), own.range(), out);
+                continue;
+            }
+            for (run, joint) in runs.iter().zip(joint) {
+                let columns = within(joint);
+                for (code, out) in codes[columns.clone()].iter().zip(&mut out[columns]) {
+                    let expected = own.nearest_rank(level.value(*code) * run.ratio + run.offset);
+                    *out = out.wrapping_add(expected);
+                }
+            }
         }
     }
 }
@@ -96,16 +112,42 @@ impl Predictor {
 /// Codes the codes of one array given those of another.
 #[derive(Debug, Clone)]
 pub(crate) struct CodeResidual {
+    packing: Option<Packing>,
     coder: CodesCoder,
 }
 
 impl CodeResidual {
-    pub(crate) fn new(tables: Vec<SymbolTable>, layout: Layout) -> Result<Self, DecodeError> {
-        Ok(Self { coder: CodesCoder::new(tables, layout)? })
+    pub(crate) fn new(
+        layout: &CodeLayout,
+        tables: Vec<SymbolTable>,
+        lanes: Layout,
+    ) -> Result<Self, DecodeError> {
+        Ok(Self { packing: layout.packing.clone(), coder: CodesCoder::new(tables, lanes)? })
     }
 
-    pub(crate) fn open(layout: Layout, head: &mut &[u8]) -> Result<Self, DecodeError> {
-        Self::new(read_tables(head)?, layout)
+    pub(crate) fn open(layout: &CodeLayout, lanes: Layout, head: &mut &[u8]) -> Result<Self, DecodeError> {
+        Self::new(layout, read_tables(head)?, lanes)
+    }
+
+    /// Rows of codes in each row of elements.
+    pub(crate) fn rows_per_row(&self) -> usize {
+        match &self.packing {
+            Some(packing) if packing.along == Axis::Rows => usize::from(packing.word / packing.bits),
+            _ => 1,
+        }
+    }
+
+    /// The columns of codes that lie in columns of elements.
+    pub(crate) fn code_columns(&self, columns: Range<usize>) -> Range<usize> {
+        match &self.packing {
+            Some(packing) if packing.along == Axis::Columns => {
+                let codes = |words: usize| {
+                    words.saturating_mul(usize::from(packing.word)) / usize::from(packing.bits)
+                };
+                codes(columns.start)..codes(columns.end)
+            }
+            _ => columns,
+        }
     }
 
     pub(crate) fn head(&self) -> Vec<u8> {
@@ -115,53 +157,59 @@ impl CodeResidual {
     pub(crate) fn encode(
         &self,
         raw: &[u8],
+        elements: usize,
         given: GivenCodes,
         classifier: &Classifier,
         workspace: &mut Workspace,
     ) -> Option<Vec<u8>> {
-        let shifts = shifts(raw, given, workspace)?;
-        self.coder.encode(&shifts, given.predictor.cols(), classifier, &mut workspace.scratch).ok()
+        let shifts = shifts(self.packing.as_ref(), raw, elements, given)?;
+        self.coder.encode(&shifts, given.cols(), classifier, &mut workspace.scratch).ok()
     }
 
     pub(crate) fn decode(
         &self,
         stored: &[u8],
+        elements: usize,
         given: GivenCodes,
         workspace: &mut Workspace,
         out: &mut [u8],
     ) -> Result<(), DecodeError> {
-        let bits = given.predictor.bits();
-        if bits.map_or(out.len(), |bits| codes_in(out.len(), bits)) != given.codes.len() {
+        let bits = self.packing.as_ref().map_or(8, |packing| usize::from(packing.bits));
+        if out.len() * 8 / bits != given.codes.len() {
             return Err(DecodeError::Corrupt("codes of another number than those that they are given"));
         }
+        let decode = |codes: &mut [u8]| {
+            self.coder.decode(stored, given.cols(), codes)?;
+            given.predictor.add_expected(given, codes);
+            given.predictor.own.levels().to_codes(codes);
+            Ok(())
+        };
         // Codes of a byte are what is asked for; others are packed when they are known.
-        let packed = bits.filter(|bits| *bits != 8);
-        let codes =
-            if packed.is_some() { at_least(&mut workspace.fine, given.codes.len()) } else { &mut *out };
-        self.coder.decode(stored, given.predictor.cols(), codes)?;
-        given.predictor.add_expected(given, codes);
-        if let Some(bits) = packed {
-            pack_codes(&workspace.fine[..given.codes.len()], bits, out);
-        }
+        let Some(packing) = self.packing.as_ref().filter(|packing| !packing.is_bytes()) else {
+            return decode(out);
+        };
+        let codes = at_least(&mut workspace.fine, given.codes.len());
+        decode(codes)?;
+        words_of_codes(packing, codes, elements * usize::from(packing.word / 8), out);
         Ok(())
     }
 }
 
-/// How far the codes of a chunk lie off those that are expected; `None` if there are not as many.
-pub(crate) fn shifts(raw: &[u8], given: GivenCodes, workspace: &mut Workspace) -> Option<Vec<u8>> {
-    let own = match given.predictor.bits() {
-        None => raw,
-        Some(bits) => {
-            let codes = at_least(&mut workspace.fine, codes_in(raw.len(), bits));
-            unpack_codes(raw, bits, codes);
-            codes
-        }
-    };
+/// How far the codes of a chunk lie off those that are expected; `None` if there are not as many. Rows of the chunk have `elements` elements.
+pub(crate) fn shifts(
+    packing: Option<&Packing>,
+    raw: &[u8],
+    elements: usize,
+    given: GivenCodes,
+) -> Option<Vec<u8>> {
+    let row_bytes = elements * packing.map_or(1, |packing| usize::from(packing.word / 8));
+    let mut own = codes_of_words(packing, raw, row_bytes).into_owned();
     if own.len() != given.codes.len() {
         return None;
     }
+    given.predictor.own.levels().to_ranks(&mut own);
     let mut shifts = vec![0; own.len()];
     given.predictor.add_expected(given, &mut shifts);
-    shifts.iter_mut().zip(own).for_each(|(shift, code)| *shift = code.wrapping_sub(*shift));
+    shifts.iter_mut().zip(&own).for_each(|(shift, rank)| *shift = rank.wrapping_sub(*shift));
     Some(shifts)
 }

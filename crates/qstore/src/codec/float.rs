@@ -24,7 +24,7 @@ use qstore_kernels::{
 
 use super::head::{read_tables, write_tables};
 use super::workspace::{Workspace, at_least};
-use crate::scheme::FloatKind;
+use crate::quant::FloatKind;
 
 /// Codes floats of one kind with the window and tables of one array.
 #[derive(Debug, Clone)]

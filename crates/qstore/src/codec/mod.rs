@@ -1,41 +1,39 @@
 //! One codec for each way in which a chunk can be coded: bytes of whole rows to stored bytes, and back.
 
-mod bins;
 #[cfg(test)]
 mod chain_tests;
 mod code_residual;
+mod codes;
 mod float;
 mod head;
-mod packed;
+mod places;
 mod planes;
 mod residual;
 mod step_residual;
-mod transpose;
 mod workspace;
 
-use qstore_container::{Encoding, Grid, Lanes, StoredArray};
-use qstore_kernels::{Classifier, CodesCoder, DecodeError, Layout};
+use std::ops::Range;
 
-pub(crate) use bins::{BinRule, RowBins};
+use qstore_container::{ChunkShape, Encoding, Lanes, StoredArray};
+use qstore_kernels::{Classifier, DecodeError, Layout};
+
 pub(crate) use code_residual::{CodeResidual, GivenCodes, Predictor, shifts};
+pub(crate) use codes::{Codes, Symbols};
 pub(crate) use float::{FloatSplit, high_halves, low_width};
-pub(crate) use packed::{Packed, Symbols, codes_in, unpack_codes};
 pub(crate) use planes::Planes;
-pub(crate) use residual::{GivenRows, Residual, count_zeros};
-pub(crate) use step_residual::{GivenSteps, StepGrid, StepResidual, split};
-pub(crate) use transpose::transpose;
+pub(crate) use residual::{Bins, GivenBins, Residual, count_zeros};
+pub(crate) use step_residual::{GivenSubdivisions, StepResidual, Subdivisions, split};
 pub(crate) use workspace::{Workspace, at_least, with_workspace};
 
-use crate::scheme::FloatKind;
+use crate::quant::FloatKind;
 
 /// How the chunks of one array are coded, tables included.
 #[derive(Debug, Clone)]
 pub(crate) enum Codec {
     Raw,
     Zstd(Planes),
-    Codes(CodesCoder),
+    Codes(Codes),
     FloatSplit(FloatSplit),
-    Packed(Packed),
     Residual(Residual),
     StepResidual(StepResidual),
     CodeResidual(CodeResidual),
@@ -46,16 +44,16 @@ pub(crate) enum Codec {
 pub(crate) enum Given<'a> {
     Nothing,
     /// For a residual.
-    Rows(GivenRows<'a>),
+    Bins(GivenBins<'a>),
     /// For a step residual.
-    Steps(GivenSteps<'a>),
+    Subdivisions(GivenSubdivisions<'a>),
     /// For a code residual.
     Codes(GivenCodes<'a>),
 }
 
-/// How streams of chunks of this grid are laid out.
-pub(crate) fn layout_of(grid: Grid) -> Layout {
-    match grid.lanes {
+/// How streams of chunks of this shape are laid out.
+pub(crate) fn layout_of(chunk: ChunkShape) -> Layout {
+    match chunk.lanes {
         Lanes::Narrow => Layout::Narrow,
         Lanes::Wide => Layout::Wide,
     }
@@ -74,15 +72,14 @@ impl Codec {
         let coded = match (self, given) {
             (Self::Raw, _) => None,
             (Self::Zstd(planes), _) => planes.encode(raw),
-            (Self::Codes(coder), _) => coder.encode(raw, cols, classifier, &mut workspace.scratch).ok(),
+            (Self::Codes(codes), _) => codes.encode(raw, cols, classifier, workspace),
             (Self::FloatSplit(split), _) => split.encode(raw, cols, classifier, workspace),
-            (Self::Packed(packed), _) => packed.encode(raw, cols, classifier, workspace),
-            (Self::Residual(residual), Given::Rows(given)) => residual.encode(raw, cols, given, workspace),
-            (Self::StepResidual(residual), Given::Steps(given)) => {
+            (Self::Residual(residual), Given::Bins(given)) => residual.encode(raw, given, workspace),
+            (Self::StepResidual(residual), Given::Subdivisions(given)) => {
                 residual.encode(raw, given, classifier, workspace)
             }
             (Self::CodeResidual(residual), Given::Codes(given)) => {
-                residual.encode(raw, given, classifier, workspace)
+                residual.encode(raw, cols, given, classifier, workspace)
             }
             (Self::Residual(_) | Self::StepResidual(_) | Self::CodeResidual(_), _) => None,
         };
@@ -101,21 +98,35 @@ impl Codec {
         match (self, given) {
             (Self::Raw, _) => Err(DecodeError::Corrupt("a coded chunk in a raw array")),
             (Self::Zstd(planes), _) => planes.decode(stored, out),
-            (Self::Codes(coder), _) => coder.decode(stored, cols, out),
+            (Self::Codes(codes), _) => codes.decode(stored, cols, out),
             (Self::FloatSplit(split), _) => split.decode(stored, cols, workspace, out),
-            (Self::Packed(packed), _) => packed.decode(stored, cols, workspace, out),
-            (Self::Residual(residual), Given::Rows(given)) => {
-                residual.decode(stored, cols, given, workspace, out)
-            }
-            (Self::StepResidual(residual), Given::Steps(given)) => {
+            (Self::Residual(residual), Given::Bins(given)) => residual.decode(stored, given, workspace, out),
+            (Self::StepResidual(residual), Given::Subdivisions(given)) => {
                 residual.decode(stored, given, workspace, out)
             }
             (Self::CodeResidual(residual), Given::Codes(given)) => {
-                residual.decode(stored, given, workspace, out)
+                residual.decode(stored, cols, given, workspace, out)
             }
             (Self::Residual(_) | Self::StepResidual(_) | Self::CodeResidual(_), _) => {
                 Err(DecodeError::Corrupt("a residual without what it is given"))
             }
+        }
+    }
+
+    /// The rows of codes that lie in rows of elements.
+    pub(crate) fn code_rows(&self, rows: Range<usize>) -> Range<usize> {
+        let per_row = match self {
+            Self::CodeResidual(residual) => residual.rows_per_row(),
+            _ => 1,
+        };
+        rows.start.saturating_mul(per_row)..rows.end.saturating_mul(per_row)
+    }
+
+    /// The columns of codes that lie in columns of elements.
+    pub(crate) fn code_columns(&self, columns: Range<usize>) -> Range<usize> {
+        match self {
+            Self::CodeResidual(residual) => residual.code_columns(columns),
+            _ => columns,
         }
     }
 
@@ -134,9 +145,8 @@ impl Codec {
     pub(crate) fn head(&self) -> Option<Vec<u8>> {
         match self {
             Self::Raw | Self::Zstd(_) => None,
-            Self::Codes(coder) => Some(head::write_tables(coder.tables())),
+            Self::Codes(codes) => Some(codes.head()),
             Self::FloatSplit(split) => Some(split.head()),
-            Self::Packed(packed) => Some(packed.head()),
             Self::Residual(residual) => Some(residual.head()),
             Self::StepResidual(residual) => Some(residual.head()),
             Self::CodeResidual(residual) => Some(residual.head()),
@@ -148,18 +158,19 @@ impl Codec {
         let float =
             || FloatKind::of_stored(array).ok_or(DecodeError::Corrupt("a float coder for other elements"));
         let mut head = head;
-        let layout = layout_of(array.grid);
+        let layout = layout_of(array.chunk);
         let codec = match &array.encoding {
             Encoding::Raw | Encoding::Verbatim { .. } | Encoding::Slice { .. } => Self::Raw,
             Encoding::Zstd => Self::Zstd(Planes::reader(array.width())),
-            Encoding::Codes => Self::Codes(CodesCoder::new(head::read_tables(&mut head)?, layout)?),
+            Encoding::Codes { layout: codes } => Self::Codes(Codes::open(codes, layout, &mut head)?),
             Encoding::FloatSplit => Self::FloatSplit(FloatSplit::open(float()?, layout, &mut head)?),
-            Encoding::Packed { bits } => Self::Packed(Packed::open(*bits, layout, &mut head)?),
             Encoding::Residual { .. } => Self::Residual(Residual::open(float()?, layout, &mut head)?),
             Encoding::StepResidual { .. } => {
                 Self::StepResidual(StepResidual::open(float()?, layout, &mut head)?)
             }
-            Encoding::CodeResidual { .. } => Self::CodeResidual(CodeResidual::open(layout, &mut head)?),
+            Encoding::CodeResidual { layout: codes, .. } => {
+                Self::CodeResidual(CodeResidual::open(codes, layout, &mut head)?)
+            }
             Encoding::Reference { .. } => return Err(DecodeError::Corrupt("a reference to a reference")),
         };
         if !head.is_empty() {

@@ -1,18 +1,55 @@
-//! Floats given their quantisation codes.
+//! Floats given codes that follow from them by a rule: the bin of each is that of its code.
 
-use qstore_kernels::{BinTable, DecodeError, Layout, ResidualCoder, SymbolTable, zero_symbols};
+use qstore_kernels::{DecodeError, Layout, ResidualCoder, SymbolTable};
 
-use super::float::{LONG_BYTES, Parts, high_halves, with_rest};
-use super::workspace::Workspace;
-use crate::scheme::FloatKind;
+use super::float::LONG_BYTES;
+use super::places::{Binned, Places};
+use super::workspace::{Workspace, at_least};
+use crate::quant::{Dequantizer, FloatKind, Quantizer};
 
-/// What a chunk is given.
+/// The bins of one matrix of codes for one type of floats.
+#[derive(Debug)]
+pub(crate) struct Bins {
+    places: Places,
+    /// The number of each code's bin, where that is not the code itself.
+    bin_of_code: Option<Box<[u8; 256]>>,
+}
+
+/// What a chunk of floats is given.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct GivenRows<'a> {
+pub(crate) struct GivenBins<'a> {
     /// The code of each weight.
     pub(crate) codes: &'a [u8],
-    /// The bins of each row.
-    pub(crate) bins: &'a [&'a BinTable],
+    /// The row that they begin with.
+    pub(crate) first_row: usize,
+    pub(crate) bins: &'a Bins,
+}
+
+impl Bins {
+    /// `None` if codes have no bins: levels of one sign, zero-points, or no rule.
+    pub(crate) fn new(values: &Dequantizer, float: FloatKind) -> Option<Self> {
+        let (rule, over) = values.rule()?;
+        let bin_of_code = values.levels().bins().filter(|_| values.has_no_zeros())?;
+        let quantizer = Quantizer::new(rule, over, values.levels(), float)?;
+        let places = Places::new(quantizer, values.columns(), values.tiling(), |tile, group| {
+            values.undivided(tile, group)
+        });
+        let is_code = (0..=255).zip(&bin_of_code).all(|(code, bin)| code == *bin);
+        Some(Self { places, bin_of_code: (!is_code).then(|| Box::new(bin_of_code)) })
+    }
+
+    /// Calls `work` with the bins of codes; `buffer` is for those that are not the codes themselves.
+    fn with<R>(&self, codes: &[u8], buffer: &mut Vec<u8>, work: impl FnOnce(&[u8]) -> R) -> R {
+        let Some(bin_of_code) = &self.bin_of_code else { return work(codes) };
+        let bins = at_least(buffer, codes.len());
+        bins.iter_mut().zip(codes).for_each(|(bin, code)| *bin = bin_of_code[usize::from(*code)]);
+        work(bins)
+    }
+
+    /// Whether chunks of so many weights can be coded.
+    pub(crate) fn fits(&self, weights: usize) -> bool {
+        self.places.fits(weights)
+    }
 }
 
 /// Codes floats of one kind given the codes of one array.
@@ -23,7 +60,7 @@ pub(crate) struct Residual {
 }
 
 impl Residual {
-    /// With a table of codes of 0 that fits this histogram, which [`count_zeros`] has filled.
+    /// With a table of bin 0 that fits this histogram, which [`count_zeros`] has filled.
     pub(crate) fn fit(float: FloatKind, zeros: &[u64; 256], layout: Layout) -> Result<Self, DecodeError> {
         let coder = ResidualCoder::new(float.mantissa_bits(), SymbolTable::from_histogram(zeros), layout)?;
         Ok(Self { float, coder })
@@ -45,16 +82,18 @@ impl Residual {
         head
     }
 
-    pub(crate) fn encode(
-        &self,
-        raw: &[u8],
-        cols: usize,
-        given: GivenRows,
-        workspace: &mut Workspace,
-    ) -> Option<Vec<u8>> {
-        let high = high_halves(self.float, raw);
-        let coded = self.coder.encode(given.codes, &high, cols, given.bins, &mut workspace.scratch).ok()?;
-        with_rest(self.float, raw, coded)
+    pub(crate) fn encode(&self, raw: &[u8], given: GivenBins, workspace: &mut Workspace) -> Option<Vec<u8>> {
+        let GivenBins { codes, first_row, bins } = given;
+        if !bins.fits(codes.len()) {
+            return None;
+        }
+        let mut buffer = std::mem::take(&mut workspace.fine);
+        let coded = bins.with(codes, &mut buffer, |of_codes| {
+            let binned = Binned { float: self.float, first_row, bins: of_codes };
+            bins.places.encode(&self.coder, raw, binned, workspace)
+        });
+        workspace.fine = buffer;
+        coded
     }
 
     /// How many weights of a coded chunk fell outside their bins.
@@ -71,27 +110,25 @@ impl Residual {
     pub(crate) fn decode(
         &self,
         stored: &[u8],
-        cols: usize,
-        given: GivenRows,
+        given: GivenBins,
         workspace: &mut Workspace,
         out: &mut [u8],
     ) -> Result<(), DecodeError> {
-        let Workspace { scratch, high, .. } = workspace;
-        Parts::of(self.float, stored, out.len())?.decode(out, high, |part, halves| {
-            self.coder.decode(part, given.codes, cols, given.bins, scratch, halves)
-        })
+        let GivenBins { codes, first_row, bins } = given;
+        let mut buffer = std::mem::take(&mut workspace.fine);
+        let result = bins.with(codes, &mut buffer, |of_codes| {
+            let binned = Binned { float: self.float, first_row, bins: of_codes };
+            bins.places.decode(&self.coder, stored, binned, workspace, out)
+        });
+        workspace.fine = buffer;
+        result
     }
 }
 
-/// Counts the symbols that the codes of 0 of a chunk take.
-pub(crate) fn count_zeros(
-    float: FloatKind,
-    raw: &[u8],
-    cols: usize,
-    given: GivenRows,
-    into: &mut [u64; 256],
-) {
-    let values = high_halves(float, raw);
-    zero_symbols(given.codes, &values, cols, given.bins, float.mantissa_bits())
-        .for_each(|symbol| into[usize::from(symbol)] += 1);
+/// Counts the symbols that the weights of bin 0 of a chunk take.
+pub(crate) fn count_zeros(float: FloatKind, raw: &[u8], given: GivenBins, into: &mut [u64; 256]) {
+    let GivenBins { codes, first_row, bins } = given;
+    bins.with(codes, &mut Vec::new(), |of_codes| {
+        bins.places.count_zeros(raw, Binned { float, first_row, bins: of_codes }, into);
+    });
 }

@@ -1,42 +1,34 @@
 //! Floats given codes that their quantiser has moved.
 //!
 //! GPTQ feeds the error of one weight into the next ones before it rounds them, so a code is not that of its weight rounded, though seldom far from it. The
-//! weight is counted in steps, of which a scale has 1 to 16: what is coded first is how many steps its multiple lies off the code's, and then its place among
-//! the floats that are nearest to that multiple.
+//! weight is counted in subdivisions of its scale: what is coded first is by how many its multiple lies off the code's, and then its place among the floats that
+//! are nearest to that multiple.
 //!
 //! ```text
-//! length  u32   bytes of the steps
-//! steps   ...   the steps off each code, coded as codes are
-//! places  ...   coded as a residual given the steps
+//! length  u32   bytes of the shifts
+//! shifts  ...   how far multiples lie off those of the codes, coded as codes are
+//! places  ...   coded as a residual given the multiples
 //! ```
 
-use std::ops::Range;
-
-use qstore_container::limits::{MAX_RESIDUAL_CHUNK_ROWS, MAX_STEP_SCALES};
 use qstore_kernels::{
-    Backend, BinTable, Classifier, CodeRange, CodesCoder, DecodeError, Half, Layout, ResidualCoder,
-    SymbolTable, ZeroRun, add_multiples, nearest_byte, zero_symbols,
+    Backend, Classifier, CodeRange, CodesCoder, DecodeError, ExpectRun, Layout, ResidualCoder, SymbolTable,
+    ZeroRun, add_expected, add_multiples, nearest_byte,
 };
 
-use super::bins::{BinRule, RowBins};
-use super::float::{Parts, high_halves, with_rest};
 use super::head::{read_tables, write_tables};
+use super::places::{Binned, Places};
 use super::workspace::{Workspace, at_least};
-use crate::scheme::{FloatKind, Run, Steps, step_factor};
+use crate::quant::{Dequantizer, FloatKind, Quantizer, Run};
 
 /// The multiples that weights are counted in, for one matrix of codes and one type of floats.
 #[derive(Debug)]
-pub(crate) struct StepGrid {
+pub(crate) struct Subdivisions {
     float: FloatKind,
-    /// Steps of a scale.
-    steps: u8,
-    grid: Steps,
+    /// How many a scale has: a power of two, of this exponent.
+    exponent: i8,
+    values: Dequantizer,
     runs: Vec<Run>,
-    /// The columns in the order of their groups, if they are not in it.
-    order: Option<Vec<u32>>,
-    /// Columns of each row of the places, which have one scale.
-    stride: usize,
-    bins: RowBins,
+    places: Places,
 }
 
 /// The multiples that there are bins of.
@@ -44,91 +36,88 @@ const MULTIPLES: CodeRange = CodeRange { least: -127.0, most: 127.0 };
 
 /// What a chunk of floats is given.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct GivenSteps<'a> {
+pub(crate) struct GivenSubdivisions<'a> {
     /// The code of each weight.
     pub(crate) codes: &'a [u8],
     /// The row that they begin with.
     pub(crate) first_row: usize,
-    pub(crate) grid: &'a StepGrid,
+    pub(crate) subdivisions: &'a Subdivisions,
 }
 
-impl StepGrid {
-    /// `None` if the groups are too small, too many or irregular.
-    pub(crate) fn new(grid: Steps, steps: u8, float: FloatKind) -> Option<Self> {
-        let stride = grid.stride()?;
-        if (grid.cols() / stride).checked_mul(grid.rows()).is_none_or(|scales| scales > MAX_STEP_SCALES) {
-            return None;
-        }
-        let rule = BinRule::Steps { steps, symmetric: grid.is_symmetric(), float };
-        let bins = RowBins::new(rule, grid.strided_scales(stride));
-        Some(Self { float, steps, runs: grid.runs(), order: grid.order(), grid, stride, bins })
+impl Subdivisions {
+    /// `2^exponent` of each scale, -8 to 7.
+    pub(crate) fn new(values: Dequantizer, exponent: i8, float: FloatKind) -> Self {
+        let quantizer = Quantizer::subdivided(power(exponent), values.is_symmetric(), float);
+        let (tile_rows, tiles) = values.tiling();
+        let scale = |tile: usize, group| values.row(tile * tile_rows).scale(group);
+        let places = Places::new(quantizer, values.columns(), (tile_rows, tiles), scale);
+        Self { float, exponent, runs: values.columns().runs(), values, places }
     }
 
-    /// Rows of places in a row of the matrix.
-    pub(crate) fn strides(&self) -> usize {
-        self.grid.cols() / self.stride
+    /// Whether chunks of so many weights can be coded.
+    pub(crate) fn fits(&self, weights: usize) -> bool {
+        self.places.fits(weights)
     }
 
-    /// Calls `work` with each run of columns that have one group in some rows, with its scale and zero-point.
-    fn for_each_run(&self, first_row: usize, elements: usize, mut work: impl FnMut(Range<usize>, f32, u8)) {
-        for (row, start) in (first_row..).zip((0..elements).step_by(self.grid.cols())) {
-            for run in &self.runs {
-                let (scale, zero) = self.grid.of(row, run.group);
-                work(start + run.start..(start + run.end).min(elements), scale, zero);
-            }
-        }
-    }
-
-    /// Adds the codes as multiples of a step to `out`, modulo 256.
-    fn add_multiples(&self, given: GivenSteps, out: &mut [u8]) {
-        let cols = self.grid.cols().max(1);
-        let mut runs = Vec::with_capacity(self.runs.len());
+    /// Adds the codes as multiples of a subdivision to `out`, modulo 256.
+    fn add_multiples(&self, given: GivenSubdivisions, out: &mut [u8]) {
+        let cols = self.values.cols().max(1);
         let rows = given.codes.chunks(cols).zip(out.chunks_mut(cols));
+        // Integers are shifted, whatever else is rounded.
+        let Some(shift) = u32::try_from(self.exponent).ok().filter(|_| self.values.is_integer()) else {
+            let ratio = power(self.exponent);
+            let mut runs = Vec::with_capacity(self.runs.len());
+            for (row, (codes, out)) in (given.first_row..).zip(rows) {
+                let values = self.values.row(row);
+                runs.clear();
+                runs.extend(self.runs.iter().map(|run| {
+                    let offset = -(values.zero(run.group) * ratio);
+                    ExpectRun { len: run.end - run.start, ratio, offset }
+                }));
+                add_expected(Backend::best(), &runs, codes, self.values.levels().level_of(), MULTIPLES, out);
+            }
+            return;
+        };
+        let mut runs = Vec::with_capacity(self.runs.len());
+        let mut ranks = Vec::new();
         for (row, (codes, out)) in (given.first_row..).zip(rows) {
+            let values = self.values.row(row);
             runs.clear();
-            let of_run =
-                |run: &Run| ZeroRun { len: run.end - run.start, zero: self.grid.of(row, run.group).1 };
+            let of_run = |run: &Run| ZeroRun { len: run.end - run.start, zero: values.zero_byte(run.group) };
             runs.extend(self.runs.iter().map(of_run));
-            add_multiples(Backend::best(), &runs, codes, self.steps, out);
+            let codes = if self.values.levels().ranks_are_codes() {
+                codes
+            } else {
+                ranks.clear();
+                ranks.extend_from_slice(codes);
+                self.values.levels().to_ranks(&mut ranks);
+                &ranks
+            };
+            add_multiples(Backend::best(), &runs, codes, shift, out);
         }
     }
 
     /// The multiple that each weight is nearest to, from -127 to 127.
     fn nearest(&self, raw: &[u8], first_row: usize, out: &mut [u8]) {
         let width = self.float.width();
-        self.for_each_run(first_row, out.len(), |run, scale, _| {
-            let factor = step_factor(scale, self.steps);
-            let weights = raw[run.start * width..run.end * width].chunks_exact(width);
-            for (weight, out) in weights.zip(&mut out[run]) {
-                let weight = self.float.read(weight);
-                *out = nearest_byte(weight * factor, MULTIPLES);
-            }
-        });
-    }
-
-    /// The elements of rows in the order of the groups.
-    fn sorted<T: Copy + Default>(&self, elements: &[T]) -> Vec<T> {
-        let Some(order) = &self.order else { return elements.to_vec() };
-        let rows = elements.chunks(self.grid.cols());
-        rows.flat_map(|row| order.iter().map(|&column| row.get(column as usize).copied().unwrap_or_default()))
-            .collect()
-    }
-
-    /// Inverse of [`sorted`](Self::sorted).
-    fn unsort<T: Copy>(&self, sorted: &[T], out: &mut [T]) {
-        let Some(order) = &self.order else { return out.copy_from_slice(sorted) };
-        let rows = sorted.chunks(self.grid.cols()).zip(out.chunks_mut(self.grid.cols()));
-        for (row, out) in rows {
-            for (value, &column) in row.iter().zip(order) {
-                out[column as usize] = *value;
+        let cols = self.values.cols().max(1);
+        let rows = raw.chunks(cols * width).zip(out.chunks_mut(cols));
+        for (row, (raw, out)) in (first_row..).zip(rows) {
+            let values = self.values.row(row);
+            for run in &self.runs {
+                let factor = Quantizer::factor(power(self.exponent), values.scale(run.group));
+                let weights = raw[run.start * width..run.end * width].chunks_exact(width);
+                for (weight, out) in weights.zip(&mut out[run.start..run.end]) {
+                    *out = nearest_byte(self.float.read(weight) * factor, MULTIPLES);
+                }
             }
         }
     }
+}
 
-    fn with_bins<R>(&self, first_row: usize, elements: usize, work: impl FnOnce(&[&BinTable]) -> R) -> R {
-        let first = first_row.saturating_mul(self.strides());
-        self.bins.with_rows(first..first.saturating_add(elements / self.stride), work)
-    }
+/// Two to that power, -126 to 127.
+fn power(exponent: i8) -> f32 {
+    f32::from_bits(u32::from((i16::from(exponent) + 127).unsigned_abs()) << 23)
 }
 
 /// Codes floats of one kind given the codes of one array.
@@ -169,21 +158,16 @@ impl StepResidual {
     pub(crate) fn encode(
         &self,
         raw: &[u8],
-        given: GivenSteps,
+        given: GivenSubdivisions,
         classifier: &Classifier,
         workspace: &mut Workspace,
     ) -> Option<Vec<u8>> {
-        let grid = given.grid;
-        let Split { shifts, multiples, values } = split(raw, given)?;
-        let shifts =
-            self.shifts.encode(&shifts, grid.grid.cols(), classifier, &mut workspace.scratch).ok()?;
-        let places = grid
-            .with_bins(given.first_row, multiples.len(), |bins| {
-                self.places.encode(&multiples, &values, grid.stride, bins, &mut workspace.scratch)
-            })
-            .ok()?;
-        // The low halves stay where they were.
-        let places = with_rest(self.float, raw, places)?;
+        let Split { shifts, multiples } = split(raw, given)?;
+        let GivenSubdivisions { first_row, subdivisions, .. } = given;
+        let cols = subdivisions.places.cols();
+        let shifts = self.shifts.encode(&shifts, cols, classifier, &mut workspace.scratch).ok()?;
+        let binned = Binned { float: self.float, first_row, bins: &multiples };
+        let places = subdivisions.places.encode(&self.places, raw, binned, workspace)?;
         let mut out = u32::try_from(shifts.len()).ok()?.to_le_bytes().to_vec();
         out.extend(shifts);
         out.extend(places);
@@ -193,83 +177,54 @@ impl StepResidual {
     pub(crate) fn decode(
         &self,
         stored: &[u8],
-        given: GivenSteps,
+        given: GivenSubdivisions,
         workspace: &mut Workspace,
         out: &mut [u8],
     ) -> Result<(), DecodeError> {
-        let grid = given.grid;
         let (length, rest) = stored.split_first_chunk().ok_or(DecodeError::Truncated)?;
         let length = usize::try_from(u32::from_le_bytes(*length)).map_err(|_| DecodeError::Truncated)?;
-        let (shifts, places) = rest.split_at_checked(length).ok_or(DecodeError::Truncated)?;
-        if given.codes.len() * self.float.width() != out.len()
-            || !given.codes.len().is_multiple_of(grid.grid.cols().max(1))
-        {
-            return Err(DecodeError::Corrupt("floats of another number than the codes that they are given"));
-        }
-        if (given.codes.len() / grid.stride) as u64 > MAX_RESIDUAL_CHUNK_ROWS {
-            return Err(DecodeError::Corrupt("a chunk of more groups than a reader accepts"));
-        }
-        let Workspace { scratch, high, fine, .. } = workspace;
-        let multiples = at_least(fine, given.codes.len());
-        self.shifts.decode(shifts, grid.grid.cols(), multiples)?;
-        grid.add_multiples(given, multiples);
-        let sorted;
-        let multiples = if grid.order.is_some() {
-            sorted = grid.sorted(multiples);
-            &sorted
-        } else {
-            &*multiples
-        };
-        Parts::of(self.float, places, out.len())?.decode(out, high, |part, halves| {
-            grid.with_bins(given.first_row, multiples.len(), |bins| {
-                if grid.order.is_none() {
-                    return self.places.decode(part, multiples, grid.stride, bins, scratch, halves);
-                }
-                let mut values = vec![[0; 2]; halves.len()];
-                self.places.decode(part, multiples, grid.stride, bins, scratch, &mut values)?;
-                grid.unsort(&values, halves);
-                Ok(())
-            })
-        })
+        let (shifts, coded) = rest.split_at_checked(length).ok_or(DecodeError::Truncated)?;
+        let GivenSubdivisions { codes, first_row, subdivisions } = given;
+        let places = &subdivisions.places;
+        let mut buffer = std::mem::take(&mut workspace.fine);
+        let multiples = at_least(&mut buffer, codes.len());
+        let decoded = self.shifts.decode(shifts, places.cols(), multiples).and_then(|()| {
+            subdivisions.add_multiples(given, multiples);
+            let binned = Binned { float: self.float, first_row, bins: multiples };
+            places.decode(&self.places, coded, binned, workspace, out)
+        });
+        workspace.fine = buffer;
+        decoded
     }
 }
 
 /// A chunk in its parts.
 pub(crate) struct Split {
-    /// Steps off each code, modulo 256.
+    /// How far multiples lie off those of the codes, modulo 256.
     pub(crate) shifts: Vec<u8>,
-    /// The multiple that each weight is nearest to, in the order of the groups.
+    /// The multiple that each weight is nearest to.
     multiples: Vec<u8>,
-    /// The high halves of the weights, in the order of the groups.
-    values: Vec<Half>,
 }
 
 impl Split {
     /// Counts the symbols that the multiples of 0 take.
-    pub(crate) fn count_zeros(&self, given: GivenSteps, into: &mut [u64; 256]) {
-        let grid = given.grid;
-        grid.with_bins(given.first_row, self.multiples.len(), |bins| {
-            zero_symbols(&self.multiples, &self.values, grid.stride, bins, grid.float.mantissa_bits())
-                .for_each(|symbol| into[usize::from(symbol)] += 1);
-        });
+    pub(crate) fn count_zeros(&self, raw: &[u8], given: GivenSubdivisions, into: &mut [u64; 256]) {
+        let GivenSubdivisions { first_row, subdivisions, .. } = given;
+        let binned = Binned { float: subdivisions.float, first_row, bins: &self.multiples };
+        subdivisions.places.count_zeros(raw, binned, into);
     }
 }
 
 /// Takes a chunk apart; `None` if there are not as many codes, or no whole rows.
-pub(crate) fn split(raw: &[u8], given: GivenSteps) -> Option<Split> {
-    let grid = given.grid;
-    let count = given.codes.len();
-    if (count / grid.stride) as u64 > MAX_RESIDUAL_CHUNK_ROWS
-        || count * grid.float.width() != raw.len()
-        || !count.is_multiple_of(grid.grid.cols().max(1))
-    {
+pub(crate) fn split(raw: &[u8], given: GivenSubdivisions) -> Option<Split> {
+    let GivenSubdivisions { codes, first_row, subdivisions } = given;
+    if codes.len() * subdivisions.float.width() != raw.len() || !subdivisions.fits(codes.len()) {
         return None;
     }
-    let mut multiples = vec![0; count];
-    grid.nearest(raw, given.first_row, &mut multiples);
-    let mut shifts = vec![0; count];
-    grid.add_multiples(given, &mut shifts);
+    let mut multiples = vec![0; codes.len()];
+    subdivisions.nearest(raw, first_row, &mut multiples);
+    let mut shifts = vec![0; codes.len()];
+    subdivisions.add_multiples(given, &mut shifts);
     shifts.iter_mut().zip(&multiples).for_each(|(shift, multiple)| *shift = multiple.wrapping_sub(*shift));
-    let values = grid.sorted(&high_halves(grid.float, raw));
-    Some(Split { shifts, multiples: grid.sorted(&multiples), values })
+    Some(Split { shifts, multiples })
 }

@@ -1,6 +1,7 @@
 //! Reading one array, chunk by chunk or by a range of bytes.
 
 use std::fs::File;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -12,7 +13,7 @@ use qstore_kernels::DecodeError;
 use super::changed::or_changed;
 use super::given::GivenReader;
 use super::variant::{Variant, is_within};
-use crate::codec::{Codec, Given, Workspace, at_least, transpose, with_workspace};
+use crate::codec::{Codec, Given, Workspace, at_least, with_workspace};
 use crate::error::{Error, IoContext as _, Result};
 use crate::file::{read_exact_at, read_range, zeroed};
 
@@ -70,8 +71,8 @@ impl ArrayReader {
         }
         let codec = Codec::open(array, &head).map_err(|e| damaged(&e))?;
         let bytes = array.bytes().map_err(|e| damaged(&e))?;
-        for (start, record) in (0u64..).map(|i| i.saturating_mul(array.chunk_bytes())).zip(records) {
-            let decoded = bytes.saturating_sub(start).min(array.chunk_bytes());
+        for (index, record) in (0u64..).zip(records) {
+            let decoded = chunk_bytes(array, bytes, index).map_err(|e| damaged(&e))?;
             let fits = match record.form {
                 ChunkForm::Raw => u64::from(record.length) == decoded,
                 ChunkForm::Coded => u64::from(record.length) < decoded,
@@ -107,12 +108,13 @@ impl ArrayReader {
         self.stored().bytes().map_err(|e| self.damaged(&e))
     }
 
-    /// Bytes that are best asked for at a time, from a multiple of them on: a chunk, or all of a transposed matrix.
+    /// Bytes that are best asked for at a time, from a multiple of them on: a chunk, or of a transposed matrix all rows that are one chunk's columns.
     pub(crate) fn piece_bytes(&self) -> u64 {
-        if self.stored().encoding.is_transposed() {
-            return self.bytes().unwrap_or(0).max(1);
-        }
-        self.stored().chunk_bytes()
+        let array = self.stored();
+        let Some([rows, _]) = self.coded_matrix().filter(|_| array.encoding.is_transposed()) else {
+            return array.chunk_bytes();
+        };
+        array.chunk.cols.saturating_mul(rows).saturating_mul(array.width()).max(1)
     }
 
     fn records(&self) -> &[ChunkRecord] {
@@ -131,7 +133,7 @@ impl ArrayReader {
     }
 
     /// Decodes chunk `index` into `out`, which must have its length.
-    fn read_chunk(&self, index: u64, out: &mut [u8]) -> Result<()> {
+    pub(super) fn read_chunk(&self, index: u64, out: &mut [u8]) -> Result<()> {
         let at = usize::try_from(index).unwrap_or(usize::MAX);
         let (Some(record), Some(&offset)) = (self.records().get(at), self.offsets.get(at)) else {
             return Err(self.damaged(&"a chunk is missing"));
@@ -168,17 +170,20 @@ impl ArrayReader {
         workspace: &mut Workspace,
         out: &mut [u8],
     ) -> Result<()> {
-        let grid = self.stored().grid;
-        let cols = usize::try_from(grid.cols).unwrap_or(usize::MAX);
+        let place = self.stored().chunk_place(index).map_err(|e| self.damaged(&e))?;
+        let size = |range: &Range<u64>| {
+            usize::try_from(range.start).unwrap_or(usize::MAX)
+                ..usize::try_from(range.end).unwrap_or(usize::MAX)
+        };
+        let (rows, columns) = (size(&place.rows), size(&place.cols));
+        let cols = columns.len();
         let explain = |e: DecodeError| self.damaged(&format!("chunk {index}: {e}"));
         let Some(given) = &self.given else {
             return self.codec.decode(stored, cols, Given::Nothing, workspace, out).map_err(explain);
         };
         let mut buffer = std::mem::take(&mut workspace.codes);
-        let first = usize::try_from(index * grid.rows_per_chunk).unwrap_or(usize::MAX);
-        let elements = out.len() / usize::try_from(self.stored().width()).unwrap_or(1);
-        let rows = first..first.saturating_add(elements.div_ceil(cols.max(1)));
-        let result = given.with_rows(rows, &mut buffer, |given| {
+        let block = (self.codec.code_rows(rows), self.codec.code_columns(columns));
+        let result = given.with_block(block, &mut buffer, |given| {
             self.codec.decode(stored, cols, given, workspace, out).map_err(explain)
         });
         workspace.codes = buffer;
@@ -215,7 +220,7 @@ impl ArrayReader {
         Ok(())
     }
 
-    /// Fills `out` with the array's bytes from byte `offset` on, decoding only the chunks that hold them; all of a transposed matrix.
+    /// Fills `out` with the array's bytes from byte `offset` on, decoding only the chunks that hold them.
     pub(crate) fn read(&self, offset: u64, out: &mut [u8]) -> Result<()> {
         let array = self.stored();
         let total = self.bytes()?;
@@ -224,20 +229,25 @@ impl ArrayReader {
         if let Some((bundle, start)) = self.slice {
             return self.read_slice(bundle, start.saturating_add(offset), out);
         }
-        if !array.encoding.is_transposed() {
+        let Some([rows, cols]) = self.coded_matrix().filter(|_| !out.is_empty()) else {
+            return self.read_coded(offset, out);
+        };
+        // Whole rows of the array, of which a part may be asked for.
+        let row_bytes =
+            if array.encoding.is_transposed() { rows } else { cols }.saturating_mul(array.width());
+        let lines = offset / row_bytes..end.div_ceil(row_bytes);
+        let (skip, all) = (offset % row_bytes, (lines.end - lines.start) * row_bytes);
+        if all == out.len() as u64 {
+            return self.read_lines(lines, out);
+        }
+        if !array.encoding.is_transposed() && array.chunk.cols == cols {
             return self.read_coded(offset, out);
         }
-        let mut coded = zeroed(total).at(self.variant.folder(), "cannot hold a matrix")?;
-        self.read_coded(0, &mut coded)?;
-        if out.len() == coded.len() {
-            transpose(&coded, array.grid.cols, array.width(), out);
-            return Ok(());
-        }
-        let mut matrix = zeroed(total).at(self.variant.folder(), "cannot hold a matrix")?;
-        transpose(&coded, array.grid.cols, array.width(), &mut matrix);
-        // Both ends are within the matrix.
-        let (start, end) = (usize::try_from(offset).unwrap_or(0), usize::try_from(end).unwrap_or(0));
-        out.copy_from_slice(&matrix[start..end]);
+        let mut whole = zeroed(all).at(self.variant.folder(), "cannot hold rows")?;
+        self.read_lines(lines, &mut whole)?;
+        // Within the lines.
+        let skip = usize::try_from(skip).unwrap_or(0);
+        out.copy_from_slice(&whole[skip..skip + out.len()]);
         Ok(())
     }
 
@@ -253,16 +263,8 @@ impl ArrayReader {
         Ok(())
     }
 
-    /// Fills `out` with what is coded, which is the transposed of the array where [`Encoding::is_transposed`] says so, from byte `offset` on.
-    pub(super) fn read_as_coded(&self, offset: u64, out: &mut [u8]) -> Result<()> {
-        let end =
-            offset.checked_add(out.len() as u64).filter(|end| self.bytes().is_ok_and(|all| *end <= all));
-        end.ok_or_else(|| self.damaged(&"more is asked of it than it has"))?;
-        self.read_coded(offset, out)
-    }
-
     /// Fills `out` with what is coded, from byte `offset` on; the caller has checked that there is so much.
-    fn read_coded(&self, offset: u64, out: &mut [u8]) -> Result<()> {
+    pub(super) fn read_coded(&self, offset: u64, out: &mut [u8]) -> Result<()> {
         let total = self.bytes()?;
         let chunk_bytes = self.stored().chunk_bytes();
         let mut rest = out;
@@ -289,4 +291,17 @@ impl ArrayReader {
         }
         Ok(())
     }
+}
+
+/// Bytes of a chunk of an array of so many bytes.
+fn chunk_bytes(
+    array: &StoredArray,
+    bytes: u64,
+    index: u64,
+) -> std::result::Result<u64, qstore_container::FormatError> {
+    if array.chunks_across()? == 1 {
+        return Ok(bytes.saturating_sub(index.saturating_mul(array.chunk_bytes())).min(array.chunk_bytes()));
+    }
+    let place = array.chunk_place(index)?;
+    Ok((place.rows.end - place.rows.start) * (place.cols.end - place.cols.start) * array.width())
 }

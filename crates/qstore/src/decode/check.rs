@@ -2,14 +2,15 @@
 
 use std::fmt::Display;
 
-use qstore_container::limits::MAX_GRID_BYTES;
+use qstore_container::limits::MAX_VALUES_BYTES;
 use qstore_container::{
-    ArrayKey, ArrayRef, Dtype, Encoding, FileContent, QuantGrid, Quantised, SafetensorsHeader, StoredArray,
+    ArrayKey, ArrayRef, Axis, Encoding, FileContent, FormatError, QuantMatrix, SafetensorsHeader, StoredArray,
 };
 
+use super::codes::check_codes;
+use super::given::coded_shape;
 use super::variant::{Variant, content_hash};
 use crate::error::{Error, Result};
-use crate::scheme::is_one_a_row;
 
 impl Variant {
     /// Whether all that arrays and files refer to is there and fits.
@@ -38,51 +39,15 @@ impl Variant {
                             ));
                         }
                     }
-                    Encoding::Residual { codes, scale, transposed, .. } => {
-                        if codes.variant == self.entry.name || scale.variant == self.entry.name {
-                            return Err(damaged("it is given its own variant"));
-                        }
-                        for given in [codes, scale] {
-                            self.check_given(given, damaged)?;
-                        }
-                        if self.source_of(scale)?.encoding.is_residual() {
-                            return Err(damaged("the scales that it is given are themselves a residual"));
-                        }
-                        let (codes, scale) = (self.stored(codes)?, self.stored(scale)?);
-                        let mut shape = array.shape.clone();
-                        if *transposed {
-                            shape.reverse();
-                        }
-                        let fits = codes.dtype == Dtype::I8 && codes.shape == shape;
-                        let is_float = matches!(scale.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16);
-                        if !fits || !is_float || !is_one_a_row(&scale.shape, shape[0]) {
-                            return Err(damaged("the codes or scales that it is given do not fit it"));
-                        }
-                    }
-                    Encoding::StepResidual { given, transposed, .. } => {
-                        let mut shape = array.shape.clone();
-                        if *transposed {
-                            shape.reverse();
-                        }
-                        self.check_quantised(given, &shape, damaged)?;
-                    }
-                    Encoding::CodeResidual { given, own } => {
-                        let shape = code_shape(array.dtype, &array.shape, own)
-                            .ok_or_else(|| damaged("its codes do not fill whole words"))?;
-                        self.check_quantised(given, &shape, damaged)?;
-                        if !chunks_meet(shape[0], array.grid.rows_per_chunk, self.source_of(&given.codes)?) {
+                    Encoding::CodeResidual { given, own, .. } => {
+                        self.check_given(given, damaged)?;
+                        if !chunks_align(array, self.source_of(&given.codes.array)?) {
                             return Err(damaged("its chunks are not those of the codes that it is given"));
                         }
-                        for part in own.needs() {
-                            // Else a reader of one could need another, and so on.
-                            if self.source_of(part)?.encoding.is_residual()
-                                || self.stored(part)?.bytes().is_ok_and(|bytes| bytes > MAX_GRID_BYTES)
-                            {
-                                return Err(damaged(
-                                    "what its codes stand for is itself a residual, or larger than a reader accepts",
-                                ));
-                            }
-                        }
+                        own.arrays().try_for_each(|part| self.check_value(part, "own", damaged))?;
+                    }
+                    Encoding::Residual { given, .. } | Encoding::StepResidual { given, .. } => {
+                        self.check_given(given, damaged)?;
                     }
                     _ => {}
                 }
@@ -91,38 +56,31 @@ impl Variant {
         Ok(())
     }
 
-    /// Whether an array of another variant may be given to one of this.
-    fn check_given(&self, given: &ArrayRef, damaged: impl Fn(&str) -> Error) -> Result<()> {
-        if given.variant == self.entry.name {
-            return Err(damaged("it is given its own variant"));
+    /// Whether a quantised matrix of another variant may be given to an array of this.
+    fn check_given(&self, given: &QuantMatrix<ArrayRef>, damaged: impl Fn(&str) -> Error) -> Result<()> {
+        for array in given.arrays() {
+            if array.variant == self.entry.name {
+                return Err(damaged("it is given its own variant"));
+            }
         }
         // Else opening one could take as many steps as there are paths through all the variants.
-        if self.source_of(given)?.encoding.is_float_residual() {
+        if self.source_of(&given.codes.array)?.encoding.is_float_residual() {
             return Err(damaged("it is given what is itself a residual"));
         }
-        Ok(())
+        let codes = self.stored(&given.codes.array)?;
+        let misfit = |e: FormatError| damaged(&format!("given.codes.{e}"));
+        check_codes(&given.codes, codes.dtype, &codes.shape, given.shape).map_err(misfit)?;
+        given.values.arrays().try_for_each(|part| self.check_value(part, "given", &damaged))
     }
 
-    /// Whether a quantised matrix of another variant may be given to a matrix of this, and has its shape.
-    fn check_quantised(
-        &self,
-        given: &Quantised,
-        shape: &[u64],
-        damaged: impl Fn(&str) -> Error,
-    ) -> Result<()> {
-        self.check_given(&given.codes, &damaged)?;
-        for part in given.grid.needs() {
-            self.check_given(part, &damaged)?;
-            if self.stored(part)?.bytes().is_ok_and(|bytes| bytes > MAX_GRID_BYTES) {
-                return Err(damaged("what its codes stand for is larger than a reader accepts"));
-            }
-            if self.source_of(part)?.encoding.is_residual() {
-                return Err(damaged("what the codes that it is given stand for is itself a residual"));
-            }
+    /// Whether an array may say what codes stand for.
+    fn check_value(&self, part: &ArrayRef, name: &str, damaged: impl Fn(&str) -> Error) -> Result<()> {
+        // Else a reader of one could need another, and so on.
+        if self.source_of(part)?.encoding.is_residual() {
+            return Err(damaged(&format!("{name}: {} is itself a residual", part.array)));
         }
-        let codes = self.stored(&given.codes)?;
-        if code_shape(codes.dtype, &codes.shape, &given.grid).is_none_or(|codes| codes != *shape) {
-            return Err(damaged("the codes that it is given do not fit it"));
+        if self.stored(part)?.bytes().is_ok_and(|bytes| bytes > MAX_VALUES_BYTES) {
+            return Err(damaged(&format!("{name}: {} is larger than a reader accepts", part.array)));
         }
         Ok(())
     }
@@ -222,26 +180,37 @@ impl Variant {
     }
 }
 
-/// Whether each chunk of a matrix of codes of so many rows is given one chunk of `source`, if that is itself given codes. Else each could ask for two,
-/// and each of these for two of the next, and so on.
-pub(crate) fn chunks_meet(rows: u64, rows_per_chunk: u64, source: &StoredArray) -> bool {
-    let source_rows = match source.shape[..] {
-        [rows, _] if !source.encoding.is_transposed() => rows,
-        [_, rows] => rows,
-        _ => 0,
-    };
-    !matches!(source.encoding, Encoding::CodeResidual { .. })
-        || rows == source_rows && rows_per_chunk.min(rows) == source.grid.rows_per_chunk.min(rows)
+/// Whether each chunk of a matrix of codes is given one chunk of `source`, if that is itself given codes. Else each could ask for two, and each of these for two of
+/// the next, and so on.
+pub(crate) fn chunks_align(array: &StoredArray, source: &StoredArray) -> bool {
+    if !matches!(source.encoding, Encoding::CodeResidual { .. }) {
+        return true;
+    }
+    let (Some(own), Some(given)) = (code_rows(array), code_rows(source)) else { return false };
+    let across = |array: &StoredArray| array.chunks_across().unwrap_or(0);
+    own.0 == given.0
+        && own.1.min(own.0) == given.1.min(given.0)
+        && (across(array) == 1 && across(source) == 1 || code_cols(array) == code_cols(source))
 }
 
-/// Rows and columns of a matrix of codes; `None` if its elements are not such.
-fn code_shape(dtype: Dtype, shape: &[u64], grid: &QuantGrid) -> Option<[u64; 2]> {
-    match (grid.packed_bits(), shape, dtype) {
-        (None, &[rows, cols], Dtype::I8) => Some([rows, cols]),
-        (Some(bits), &[words, rows], Dtype::I32) => {
-            let all = words.checked_mul(32)?;
-            (bits > 0 && all.is_multiple_of(bits.into())).then(|| [rows, all / u64::from(bits)])
+/// Columns of codes of a matrix, and of a chunk of it.
+fn code_cols(array: &StoredArray) -> Option<(u64, u64)> {
+    let cols = coded_shape(array)?[1];
+    let of_chunk = match array.encoding.packing() {
+        Some(packing) if packing.along == Axis::Columns => packing.numbers_in(array.chunk.cols)?,
+        _ => array.chunk.cols,
+    };
+    Some((cols, of_chunk))
+}
+
+/// Rows of codes of a matrix, and of a chunk of it.
+fn code_rows(array: &StoredArray) -> Option<(u64, u64)> {
+    let rows = coded_shape(array)?[0];
+    let per_row = match array.encoding.packing() {
+        Some(packing) if packing.along == Axis::Rows => {
+            u64::from(packing.word) / u64::from(packing.bits.max(1))
         }
-        _ => None,
-    }
+        _ => 1,
+    };
+    Some((rows, array.chunk.rows.saturating_mul(per_row)))
 }

@@ -1,16 +1,19 @@
 //! From the files of a store back to the bytes of a variant's arrays.
 
 mod array;
+mod block;
 mod bundles;
 mod changed;
 mod check;
+mod codes;
 mod given;
 mod shard;
 mod variant;
 
 pub(crate) use array::ArrayReader;
 pub(crate) use changed::or_changed;
-pub(crate) use check::chunks_meet;
-pub(crate) use given::{CodeBytes, CodeReader, GivenReader};
+pub(crate) use check::chunks_align;
+pub(crate) use codes::{CodeBytes, CodeReader};
+pub(crate) use given::{GivenReader, Meaning, read_part};
 pub use variant::{TensorInfo, Variant};
 pub(crate) use variant::{content_hash, is_within};

@@ -1,7 +1,6 @@
 //! An open variant.
 
 use std::collections::{BTreeMap, HashMap};
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,8 +17,8 @@ use super::bundles::HeldBundles;
 use super::shard::Shard;
 use crate::error::{Error, IoContext as _, Result};
 use crate::file::zeroed;
-use crate::memory::TensorBytes;
-use crate::scheme::ArrayInfo;
+use crate::formats::{ArrayInfo, Checkpoint};
+use crate::ingest::is_config;
 use crate::throttle::Throttle;
 
 /// A variant of a store, open for reading: its own layer and those that it is given, and nothing else.
@@ -237,16 +236,28 @@ impl Variant {
         self.shards.iter().map(|shard| shard.overhead).sum()
     }
 
-    /// Every tensor as a quantisation scheme sees it.
-    pub(crate) fn array_infos(&self) -> Vec<ArrayInfo> {
-        let mut infos = Vec::with_capacity(self.places.len());
+    /// What its folder said of itself.
+    ///
+    /// # Errors
+    /// Its `config.json` cannot be read.
+    pub(crate) fn checkpoint(self: &Arc<Self>) -> Result<Checkpoint> {
+        let mut tensors = Vec::with_capacity(self.places.len());
+        let mut config = serde_json::Value::Null;
         for file in self.files() {
-            let FileContent::Safetensors { tensors, .. } = &file.content else { continue };
+            let FileContent::Safetensors { tensors: names, .. } = &file.content else {
+                let key = ArrayKey::File(file.path.clone());
+                if is_config(&key, file.bytes) {
+                    let mut text = zeroed(file.bytes).at(&self.folder, "cannot hold a file")?;
+                    self.array(&key)?.read(0, &mut text)?;
+                    config = serde_json::from_slice(&text).unwrap_or_default();
+                }
+                continue;
+            };
             let path: Arc<str> = file.path.as_str().into();
-            let arrays = tensors.iter().filter_map(|name| self.own(&ArrayKey::Tensor(name.clone())));
-            infos.extend(arrays.filter_map(|a| ArrayInfo::new(&a.key, &path, a.dtype, &a.shape)));
+            let arrays = names.iter().filter_map(|name| self.own(&ArrayKey::Tensor(name.clone())));
+            tensors.extend(arrays.filter_map(|a| ArrayInfo::new(&a.key, &path, a.dtype, &a.shape)));
         }
-        infos
+        Ok(Checkpoint { tensors, config })
     }
 
     /// Every tensor, in the order of storage.
@@ -279,60 +290,6 @@ impl Variant {
         }
     }
 
-    /// Bytes of a tensor in memory.
-    pub(crate) fn tensor_bytes(&self, name: &str) -> Result<u64> {
-        let array = self.stored_array(&ArrayKey::Tensor(name.to_owned()))?;
-        array.bytes().map_err(|e| Error::damaged(&self.folder, e))
-    }
-
-    /// Where rows `rows` along the first dimension lie among the bytes of a tensor.
-    pub(crate) fn row_bytes(&self, name: &str, rows: Range<u64>) -> Result<Range<u64>> {
-        let bytes = self.tensor_bytes(name)?;
-        let count =
-            self.stored_array(&ArrayKey::Tensor(name.to_owned()))?.shape.first().copied().unwrap_or(0);
-        if rows.start > rows.end || rows.end > count {
-            let text = format!("{name}: rows {}..{} of a tensor that has {count}", rows.start, rows.end);
-            return Err(Error::usage(text));
-        }
-        if rows.is_empty() {
-            return Ok(0..0);
-        }
-        if !bytes.is_multiple_of(count) {
-            return Err(Error::usage(format!("{name}: its rows do not begin on whole bytes")));
-        }
-        let row = bytes / count;
-        Ok(rows.start * row..rows.end * row)
-    }
-
-    /// The bytes of a tensor.
-    ///
-    /// # Errors
-    /// An unknown name, damage, or an I/O error.
-    pub fn read_tensor(self: &Arc<Self>, name: &str) -> Result<TensorBytes> {
-        self.read_part(name, 0..self.tensor_bytes(name)?)
-    }
-
-    /// The bytes of a tensor, into memory that the caller has.
-    ///
-    /// # Errors
-    /// As [`read_tensor`](Self::read_tensor); `out` of another length than the tensor.
-    pub fn read_tensor_into(self: &Arc<Self>, name: &str, out: &mut [u8]) -> Result<()> {
-        let bytes = self.tensor_bytes(name)?;
-        if out.len() as u64 != bytes {
-            let text = format!("{name}: it has {bytes} bytes, and memory for {} was given", out.len());
-            return Err(Error::usage(text));
-        }
-        self.array(&ArrayKey::Tensor(name.to_owned()))?.read(0, out)
-    }
-
-    /// The bytes of rows `rows` along the first dimension of a tensor; only the chunks that hold them are read.
-    ///
-    /// # Errors
-    /// An unknown name, rows that the tensor does not have, rows that are no whole bytes, damage, or an I/O error.
-    pub fn read_rows(self: &Arc<Self>, name: &str, rows: Range<u64>) -> Result<TensorBytes> {
-        self.read_part(name, self.row_bytes(name, rows)?)
-    }
-
     /// All of several small arrays, one after another, which have `bytes` bytes together.
     pub(crate) fn read_all<'k>(
         self: &Arc<Self>,
@@ -352,13 +309,6 @@ impl Variant {
         if !rest.is_empty() {
             return Err(wrong());
         }
-        Ok(out)
-    }
-
-    fn read_part(self: &Arc<Self>, name: &str, bytes: Range<u64>) -> Result<TensorBytes> {
-        let length = bytes.end.saturating_sub(bytes.start);
-        let mut out = TensorBytes::zeroed(length).at(&self.folder, "cannot hold the tensor")?;
-        self.array(&ArrayKey::Tensor(name.to_owned()))?.read(bytes.start, &mut out)?;
         Ok(out)
     }
 
@@ -395,8 +345,8 @@ impl Variant {
 
 fn weights_of(array: &StoredArray) -> u64 {
     let elements = array.shape.iter().fold(1u64, |product, dimension| product.saturating_mul(*dimension));
-    match array.encoding.packed_bits() {
-        Some(bits) => elements.saturating_mul(32) / u64::from(bits.max(1)),
+    match array.encoding.packing() {
+        Some(packing) => packing.numbers_in(elements).unwrap_or(elements),
         None => elements,
     }
 }

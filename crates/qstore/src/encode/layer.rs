@@ -18,9 +18,9 @@ use super::{CodedBundle, Done, Stored, Target};
 use crate::decode::content_hash;
 use crate::disk::{FileWriter, create_dir_all, create_new};
 use crate::error::{Error, IoContext as _, Result};
+use crate::formats::format_of;
 use crate::ingest::{Source, SourceArray, SourceContent};
 use crate::plan::{Action, PlannedArray, most_bundles};
-use crate::scheme::find_groups;
 
 /// Takes the results of all steps in order.
 pub(super) struct LayerWriter<'a> {
@@ -277,7 +277,7 @@ impl<'a> LayerWriter<'a> {
             dtype: source.dtype,
             shape: source.shape.clone(),
             hash: Some(Hash128(array.hasher.finish_128())),
-            grid: array.plan.grid,
+            chunk: array.plan.chunk,
             mantissa,
             encoding,
         };
@@ -286,11 +286,11 @@ impl<'a> LayerWriter<'a> {
     }
 
     fn add_small(&mut self, member: Member) {
-        let Member { index, encoding, hash, grid } = member;
+        let Member { index, encoding, hash, chunk } = member;
         let SourceArray { key, dtype, shape, .. } = &self.source.arrays[index];
         let (key, shape) = (key.clone(), shape.clone());
         self.shard.end_array(
-            StoredArray { key, dtype: *dtype, shape, hash, grid, mantissa: None, encoding },
+            StoredArray { key, dtype: *dtype, shape, hash, chunk, mantissa: None, encoding },
             Vec::new(),
             0,
         );
@@ -322,7 +322,7 @@ impl<'a> LayerWriter<'a> {
         ended.add(self.shard, self.name, files, source.empty_folders.clone())?;
         Ok(VariantEntry {
             name: self.name.clone(),
-            scheme: scheme_of(source),
+            scheme: scheme_of(source)?,
             dtype: main_dtype(source),
             given: ended.given,
             content,
@@ -368,10 +368,7 @@ fn main_dtype(source: &Source) -> String {
     bytes.into_iter().rev().max_by_key(|(_, sum)| *sum).map_or_else(|| "none".to_owned(), |(dtype, _)| dtype)
 }
 
-/// How the variant is quantised: a scheme of ours, else what its `config.json` says, else `none`.
-fn scheme_of(source: &Source) -> String {
-    if let Some(group) = find_groups(&source.array_infos()).first() {
-        return group.grid.scheme().name().to_owned();
-    }
-    source.declared_method().unwrap_or_else(|| "none".to_owned())
+/// How the variant is quantised: a format that is known, else what its `config.json` says, else `none`.
+fn scheme_of(source: &Source) -> Result<String> {
+    Ok(format_of(&source.checkpoint()?).unwrap_or_else(|| "none".to_owned()))
 }

@@ -24,7 +24,7 @@ pub(crate) struct Measured {
 pub(crate) fn measure(source: &Source, planned: Planned) -> Result<Measured> {
     let spare = Spare::new(2 * rayon::current_num_threads());
     match planned {
-        Planned::Later { index, grid } => match work(source, &spare, Step::Whole { index, grid })? {
+        Planned::Later { index, chunk } => match work(source, &spare, Step::Whole { index, chunk })? {
             Done::Whole { plan, raw, stored } => Ok(measured(&plan, stored.bytes(raw.len()))),
             _ => Ok(Measured { bytes: 0, encoding: "none" }),
         },

@@ -9,14 +9,16 @@ mod shard_writer;
 mod spare;
 mod steps;
 
+use std::borrow::Cow;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-use qstore_container::{ChunkForm, Grid, Hash128, StoredArray, VariantEntry, VariantName};
+use qstore_container::{ChunkForm, ChunkShape, Hash128, StoredArray, VariantEntry, VariantName};
 use rayon::ThreadPool;
 use rayon::prelude::*;
 
-use crate::codec::{Given, Workspace, at_least, transpose, with_workspace};
+use crate::codec::{Given, Workspace, at_least, with_workspace};
 use crate::decode::Variant;
 use crate::disk::Syncs;
 use crate::error::{Error, Result};
@@ -24,10 +26,11 @@ use crate::file::zeroed;
 use crate::ingest::{Source, SourceArray};
 use crate::pipeline::{self, Window};
 use crate::plan::{
-    Action, Bundle, Bundles, Coding, Duplicates, Lower, Original, Pairs, PlannedArray, Planner, chunk_bytes,
-    element_bytes, grid_of, is_small, plan_alone,
+    Action, Bundle, Bundles, Coding, Duplicates, Lower, Original, Pairs, PlannedArray, Planner, chunk_of,
+    element_bytes, is_small, plan_alone,
 };
 use crate::progress::Progress;
+use crate::quant::transpose;
 use layer::LayerWriter;
 pub(crate) use measure::{measure, measure_bundle};
 use spare::Spare;
@@ -66,7 +69,7 @@ pub(crate) fn write_layer(
 ) -> Result<VariantEntry> {
     progress.begin(&format!("storing {name}"), source.raw_bytes())?;
     let lower: Vec<_> = target.lower.iter().cloned().map(Lower::Stored).collect();
-    let pairs = if target.verbatim { Pairs::default() } else { Pairs::find(source, &lower) };
+    let pairs = if target.verbatim { Pairs::default() } else { Pairs::find(source, &lower)? };
     let is_small = |array: &SourceArray| !target.verbatim && is_small(array, &pairs);
     let small: Vec<bool> = source.arrays.iter().map(is_small).collect();
     // That a small tensor shares nothing is no loss.
@@ -142,7 +145,7 @@ fn work(source: &Source, spare: &Spare, step: Step) -> Result<Done> {
         Step::Run(run) => return Ok(Done::Run(run)),
         Step::Bundle(bundle) => return code_bundle(source, bundle).map(Box::new).map(Done::Bundle),
         Step::Array(plan) => return Ok(Done::Array(plan)),
-        Step::Whole { index, grid } => return code_whole(source, index, grid),
+        Step::Whole { index, chunk } => return code_whole(source, index, chunk),
         Step::Chunk { plan, start, length } => (plan, start, length),
     };
     let array = &source.arrays[plan.index];
@@ -171,7 +174,8 @@ fn work(source: &Source, spare: &Spare, step: Step) -> Result<Done> {
             let stored = if plan.action.is_transposed() {
                 code_transposed(coding, &plan, array, &raw)
             } else {
-                code(coding, (plan.grid, element_bytes(array)), &raw, start)
+                let row_bytes = plan.chunk.cols.saturating_mul(element_bytes(array)).max(1);
+                code(coding, block(plan.chunk, start / row_bytes, raw.len() as u64 / row_bytes), &raw)
                     .map(|coded| coded.map_or(Stored::Raw, Stored::Coded))
             };
             stored.map_err(|failure| failure.explain(&path, array))?
@@ -208,35 +212,49 @@ fn code_transposed(
     raw: &[u8],
 ) -> Result<Stored, Failure> {
     let cols = array.shape.last().copied().unwrap_or(1);
+    let width = element_bytes(array);
     let mut matrix = vec![0; raw.len()];
-    transpose(raw, cols, element_bytes(array), &mut matrix);
-    let chunk = chunk_bytes(array, plan.grid);
+    transpose(raw, cols, width, &mut matrix);
+    let size = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
+    let (rows, cols) = (size(cols), raw.len() / size(cols.saturating_mul(width)).max(1));
+    let (high, wide) = (size(plan.chunk.rows), size(plan.chunk.cols));
+    let places =
+        (0..rows).step_by(high).flat_map(|row| (0..cols).step_by(wide).map(move |column| (row, column)));
+    let places: Vec<_> = places.collect();
     // In parallel: there may be no other work, as few such matrices are held at a time.
-    let chunks = matrix.par_chunks(usize::try_from(chunk).unwrap_or(usize::MAX).max(1)).enumerate();
-    let stored = chunks.map(|(index, part)| {
-        let coded = code(coding, (plan.grid, element_bytes(array)), part, index as u64 * chunk)?;
+    let stored = places.into_par_iter().map(|(row, column)| {
+        let (rows, columns) = (row..(row + high).min(rows), column..(column + wide).min(cols));
+        let line = |row: usize| {
+            &matrix[(row * cols + columns.start) * size(width)..(row * cols + columns.end) * size(width)]
+        };
+        let part: Cow<[u8]> = if columns.len() == cols {
+            Cow::Borrowed(&matrix[rows.start * cols * size(width)..rows.end * cols * size(width)])
+        } else {
+            rows.clone().flat_map(line).copied().collect()
+        };
+        let coded = code(coding, (rows, columns), &part)?;
         Ok(coded.map_or_else(|| (ChunkForm::Raw, part.to_vec()), |coded| (ChunkForm::Coded, coded)))
     });
     Ok(Stored::Transposed(stored.collect::<Result<_, _>>()?))
 }
 
 /// Plans and codes an array that is one chunk and needs no other array.
-fn code_whole(source: &Source, index: usize, grid: Grid) -> Result<Done> {
+fn code_whole(source: &Source, index: usize, chunk: ChunkShape) -> Result<Done> {
     let array = &source.arrays[index];
     let path = source.path_of(array);
     let hold = |source| Error::Io { path: path.clone(), what: "cannot hold a chunk", source };
     let mut raw = zeroed(array.bytes).map_err(hold)?;
     source.read(array, 0, &mut raw)?;
-    let coding = plan_alone(array, grid, &raw);
-    let coded = code(&coding, (grid, 1), &raw, 0).map_err(|failure| failure.explain(&path, array))?;
-    let plan = PlannedArray { index, grid, action: Action::Code(Box::new(coding)) };
+    let coding = plan_alone(array, chunk, &raw);
+    let coded = code(&coding, block(chunk, 0, 0), &raw).map_err(|failure| failure.explain(&path, array))?;
+    let plan = PlannedArray { index, chunk, action: Action::Code(Box::new(coding)) };
     Ok(Done::Whole { plan: Arc::new(plan), raw, stored: coded.map_or(Stored::Raw, Stored::Coded) })
 }
 
 /// Plans and codes a bundle.
 fn code_bundle(source: &Source, bundle: Bundle) -> Result<CodedBundle> {
-    let (grid, coding) = (grid_of(&bundle.array), bundle.coding());
-    let coded = code(&coding, (grid, 1), &bundle.raw, 0);
+    let (chunk_shape, coding) = (chunk_of(&bundle.array), bundle.coding());
+    let coded = code(&coding, block(chunk_shape, 0, 0), &bundle.raw);
     let coded = coded.map_err(|failure| failure.explain(source.path(), &bundle.array))?;
     let Bundle { array: SourceArray { key, dtype, shape, .. }, raw } = bundle;
     let hash = Some(Hash128::of(&raw));
@@ -250,30 +268,33 @@ fn code_bundle(source: &Source, bundle: Bundle) -> Result<CodedBundle> {
         dtype,
         shape,
         hash,
-        grid,
+        chunk: chunk_shape,
         mantissa: coding.codec.mantissa(),
         encoding: coding.encoding,
     };
     Ok(CodedBundle { array, head: coding.codec.head(), chunk })
 }
 
+/// Rows of elements, and columns.
+type Block = (Range<usize>, Range<usize>);
+
+/// `count` whole rows from row `first` on.
+fn block(chunk: ChunkShape, first: u64, count: u64) -> Block {
+    let size = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
+    (size(first)..size(first.saturating_add(count)), 0..size(chunk.cols))
+}
+
 /// Codes a chunk and decodes it again: what is committed has been read back once.
-fn code(
-    coding: &Coding,
-    (grid, width): (Grid, u64),
-    raw: &[u8],
-    start: u64,
-) -> Result<Option<Vec<u8>>, Failure> {
+fn code(coding: &Coding, (rows, columns): Block, raw: &[u8]) -> Result<Option<Vec<u8>>, Failure> {
+    let cols = columns.len();
     with_workspace(|workspace| {
         let Some(given) = &coding.given else {
-            return code_given(coding, grid, raw, Given::Nothing, workspace);
+            return code_given(coding, cols, raw, Given::Nothing, workspace);
         };
-        let row_bytes = grid.cols.saturating_mul(width).max(1);
-        let number = |bytes: u64| usize::try_from(bytes / row_bytes).unwrap_or(usize::MAX);
-        let rows = number(start)..number(start.saturating_add(raw.len() as u64));
+        let block = (coding.codec.code_rows(rows), coding.codec.code_columns(columns));
         let mut codes = std::mem::take(&mut workspace.codes);
         let coded =
-            given.with_rows(rows, &mut codes, |given| code_given(coding, grid, raw, given, workspace));
+            given.with_block(block, &mut codes, |given| code_given(coding, cols, raw, given, workspace));
         workspace.codes = codes;
         coded.map_err(Failure::Given)?
     })
@@ -281,12 +302,11 @@ fn code(
 
 fn code_given(
     coding: &Coding,
-    grid: Grid,
+    cols: usize,
     raw: &[u8],
     given: Given,
     workspace: &mut Workspace,
 ) -> Result<Option<Vec<u8>>, Failure> {
-    let cols = usize::try_from(grid.cols).unwrap_or(usize::MAX);
     let Some(coded) = coding.codec.encode(raw, cols, &coding.classifier, given, workspace) else {
         return Ok(None);
     };

@@ -4,12 +4,12 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 
-use qstore_container::{Encoding, Grid, Hash128};
+use qstore_container::{ChunkShape, Encoding, Hash128};
 
 use crate::error::{Error, Result};
 use crate::ingest::{Source, SourceArray};
 use crate::pipeline::CHUNK_MEMORY;
-use crate::plan::{Bundle, Planned, PlannedArray, Planner, chunk_bytes, grid_of};
+use crate::plan::{Bundle, Planned, PlannedArray, Planner, chunk_bytes, chunk_of};
 
 /// Bytes of small tensors that are read and passed on at a time.
 const RUN_BYTES: u64 = 256 << 10;
@@ -27,7 +27,7 @@ pub(super) enum Step {
     /// A bundle that is full.
     Bundle(Bundle),
     /// An array of one chunk, which is yet to be planned.
-    Whole { index: usize, grid: Grid },
+    Whole { index: usize, chunk: ChunkShape },
     /// An array begins.
     Array(Arc<PlannedArray>),
     /// The array's next bytes.
@@ -60,7 +60,7 @@ pub(crate) struct Member {
     pub(crate) index: usize,
     pub(crate) encoding: Encoding,
     pub(crate) hash: Option<Hash128>,
-    pub(crate) grid: Grid,
+    pub(crate) chunk: ChunkShape,
 }
 
 /// The arrays of each shard, by their index in the source: as many as fit.
@@ -112,8 +112,8 @@ impl<'a, 's> Steps<'a, 's> {
                     self.next += 1;
                     let plan = match self.planner.plan(self.next - 1)? {
                         Planned::Now(plan) => Arc::new(plan),
-                        Planned::Later { index, grid } => {
-                            self.ready.push_back(Step::Whole { index, grid });
+                        Planned::Later { index, chunk } => {
+                            self.ready.push_back(Step::Whole { index, chunk });
                             return Ok(true);
                         }
                     };
@@ -165,12 +165,12 @@ impl<'a, 's> Steps<'a, 's> {
             members.push(match self.planner.duplicates.find_small(index, own, &self.planner.pairs)? {
                 Some((to, hash)) => {
                     let encoding = Encoding::Reference { to };
-                    Member { index, encoding, hash: Some(hash), grid: grid_of(array) }
+                    Member { index, encoding, hash: Some(hash), chunk: chunk_of(array) }
                 }
                 None => {
                     let (encoding, closed) = self.planner.bundles.add(array.dtype, own);
                     full.extend(closed.map(Step::Bundle));
-                    Member { index, encoding, hash: None, grid: Grid::NONE }
+                    Member { index, encoding, hash: None, chunk: ChunkShape::NONE }
                 }
             });
         }
@@ -214,7 +214,7 @@ impl Chunks {
     pub(super) fn of(plan: &Arc<PlannedArray>, array: &SourceArray) -> Self {
         // A transposed matrix is one step: its first row as coded is spread over all of its bytes.
         let whole = plan.action.is_transposed();
-        let chunk = if whole { array.bytes } else { chunk_bytes(array, plan.grid) };
+        let chunk = if whole { array.bytes } else { chunk_bytes(array, plan.chunk) };
         Self { plan: plan.clone(), at: 0, bytes: array.bytes, chunk }
     }
 }

@@ -9,4 +9,4 @@ mod whole;
 pub(crate) use exclude::Exclude;
 pub(crate) use folder::{Scan, scan_folder};
 pub(crate) use shared::SharedArray;
-pub(crate) use source::{Source, SourceArray, SourceContent, SourceFile};
+pub(crate) use source::{Source, SourceArray, SourceContent, SourceFile, is_config};

@@ -1,9 +1,10 @@
 //! One array of a source, for readers that outlive a borrow of it.
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-use qstore_container::ArrayKey;
+use qstore_container::{ArrayKey, CodeLayout};
 
 use super::{Source, SourceArray};
 use crate::decode::CodeBytes;
@@ -26,10 +27,6 @@ impl SharedArray {
 }
 
 impl CodeBytes for SharedArray {
-    fn bytes(&self) -> Result<u64> {
-        Ok(self.array.bytes)
-    }
-
     fn read(&self, offset: u64, out: &mut [u8]) -> Result<()> {
         let within = offset.checked_add(out.len() as u64).is_some_and(|end| end <= self.array.bytes);
         if !within {
@@ -38,12 +35,12 @@ impl CodeBytes for SharedArray {
         self.source.read(&self.array, offset, out)
     }
 
-    fn turned_cols(&self) -> Option<u64> {
+    fn coded(&self) -> Option<(&CodeLayout, u64)> {
         None
     }
 
-    fn read_turned(&self, _: u64, _: &mut [u8]) -> Result<()> {
-        Err(self.wrong("it is not stored transposed"))
+    fn read_coded(&self, _: Range<u64>, _: Range<u64>, _: &mut [u8]) -> Result<()> {
+        Err(self.wrong("it is not coded"))
     }
 
     fn path(&self) -> &Path {

@@ -12,10 +12,16 @@ use qstore_container::{ArrayKey, Dtype, FileContent, Hash128, RelativePath};
 use crate::decode::{ArrayReader, Variant};
 use crate::error::{Error, IoContext as _, Result};
 use crate::file::{read_exact_at, zeroed};
-use crate::scheme::ArrayInfo;
+use crate::formats::{ArrayInfo, Checkpoint};
+use crate::quant::Arrays;
 
 /// The largest `config.json` that is looked at.
 const CONFIG_BYTES: u64 = 1 << 24;
+
+/// Whether an array of so many bytes is a variant's `config.json`.
+pub(crate) fn is_config(key: &ArrayKey, bytes: u64) -> bool {
+    matches!(key, ArrayKey::File(path) if path.as_str() == "config.json") && bytes <= CONFIG_BYTES
+}
 
 /// All of a variant: its files, and the arrays that they are made of, read by range.
 #[derive(Debug)]
@@ -133,11 +139,27 @@ impl Source {
         self.places.get_or_init(index).get(key).map(|index| &self.arrays[*index])
     }
 
-    /// Every tensor as a quantisation scheme sees it.
-    pub(crate) fn array_infos(&self) -> Vec<ArrayInfo> {
+    /// The array of that key, which was there before.
+    pub(crate) fn expect(&self, key: &ArrayKey) -> Result<&SourceArray> {
+        self.find(key).ok_or_else(|| Error::input(self.path(), format!("{key}: it is gone")))
+    }
+
+    /// What the folder says of itself.
+    ///
+    /// # Errors
+    /// Its `config.json` cannot be read. One that is no JSON is some other file of that name.
+    pub(crate) fn checkpoint(&self) -> Result<Checkpoint> {
         let paths: Vec<Arc<str>> = self.files.iter().map(|file| file.path.as_str().into()).collect();
         let info = |a: &SourceArray| ArrayInfo::new(&a.key, &paths[a.file], a.dtype, &a.shape);
-        self.arrays.iter().filter_map(info).collect()
+        let tensors = self.arrays.iter().filter_map(info).collect();
+        let config = self.arrays.iter().find(|array| is_config(&array.key, array.bytes));
+        let mut checkpoint = Checkpoint { tensors, ..Checkpoint::default() };
+        if let Some(array) = config {
+            let mut text = zeroed(array.bytes).at(self.path(), "cannot hold a file")?;
+            self.read(array, 0, &mut text)?;
+            checkpoint.config = serde_json::from_slice(&text).unwrap_or_default();
+        }
+        Ok(checkpoint)
     }
 
     /// The names that the tensors of a file have in it.
@@ -146,21 +168,6 @@ impl Source {
         let SourceContent::Safetensors { arrays, .. } = &file.content else { return Vec::new() };
         let arrays = arrays.iter().map(|index| &self.arrays[*index]);
         arrays.filter_map(|a| Some(ArrayInfo::new(&a.key, &path, a.dtype, &[])?.name)).collect()
-    }
-
-    /// What `config.json` calls the way in which the variant is quantised.
-    pub(crate) fn declared_method(&self) -> Option<String> {
-        let config = self.files.iter().find(|file| file.path.as_str() == "config.json")?;
-        let SourceContent::Opaque(index) = config.content else { return None };
-        let config = self.arrays.get(index).filter(|config| config.bytes <= CONFIG_BYTES)?;
-        let mut text = vec![0; usize::try_from(config.bytes).ok()?];
-        self.read(config, 0, &mut text).ok()?;
-        // A config that is no JSON is some other file of that name.
-        let config: serde_json::Value = serde_json::from_slice(&text).ok()?;
-        let method = config.pointer("/quantization_config/quant_method")?.as_str()?;
-        // It ends up in the manifest and on terminals, so it has to look like a name.
-        let is_name = method.len() <= 64 && method.bytes().all(|b| b.is_ascii_graphic());
-        is_name.then(|| method.to_owned())
     }
 
     /// The hash of an array, where it is known without reading it.
@@ -276,5 +283,19 @@ impl Source {
                 }
             }
         }
+    }
+}
+
+impl Arrays<ArrayKey> for Source {
+    fn describe(&self, key: &ArrayKey) -> Result<(Dtype, Vec<u64>)> {
+        let array = self.expect(key)?;
+        Ok((array.dtype, array.shape.clone()))
+    }
+
+    fn read(&self, key: &ArrayKey, bytes: Range<u64>) -> Result<Vec<u8>> {
+        let array = self.expect(key)?;
+        let mut out = zeroed(bytes.end.saturating_sub(bytes.start)).at(self.path(), "cannot hold scales")?;
+        self.read(array, bytes.start, &mut out)?;
+        Ok(out)
     }
 }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use qstore_container::{ArrayKey, Dtype, Encoding};
 
-use super::{Coding, Pairs, grid_of, plan_alone};
+use super::{Coding, Pairs, chunk_of, plan_alone};
 use crate::ingest::SourceArray;
 
 /// Tensors of fewer bytes are bundled. What larger ones save by tables of their own is more than those cost.
@@ -56,7 +56,7 @@ impl Bundle {
 
     /// The cheapest way to code it.
     pub(crate) fn coding(&self) -> Coding {
-        plan_alone(&self.array, grid_of(&self.array), &self.raw)
+        plan_alone(&self.array, chunk_of(&self.array), &self.raw)
     }
 }
 

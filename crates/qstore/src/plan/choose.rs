@@ -1,14 +1,15 @@
 //! The cheapest way to code one array by itself or given what its [`Pairs`] offer.
 
-use qstore_container::{Grid, VariantName, Why};
+use qstore_container::{ChunkShape, CodeLayout, VariantName, View, Why};
 
 use super::fit::{self, Fit};
 use super::matrix::Matrix;
 use super::sample::{Sample, fits_one_step};
-use super::{Action, Coding, Pairs, Planned, PlannedArray, codes, given, grid_of, residual};
+use super::{Action, Coding, Pair, Pairs, Planned, PlannedArray, chunk_of, codes, given, residual};
 use crate::error::Result;
+use crate::formats::QuantGroup;
 use crate::ingest::{Source, SourceArray};
-use crate::scheme::{FloatKind, GroupGrid, QuantGroup};
+use crate::quant::FloatKind;
 
 /// Bytes that tell what kind of floats an array has.
 const BEGINNING: u64 = 64 << 10;
@@ -25,13 +26,13 @@ impl Chooser<'_> {
     /// Plans array `index`, which equals no other.
     pub(crate) fn plan(&self, index: usize) -> Result<Planned> {
         let array = &self.source.arrays[index];
-        let grid = grid_of(array);
-        if self.is_unpaired(array) && fits_one_step(array, grid) {
-            return Ok(Planned::Later { index, grid });
+        let chunk = chunk_of(array);
+        if self.is_unpaired(array) && fits_one_step(array, chunk) {
+            return Ok(Planned::Later { index, chunk });
         }
-        let coding = Box::new(self.coding(array, grid)?);
-        let grid = coding.grid.unwrap_or(grid);
-        Ok(Planned::Now(PlannedArray { index, grid, action: Action::Code(coding) }))
+        let coding = Box::new(self.coding(array, chunk)?);
+        let chunk = coding.chunk.unwrap_or(chunk);
+        Ok(Planned::Now(PlannedArray { index, chunk, action: Action::Code(coding) }))
     }
 
     /// Whether an array needs no other, and is no matrix of codes whose meaning is known.
@@ -40,7 +41,7 @@ impl Chooser<'_> {
     }
 
     /// The cheapest way to code `array`.
-    fn coding(&self, array: &SourceArray, grid: Grid) -> Result<Coding> {
+    fn coding(&self, array: &SourceArray, chunk: ChunkShape) -> Result<Coding> {
         let mut best = Fit::raw();
         if !self.pairs.of(&array.key).is_empty()
             && let Some(float) = FloatKind::fitting(array.dtype, &self.beginning(array)?)
@@ -52,8 +53,8 @@ impl Chooser<'_> {
         }
         // Where a residual does this well, no other encoding comes near; do not even try one.
         if !best.is_excellent() && !best.is_packed() {
-            let sample = Sample::take(self.source, array, grid)?;
-            best = best.or_better(fit::candidates(array, grid, &sample));
+            let sample = Sample::take(self.source, array, chunk)?;
+            best = best.or_better(fit::candidates(array, chunk, &sample));
         }
         if best.coding.encoding.is_residual() {
             self.pairs.shares(&array.key);
@@ -72,27 +73,22 @@ impl Chooser<'_> {
     fn given_codes(&self, array: &SourceArray, float: FloatKind) -> Result<Vec<Fit>> {
         let mut fits = Vec::new();
         for pair in self.pairs.of(&array.key) {
-            for turned in [false, true] {
-                let Some(matrix) = Matrix::new(self.source, array, turned) else { continue };
-                if matrix.shape() != pair.group.shape {
+            let likely = pair.is_transposed(&array.shape);
+            for transposed in [likely, !likely] {
+                let Some(matrix) = Matrix::weights(self.source, array, transposed) else { continue };
+                if !pair.could_be(matrix.shape()) {
                     continue;
                 }
-                let mut fit = residual::fit_bins(&matrix, float, pair)?;
-                let mut refused = None;
-                // A quantiser that rounds in no known way has moved its weights.
-                if fit.as_ref().is_none_or(|fit| !fit.helps()) {
-                    match pair.open()? {
-                        Ok(given) if given.steps.stride().is_none() => refused = Some(Why::UnevenGroups),
-                        Ok(given) => fit = residual::fit_steps(&matrix, float, &given)?.or(fit),
-                        Err(what) => refused = Some(Why::Unusable { what }),
+                let fit = match self.given_matrix(&matrix, float, pair)? {
+                    Ok(fit) => fit,
+                    Err(why) => {
+                        self.pairs.refuse(&array.key, pair, why);
+                        break;
                     }
-                }
+                };
                 // A square matrix could be either; one that fits is not the other as well.
-                let is_decided = refused.is_some() || fit.as_ref().is_some_and(Fit::is_excellent);
+                let is_decided = fit.as_ref().is_some_and(Fit::is_excellent);
                 fits.extend(fit);
-                if let Some(why) = refused {
-                    self.pairs.refuse(&array.key, pair, why);
-                }
                 if is_decided {
                     break;
                 }
@@ -101,26 +97,53 @@ impl Chooser<'_> {
         Ok(fits)
     }
 
+    /// A way to code floats given a matrix of codes. The inner error says why there is none.
+    fn given_matrix(
+        &self,
+        matrix: &Matrix,
+        float: FloatKind,
+        pair: &Pair,
+    ) -> Result<Result<Option<Fit>, Why>> {
+        let unusable = |what: String| Ok(Err(Why::Unusable { what }));
+        let likeliest = match pair.open(matrix.shape())? {
+            Ok(given) => given,
+            Err(what) => return unusable(what),
+        };
+        let parts = match likeliest.codes()? {
+            Ok(codes) => matrix.given_parts(&codes)?,
+            Err(what) => return unusable(what),
+        };
+        let fit = match pair.open_all(matrix.shape())? {
+            Ok(all) => residual::fit_bins(matrix, float, &all, &parts)?,
+            Err(what) => return unusable(what),
+        };
+        if fit.as_ref().is_some_and(Fit::helps) {
+            return Ok(Ok(fit));
+        }
+        // A quantiser that rounds in no known way has moved its weights.
+        Ok(Ok(residual::fit_steps(matrix, float, &likeliest, &parts)?.or(fit)))
+    }
+
     /// Ways to code the codes of one of the source's own quantised matrices.
     fn codes(&self, array: &SourceArray, group: &QuantGroup) -> Result<Vec<Fit>> {
-        let bits = match group.grid {
-            GroupGrid::LlmInt8 { .. } => None,
-            GroupGrid::Gptq { bits, .. } => Some(bits),
-        };
-        let matrix = match bits {
-            None => Matrix::new(self.source, array, false),
-            Some(bits) => Matrix::packed(self.source, array, bits),
-        };
         let mut fits = Vec::new();
-        let Some(matrix) = matrix.filter(|matrix| matrix.shape() == group.shape) else { return Ok(fits) };
-        if let Some(bits) = bits {
-            fits.extend(codes::fit_packed(&matrix, bits)?);
+        let field = &group.matrix().codes;
+        let layout =
+            CodeLayout { transposed: field.view == View::TRANSPOSED, packing: field.packing.clone() };
+        let is_all = layout.is_of(field);
+        let matrix = Matrix::codes(self.source, array, layout.clone());
+        let Some(matrix) = matrix.filter(|matrix| is_all && matrix.shape() == group.shape()) else {
+            return Ok(fits);
+        };
+        if layout.packing.is_some() {
+            fits.extend(codes::fit_packed(&matrix, &layout)?);
         }
         let pairs = self.pairs.of(&array.key);
         if pairs.is_empty() {
             return Ok(fits);
         }
-        let (grid, steps) = match given::open_own(self.source, self.name, group, &matrix.first_codes()?)? {
+        let (description, own) = match given::open_own(self.source, self.name, group, &matrix.first_codes()?)?
+        {
             Ok(own) => own,
             Err(why) => {
                 self.pairs.refuse_own(group, &why);
@@ -128,16 +151,18 @@ impl Chooser<'_> {
             }
         };
         for pair in pairs {
-            match pair.open()? {
-                Ok(given) => match codes::fit_given(&matrix, (&steps, &grid), &given)? {
-                    Some(fit) => fits.push(fit),
-                    None => {
-                        let what = "its codes lie in chunks of other rows".to_owned();
-                        self.pairs.refuse(&array.key, pair, Why::Unusable { what });
+            let refused = match pair.open(matrix.shape())? {
+                Ok(given) => match codes::fit_given(&matrix, &layout, (&own, &description), &given)? {
+                    Ok(fit) => {
+                        fits.push(fit);
+                        continue;
                     }
+                    Err(codes::Refused::Chunks) => "its codes lie in chunks of other rows".to_owned(),
+                    Err(codes::Refused::Because(what)) => what,
                 },
-                Err(what) => self.pairs.refuse(&array.key, pair, Why::Unusable { what }),
-            }
+                Err(what) => what,
+            };
+            self.pairs.refuse(&array.key, pair, Why::Unusable { what: refused });
         }
         Ok(fits)
     }

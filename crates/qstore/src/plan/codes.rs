@@ -1,6 +1,6 @@
 //! Quantisation codes by themselves, where they are packed, and given those of a variant below.
 
-use qstore_container::{Encoding, QuantGrid};
+use qstore_container::{ArrayRef, ChunkShape, CodeLayout, Dequantization, Encoding, StoredArray};
 use qstore_kernels::{ClassFit, Classifier, Histograms, Rows, code_bucket};
 use rayon::prelude::*;
 
@@ -9,72 +9,104 @@ use super::fit::Fit;
 use super::given::GivenGroup;
 use super::matrix::{Matrix, Part};
 use crate::codec::{
-    CodeResidual, Codec, Given, GivenCodes, Packed, Predictor, Symbols, layout_of, shifts, with_workspace,
+    CodeResidual, Codec, Codes, Given, GivenCodes, Predictor, Symbols, layout_of, shifts, with_workspace,
 };
-use crate::decode::GivenReader;
+use crate::decode::{GivenReader, Meaning};
 use crate::error::Result;
-use crate::scheme::Steps;
+use crate::quant::Dequantizer;
 
 /// Packed codes with tables of their own.
-pub(super) fn fit_packed(matrix: &Matrix, bits: u8) -> Result<Option<Fit>> {
+pub(super) fn fit_packed(matrix: &Matrix, layout: &CodeLayout) -> Result<Option<Fit>> {
     let parts = matrix.parts()?;
-    let symbols = Symbols::of(bits);
+    let symbols = Symbols::of(layout);
     let cols = symbols.cols(matrix.cols());
     let mut histograms = Histograms::default();
     for part in &parts {
-        symbols.with(&part.raw, &mut Vec::new(), |symbols| add_rows(&mut histograms, symbols, cols));
+        add_rows(&mut histograms, &symbols.read(&part.raw, matrix.cols()), cols);
     }
     let classes = ClassFit::new(&histograms, matrix.rows_per_sampled(&parts));
-    let Ok(packed) = Packed::new(bits, classes.tables, layout_of(matrix.grid)) else { return Ok(None) };
-    let codec = Codec::Packed(packed);
+    let chunk = matrix.tiled();
+    let Ok(codes) = Codes::new(layout, classes.tables, layout_of(chunk)) else { return Ok(None) };
+    let codec = Codec::Codes(codes);
     let stored = stored(matrix, &parts, &codec, &classes.classifier, |_| Given::Nothing);
     let coding = Coding {
-        encoding: Encoding::Packed { bits },
+        encoding: Encoding::Codes { layout: layout.clone() },
         codec,
         classifier: classes.classifier,
         given: None,
-        grid: Some(matrix.grid),
+        chunk: Some(chunk),
     };
     Ok(Some(Fit { coding, stored, of: bytes_of(&parts) }))
 }
 
-/// Codes given those of a lower variant; `own` is what they stand for, and `own_grid` what plans say of it.
+/// Why codes are not given others.
+pub(super) enum Refused {
+    /// Those lie in chunks of other rows.
+    Chunks,
+    /// What is wrong with them.
+    Because(String),
+}
+
+/// Codes that lie so given those of a lower variant; `own` is what they stand for, and `description` what plans say of it.
 pub(super) fn fit_given(
     matrix: &Matrix,
-    (own, own_grid): (&Steps, &QuantGrid),
+    layout: &CodeLayout,
+    (own, description): (&Dequantizer, &Dequantization<ArrayRef>),
     given: &GivenGroup,
-) -> Result<Option<Fit>> {
-    let pair = given.pair;
-    if !pair.lower.chunks_meet(&pair.group.codes, matrix.shape()[0], matrix.grid.rows_per_chunk)? {
-        return Ok(None);
+) -> Result<Result<Fit, Refused>> {
+    let encoding = Encoding::CodeResidual {
+        given: Box::new(given.in_plan()),
+        own: Box::new(description.clone()),
+        layout: layout.clone(),
+    };
+    // Where what is given is not cut across, each chunk that is would have to decode all of it.
+    let key = &given.matrix.codes.array;
+    let chunk = if given.pair.lower.is_cut_across(key)? { matrix.tiled() } else { matrix.chunk };
+    if !given.pair.lower.chunks_align(key, &as_stored(matrix, chunk, &encoding))? {
+        return Ok(Err(Refused::Chunks));
     }
-    let parts = matrix.given_parts(&given.codes()?)?;
-    let predictor = Predictor::new(own.clone(), given.steps.clone());
+    let codes = match given.codes()? {
+        Ok(codes) => codes,
+        Err(why) => return Ok(Err(Refused::Because(why))),
+    };
+    let parts = matrix.given_parts(&codes)?;
+    let predictor = Predictor::new(own.clone(), given.values.clone());
     let mut histograms = Histograms::default();
     for part in &parts {
-        let shifts = with_workspace(|workspace| shifts(&part.raw, of_part(part, &predictor), workspace));
-        let Some(shifts) = shifts else { return Ok(None) };
+        let shifts = shifts(layout.packing.as_ref(), &part.raw, matrix.cols(), of_part(part, &predictor));
+        let Some(shifts) = shifts else { return Ok(Err(Refused::Chunks)) };
         add_rows(&mut histograms, &shifts, predictor.cols());
     }
     let classes = ClassFit::new(&histograms, matrix.rows_per_sampled(&parts));
-    let Ok(residual) = CodeResidual::new(classes.tables, layout_of(matrix.grid)) else { return Ok(None) };
+    let residual = match CodeResidual::new(layout, classes.tables, layout_of(chunk)) {
+        Ok(residual) => residual,
+        Err(e) => return Ok(Err(Refused::Because(e.to_string()))),
+    };
     let codec = Codec::CodeResidual(residual);
     let stored =
         stored(matrix, &parts, &codec, &classes.classifier, |part| Given::Codes(of_part(part, &predictor)));
-    let encoding = Encoding::CodeResidual { given: given.in_plan(), own: own_grid.clone() };
-    let reader = GivenReader::of_codes(given.codes()?, predictor);
-    let coding = Coding {
-        encoding,
-        codec,
-        classifier: classes.classifier,
-        given: Some(reader),
-        grid: Some(matrix.grid),
-    };
-    Ok(Some(Fit { coding, stored, of: bytes_of(&parts) }))
+    let reader = GivenReader::new(codes, Meaning::Codes(Box::new(predictor)));
+    let coding =
+        Coding { encoding, codec, classifier: classes.classifier, given: Some(reader), chunk: Some(chunk) };
+    Ok(Ok(Fit { coding, stored, of: bytes_of(&parts) }))
+}
+
+/// A matrix as a plan would have it.
+fn as_stored(matrix: &Matrix, chunk: ChunkShape, encoding: &Encoding) -> StoredArray {
+    let array = matrix.array();
+    StoredArray {
+        key: array.key.clone(),
+        dtype: array.dtype,
+        shape: array.shape.clone(),
+        hash: None,
+        chunk,
+        mantissa: None,
+        encoding: encoding.clone(),
+    }
 }
 
 fn of_part<'a>(part: &'a Part, predictor: &'a Predictor) -> GivenCodes<'a> {
-    GivenCodes { codes: &part.codes, first_row: part.rows.start, predictor }
+    GivenCodes { codes: &part.codes, first_row: part.rows.start, columns: (0, predictor.cols()), predictor }
 }
 
 fn add_rows(histograms: &mut Histograms, symbols: &[u8], cols: usize) {

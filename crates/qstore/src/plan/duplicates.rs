@@ -68,7 +68,7 @@ impl<'a> Duplicates<'a> {
                 of_size.entry(hash).or_insert_with(|| (variant.clone(), array.key.clone()));
             }
         }
-        // What a grid is made of is to be no residual, nor a reference to one: it keeps to its own kind.
+        // What says what codes stand for is to be no residual, nor a reference to one: it keeps to its own kind.
         let mut alike: HashMap<(u64, Hash128, bool), Vec<usize>> = HashMap::new();
         for (index, array) in source.arrays.iter().enumerate() {
             if small[index] || array.bytes == 0 || sizes[&array.bytes] < 2 {
@@ -76,7 +76,7 @@ impl<'a> Duplicates<'a> {
             }
             progress.advance(0)?;
             let ends = source.known_hash(array).map_or_else(|| hash_of_ends(source, array), Ok)?;
-            alike.entry((array.bytes, ends, pairs.is_of_grid(&array.key))).or_default().push(index);
+            alike.entry((array.bytes, ends, pairs.says_value(&array.key))).or_default().push(index);
         }
         // What may be given codes is not to be stored as equal to what may not; and files that people see not as equal to hidden ones.
         let rank = |index: &usize| {
@@ -106,7 +106,7 @@ impl<'a> Duplicates<'a> {
         }
         let hash = Hash128::of(bytes);
         if let Some((variant, key)) = self.stored.get(&size).and_then(|of_size| of_size.get(&hash)) {
-            let plain = pairs.is_of_grid(&self.source.arrays[index].key);
+            let plain = pairs.says_value(&self.source.arrays[index].key);
             let same = !(plain && is_residual(variant, key)?) && read(variant, key)? == bytes;
             return Ok(same.then(|| (variant.origin(key), hash)));
         }
@@ -126,7 +126,7 @@ impl<'a> Duplicates<'a> {
     }
 
     /// An array with the same bytes as array `index` of the source: in a variant below, or in the source itself.
-    /// What a grid is made of refers to no residual: readers refuse residuals of which a grid is itself one.
+    /// What says what codes stand for refers to no residual, which readers refuse there.
     pub(crate) fn find(&mut self, index: usize, pairs: &Pairs) -> Result<Option<(ArrayRef, Original)>> {
         if self.source.arrays[index].bytes == 0 {
             return Ok(None);
@@ -169,7 +169,7 @@ impl<'a> Duplicates<'a> {
         else {
             return Ok(None);
         };
-        let is_of_use = !(pairs.is_of_grid(&array.key) && is_residual(variant, key)?);
+        let is_of_use = !(pairs.says_value(&array.key) && is_residual(variant, key)?);
         Ok(is_of_use.then(|| (variant.clone(), key.clone())))
     }
 

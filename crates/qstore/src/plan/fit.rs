@@ -2,17 +2,16 @@
 
 use std::borrow::Cow;
 
-use qstore_container::{ArrayKey, Encoding, Grid};
+use qstore_container::{ArrayKey, ChunkShape, CodeLayout, Encoding};
 use qstore_kernels::{
-    ClassFit, Classifier, CodesCoder, Histograms, Rows, SplitWindow, code_bucket, log2_q16, split_bucket,
-    split_histogram,
+    ClassFit, Classifier, Histograms, Rows, SplitWindow, code_bucket, log2_q16, split_bucket, split_histogram,
 };
 
 use super::Coding;
 use super::sample::{Sample, element_bytes};
-use crate::codec::{Codec, FloatSplit, Given, Planes, layout_of, with_workspace};
+use crate::codec::{Codec, Codes, FloatSplit, Given, Planes, layout_of, with_workspace};
 use crate::ingest::SourceArray;
-use crate::scheme::FloatKind;
+use crate::quant::FloatKind;
 
 /// Bytes that zstd is tried on at most.
 const ZSTD_TRIAL: usize = 256 << 10;
@@ -42,7 +41,7 @@ impl Fit {
     }
 
     fn plain(encoding: Encoding, codec: Codec, stored: u64, of: u64) -> Self {
-        let coding = Coding { encoding, codec, classifier: Classifier::single(), given: None, grid: None };
+        let coding = Coding { encoding, codec, classifier: Classifier::single(), given: None, chunk: None };
         Self { coding, stored, of }
     }
 
@@ -62,11 +61,7 @@ impl Fit {
 
     /// Of packed codes: no other encoding sees their bits.
     pub(super) fn is_packed(&self) -> bool {
-        match &self.coding.encoding {
-            Encoding::Packed { .. } => true,
-            Encoding::CodeResidual { own, .. } => own.packed_bits().is_some(),
-            _ => false,
-        }
+        self.coding.encoding.packing().is_some()
     }
 
     /// Fewer bytes than any float split needs for weights.
@@ -76,16 +71,16 @@ impl Fit {
 }
 
 /// Every encoding that suits the array's type, with what it would store of it in all.
-pub(super) fn candidates(array: &SourceArray, grid: Grid, sample: &Sample) -> Vec<Fit> {
+pub(super) fn candidates(array: &SourceArray, chunk: ChunkShape, sample: &Sample) -> Vec<Fit> {
     let mut fits = Vec::new();
     if sample.bytes.is_empty() {
         return fits;
     }
-    let cols = usize::try_from(grid.cols).unwrap_or(usize::MAX);
+    let cols = usize::try_from(chunk.cols).unwrap_or(usize::MAX);
     if let Some(float) = FloatKind::fitting(array.dtype, &sample.bytes) {
-        fits.extend(split(float, array, grid, sample));
+        fits.extend(split(float, array, chunk, sample));
     } else if element_bytes(array) == 1 && !is_file(array) {
-        fits.extend(codes(array, grid, sample));
+        fits.extend(codes(array, chunk, sample));
     }
     let slow = zstd(array, sample);
     if sample.stride > 1 {
@@ -144,8 +139,8 @@ fn trial<'a>(array: &SourceArray, bytes: &'a [u8], width: usize) -> Cow<'a, [u8]
     (0..ZSTD_PIECES).flat_map(piece).copied().collect()
 }
 
-fn codes(array: &SourceArray, grid: Grid, sample: &Sample) -> Option<Fit> {
-    let cols = usize::try_from(grid.cols).unwrap_or(usize::MAX);
+fn codes(array: &SourceArray, chunk: ChunkShape, sample: &Sample) -> Option<Fit> {
+    let cols = usize::try_from(chunk.cols).unwrap_or(usize::MAX);
     let mut histograms = Histograms::default();
     for row in Rows::new(sample.bytes.len(), cols).iter() {
         let row = &sample.bytes[row];
@@ -153,14 +148,19 @@ fn codes(array: &SourceArray, grid: Grid, sample: &Sample) -> Option<Fit> {
     }
     let fit = ClassFit::new(&histograms, sample.stride);
     let stored = class_fit_bytes(&fit, sample.stride);
-    let codec = Codec::Codes(CodesCoder::new(fit.tables, layout_of(grid)).ok()?);
-    let coding =
-        Coding { encoding: Encoding::Codes, codec, classifier: fit.classifier, given: None, grid: None };
+    let codec = Codec::Codes(Codes::new(&CodeLayout::default(), fit.tables, layout_of(chunk)).ok()?);
+    let coding = Coding {
+        encoding: Encoding::plain_codes(),
+        codec,
+        classifier: fit.classifier,
+        given: None,
+        chunk: None,
+    };
     Some(Fit { coding, stored, of: array.bytes })
 }
 
-fn split(float: FloatKind, array: &SourceArray, grid: Grid, sample: &Sample) -> Option<Fit> {
-    let cols = usize::try_from(grid.cols).unwrap_or(usize::MAX);
+fn split(float: FloatKind, array: &SourceArray, chunk: ChunkShape, sample: &Sample) -> Option<Fit> {
+    let cols = usize::try_from(chunk.cols).unwrap_or(usize::MAX);
     let values: Vec<u16> = crate::codec::high_halves(float, &sample.bytes)
         .iter()
         .map(|half| u16::from_le_bytes(*half))
@@ -196,9 +196,14 @@ fn split(float: FloatKind, array: &SourceArray, grid: Grid, sample: &Sample) -> 
     let low_bits = crate::codec::low_width(float, &sample.bytes);
     let raw_bits = count * u64::from(window.shift() + 1 + low_bits) + exceptions * EXCEPTION_BITS;
     let stored = class_fit_bytes(&fit, sample.stride) + raw_bits * sample.stride / 8;
-    let codec = Codec::FloatSplit(FloatSplit::new(float, window, fit.tables, layout_of(grid)).ok()?);
-    let coding =
-        Coding { encoding: Encoding::FloatSplit, codec, classifier: fit.classifier, given: None, grid: None };
+    let codec = Codec::FloatSplit(FloatSplit::new(float, window, fit.tables, layout_of(chunk)).ok()?);
+    let coding = Coding {
+        encoding: Encoding::FloatSplit,
+        codec,
+        classifier: fit.classifier,
+        given: None,
+        chunk: None,
+    };
     Some(Fit { coding, stored, of: array.bytes })
 }
 

@@ -1,15 +1,15 @@
 //! A quantised matrix of a variant below, and what its codes stand for.
 
-use qstore_container::{ArrayKey, ArrayRef, QuantGrid, Quantised, VariantName};
+use qstore_container::{ArrayKey, ArrayRef, Dequantization, QuantMatrix, VariantName};
 
 use super::lower::Lower;
 use crate::decode::CodeReader;
-use crate::error::{Error, IoContext as _, Result};
-use crate::file::zeroed;
+use crate::error::Result;
+use crate::formats::QuantGroup;
 use crate::ingest::Source;
-use crate::scheme::{GridArray, GroupGrid, QuantGroup, Steps};
+use crate::quant::{Dequantizer, OpenError};
 
-/// Codes whose mean tells how zero-points are stored.
+/// Codes whose mean tells what they stand for, where files do not say.
 const CODES_OF_MEAN: u64 = 1 << 18;
 
 /// A quantised matrix of a variant below.
@@ -19,95 +19,132 @@ pub(crate) struct Pair {
     pub(crate) group: QuantGroup,
 }
 
-/// The same with what its codes stand for.
+/// The same with what its codes stand for, for a matrix that may have other rows and columns.
+#[derive(Debug, Clone)]
 pub(crate) struct GivenGroup<'a> {
     pub(super) pair: &'a Pair,
-    pub(crate) steps: Steps,
-    grid: QuantGrid,
+    pub(super) matrix: &'a QuantMatrix<ArrayKey>,
+    pub(crate) values: Dequantizer,
 }
 
 impl Pair {
     /// What plans call one of the variant's arrays.
-    pub(super) fn refer(&self, array: &ArrayKey) -> ArrayRef {
+    fn refer(&self, array: &ArrayKey) -> ArrayRef {
         ArrayRef { variant: self.lower.name().clone(), array: array.clone() }
     }
 
-    /// A reader of the codes; `None` if they equal, by chance, floats that are stored as a residual, which readers refuse to be given.
-    pub(crate) fn code_reader(&self) -> Result<Option<CodeReader>> {
-        let bits = match self.group.grid {
-            GroupGrid::LlmInt8 { .. } => None,
-            GroupGrid::Gptq { bits, .. } => Some(bits),
-        };
-        self.lower.codes(&self.group.codes, self.group.shape[1], bits)
+    /// Whether an array of this shape more likely holds the transposed of its matrix.
+    pub(super) fn is_transposed(&self, shape: &[u64]) -> bool {
+        let [rows, cols] = self.group.shape();
+        *shape == [cols, rows] && rows != cols
     }
 
-    /// Reads what the codes stand for. The inner error says why they are of no use.
-    pub(crate) fn open(&self) -> Result<Result<GivenGroup<'_>, String>> {
-        let Some(codes) = self.code_reader()? else {
-            return Ok(Err("its codes are floats elsewhere".to_owned()));
-        };
-        if codes.is_too_large() {
-            return Ok(Err("its codes are kept as they are, and are too many to be read by rows".to_owned()));
+    /// Whether a matrix of this shape may be its own: the same, or one of the two with more rows and columns.
+    pub(super) fn could_be(&self, shape: [u64; 2]) -> bool {
+        could_be(self.group.shape(), shape)
+    }
+
+    /// Opens each thing that its codes may stand for, for a matrix of this shape.
+    ///
+    /// # Errors
+    /// Arrays that cannot be read. The inner error says why they are of no use.
+    pub(crate) fn open_all(&self, shape: [u64; 2]) -> Result<Result<Vec<GivenGroup<'_>>, String>> {
+        let mut all = Vec::new();
+        for matrix in &self.group.candidates {
+            if !self.lower.can_be_given(matrix)? {
+                return Ok(Err("its codes or scales are floats elsewhere".to_owned()));
+            }
+            let values = match Dequantizer::open(&matrix.values, matrix.shape, matrix.bits(), &self.lower) {
+                Ok(values) => values.resized(shape.map(size)),
+                Err(OpenError::Misfit(error)) => return Ok(Err(error.to_string())),
+                Err(OpenError::Fetch(error)) => return Err(error),
+            };
+            all.push(GivenGroup { pair: self, matrix, values });
         }
-        let fetch = |array: &ArrayRef| self.lower.fetch(&array.array);
-        let [rows, cols] = self.group.shape;
+        Ok(Ok(all))
+    }
+
+    /// What its codes most likely stand for, for a matrix of this shape. The inner error says why they are of no use.
+    pub(crate) fn open(&self, shape: [u64; 2]) -> Result<Result<GivenGroup<'_>, String>> {
+        let all = match self.open_all(shape)? {
+            Ok(all) => all,
+            Err(why) => return Ok(Err(why)),
+        };
+        let Some(first) = all.first() else { return Ok(Err("it is of no format".to_owned())) };
+        let codes = match first.codes()? {
+            Ok(codes) if codes.is_too_large() => {
+                let why = "its codes are kept as they are, and are too many to be read by rows";
+                return Ok(Err(why.to_owned()));
+            }
+            Ok(codes) => codes,
+            Err(why) => return Ok(Err(why)),
+        };
+        let [rows, cols] = shape;
         let rows = rows.min(CODES_OF_MEAN / cols.max(1)).max(1);
-        let mut sample = vec![0; usize::try_from(rows.saturating_mul(cols)).unwrap_or(0)];
-        codes.read_rows(0, &mut sample)?;
-        Ok(open_grid(&self.group, self.lower.name(), &sample, fetch)?.map(|(grid, steps)| GivenGroup {
-            pair: self,
-            steps,
-            grid,
-        }))
+        let mut sample = vec![0; size(rows.saturating_mul(cols))];
+        if is_ambiguous(&self.group.candidates) {
+            codes.read_rows(0, &mut sample)?;
+        }
+        let best = likeliest(all.iter().map(|one| &one.values), &sample);
+        Ok(all.into_iter().nth(best).ok_or_else(|| "it is of no format".to_owned()))
     }
 }
 
 impl GivenGroup<'_> {
     /// What plans say of it.
-    pub(super) fn in_plan(&self) -> Quantised {
-        Quantised { codes: self.pair.refer(&self.pair.group.codes), grid: self.grid.clone() }
+    pub(super) fn in_plan(&self) -> QuantMatrix<ArrayRef> {
+        self.matrix.map(|array| self.pair.refer(array))
     }
 
-    /// A reader of the codes.
-    pub(super) fn codes(&self) -> Result<CodeReader> {
-        let codes = self.pair.code_reader()?;
-        codes.ok_or_else(|| Error::usage("codes that were there are gone"))
+    /// A reader of the codes. The inner error says why there is none.
+    pub(super) fn codes(&self) -> Result<Result<CodeReader, String>> {
+        let fill = (self.values.cols() as u64, self.values.zero_code());
+        self.pair.lower.codes(self.matrix, fill)
     }
 }
 
-/// What the codes of a matrix of `source`, which will be variant `name`, stand for; `sample` are those of its first rows.
+/// Whether two matrices may be one, to which rows or columns were added: an eighth of them at most, and up to 128 of few.
+pub(super) fn could_be(one: [u64; 2], other: [u64; 2]) -> bool {
+    let near = |a: u64, b: u64| a.abs_diff(b) <= (a.max(b) / 8).max(128).min(a.min(b) / 2);
+    near(one[0], other[0]) && near(one[1], other[1])
+}
+
+fn size(number: u64) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
+}
+
+/// What the codes of a matrix of `source`, which will be variant `name`, stand for; `sample` are those of its first rows. The inner error says what does not
+/// fit.
 pub(super) fn open_own(
     source: &Source,
     name: &VariantName,
     group: &QuantGroup,
     sample: &[u8],
-) -> Result<Result<(QuantGrid, Steps), String>> {
-    open_grid(group, name, sample, |array| {
-        let array = source.find(&array.array);
-        let array = array.ok_or_else(|| Error::usage("a grid that is not there"))?;
-        let mut bytes = zeroed(array.bytes).at(source.path(), "cannot hold a grid")?;
-        source.read(array, 0, &mut bytes)?;
-        Ok(GridArray { dtype: array.dtype, shape: array.shape.clone(), bytes })
-    })
+) -> Result<Result<(Dequantization<ArrayRef>, Dequantizer), String>> {
+    let mut opened = Vec::new();
+    for matrix in &group.candidates {
+        match Dequantizer::open(&matrix.values, matrix.shape, matrix.bits(), source) {
+            Ok(values) => opened.push(values),
+            Err(OpenError::Misfit(error)) => return Ok(Err(error.to_string())),
+            Err(OpenError::Fetch(error)) => return Err(error),
+        }
+    }
+    let best = likeliest(opened.iter(), sample);
+    let in_plan = |matrix: &QuantMatrix<ArrayKey>| {
+        matrix.map(|array| ArrayRef { variant: name.clone(), array: array.clone() }).values
+    };
+    let found = group.candidates.get(best).map(in_plan).zip(opened.into_iter().nth(best));
+    Ok(found.ok_or_else(|| "it is of no format".to_owned()))
 }
 
-/// Opens a grid, whose zero-points may be stored as they are or less one: what is more in the middle of the codes.
-fn open_grid(
-    group: &QuantGroup,
-    name: &VariantName,
-    sample: &[u8],
-    fetch: impl Fn(&ArrayRef) -> Result<GridArray>,
-) -> Result<Result<(QuantGrid, Steps), String>> {
-    let open = |zero_offset| {
-        let grid = group.grid.of_variant(name, zero_offset);
-        Ok::<_, Error>(Steps::open(&grid, group.shape, &fetch)?.map(|steps| (grid, steps)))
-    };
-    let less_one = match open(1)? {
-        Ok(found) => found,
-        Err(why) => return Ok(Err(why.to_owned())),
-    };
-    if less_one.1.mean_off(sample) >= -0.5 {
-        return Ok(Ok(less_one));
-    }
-    Ok(open(0)?.map_err(str::to_owned))
+/// Whether candidates differ in what level stands for 0.
+fn is_ambiguous(candidates: &[QuantMatrix<ArrayKey>]) -> bool {
+    candidates.windows(2).any(|two| two[0].values.zero != two[1].values.zero)
+}
+
+/// Of things that the codes `sample` of the first rows may stand for the index of the likeliest: weights are 0 on average, so the levels that stand for 0 are near
+/// the mean of all.
+fn likeliest<'a>(values: impl Iterator<Item = &'a Dequantizer>, sample: &[u8]) -> usize {
+    let off = values.map(|values| values.mean_off(sample).abs()).enumerate();
+    off.min_by(|(_, a), (_, b)| a.total_cmp(b)).map_or(0, |(index, _)| index)
 }

@@ -1,14 +1,15 @@
 //! A variant below another: one that is stored, or a folder that could be.
 
+use std::ops::Range;
 use std::sync::Arc;
 
-use qstore_container::{ArrayKey, VariantName};
+use qstore_container::{ArrayKey, Dtype, QuantMatrix, StoredArray, VariantName};
 
-use crate::decode::{CodeReader, Variant, chunks_meet};
-use crate::error::{Error, IoContext as _, Result};
-use crate::file::zeroed;
+use crate::decode::{CodeReader, Variant, chunks_align, read_part};
+use crate::error::Result;
+use crate::formats::Checkpoint;
 use crate::ingest::{SharedArray, Source};
-use crate::scheme::{ArrayInfo, GridArray, floats};
+use crate::quant::Arrays;
 
 /// Whatever an array may be given lies in one.
 #[derive(Debug, Clone)]
@@ -29,63 +30,81 @@ impl Lower {
         }
     }
 
-    /// Every array as a quantisation scheme sees it.
-    pub(super) fn array_infos(&self) -> Vec<ArrayInfo> {
+    /// What its folder says of itself.
+    pub(super) fn checkpoint(&self) -> Result<Checkpoint> {
         match self {
-            Self::Stored(variant) => variant.array_infos(),
-            Self::Folder { source, .. } => source.array_infos(),
+            Self::Stored(variant) => variant.checkpoint(),
+            Self::Folder { source, .. } => source.checkpoint(),
         }
     }
 
-    /// A reader of codes in rows of `cols`; `None` if they are stored as a residual of floats.
-    pub(super) fn codes(&self, key: &ArrayKey, cols: u64, bits: Option<u8>) -> Result<Option<CodeReader>> {
-        match self {
+    /// Whether readers accept to be given a matrix: its codes may equal, by chance, floats that are stored as a residual, and its scales any residual.
+    pub(super) fn can_be_given(&self, matrix: &QuantMatrix<ArrayKey>) -> Result<bool> {
+        let Self::Stored(variant) = self else { return Ok(true) };
+        for key in matrix.values.arrays() {
+            if variant.array(key)?.stored().encoding.is_residual() {
+                return Ok(false);
+            }
+        }
+        Ok(!variant.array(&matrix.codes.array)?.stored().encoding.is_float_residual())
+    }
+
+    /// A reader of the codes of a matrix, in rows of `cols` that are filled up with `fill`. The inner error says why there is none.
+    pub(super) fn codes(
+        &self,
+        matrix: &QuantMatrix<ArrayKey>,
+        (cols, fill): (u64, u8),
+    ) -> Result<Result<CodeReader, String>> {
+        let (key, field) = (&matrix.codes.array, &matrix.codes);
+        let reader = match self {
             Self::Stored(variant) => {
-                let array = variant.array(key)?;
-                let fits = !array.stored().encoding.is_float_residual();
-                Ok(fits.then(|| CodeReader::new(array, cols, bits)))
+                let entry = variant.stored_array(key)?;
+                let array = (entry.dtype, &entry.shape[..]);
+                CodeReader::new(variant.array(key)?, field, array, matrix.shape, (cols, fill))
             }
             Self::Folder { source, .. } => {
-                Ok(Some(CodeReader::new(SharedArray::find(source, key)?, cols, bits)))
+                let array = source.expect(key)?;
+                let array = (array.dtype, &array.shape[..]);
+                CodeReader::new(SharedArray::find(source, key)?, field, array, matrix.shape, (cols, fill))
             }
+        };
+        Ok(reader.map_err(|e| e.to_string()))
+    }
+
+    /// Whether the codes `key` are stored in chunks that have a part of their columns.
+    pub(super) fn is_cut_across(&self, key: &ArrayKey) -> Result<bool> {
+        match self {
+            Self::Stored(variant) => {
+                Ok(variant.array(key)?.stored().chunks_across().is_ok_and(|across| across > 1))
+            }
+            Self::Folder { .. } => Ok(false),
         }
     }
 
-    /// Whether readers accept codes of so many rows, cut so, that are given the codes `key`.
-    pub(super) fn chunks_meet(&self, key: &ArrayKey, rows: u64, rows_per_chunk: u64) -> Result<bool> {
+    /// Whether readers accept the stored form `array` of codes to be given the codes `key`.
+    pub(super) fn chunks_align(&self, key: &ArrayKey, array: &StoredArray) -> Result<bool> {
         match self {
-            Self::Stored(variant) => Ok(chunks_meet(rows, rows_per_chunk, variant.array(key)?.stored())),
+            Self::Stored(variant) => Ok(chunks_align(array, variant.array(key)?.stored())),
             Self::Folder { .. } => Ok(true),
         }
     }
+}
 
-    /// All of a small array.
-    pub(super) fn fetch(&self, key: &ArrayKey) -> Result<GridArray> {
+impl Arrays<ArrayKey> for Lower {
+    fn describe(&self, key: &ArrayKey) -> Result<(Dtype, Vec<u64>)> {
         match self {
             Self::Stored(variant) => {
                 let entry = variant.stored_array(key)?;
-                let reader = variant.array(key)?;
-                let mut bytes = zeroed(reader.bytes()?).at(variant.folder(), "cannot hold a grid")?;
-                reader.read(0, &mut bytes)?;
-                Ok(GridArray { dtype: entry.dtype, shape: entry.shape.clone(), bytes })
+                Ok((entry.dtype, entry.shape.clone()))
             }
-            Self::Folder { source, .. } => {
-                let array = source.find(key);
-                let array = array.ok_or_else(|| Error::input(source.path(), format!("{key}: it is gone")))?;
-                let mut bytes = zeroed(array.bytes).at(source.path(), "cannot hold a grid")?;
-                source.read(array, 0, &mut bytes)?;
-                Ok(GridArray { dtype: array.dtype, shape: array.shape.clone(), bytes })
-            }
+            Self::Folder { source, .. } => source.describe(key),
         }
     }
 
-    /// All of an array of scales; `None` if it is stored as a residual.
-    pub(super) fn scales(&self, key: &ArrayKey) -> Result<Option<Vec<f32>>> {
-        if let Self::Stored(variant) = self
-            && variant.array(key)?.stored().encoding.is_residual()
-        {
-            return Ok(None);
+    fn read(&self, key: &ArrayKey, bytes: Range<u64>) -> Result<Vec<u8>> {
+        match self {
+            Self::Stored(variant) => read_part(&variant.array(key)?, bytes),
+            Self::Folder { source, .. } => Arrays::read(&**source, key, bytes),
         }
-        Ok(floats(&self.fetch(key)?).ok())
     }
 }

@@ -3,17 +3,17 @@
 use std::ops::Range;
 use std::sync::OnceLock;
 
-use qstore_container::Grid;
 use qstore_container::limits::{MAX_RESIDUAL_ROWS, MAX_TRANSPOSED_BYTES};
+use qstore_container::{Axis, ChunkShape, CodeLayout};
 use rayon::prelude::*;
 
-use super::grid::{grid_of, grid_of_codes};
+use super::chunk_shape::{chunk_of_codes, tiled};
 use super::sample::{chunk_bytes, element_bytes, read_chunk, spread_chunks};
-use crate::codec::{codes_in, transpose, unpack_codes};
 use crate::decode::CodeReader;
 use crate::error::{IoContext as _, Result};
 use crate::file::zeroed;
 use crate::ingest::{Source, SourceArray};
+use crate::quant::{codes_of_words, transpose};
 
 /// A matrix as it is coded.
 #[derive(Debug)]
@@ -23,15 +23,16 @@ pub(super) struct Matrix<'a> {
     /// The array as if it were stored in the rows that are coded.
     coded: SourceArray,
     /// Whether these are the columns of the array.
-    pub(super) turned: bool,
-    pub(super) grid: Grid,
-    /// Bits of a packed code.
-    bits: Option<u8>,
+    pub(super) transposed: bool,
+    /// Its chunks, of whole rows.
+    pub(super) chunk: ChunkShape,
+    /// Where its codes lie; each is an element where it is one of weights.
+    layout: CodeLayout,
     /// The whole array, once it has been read.
     all: OnceLock<Vec<u8>>,
 }
 
-/// A chunk with the codes that it is given.
+/// A chunk with the codes that it is given, and its rows, of codes where it is one of those.
 pub(super) struct Part {
     pub(super) raw: Vec<u8>,
     /// One a byte; none if it is given none.
@@ -40,41 +41,57 @@ pub(super) struct Part {
 }
 
 /// A matrix as if it were stored the other way round.
-fn transposed(array: &SourceArray) -> SourceArray {
+fn transposed_array(array: &SourceArray) -> SourceArray {
     SourceArray { shape: array.shape.iter().rev().copied().collect(), ..array.clone() }
 }
 
 impl<'a> Matrix<'a> {
-    /// Elements of one weight or code each, in rows of the array, or of its transposed if `turned`. `None` if it has other than two dimensions or is too
-    /// large.
-    pub(super) fn new(source: &'a Source, array: &'a SourceArray, turned: bool) -> Option<Self> {
-        let coded = if turned { transposed(array) } else { array.clone() };
-        let grid = grid_of(&coded);
-        Self { source, array, coded, turned, grid, bits: None, all: OnceLock::new() }.checked()
+    /// Weights, in rows of the array, or of its transposed. `None` if it has other than two dimensions or is too large.
+    pub(super) fn weights(source: &'a Source, array: &'a SourceArray, transposed: bool) -> Option<Self> {
+        Self::codes(source, array, CodeLayout { transposed, packing: None })
     }
 
-    /// Packed codes of `bits` bits, whose rows are the array's columns.
-    pub(super) fn packed(source: &'a Source, array: &'a SourceArray, bits: u8) -> Option<Self> {
-        let coded = transposed(array);
-        let grid = grid_of_codes(&coded, bits)?;
-        Self { source, array, coded, turned: true, grid, bits: Some(bits), all: OnceLock::new() }.checked()
+    /// Codes that lie so.
+    pub(super) fn codes(source: &'a Source, array: &'a SourceArray, layout: CodeLayout) -> Option<Self> {
+        let transposed = layout.transposed;
+        let coded = if transposed { transposed_array(array) } else { array.clone() };
+        let chunk = chunk_of_codes(&coded, &layout)?;
+        Self { source, array, coded, transposed, chunk, layout, all: OnceLock::new() }.checked()
     }
 
     fn checked(self) -> Option<Self> {
         let &[rows, cols] = &self.coded.shape[..] else { return None };
-        let large = self.turned && self.array.bytes > MAX_TRANSPOSED_BYTES || rows > MAX_RESIDUAL_ROWS;
-        (!large && rows > 0 && cols == self.grid.cols).then_some(self)
+        let large = self.transposed && self.array.bytes > MAX_TRANSPOSED_BYTES || rows > MAX_RESIDUAL_ROWS;
+        (!large && rows > 0 && cols == self.chunk.cols).then_some(self)
+    }
+
+    /// The array.
+    pub(super) fn array(&self) -> &SourceArray {
+        self.array
+    }
+
+    /// Chunks that have a part of the columns, where that is worth while.
+    pub(super) fn tiled(&self) -> ChunkShape {
+        tiled(self.chunk, &self.coded, &self.layout)
     }
 
     /// Elements of a row as coded: weights, codes or words of packed codes.
     pub(super) fn cols(&self) -> usize {
-        usize::try_from(self.grid.cols).unwrap_or(usize::MAX)
+        usize::try_from(self.chunk.cols).unwrap_or(usize::MAX)
     }
 
-    /// Rows and columns, of codes where they are packed.
+    /// Rows and columns of its weights or codes.
     pub(super) fn shape(&self) -> [u64; 2] {
-        let rows = self.coded.shape[0];
-        [rows, self.bits.map_or(self.grid.cols, |bits| self.grid.cols * 32 / u64::from(bits))]
+        let words = [self.coded.shape[0], self.chunk.cols];
+        self.layout.packing.as_ref().and_then(|packing| packing.unpacked(words)).unwrap_or(words)
+    }
+
+    /// Rows of codes in each row as it is coded.
+    fn code_rows(&self, rows: usize) -> usize {
+        match &self.layout.packing {
+            Some(packing) if packing.along == Axis::Rows => rows * usize::from(packing.word / packing.bits),
+            _ => rows,
+        }
     }
 
     /// A few chunks by themselves.
@@ -96,27 +113,26 @@ impl<'a> Matrix<'a> {
     pub(super) fn first_codes(&self) -> Result<Vec<u8>> {
         let parts = self.parts()?;
         let Some(part) = parts.into_iter().find(|part| part.rows.start == 0) else { return Ok(Vec::new()) };
-        let Some(bits) = self.bits else { return Ok(part.raw) };
-        let mut codes = vec![0; codes_in(part.raw.len(), bits)];
-        unpack_codes(&part.raw, bits, &mut codes);
-        Ok(codes)
+        let row_bytes = self.cols() * usize::try_from(element_bytes(self.array)).unwrap_or(1);
+        Ok(codes_of_words(self.layout.packing.as_ref(), &part.raw, row_bytes).into_owned())
     }
 
     fn take_parts(&self, codes: impl Fn(usize, usize) -> Result<Vec<u8>> + Sync) -> Result<Vec<Part>> {
-        let all = if self.turned { Some(self.all()?) } else { None };
-        let full = chunk_bytes(&self.coded, self.grid);
-        let row_bytes = self.grid.cols * element_bytes(self.array);
+        let all = if self.transposed { Some(self.all()?) } else { None };
+        let full = chunk_bytes(&self.coded, self.chunk);
+        let row_bytes = self.chunk.cols * element_bytes(self.array);
         let take = |chunk: u64| {
             let start = chunk * full;
             let raw = match all {
-                None => read_chunk(self.source, self.array, self.grid, chunk)?,
-                Some(all) => self.turned_rows(all, chunk * self.grid.rows_per_chunk),
+                None => read_chunk(self.source, self.array, self.chunk, chunk)?,
+                Some(all) => self.transposed_rows(all, chunk * self.chunk.rows),
             };
             let first = usize::try_from(start / row_bytes).unwrap_or(usize::MAX);
             let rows = raw.len() / usize::try_from(row_bytes).unwrap_or(usize::MAX);
+            let (first, rows) = (self.code_rows(first), self.code_rows(rows));
             Ok(Part { codes: codes(first, rows)?, rows: first..first + rows, raw })
         };
-        spread_chunks(&self.coded, self.grid).into_par_iter().map(take).collect()
+        spread_chunks(&self.coded, self.chunk).into_par_iter().map(take).collect()
     }
 
     /// The whole array, which is of bounded size, read once.
@@ -130,23 +146,23 @@ impl<'a> Matrix<'a> {
     }
 
     /// A chunk of rows of the transposed array, from row `first` on.
-    fn turned_rows(&self, all: &[u8], first: u64) -> Vec<u8> {
+    fn transposed_rows(&self, all: &[u8], first: u64) -> Vec<u8> {
         let size = |count: u64| usize::try_from(count).unwrap_or(usize::MAX);
-        let rows = self.grid.rows_per_chunk.min(self.coded.shape[0].saturating_sub(first));
+        let rows = self.chunk.rows.min(self.coded.shape[0].saturating_sub(first));
         let width = element_bytes(self.array);
         let (line, from, length) =
             (size(self.coded.shape[0] * width), size(first * width), size(rows * width));
         // Their columns side by side, then the other way round.
         let columns: Vec<u8> =
             all.chunks_exact(line.max(1)).flat_map(|line| &line[from..from + length]).copied().collect();
-        let mut turned = vec![0; columns.len()];
-        transpose(&columns, rows, width, &mut turned);
-        turned
+        let mut transposed = vec![0; columns.len()];
+        transpose(&columns, rows, width, &mut transposed);
+        transposed
     }
 
     /// How many rows there are for each in `parts`.
     pub(super) fn rows_per_sampled(&self, parts: &[Part]) -> u64 {
         let sampled: usize = parts.iter().map(|part| part.rows.len()).sum();
-        (self.coded.shape[0] / (sampled.max(1) as u64)).max(1)
+        (self.shape()[0] / (sampled.max(1) as u64)).max(1)
     }
 }

@@ -5,12 +5,12 @@
 
 mod bundles;
 mod choose;
+mod chunk_shape;
 mod codes;
 mod duplicates;
 mod endings;
 mod fit;
 mod given;
-mod grid;
 mod lower;
 mod matrix;
 mod notes;
@@ -19,7 +19,7 @@ mod precision;
 mod residual;
 mod sample;
 
-use qstore_container::{ArrayRef, Encoding, Grid, VariantName};
+use qstore_container::{ArrayRef, ChunkShape, Encoding, VariantName};
 use qstore_kernels::Classifier;
 
 use crate::codec::Codec;
@@ -29,10 +29,10 @@ use crate::ingest::{Source, SourceArray};
 
 pub(crate) use bundles::{Bundle, Bundles, is_small, most_bundles};
 pub(crate) use choose::Chooser;
+pub(crate) use chunk_shape::chunk_of;
 pub(crate) use duplicates::Duplicates;
 use fit::Fit;
 pub(crate) use given::Pair;
-pub(crate) use grid::grid_of;
 pub(crate) use lower::Lower;
 pub(crate) use pairs::Pairs;
 pub(crate) use precision::{Precision, precisions};
@@ -45,7 +45,7 @@ pub(crate) struct PlannedArray {
     /// Its index in the source.
     pub(crate) index: usize,
     /// How it is cut into chunks.
-    pub(crate) grid: Grid,
+    pub(crate) chunk: ChunkShape,
     /// What to do with each chunk.
     pub(crate) action: Action,
 }
@@ -56,7 +56,7 @@ pub(crate) enum Planned {
     /// All.
     Now(PlannedArray),
     /// That it needs no other array and is one chunk: whoever codes it also plans it, by [`plan_alone`].
-    Later { index: usize, grid: Grid },
+    Later { index: usize, chunk: ChunkShape },
 }
 
 /// What is done with the chunks of an array.
@@ -93,13 +93,13 @@ pub(crate) struct Coding {
     pub(crate) codec: Codec,
     pub(crate) classifier: Classifier,
     pub(crate) given: Option<GivenReader>,
-    /// The grid, where it is not that of the array's own rows.
-    pub(crate) grid: Option<Grid>,
+    /// The shape of chunks, where they are not of the array's own rows.
+    pub(crate) chunk: Option<ChunkShape>,
 }
 
 /// Plans an array that needs no other, from all of its bytes.
-pub(crate) fn plan_alone(array: &SourceArray, grid: Grid, bytes: &[u8]) -> Coding {
-    Fit::raw().or_better(fit::candidates(array, grid, &Sample::whole(bytes))).coding
+pub(crate) fn plan_alone(array: &SourceArray, chunk: ChunkShape, bytes: &[u8]) -> Coding {
+    Fit::raw().or_better(fit::candidates(array, chunk, &Sample::whole(bytes))).coding
 }
 
 /// Plans the arrays of one source, in order.
@@ -128,6 +128,6 @@ impl Planner<'_> {
         } else {
             return Chooser { source: self.source, name: self.name, pairs: &self.pairs }.plan(index);
         };
-        Ok(Planned::Now(PlannedArray { index, grid: grid_of(array), action }))
+        Ok(Planned::Now(PlannedArray { index, chunk: chunk_of(array), action }))
     }
 }

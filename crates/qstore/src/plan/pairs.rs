@@ -5,11 +5,13 @@ use std::collections::{HashMap, HashSet};
 use qstore_container::{ArrayKey, Dtype, Unshared, Why};
 
 use super::endings::{Endings, untransposed};
-use super::given::Pair;
+use super::given::{Pair, could_be};
 use super::lower::Lower;
 use super::notes::Notes;
+use crate::error::Result;
+use crate::formats::{ArrayInfo, Checkpoint, Found, QuantGroup, find_all, is_known_method};
 use crate::ingest::Source;
-use crate::scheme::{ArrayInfo, FloatKind, Found, QuantGroup, find_all};
+use crate::quant::FloatKind;
 
 /// Ends of the names of output heads, and of the embeddings that they may be tied to.
 const HEADS: [&str; 3] = ["lm_head.weight", "embed_out.weight", "output.weight"];
@@ -27,8 +29,8 @@ pub(crate) struct Pairs {
     of_array: HashMap<ArrayKey, Vec<Pair>>,
     /// The source's own quantised matrices, by their codes.
     own: HashMap<ArrayKey, QuantGroup>,
-    /// What the source's own grids are made of.
-    of_grids: HashSet<ArrayKey>,
+    /// What says what the source's own codes stand for.
+    values: HashSet<ArrayKey>,
     /// The source's tensors that hold all experts of a layer.
     fused: Vec<ArrayKey>,
     notes: Notes,
@@ -52,11 +54,8 @@ struct Matrix<'a> {
 
 impl Matrix<'_> {
     fn fits(&self, group: &QuantGroup) -> bool {
-        if self.is_codes {
-            self.shape == group.shape
-        } else {
-            untransposed(self.shape) == untransposed(group.shape)
-        }
+        let [rows, cols] = self.shape;
+        could_be(self.shape, group.shape()) || !self.is_codes && could_be([cols, rows], group.shape())
     }
 }
 
@@ -65,7 +64,7 @@ impl<'a> Matrices<'a> {
         let mut matrices = Self { by_name: HashMap::new(), names: Vec::new() };
         for array in arrays {
             let (name, shape, is_codes) = match (own.get(&array.key), &array.shape[..]) {
-                (Some(group), _) => (group.weight.as_str(), group.shape, true),
+                (Some(group), _) => (group.weight.as_str(), group.shape(), true),
                 (None, &[rows, cols]) if FloatKind::of(array.dtype).is_some() => {
                     (array.name.as_str(), [rows, cols], false)
                 }
@@ -105,15 +104,19 @@ impl<'a> Matrices<'a> {
 
 impl Pairs {
     /// Matches the weights and codes of `source` with the quantised matrices of `lower`: by name, else by the end of their names and by shape.
-    pub(crate) fn find(source: &Source, lower: &[Lower]) -> Self {
-        let arrays = source.array_infos();
-        let Found { groups, malformed, unknown } = find_all(&arrays);
-        let of_grids = groups.iter().flat_map(|group| group.grid.parts()).cloned().collect();
-        let own = groups.into_iter().map(|group| (group.codes.clone(), group)).collect();
-        let mut pairs = Self { own, of_grids, ..Self::default() };
-        let method = source.declared_method();
-        let is_other =
-            method.as_deref().is_some_and(|method| !method.starts_with("gptq") && method != "bitsandbytes");
+    ///
+    /// # Errors
+    /// A `config.json` of a variant that cannot be read.
+    pub(crate) fn find(source: &Source, lower: &[Lower]) -> Result<Self> {
+        let checkpoint = source.checkpoint()?;
+        let arrays = &checkpoint.tensors;
+        let Found { groups, malformed, unknown } = find_all(&checkpoint);
+        let values = groups.iter().flat_map(QuantGroup::value_arrays).cloned().collect();
+        let own: HashMap<_, _> = groups.into_iter().map(|group| (group.codes().clone(), group)).collect();
+        let matrices = Matrices::new(arrays, &own);
+        let mut pairs = Self { values, ..Self::default() };
+        let method = checkpoint.quant_method().map(str::to_owned);
+        let is_other = method.as_deref().is_some_and(|method| !is_known_method(method));
         for one in malformed {
             let why = match &method {
                 // Formats share names: AWQ has those of GPTQ.
@@ -127,13 +130,11 @@ impl Pairs {
         }
         let fused = arrays.iter().filter(|array| is_fused(array));
         pairs.fused = fused.map(|array| array.key.clone()).collect();
-        let own = pairs.own.clone();
-        let matrices = Matrices::new(&arrays, &own);
         for variant in lower {
-            pairs.match_with(variant, &arrays, &matrices);
+            pairs.match_with(variant, arrays, &matrices)?;
         }
-        pairs.note_casts(&matrices, &arrays);
-        pairs
+        pairs.note_casts(&matrices, arrays);
+        Ok(Self { own, ..pairs })
     }
 
     /// Notes floats of which the source has others of the same name in the same folder, such as FP32 beside FP16.
@@ -142,7 +143,7 @@ impl Pairs {
             arrays.iter().map(|array| (&array.key, array.dtype)).collect();
         for (name, named) in &matrices.by_name {
             let alone = named.iter().filter(|one| {
-                !one.is_codes && !self.of_array.contains_key(one.key) && !self.is_of_grid(one.key)
+                !one.is_codes && !self.of_array.contains_key(one.key) && !self.says_value(one.key)
             });
             for matrix in alone {
                 let others = named.iter().filter(|other| other.folder == matrix.folder && !other.is_codes);
@@ -153,8 +154,8 @@ impl Pairs {
         }
     }
 
-    fn match_with(&mut self, variant: &Lower, arrays: &[ArrayInfo], matrices: &Matrices) {
-        let theirs = variant.array_infos();
+    fn match_with(&mut self, variant: &Lower, arrays: &[ArrayInfo], matrices: &Matrices) -> Result<()> {
+        let theirs: Checkpoint = variant.checkpoint()?;
         let mut seen = HashSet::new();
         // A second set of weights in a folder is the first one again.
         let groups = find_all(&theirs).groups.into_iter();
@@ -166,7 +167,8 @@ impl Pairs {
             if fitting.is_empty() {
                 match named.first() {
                     Some(other) => {
-                        let why = Why::OtherShape { here: other.shape.to_vec(), there: group.shape.to_vec() };
+                        let why =
+                            Why::OtherShape { here: other.shape.to_vec(), there: group.shape().to_vec() };
                         self.notes.add(Some(variant.name()), why, &group.weight, 1);
                         named.iter().for_each(|matrix| self.notes.explain(matrix.key));
                     }
@@ -190,7 +192,7 @@ impl Pairs {
         }
         let fused_here = arrays.iter().any(is_fused);
         for group in others {
-            let found = endings.find(&group.weight, group.shape).map(|index| matrices.names[index]);
+            let found = endings.find(&group.weight, group.shape()).map(|index| matrices.names[index]);
             let found = found.or_else(|| matrices.tied(&group).filter(|name| !taken.contains(*name)));
             let fitting =
                 found.iter().flat_map(|name| &matrices.by_name[name]).filter(|matrix| matrix.fits(&group));
@@ -204,7 +206,8 @@ impl Pairs {
                 self.add(matrix.key, variant, group.clone());
             }
         }
-        self.note_floats(variant, arrays, &theirs);
+        self.note_floats(variant, arrays, &theirs.tensors);
+        Ok(())
     }
 
     /// Notes which of the source's floats the variant below has as floats as well, or as parts of fused ones. Equal ones will not count.
@@ -214,7 +217,7 @@ impl Pairs {
             theirs.iter().filter(is_matrix).map(|array| (array.name.as_str(), &array.shape[..])).collect();
         let fused_there = theirs.iter().any(is_fused);
         let is_open =
-            |array: &&ArrayInfo| !self.of_array.contains_key(&array.key) && !self.is_of_grid(&array.key);
+            |array: &&ArrayInfo| !self.of_array.contains_key(&array.key) && !self.says_value(&array.key);
         for array in arrays.iter().filter(is_matrix).filter(is_open) {
             let why = match shapes.get(array.name.as_str()) {
                 Some(shape) if **shape == array.shape => Why::Floats,
@@ -235,9 +238,9 @@ impl Pairs {
         self.of_array.get(key).map_or(&[], Vec::as_slice)
     }
 
-    /// Whether a grid of the source is made of `key`.
-    pub(crate) fn is_of_grid(&self, key: &ArrayKey) -> bool {
-        self.of_grids.contains(key)
+    /// Whether `key` says what codes of the source stand for.
+    pub(crate) fn says_value(&self, key: &ArrayKey) -> bool {
+        self.values.contains(key)
     }
 
     /// The quantised matrix of the source whose codes are `key`.
@@ -263,7 +266,7 @@ impl Pairs {
 
     /// Notes why one of the source's own quantised matrices is not stored given another.
     pub(super) fn refuse_own(&self, group: &QuantGroup, why: &str) {
-        self.notes.explain(&group.codes);
+        self.notes.explain(group.codes());
         self.notes.add(None, Why::Malformed { what: why.to_owned() }, &group.weight, 1);
     }
 

@@ -7,7 +7,8 @@ use std::cmp::Ordering;
 use std::collections::{HashMap, HashSet};
 
 use super::endings::Endings;
-use crate::scheme::{ArrayInfo, FloatKind, Found, find_all};
+use crate::formats::{Checkpoint, Found, find_all};
+use crate::quant::FloatKind;
 
 /// Bits a weight of a variant. Less is lower.
 #[derive(Debug, Clone, Copy)]
@@ -55,9 +56,9 @@ impl Matrix {
     }
 }
 
-/// The precision of each of several variants, given as their tensors.
-pub(crate) fn precisions(variants: &[Vec<ArrayInfo>]) -> Vec<Precision> {
-    let (matrices, is_opaque): (Vec<_>, Vec<_>) = variants.iter().map(|arrays| matrices(arrays)).unzip();
+/// The precision of each of several variants.
+pub(crate) fn precisions(variants: &[Checkpoint]) -> Vec<Precision> {
+    let (matrices, is_opaque): (Vec<_>, Vec<_>) = variants.iter().map(matrices).unzip();
     let ids = matched(&matrices);
     let mut users: HashMap<usize, (usize, bool)> = HashMap::new();
     for (id, matrix) in ids.iter().flatten().zip(matrices.iter().flatten()) {
@@ -68,8 +69,8 @@ pub(crate) fn precisions(variants: &[Vec<ArrayInfo>]) -> Vec<Precision> {
     let telling: [&dyn Fn(usize) -> bool; 3] =
         [&|id| users[&id].0 > 1 && users[&id].1, &|id| users[&id].0 > 1, &|_| true];
     let all_weights = matrices.iter().map(|all| all.iter().map(|one| u128::from(one.weights())).sum()).max();
-    let precision = |(index, arrays): (usize, &Vec<ArrayInfo>)| {
-        let bytes = arrays.iter().map(|array| array.bits() / 8).fold(0, u64::saturating_add);
+    let precision = |(index, checkpoint): (usize, &Checkpoint)| {
+        let bytes = checkpoint.tensors.iter().map(|array| array.bits() / 8).fold(0, u64::saturating_add);
         let of = |tells: &dyn Fn(usize) -> bool| {
             let told = matrices[index].iter().zip(&ids[index]).filter(|(_, id)| tells(**id));
             told.fold((0, 0), |(bits, weights), (one, _)| {
@@ -116,14 +117,15 @@ fn matched(variants: &[Vec<Matrix>]) -> Vec<Vec<usize>> {
 }
 
 /// The matrices of a variant, and whether others of it are in a format that is not known.
-fn matrices(arrays: &[ArrayInfo]) -> (Vec<Matrix>, bool) {
-    let Found { groups, unknown, .. } = find_all(arrays);
+fn matrices(checkpoint: &Checkpoint) -> (Vec<Matrix>, bool) {
+    let arrays = &checkpoint.tensors;
+    let Found { groups, unknown, .. } = find_all(checkpoint);
     let is_opaque = groups.is_empty() && !unknown.is_empty();
     let bits: HashMap<_, _> = arrays.iter().map(|array| (&array.key, array.bits())).collect();
     let quantised = groups.iter().map(|group| Matrix {
         name: group.weight.clone(),
-        shape: group.shape,
-        bits: group.grid.parts().chain([&group.codes]).filter_map(|part| bits.get(part)).sum(),
+        shape: group.shape(),
+        bits: group.matrix().arrays().filter_map(|part| bits.get(part)).sum(),
         quantised: true,
     });
     let floats = arrays.iter().filter(|array| FloatKind::of(array.dtype).is_some());
@@ -144,6 +146,7 @@ fn matrices(arrays: &[ArrayInfo]) -> (Vec<Matrix>, bool) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::formats::ArrayInfo;
     use qstore_container::{ArrayKey, Dtype};
 
     fn tensor(name: &str, dtype: Dtype, shape: &[u64]) -> ArrayInfo {
@@ -168,7 +171,8 @@ mod tests {
     }
 
     fn order(variants: &[Vec<ArrayInfo>]) -> Vec<usize> {
-        let precisions = precisions(variants);
+        let of = |tensors: &Vec<ArrayInfo>| Checkpoint { tensors: tensors.clone(), ..Checkpoint::default() };
+        let precisions = precisions(&variants.iter().map(of).collect::<Vec<_>>());
         let mut order: Vec<usize> = (0..variants.len()).collect();
         order.sort_by_key(|index| precisions[*index]);
         order

@@ -1,68 +1,60 @@
 //! Floats given the codes of a quantised matrix below, fitted to a few chunks.
 
-use qstore_container::{Encoding, Rounding};
+use qstore_container::Encoding;
 use qstore_kernels::{ClassFit, Classifier, Histograms, Rows, SymbolTable, code_bucket};
 use rayon::prelude::*;
 
+use super::Coding;
 use super::fit::Fit;
 use super::given::GivenGroup;
 use super::matrix::{Matrix, Part};
-use super::{Coding, Pair};
 use crate::codec::{
-    BinRule, Codec, Given, GivenRows, GivenSteps, Residual, RowBins, StepGrid, StepResidual, count_zeros,
+    Bins, Codec, Given, GivenBins, GivenSubdivisions, Residual, StepResidual, Subdivisions, count_zeros,
     layout_of, split, with_workspace,
 };
-use crate::decode::GivenReader;
+use crate::decode::{CodeReader, GivenReader, Meaning};
 use crate::error::Result;
-use crate::scheme::{FloatKind, GroupGrid};
+use crate::quant::{Dequantizer, FloatKind, LevelKind};
 
-/// The residual of `matrix` given the codes of `pair`, with the rounding rule that fits best, where a code follows from its weight alone.
-pub(super) fn fit_bins(matrix: &Matrix, float: FloatKind, pair: &Pair) -> Result<Option<Fit>> {
-    let GroupGrid::LlmInt8 { scale } = &pair.group.grid else { return Ok(None) };
-    // Either may equal, by chance, an array that is stored as a residual; readers refuse residuals given residuals.
-    let (Some(codes), Some(scales)) = (pair.code_reader()?, pair.lower.scales(scale)?) else {
-        return Ok(None);
-    };
-    let parts = matrix.given_parts(&codes)?;
-    let cols = matrix.cols();
-    let mut best: Option<(Trial, Residual, Rounding, RowBins)> = None;
-    for rounding in Rounding::ALL {
-        let bins = RowBins::new(BinRule::LlmInt8 { rounding, float }, scales.clone());
+/// The residual of `matrix` given the codes of one of these, which are the same with different rules: that whose rule fits best. `None` if no code follows from its
+/// weight alone.
+pub(super) fn fit_bins(
+    matrix: &Matrix,
+    float: FloatKind,
+    given: &[GivenGroup],
+    parts: &[Part],
+) -> Result<Option<Fit>> {
+    let mut best: Option<(Trial, Residual, &GivenGroup)> = None;
+    for group in given {
+        let Some(bins) = Bins::new(&group.values, float) else { continue };
         let mut zeros = [0; 256];
-        for Part { raw, codes, rows } in &parts {
-            bins.with_rows(rows.clone(), |bins| {
-                count_zeros(float, raw, cols, GivenRows { codes, bins }, &mut zeros);
-            });
+        for part in parts {
+            count_zeros(float, &part.raw, of_part(part, &bins), &mut zeros);
         }
-        let Ok(residual) = Residual::fit(float, &zeros, layout_of(matrix.grid)) else { continue };
-        let tried = try_bins(&parts, cols, &residual, &bins);
+        let Ok(residual) = Residual::fit(float, &zeros, layout_of(matrix.chunk)) else { continue };
+        let tried = try_bins(parts, &residual, &bins);
         let exceptions = tried.exceptions;
         if best.as_ref().is_none_or(|(least, ..)| tried.stored < least.stored) {
-            best = Some((tried, residual, rounding, bins));
+            best = Some((tried, residual, group));
         }
         if exceptions == 0 {
             break;
         }
     }
-    Ok(best.map(|(tried, residual, rounding, bins)| Fit {
-        coding: Coding {
-            encoding: Encoding::Residual {
-                codes: pair.refer(&pair.group.codes),
-                scale: pair.refer(match &pair.group.grid {
-                    GroupGrid::LlmInt8 { scale } | GroupGrid::Gptq { scale, .. } => scale,
-                }),
-                scheme: pair.group.grid.scheme(),
-                rounding,
-                transposed: matrix.turned,
-            },
-            codec: Codec::Residual(residual),
-            classifier: Classifier::single(),
-            given: Some(GivenReader::of_bins(codes, bins)),
-            grid: Some(matrix.grid),
-        },
-        stored: tried.stored,
-        of: tried.of,
-    }))
+    let Some((tried, residual, group)) = best else { return Ok(None) };
+    let (Ok(codes), Some(bins)) = (group.codes()?, Bins::new(&group.values, float)) else { return Ok(None) };
+    let coding = Coding {
+        encoding: Encoding::Residual { given: Box::new(group.in_plan()), transposed: matrix.transposed },
+        codec: Codec::Residual(residual),
+        classifier: Classifier::single(),
+        given: Some(GivenReader::new(codes, Meaning::Bins(bins))),
+        chunk: Some(matrix.chunk),
+    };
+    Ok(Some(Fit { coding, stored: tried.stored, of: tried.of }))
+}
+
+fn of_part<'a>(part: &'a Part, bins: &'a Bins) -> GivenBins<'a> {
+    GivenBins { codes: &part.codes, first_row: part.rows.start, bins }
 }
 
 /// What a residual makes of a sample.
@@ -72,14 +64,10 @@ struct Trial {
     exceptions: u64,
 }
 
-fn try_bins(parts: &[Part], cols: usize, residual: &Residual, bins: &RowBins) -> Trial {
-    let encode = |Part { raw, codes, rows }: &Part| {
-        let of = raw.len() as u64;
-        let coded = with_workspace(|workspace| {
-            bins.with_rows(rows.clone(), |bins| {
-                residual.encode(raw, cols, GivenRows { codes, bins }, workspace)
-            })
-        });
+fn try_bins(parts: &[Part], residual: &Residual, bins: &Bins) -> Trial {
+    let encode = |part: &Part| {
+        let of = part.raw.len() as u64;
+        let coded = with_workspace(|workspace| residual.encode(&part.raw, of_part(part, bins), workspace));
         match coded {
             Some(coded) => {
                 Trial { stored: coded.len() as u64, of, exceptions: u64::from(residual.exceptions(&coded)) }
@@ -96,26 +84,45 @@ fn try_bins(parts: &[Part], cols: usize, residual: &Residual, bins: &RowBins) ->
     }
 }
 
-/// How many steps to a scale are worth a trial: as many as leave most codes' multiples below 128.
-fn steps_to_try(bits: Option<u8>) -> &'static [u8] {
-    match bits {
-        None | Some(8) => &[1],
-        Some(4) => &[8, 4],
-        Some(_) => &[16, 8],
-    }
+/// Into how many subdivisions of a scale, by their base-2 logarithm, a trial is worth while: as many as leave most codes' multiples below 128.
+fn exponents_to_try(values: &Dequantizer) -> Vec<i8> {
+    let levels = values.levels();
+    let most = match levels.kind() {
+        // Half of the codes on either side of 0; few bits leave the places of weights to fine subdivisions.
+        LevelKind::Unsigned | LevelKind::Signed { .. } => f32::from(1u8 << (levels.bits() - 1).clamp(2, 6)),
+        LevelKind::Float(_) | LevelKind::Table => levels.magnitude(),
+    };
+    let room = (127.0 / most).log2().floor();
+    #[expect(clippy::cast_possible_truncation, reason = "a logarithm of a binary32")]
+    let finest = if room.is_finite() { room.max(-100.0) as i8 } else { return Vec::new() };
+    let finest = finest.min(4);
+    let coarser = if levels.bits() == 8 { None } else { Some(finest - 1) };
+    std::iter::once(finest).chain(coarser).filter(|exponent| (-8..=7).contains(exponent)).collect()
 }
 
-/// The step residual of `matrix` given the codes of `pair`, with the number of steps that costs least.
-pub(super) fn fit_steps(matrix: &Matrix, float: FloatKind, given: &GivenGroup) -> Result<Option<Fit>> {
-    let parts = matrix.given_parts(&given.codes()?)?;
+/// The step residual of `matrix` given the codes of `given`, with the number of subdivisions that costs least. `None` if there are too many groups.
+pub(super) fn fit_steps(
+    matrix: &Matrix,
+    float: FloatKind,
+    given: &GivenGroup,
+    parts: &[Part],
+) -> Result<Option<Fit>> {
     let mut best: Option<Fit> = None;
-    for &steps in steps_to_try(given.steps.bits()) {
-        let Some(grid) = StepGrid::new(given.steps.clone(), steps, float) else { return Ok(None) };
-        let fit = try_steps(matrix, float, &parts, &grid)?;
-        let Some((codec, classifier, stored)) = fit else { continue };
-        let encoding = Encoding::StepResidual { given: given.in_plan(), steps, transposed: matrix.turned };
-        let reader = GivenReader::of_steps(given.codes()?, grid);
-        let coding = Coding { encoding, codec, classifier, given: Some(reader), grid: Some(matrix.grid) };
+    for exponent in exponents_to_try(&given.values) {
+        let subdivisions = Subdivisions::new(given.values.clone(), exponent, float);
+        let fit = try_steps(matrix, float, parts, &subdivisions);
+        let (Some((codec, classifier, stored)), Ok(codes)) = (fit, given.codes()?) else { return Ok(best) };
+        let coding = Coding {
+            encoding: Encoding::StepResidual {
+                given: Box::new(given.in_plan()),
+                subdivisions: exponent,
+                transposed: matrix.transposed,
+            },
+            codec,
+            classifier,
+            given: Some(reader(codes, subdivisions)),
+            chunk: Some(matrix.chunk),
+        };
         let fit = Fit { coding, stored, of: parts.iter().map(|part| part.raw.len() as u64).sum() };
         if best.as_ref().is_none_or(|best| fit.better_than(best)) {
             best = Some(fit);
@@ -124,37 +131,41 @@ pub(super) fn fit_steps(matrix: &Matrix, float: FloatKind, given: &GivenGroup) -
     Ok(best)
 }
 
+fn reader(codes: CodeReader, subdivisions: Subdivisions) -> GivenReader {
+    GivenReader::new(codes, Meaning::Subdivisions(Box::new(subdivisions)))
+}
+
 fn try_steps(
     matrix: &Matrix,
     float: FloatKind,
     parts: &[Part],
-    grid: &StepGrid,
-) -> Result<Option<(Codec, Classifier, u64)>> {
+    subdivisions: &Subdivisions,
+) -> Option<(Codec, Classifier, u64)> {
     let mut histograms = Histograms::default();
     let mut zeros = [0; 256];
     for part in parts {
-        let given = GivenSteps { codes: &part.codes, first_row: part.rows.start, grid };
-        let Some(split) = split(&part.raw, given) else { return Ok(None) };
+        let split = split(&part.raw, steps_of_part(part, subdivisions))?;
         for row in Rows::new(split.shifts.len(), matrix.cols()).iter() {
             let row = &split.shifts[row];
             histograms.add_row(code_bucket(row), row.iter().copied());
         }
-        split.count_zeros(given, &mut zeros);
+        split.count_zeros(&part.raw, steps_of_part(part, subdivisions), &mut zeros);
     }
     let classes = ClassFit::new(&histograms, matrix.rows_per_sampled(parts));
-    let layout = layout_of(matrix.grid);
-    let Ok(residual) = StepResidual::new(float, classes.tables, SymbolTable::from_histogram(&zeros), layout)
-    else {
-        return Ok(None);
-    };
-    let codec = Codec::StepResidual(residual);
+    let layout = layout_of(matrix.chunk);
+    let zeros = SymbolTable::from_histogram(&zeros);
+    let codec = Codec::StepResidual(StepResidual::new(float, classes.tables, zeros, layout).ok()?);
     let encode = |part: &Part| {
-        let given = Given::Steps(GivenSteps { codes: &part.codes, first_row: part.rows.start, grid });
+        let given = Given::Subdivisions(steps_of_part(part, subdivisions));
         let coded = with_workspace(|workspace| {
             codec.encode(&part.raw, matrix.cols(), &classes.classifier, given, workspace)
         });
         coded.map_or(part.raw.len(), |coded| coded.len()) as u64
     };
     let stored = parts.par_iter().map(encode).sum();
-    Ok(Some((codec, classes.classifier, stored)))
+    Some((codec, classes.classifier, stored))
+}
+
+fn steps_of_part<'a>(part: &'a Part, subdivisions: &'a Subdivisions) -> GivenSubdivisions<'a> {
+    GivenSubdivisions { codes: &part.codes, first_row: part.rows.start, subdivisions }
 }

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use qstore_container::Grid;
+use qstore_container::ChunkShape;
 
 use crate::error::Result;
 use crate::ingest::{Source, SourceArray};
@@ -28,9 +28,9 @@ impl<'a> Sample<'a> {
     }
 
     /// Reads the sample of `array`; all of it if it is small.
-    pub(crate) fn take(source: &Source, array: &SourceArray, grid: Grid) -> Result<Self> {
+    pub(crate) fn take(source: &Source, array: &SourceArray, shape: ChunkShape) -> Result<Self> {
         let width = element_bytes(array);
-        let row_bytes = grid.cols * width;
+        let row_bytes = shape.cols * width;
         let rows = array.bytes.div_ceil(row_bytes);
         let stride = (array.bytes / width).div_ceil(SAMPLE_ELEMENTS).max(1);
         if stride == 1 {
@@ -50,13 +50,13 @@ impl<'a> Sample<'a> {
                 source.read(array, start, &mut bytes[begin..])?;
                 continue;
             }
-            let chunk = start / chunk_bytes(array, grid);
+            let chunk = start / chunk_bytes(array, shape);
             let held = match decoded.take() {
                 Some(held) if held.0 == chunk => held,
-                _ => (chunk, read_chunk(source, array, grid, chunk)?),
+                _ => (chunk, read_chunk(source, array, shape, chunk)?),
             };
             // Chunks are whole rows.
-            let within = usize::try_from(start - chunk * chunk_bytes(array, grid)).unwrap_or(0);
+            let within = usize::try_from(start - chunk * chunk_bytes(array, shape)).unwrap_or(0);
             bytes[begin..].copy_from_slice(&held.1[within..within + length]);
             decoded = Some(held);
         }
@@ -65,8 +65,8 @@ impl<'a> Sample<'a> {
 }
 
 /// Whether an array is one chunk, and all of it the sample.
-pub(crate) fn fits_one_step(array: &SourceArray, grid: Grid) -> bool {
-    (1..=chunk_bytes(array, grid)).contains(&array.bytes)
+pub(crate) fn fits_one_step(array: &SourceArray, shape: ChunkShape) -> bool {
+    (1..=chunk_bytes(array, shape)).contains(&array.bytes)
         && array.bytes / element_bytes(array) <= SAMPLE_ELEMENTS
 }
 
@@ -76,20 +76,25 @@ pub(crate) fn element_bytes(array: &SourceArray) -> u64 {
 }
 
 /// Bytes of a full chunk.
-pub(crate) fn chunk_bytes(array: &SourceArray, grid: Grid) -> u64 {
-    grid.cols * grid.rows_per_chunk * element_bytes(array)
+pub(crate) fn chunk_bytes(array: &SourceArray, shape: ChunkShape) -> u64 {
+    shape.cols * shape.rows * element_bytes(array)
 }
 
 /// A few chunks, evenly spread.
-pub(crate) fn spread_chunks(array: &SourceArray, grid: Grid) -> Vec<u64> {
-    let chunks = array.bytes.div_ceil(chunk_bytes(array, grid));
+pub(crate) fn spread_chunks(array: &SourceArray, shape: ChunkShape) -> Vec<u64> {
+    let chunks = array.bytes.div_ceil(chunk_bytes(array, shape));
     let taken = chunks.min(TRIAL_CHUNKS);
     (0..taken).map(|i| i * chunks / taken).collect()
 }
 
 /// The bytes of one chunk.
-pub(crate) fn read_chunk(source: &Source, array: &SourceArray, grid: Grid, chunk: u64) -> Result<Vec<u8>> {
-    let full = chunk_bytes(array, grid);
+pub(crate) fn read_chunk(
+    source: &Source,
+    array: &SourceArray,
+    shape: ChunkShape,
+    chunk: u64,
+) -> Result<Vec<u8>> {
+    let full = chunk_bytes(array, shape);
     let start = chunk * full;
     let length = full.min(array.bytes - start);
     let mut raw = vec![0; usize::try_from(length).unwrap_or(0)];

@@ -6,8 +6,8 @@ use serde_json::{Map, Value};
 
 use super::rule::Model;
 use crate::error::{Error, Result};
+use crate::quant::FloatKind;
 use crate::save::python_json;
-use crate::scheme::FloatKind;
 
 /// Bytes of a `config.json` at most; real ones have a few thousand.
 pub(super) const MAX_BYTES: u64 = 16 << 20;

@@ -4,11 +4,12 @@ use qstore_container::Dtype;
 use serde_json::{Value, json};
 
 use super::matrix::{Matrix, Rows};
+use super::row::quantise_row;
 use super::task::Part;
 use super::values;
 use crate::error::Result;
+use crate::quant::FloatKind;
 use crate::save::NewTensor;
-use crate::scheme::{FloatKind, quantise_row};
 
 /// A matrix that becomes codes, a scale for each row, and the number of the codes' layout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

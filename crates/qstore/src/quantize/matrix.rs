@@ -6,7 +6,7 @@ use super::values;
 use crate::error::{Error, IoContext as _, Result};
 use crate::file::zeroed;
 use crate::ingest::{Source, SourceArray};
-use crate::scheme::FloatKind;
+use crate::quant::FloatKind;
 
 /// A weight matrix that is quantised: of `rows` output features and `cols` input features, however it lies in its file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -12,6 +12,7 @@ mod gptq;
 mod int8;
 mod matrix;
 mod precision;
+mod row;
 mod rule;
 mod task;
 #[cfg(test)]
@@ -35,8 +36,8 @@ use crate::disk::{NewFolder, check_apart, check_free};
 use crate::error::{Error, Result};
 use crate::ingest::{Scan, Source, scan_folder};
 use crate::progress::Progress;
+use crate::quant::FloatKind;
 use crate::save::{MAX_SHARD_BYTES, NewTensor, lay_out, python_json, write_index};
-use crate::scheme::FloatKind;
 use crate::store::Options;
 
 pub use precision::{Gptq, GptqBits, GroupSize, Precision, ZeroPoint};

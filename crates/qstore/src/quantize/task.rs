@@ -11,8 +11,8 @@ use super::matrix::{self, Matrix};
 use super::values;
 use crate::error::Result;
 use crate::ingest::Source;
+use crate::quant::FloatKind;
 use crate::save::NewTensor;
-use crate::scheme::FloatKind;
 
 /// Bytes of a source tensor that are read at a time, about.
 const BLOCK_BYTES: u64 = 4 << 20;

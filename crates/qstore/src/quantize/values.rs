@@ -3,7 +3,7 @@
 use half::slice::HalfFloatSliceExt as _;
 use half::{bf16, f16};
 
-use crate::scheme::FloatKind;
+use crate::quant::FloatKind;
 
 /// Appends the values of little-endian `bytes`. FP16 and BF16 values are FP32 values too, so nothing is lost.
 pub(super) fn read(kind: FloatKind, bytes: &[u8], out: &mut Vec<f32>) {

@@ -1,6 +1,5 @@
 //! Decoding a whole variant into memory.
 
-use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -45,49 +44,23 @@ pub fn load(variant: &Arc<Variant>, options: &Options, progress: &dyn Progress) 
 /// Least pieces for each thread that decodes a tensor: fewer are decoded before it has begun.
 const PIECES_FOR_THREAD: u64 = 4;
 
-/// Decodes one tensor; a large one on several threads.
-///
-/// # Errors
-/// [`Error::UnknownName`](crate::Error::UnknownName), damage, an I/O error, or too little memory.
-pub fn load_tensor(variant: &Arc<Variant>, name: &str, options: &Options) -> Result<TensorBytes> {
-    let bytes = 0..variant.tensor_bytes(name)?;
-    load_bytes(variant, name, bytes, options)
-}
-
-/// Decodes rows `rows` along the first dimension of a tensor; many on several threads. Only the chunks that hold them are read.
-///
-/// # Errors
-/// As [`Variant::read_rows`].
-pub fn load_rows(
+/// Decodes the bytes of a tensor from byte `start` on; many on several threads.
+pub(super) fn load_bytes(
     variant: &Arc<Variant>,
-    name: &str,
-    rows: Range<u64>,
+    reader: &Arc<ArrayReader>,
+    start: u64,
+    out: &mut [u8],
     options: &Options,
-) -> Result<TensorBytes> {
-    let bytes = variant.row_bytes(name, rows)?;
-    load_bytes(variant, name, bytes, options)
-}
-
-fn load_bytes(
-    variant: &Arc<Variant>,
-    name: &str,
-    bytes: Range<u64>,
-    options: &Options,
-) -> Result<TensorBytes> {
-    let reader = variant.array(&ArrayKey::Tensor(name.to_owned()))?;
-    let length = bytes.end.saturating_sub(bytes.start);
-    let mut data = TensorBytes::zeroed(length).at(variant.folder(), "cannot hold the tensor")?;
-    let pieces = length / reader.piece_bytes().max(1);
+) -> Result<()> {
+    let pieces = out.len() as u64 / reader.piece_bytes().max(1);
     let most = usize::try_from(pieces / PIECES_FOR_THREAD).unwrap_or(usize::MAX);
     let threads = options.threads_for(most);
     if threads < 2 {
-        reader.read(bytes.start, &mut data)?;
-        return Ok(data);
+        return reader.read(start, out);
     }
-    let open = OpenTensor::new(reader, bytes.start, &mut data);
+    let open = OpenTensor::new(reader.clone(), start, out);
     let pieces = Pieces { variant, tensors: [].iter_mut(), open: Some(open) };
-    decode_all(pieces, &Options { threads, ..options.clone() }, &Silent)?;
-    Ok(data)
+    decode_all(pieces, &Options { threads, ..options.clone() }, &Silent)
 }
 
 /// Decodes the pieces on all threads. Each takes the next one: so the whole is read from its beginning to its end, and one huge tensor or a thousand
@@ -137,9 +110,9 @@ struct OpenTensor<'a> {
 
 impl<'a> OpenTensor<'a> {
     /// What decodes `data`, which is the tensor's from byte `at` on.
-    fn new(reader: ArrayReader, at: u64, data: &'a mut [u8]) -> Self {
+    fn new(reader: Arc<ArrayReader>, at: u64, data: &'a mut [u8]) -> Self {
         let piece = reader.piece_bytes().max(1);
-        Self { reader: Arc::new(reader), rest: data, at, piece }
+        Self { reader, rest: data, at, piece }
     }
 
     fn next(&mut self) -> Option<Piece<'a>> {
@@ -164,7 +137,7 @@ impl<'a> Iterator for Pieces<'a> {
             }
             let tensor = self.tensors.next()?;
             match self.variant.array(&ArrayKey::Tensor(tensor.name.clone())) {
-                Ok(reader) => self.open = Some(OpenTensor::new(reader, 0, &mut tensor.data)),
+                Ok(reader) => self.open = Some(OpenTensor::new(Arc::new(reader), 0, &mut tensor.data)),
                 Err(error) => return Some(Err(error)),
             }
         }

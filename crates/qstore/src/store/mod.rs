@@ -8,6 +8,7 @@ mod load;
 #[cfg(unix)]
 mod ownership;
 mod spec;
+mod tensor;
 mod unpack;
 mod unshared;
 mod verify;
@@ -29,8 +30,9 @@ use crate::pipeline::{CHUNK_MEMORY, Window};
 use crate::throttle::Throttle;
 
 pub use inspect::{FileInspection, Inspection, TensorInspection, VariantInspection, inspect};
-pub use load::{LoadedTensor, load, load_rows, load_tensor};
+pub use load::{LoadedTensor, load};
 pub use spec::{GivenRule, VariantSpec};
+pub use tensor::Tensor;
 pub use unpack::{read_file, unpack};
 pub use unshared::UnsharedInspection;
 pub use verify::{VariantVerification, Verification, verify};

@@ -9,7 +9,7 @@ use serde::Serialize;
 pub struct UnsharedInspection {
     /// The variant that they could have shared with, where it is about one.
     pub with: Option<String>,
-    /// Why, as plans and programs call it: `no-counterpart`, `other-shape`, `fused-experts`, `uneven-groups`, `not-made-from`, `floats`,
+    /// Why, as plans and programs call it: `no-counterpart`, `other-shape`, `fused-experts`, `not-made-from`, `floats`,
     /// `unknown-format`, `unusable` or `malformed`.
     pub reason: &'static str,
     /// The first of them.
@@ -52,12 +52,6 @@ impl UnsharedInspection {
                 "fused-experts",
                 format!(
                     "{matrices} {matrix} of experts {are} not stored given {lower}: one of the two has all experts of a layer in one tensor, the other a tensor each"
-                ),
-            ),
-            Why::UnevenGroups => (
-                "uneven-groups",
-                format!(
-                    "{matrices} {matrix} {are} not stored given {lower}: its groups of columns are of less than 32, or of sizes that share no divisor of 32 or more"
                 ),
             ),
             Why::NotMadeFrom => (

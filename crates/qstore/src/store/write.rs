@@ -10,10 +10,10 @@ use super::spec::{GivenRule, VariantSpec};
 use super::{Options, Store};
 use crate::disk::{NewFolders, Staging, available, check_apart, check_empty, check_free, check_room, size};
 use crate::error::{Error, Result};
+use crate::formats::find_groups;
 use crate::ingest::Source;
 use crate::plan::precisions;
 use crate::progress::Progress;
-use crate::scheme::find_groups;
 
 /// Makes a store of `variants` in folder `target`, which must not exist or be empty. Nothing is there until all is.
 ///
@@ -43,7 +43,7 @@ pub fn pack(
         check_apart(&variant.folder, target)?;
     }
     let sources = variants.iter().map(|variant| variant.scan(progress)).collect::<Result<Vec<_>>>()?;
-    let precisions = precisions(&sources.iter().map(Source::array_infos).collect::<Vec<_>>());
+    let precisions = precisions(&sources.iter().map(Source::checkpoint).collect::<Result<Vec<_>>>()?);
     let candidates = variants.iter().zip(precisions).map(|(variant, precision)| Candidate {
         name: &variant.name,
         given: &variant.given,
@@ -136,10 +136,10 @@ pub fn add(store: &Path, variant: &VariantSpec, options: &Options, progress: &dy
     }
     let open = |entry: &VariantEntry| old.variant(&entry.name);
     let stored = manifest.variants.iter().map(open).collect::<Result<Vec<_>>>()?;
-    let mut infos: Vec<_> = stored.iter().map(|variant| variant.array_infos()).collect();
-    infos.push(source.array_infos());
-    let helps = infos.last().is_some_and(|infos| !find_groups(infos).is_empty());
-    let mut precisions = precisions(&infos);
+    let mut checkpoints = stored.iter().map(|variant| variant.checkpoint()).collect::<Result<Vec<_>>>()?;
+    checkpoints.push(source.checkpoint()?);
+    let helps = checkpoints.last().is_some_and(|new| !find_groups(new).is_empty());
+    let mut precisions = precisions(&checkpoints);
     let precision = precisions.pop().ok_or_else(|| Error::usage("a variant without a precision"))?;
     let new = Candidate { name: &variant.name, given: &variant.given, precision };
     let place = place(manifest, &precisions, &new)?;

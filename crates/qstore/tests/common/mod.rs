@@ -329,3 +329,61 @@ pub fn gptq(tensors: &Tensors, how: Gptq) -> Tensors {
     }
     twin
 }
+
+/// The FP8 twin with a scale for each block of `block` x `block` weights, as transformers makes it: codes `F8_E4M3` and `weight_scale_inv`.
+pub fn fp8_blocks(tensors: &Tensors, block: usize) -> Tensors {
+    let level = |magnitude: u8| {
+        let (exponent, mantissa) = (i32::from(magnitude >> 3), f32::from(magnitude & 7));
+        if exponent == 0 { mantissa * 2f32.powi(-9) } else { (8.0 + mantissa) * 2f32.powi(exponent - 10) }
+    };
+    let levels: Vec<f32> = (0..127).map(level).collect();
+    // The nearest, of two the even one.
+    let code = |value: f32| {
+        let above = levels.partition_point(|level| *level < value.abs()).min(126);
+        let below = above.saturating_sub(1);
+        let (down, up) = (value.abs() - levels[below], levels[above] - value.abs());
+        let magnitude = if down < up || down == up && below % 2 == 0 { below } else { above };
+        magnitude as u8 | if value.is_sign_negative() { 0x80 } else { 0 }
+    };
+    let mut twin = Tensors::new();
+    for (name, tensor) in tensors {
+        let Some(stem) = name.strip_suffix("_proj.weight") else {
+            twin.insert(name.clone(), tensor.clone());
+            continue;
+        };
+        let (rows, cols, values) = (tensor.shape[0], tensor.shape[1], tensor.values());
+        let wide = cols.div_ceil(block);
+        let block_of = |index: usize| index / cols / block * wide + index % cols / block;
+        let mut scales = vec![0f32; rows.div_ceil(block) * wide];
+        for (index, value) in values.iter().enumerate() {
+            let scale = &mut scales[block_of(index)];
+            *scale = scale.max(value.abs() / 448.0);
+        }
+        let codes =
+            values.iter().enumerate().map(|(index, value)| code(value * (1.0 / scales[block_of(index)])));
+        twin.insert(name.clone(), Tensor::new(Dtype::F8_E4M3, &tensor.shape, codes.collect()));
+        let scales = Tensor::float(Dtype::F32, &[rows.div_ceil(block), wide], &scales);
+        twin.insert(format!("{stem}_proj.weight_scale_inv"), scales);
+    }
+    twin
+}
+
+/// Reads columns of a tensor, and of some of its rows, and compares them with `data`, which is all of it.
+pub fn check_blocks(tensor: &qstore::Tensor, data: &[u8], options: &Options) {
+    let Some((cols, before)) = tensor.shape().split_last() else { return };
+    let (cols, rows) = (*cols as usize, before.iter().product::<u64>() as usize);
+    let Some(width) = data.len().checked_div(rows * cols).filter(|width| *width > 0) else { return };
+    if !data.len().is_multiple_of(rows * cols) {
+        return;
+    }
+    for (rows, columns) in
+        [(0..rows, cols / 3..cols - cols / 4), (rows / 3..rows - rows / 4, 0..1), (rows - 1..rows, 0..cols)]
+    {
+        let lines = data.chunks_exact(cols * width).skip(rows.start).take(rows.len());
+        let want: Vec<u8> =
+            lines.flat_map(|line| &line[columns.start * width..columns.end * width]).copied().collect();
+        let [rows, columns] = [rows, columns].map(|range| range.start as u64..range.end as u64);
+        let some = tensor.read_block(rows, columns.clone(), options).unwrap();
+        assert!(*some == want, "columns {columns:?} of {}", tensor.name());
+    }
+}

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use crate::common::options;
 use crate::common::scratch;
+use crate::described::{gptq, gptq_layout, int8};
 use crate::forge::{Forgery, Layer, Twist};
 use crate::forged_plan::forged;
 use crate::judge::{Report, Trust, alone, bounded, judge};
@@ -162,7 +163,7 @@ fn zeros(
 fn array(key: &str, dtype: &str, shape: &[u64], grid: [u64; 2], encoding: Value) -> Value {
     json!({
         "key": key, "dtype": dtype, "shape": shape, "hash": "0".repeat(32),
-        "grid": {"cols": grid[0], "rows_per_chunk": grid[1]}, "encoding": encoding,
+        "chunk": {"rows": grid[1], "cols": grid[0]}, "encoding": encoding,
     })
 }
 
@@ -266,11 +267,8 @@ fn rows_without_number() {
 }
 
 fn residual(name: &str, shape: &[u64], grid: [u64; 2]) -> Value {
-    let to = |name: String| json!({"variant": "int8", "array": name});
-    let encoding = json!({
-        "kind": "residual", "codes": to(format!("tensor:{name}.weight")), "scale": to(format!("tensor:{name}.SCB")),
-        "scheme": "llm.int8", "rounding": "reciprocal-times127",
-    });
+    let given = int8("int8", name, [shape[0], shape[1]]);
+    let encoding = json!({"kind": "residual", "given": given});
     array(&format!("tensor:{name}.weight"), "BF16", shape, grid, encoding)
 }
 
@@ -279,13 +277,6 @@ fn residual(name: &str, shape: &[u64], grid: [u64; 2]) -> Value {
 fn grids_and_codes_without_measure() {
     let _alone = alone();
     let mut report = Report::default();
-    let to = |name: &str| json!({"variant": "int8", "array": format!("tensor:grid.{name}")});
-    let given = |bits: u8| {
-        let grid = json!({
-            "scheme": "gptq", "bits": bits, "scale": to("scales"), "zeros": to("qzeros"), "zero_offset": 1, "groups": to("g_idx"),
-        });
-        json!({"codes": to("qweight"), "grid": grid})
-    };
     let (cols, rows) = (256, 64);
     for large in ["scales", "qzeros", "g_idx"] {
         let result = forged_within(64 << 20, |f| {
@@ -305,7 +296,7 @@ fn grids_and_codes_without_measure() {
             part("scales", "F16", &[1, rows]);
             part("qzeros", "I32", &[1, rows / 8]);
             part("g_idx", "I32", &[cols]);
-            let encoding = json!({"kind": "step-residual", "given": given(4), "steps": 1});
+            let encoding = json!({"kind": "step-residual", "given": gptq("int8", "grid", 4, [rows, cols], 1), "subdivisions": 0});
             let entry = array("tensor:grid.weight", "BF16", &[rows, cols], [cols, rows], encoding);
             let mut chunks = narrow_chunks();
             let zero = chunks[0].1.clone();
@@ -337,7 +328,8 @@ fn grids_and_codes_without_measure() {
         part("scales", "F16", &[1, rows], 2);
         part("qzeros", "I32", &[1, rows / 16], 4);
         part("g_idx", "I32", &[cols], 4);
-        let encoding = json!({"kind": "code-residual", "given": given(2), "own": given(2)["grid"]});
+        let given = gptq("int8", "grid", 2, [rows, cols], 1);
+        let encoding = json!({"kind": "code-residual", "given": given, "own": given["values"], "layout": gptq_layout(2)});
         let entry = array("tensor:grid.qweight", "I32", &[words, rows], [words, rows], encoding);
         add(f, "bf16", entry, vec![(ChunkForm::Head, head.clone()), (ChunkForm::Coded, chunk.clone())]);
     });
@@ -368,7 +360,10 @@ fn forged_within(most: u64, change: impl FnOnce(&mut Forgery)) -> Result<(), Str
             let Ok(variant) = store.variant(&entry.name) else { continue };
             for tensor in variant.tensors() {
                 let rows = tensor.shape.first().copied().unwrap_or(0);
-                drop(variant.read_rows(&tensor.name, 0..rows.min(1)));
+                let Ok(tensor) = qstore::Tensor::open(&variant, &tensor.name) else { continue };
+                drop(tensor.read_rows(0..rows.min(1), &options()));
+                let cols = tensor.shape().last().copied().unwrap_or(0);
+                drop(tensor.read_block(0..rows.min(1), 0..cols.min(1), &options()));
             }
         }
         drop(qstore::verify(&store, None, true, &options(), &qstore::Silent));

@@ -23,7 +23,7 @@ fn stand_alone(f: &mut Forgery, key: &str) {
     let array = f.array("int8", key);
     array["encoding"] = json!({"kind": "raw"});
     array["hash"] = json!("0".repeat(32));
-    array["grid"] = json!({"cols": 4096, "rows_per_chunk": 128});
+    array["chunk"] = json!({"rows": 128, "cols": 4096});
     let bytes = 4 * array["shape"][0].as_u64().unwrap() as usize;
     f.chunks("int8", key).push((ChunkForm::Raw, vec![0; bytes]));
 }
@@ -68,9 +68,9 @@ fn slices_that_lie() {
     for (field, value) in [
         ("hash", json!("0".repeat(32))),
         ("hash", json!(null)),
-        ("grid", json!({"cols": 1, "rows_per_chunk": 1})),
-        ("grid", json!({"cols": 0, "rows_per_chunk": 0})),
-        ("grid", json!(null)),
+        ("chunk", json!({"cols": 1, "rows": 1})),
+        ("chunk", json!({"cols": 0, "rows": 0})),
+        ("chunk", json!(null)),
         ("shape", json!([23])),
         ("shape", json!([25])),
         ("shape", json!([0])),
@@ -94,7 +94,7 @@ fn slices_that_lie() {
     cases.add("a file as a slice", Expect::Notice, |f| {
         let array = f.array("int8", "file:config.json");
         array["encoding"] = json!({"kind": "slice", "of": "bundle:0", "offset": 0});
-        for field in ["hash", "grid"] {
+        for field in ["hash", "chunk"] {
             array.as_object_mut().unwrap().remove(field);
         }
     });
@@ -102,7 +102,7 @@ fn slices_that_lie() {
         f.array("int8", "tensor:embed.weight").as_object_mut().unwrap().remove("hash");
     });
     cases.add("an array without a grid", Expect::Notice, |f| {
-        f.array("int8", "tensor:embed.weight").as_object_mut().unwrap().remove("grid");
+        f.array("int8", "tensor:embed.weight").as_object_mut().unwrap().remove("chunk");
     });
     cases.report.finish(35);
 }
@@ -134,7 +134,7 @@ fn bundles_that_lie() {
         add(&format!("a bundle of kind {kind} without hash and grid"), &|f, bundle| {
             let array = f.array("int8", bundle);
             array["encoding"] = kind.clone();
-            for field in ["hash", "grid"] {
+            for field in ["hash", "chunk"] {
                 array.as_object_mut().unwrap().remove(field);
             }
             f.chunks("int8", bundle).clear();
@@ -208,7 +208,7 @@ fn slices_of_kept_files() {
         let bytes = 4 * bundle["shape"][0].as_u64().unwrap() as usize;
         let slice = f.array("int8", FIRST);
         slice["encoding"] = json!({"kind": "slice", "of": "bundle:0", "offset": 0});
-        for field in ["hash", "grid"] {
+        for field in ["hash", "chunk"] {
             slice.as_object_mut().unwrap().remove(field);
         }
         f.chunks("int8", FIRST).clear();

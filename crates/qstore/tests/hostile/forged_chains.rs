@@ -4,6 +4,7 @@ use qstore_container::ChunkForm;
 use serde_json::{Value, json};
 
 use crate::damage::spread;
+use crate::described::{gptq, gptq_layout, lies_about, pointers, to};
 use crate::forge::Forgery;
 use crate::forged_plan::{Cases, Expect, forged, keys};
 use crate::judge::{Report, alone};
@@ -17,15 +18,11 @@ const SCALES: &str = "tensor:model.layers.0.mlp.up_proj.scales";
 const ZEROS: &str = "tensor:model.layers.0.mlp.up_proj.qzeros";
 const GROUPS: &str = "tensor:model.layers.0.mlp.up_proj.g_idx";
 
-fn to(variant: &str, key: &str) -> Value {
-    json!({"variant": variant, "array": key})
-}
-
 /// The kind of an array, and which variant it is given.
 fn kind(variant: &str, key: &str) -> (String, String) {
     let mut forgery = Forgery::of(&stores::chain().store);
     let encoding = forgery.array(variant, key)["encoding"].clone();
-    let given = encoding["given"]["codes"]["variant"].as_str().unwrap_or_default();
+    let given = encoding["given"]["codes"]["array"]["variant"].as_str().unwrap_or_default();
     (encoding["kind"].as_str().unwrap().to_owned(), given.to_owned())
 }
 
@@ -36,7 +33,7 @@ fn the_sample_is_what_the_attacks_take_it_for() {
     assert_eq!(kind("bf16", WEIGHT), named("step-residual", "gptq8"));
     assert_eq!(kind("int8", WEIGHT), named("code-residual", "gptq4"));
     assert_eq!(kind("gptq8", CODES), named("code-residual", "int8"));
-    assert_eq!(kind("gptq4", CODES), named("packed", ""));
+    assert_eq!(kind("gptq4", CODES), named("codes", ""));
     assert_eq!(forged(stores::chain(), |_| {}), Ok(false));
 }
 
@@ -66,126 +63,68 @@ fn fields_that_lie() {
             refs.push((part, to(&given, of)));
             refs.push((part, to("gptq4", of)));
         }
-        let mut grids = vec!["/given/grid"];
-        if kind == "code-residual" {
-            grids.push("/own");
-        }
-        let mut places = vec![("/given".to_owned(), "codes")];
-        for grid in &grids {
-            for field in ["scale", "zeros", "groups"] {
-                places.push(((*grid).to_owned(), field));
-            }
-        }
         let honest = Forgery::of(&stores::chain().store).array(variant, key)["encoding"].clone();
-        for (place, field) in &places {
-            let before = honest.pointer(&format!("{place}/{field}")).cloned().unwrap_or_default();
+        let is_ref =
+            |place: &&String| honest.pointer(place).is_some_and(|value| value.get("variant").is_some());
+        let places: Vec<String> = pointers(&honest);
+        for place in places.iter().filter(is_ref) {
+            let before = honest.pointer(place).unwrap();
             for (what, value) in &refs {
-                // Groups that do not lead anywhere, as before, are those that follow each other; some others say the same.
-                let same = *value == before || *field == "groups" && *value == json!(null);
-                let expect = if same { Expect::Any } else { Expect::Notice };
-                let label = format!("{variant} {key} {place}/{field}: {what} of {}", value["variant"]);
+                let expect = if value == before { Expect::Any } else { Expect::Notice };
+                let label = format!("{variant} {key} {place}: {what} of {}", value["variant"]);
                 cases.add(&label, expect, |f| {
-                    let encoding = &mut f.array(variant, key)["encoding"];
-                    encoding.pointer_mut(place).unwrap()[*field] = value.clone();
-                });
-            }
-            cases.add(
-                &format!("{variant} {key} {place} without {field}"),
-                if *field == "groups" || before.is_null() { Expect::Any } else { Expect::Notice },
-                |f| {
-                    let encoding = &mut f.array(variant, key)["encoding"];
-                    encoding.pointer_mut(place).unwrap().as_object_mut().unwrap().remove(*field);
-                },
-            );
-        }
-        for grid in &grids {
-            for bits in [
-                json!(0),
-                json!(1),
-                json!(2),
-                json!(3),
-                json!(4),
-                json!(5),
-                json!(7),
-                json!(8),
-                json!(9),
-                json!(32),
-                json!(255),
-                json!(256),
-                json!(-1),
-                json!(null),
-                json!("4"),
-            ] {
-                let expect =
-                    if bits == honest.pointer(grid).unwrap()["bits"] { Expect::Any } else { Expect::Notice };
-                cases.add(&format!("{variant} {key} {grid}: {bits} bits"), expect, |f| {
-                    f.array(variant, key)["encoding"].pointer_mut(grid).unwrap()["bits"] = bits;
-                });
-            }
-            for offset in [json!(0), json!(2), json!(255), json!(256), json!(-1), json!(null)] {
-                // To be off by one everywhere may be as good: the same steps, if all are within reach of the codes.
-                cases.add(
-                    &format!("{variant} {key} {grid}: offset {offset}"),
-                    if offset == json!(0) || offset == honest.pointer(grid).unwrap()["zero_offset"] {
-                        Expect::Any
-                    } else {
-                        Expect::Notice
-                    },
-                    |f| {
-                        f.array(variant, key)["encoding"].pointer_mut(grid).unwrap()["zero_offset"] = offset;
-                    },
-                );
-            }
-            for scheme in [json!("llm.int8"), json!("gptq"), json!("awq"), json!(null), json!(3)] {
-                let expect = if scheme == honest.pointer(grid).unwrap()["scheme"] {
-                    Expect::Any
-                } else {
-                    Expect::Notice
-                };
-                cases.add(&format!("{variant} {key} {grid}: scheme {scheme}"), expect, |f| {
-                    f.array(variant, key)["encoding"].pointer_mut(grid).unwrap()["scheme"] = scheme;
-                });
-            }
-            for (what, value) in [
-                ("null", json!(null)),
-                ("{}", json!({})),
-                ("of LLM.int8()", json!({"scheme": "llm.int8", "scale": to("gptq4", SCALES)})),
-            ] {
-                cases.add(&format!("{variant} {key} {grid}: {what}"), Expect::Notice, |f| {
-                    *f.array(variant, key)["encoding"].pointer_mut(grid).unwrap() = value;
+                    *f.array(variant, key)["encoding"].pointer_mut(place).unwrap() = value.clone();
                 });
             }
         }
-        for steps in [
-            json!(0),
-            json!(1),
-            json!(2),
-            json!(3),
-            json!(4),
-            json!(8),
-            json!(16),
-            json!(17),
-            json!(32),
-            json!(255),
-            json!(256),
-            json!(null),
+        // Whatever else a plan says is true, or nobody is told otherwise.
+        for place in places.iter().filter(|place| !is_ref(place)) {
+            for value in lies_about(honest.pointer(place).unwrap()) {
+                cases.add(&format!("{variant} {key} {place}: {value}"), Expect::Any, |f| {
+                    *f.array(variant, key)["encoding"].pointer_mut(place).unwrap() = value;
+                });
+            }
+            let (parent, field) = place.rsplit_once('/').unwrap();
+            cases.add(&format!("{variant} {key} {parent} without {field}"), Expect::Any, |f| {
+                if let Some(Value::Object(fields)) = f.array(variant, key)["encoding"].pointer_mut(parent) {
+                    fields.remove(field);
+                }
+            });
+        }
+        for place in places.iter().filter(|place| honest.pointer(place).unwrap().is_object()) {
+            // What follows could be some other field, if it were not refused.
+            cases.add(&format!("{variant} {key} {place} with more"), Expect::Notice, |f| {
+                f.array(variant, key)["encoding"].pointer_mut(place).unwrap()["more"] = json!(1);
+            });
+        }
+        for view in [
+            json!({"pitch": 0}),
+            json!({"pitch": 7}),
+            json!({"slab": [0, 1u64 << 40]}),
+            json!({"slab": [1, 0]}),
+            json!({"rows": [0, 1u64 << 40], "transposed": true}),
+            json!({"rows": [5, 3]}),
+            json!({"order": [0, 0]}),
+            json!({"order": [1u64 << 40, 1u64 << 40]}),
+            json!({"order": [7, 1], "transposed": true}),
         ] {
-            let expect = if steps == honest["steps"] || kind != "step-residual" && steps.is_null() {
-                Expect::Any
-            } else {
-                Expect::Notice
-            };
-            cases.add(&format!("{variant} {key}: {steps} steps"), expect, |f| {
-                f.array(variant, key)["encoding"]["steps"] = steps;
+            for place in places.iter().filter(|place| place.ends_with("/field") || place.ends_with("/codes"))
+            {
+                if honest.pointer(place).unwrap().get("array").is_none() {
+                    continue;
+                }
+                cases.add(&format!("{variant} {key} {place} seen as {view}"), Expect::Notice, |f| {
+                    f.array(variant, key)["encoding"].pointer_mut(place).unwrap()["view"] = view.clone();
+                });
+            }
+        }
+        for transposed in [true, false] {
+            let expect = if transposed || kind != "step-residual" { Expect::Notice } else { Expect::Any };
+            cases.add(&format!("{variant} {key}: transposed is {transposed}"), expect, |f| {
+                f.array(variant, key)["encoding"]["transposed"] = json!(transposed);
             });
         }
-        for turned in [true, false] {
-            let expect = if turned || kind != "step-residual" { Expect::Notice } else { Expect::Any };
-            cases.add(&format!("{variant} {key}: transposed is {turned}"), expect, |f| {
-                f.array(variant, key)["encoding"]["transposed"] = json!(turned);
-            });
-        }
-        for other in ["residual", "step-residual", "code-residual", "packed", "float-split", "codes"] {
+        for other in ["residual", "step-residual", "code-residual", "float-split", "codes"] {
             let expect = if other == kind { Expect::Any } else { Expect::Notice };
             cases.add(&format!("{variant} {key} as {other}"), expect, |f| {
                 f.array(variant, key)["encoding"]["kind"] = json!(other);
@@ -217,7 +156,7 @@ fn fields_that_lie() {
             (512, 1 << 15),
         ] {
             cases.add(&format!("{variant} {key}: {rows} rows of {cols} in a chunk"), Expect::Any, |f| {
-                f.array(variant, key)["grid"] = json!({"cols": cols, "rows_per_chunk": rows});
+                f.array(variant, key)["chunk"] = json!({"rows": rows, "cols": cols});
             });
         }
         for dtype in ["BF16", "F16", "F32", "I8", "I32", "U8", "F64", "U32"] {
@@ -228,67 +167,65 @@ fn fields_that_lie() {
             });
         }
     }
-    for bits in [
-        json!(0),
-        json!(1),
-        json!(2),
-        json!(3),
-        json!(4),
-        json!(5),
-        json!(8),
-        json!(16),
-        json!(255),
-        json!(null),
-    ] {
-        let expect = if bits == json!(4) { Expect::Any } else { Expect::Notice };
-        // Codes of 2, 4 and 8 bits are coded as the same bytes.
-        let expect = if [json!(2), json!(8)].contains(&bits) { Expect::Any } else { expect };
-        cases.add(&format!("packed, {bits} bits"), expect, |f| {
-            f.array("gptq4", CODES)["encoding"]["bits"] = bits
-        });
+    let layout = gptq_layout(4);
+    for place in pointers(&layout) {
+        for value in lies_about(layout.pointer(&place).unwrap()) {
+            cases.add(&format!("packed codes, {place}: {value}"), Expect::Any, |f| {
+                *f.array("gptq4", CODES)["encoding"]["layout"].pointer_mut(&place).unwrap() = value;
+            });
+        }
     }
-    cases.report.finish(400);
+    cases.report.finish(2000);
 }
 
 #[test]
 fn cycles_and_towers() {
     let _alone = alone();
     let mut cases = Cases::on(stores::chain());
-    let grid = |variant: &str| json!({"scheme": "gptq", "bits": 4, "scale": to(variant, SCALES), "zeros": to(variant, ZEROS), "zero_offset": 1});
+    let matrix = |variant: &str| gptq(variant, "model.layers.0.mlp.up_proj", 4, [64, 256], 4);
+    let given = |variant: &str| {
+        let own = matrix("gptq4")["values"].clone();
+        json!({"kind": "code-residual", "given": matrix(variant), "own": own, "layout": gptq_layout(4)})
+    };
     cases.add("codes given themselves", Expect::Notice, |f| {
-        f.array("gptq4", CODES)["encoding"] =
-            json!({"kind": "code-residual", "given": {"codes": to("gptq4", CODES), "grid": grid("gptq4")}, "own": grid("gptq4")});
+        f.array("gptq4", CODES)["encoding"] = given("gptq4");
     });
     cases.add("codes given those above, which are given them", Expect::Notice, |f| {
-        f.array("gptq4", CODES)["encoding"] =
-            json!({"kind": "code-residual", "given": {"codes": to("gptq8", CODES), "grid": grid("gptq8")}, "own": grid("gptq4")});
+        f.array("gptq4", CODES)["encoding"] = given("gptq8");
         f.last("gptq4").plan["given"] = json!([{"variant": "gptq8", "content": "0".repeat(32)}]);
         f.entry("gptq4")["given"] = json!([{"variant": "gptq8", "content": "0".repeat(32)}]);
     });
-    for part in ["scale", "zeros", "groups"] {
+    for part in [
+        "/own/scales/0/times/numbers/field/array",
+        "/own/zero/codes/field/array",
+        "/own/column_groups/field/array",
+    ] {
         for key in [SCALES, ZEROS, GROUPS] {
             cases.add(&format!("{part} are the codes themselves, by way of {key}"), Expect::Notice, |f| {
                 f.array("gptq8", key)["encoding"] = json!({"kind": "reference", "to": to("gptq8", CODES)});
-                f.array("gptq8", CODES)["encoding"]["own"][part] = to("gptq8", key);
+                *f.array("gptq8", CODES)["encoding"].pointer_mut(part).unwrap() = to("gptq8", key);
             });
         }
         cases.add(&format!("{part} are codes of another array of its own variant"), Expect::Notice, |f| {
-            f.array("gptq8", CODES)["encoding"]["own"][part] = to("gptq8", "tensor:double_proj.qweight");
+            let other = to("gptq8", "tensor:double_proj.qweight");
+            *f.array("gptq8", CODES)["encoding"].pointer_mut(part).unwrap() = other;
         });
     }
-    cases.add("each array's grid is the other", Expect::Notice, |f| {
-        f.array("gptq8", CODES)["encoding"]["own"]["zeros"] = to("gptq8", "tensor:double_proj.qweight");
-        f.array("gptq8", "tensor:double_proj.qweight")["encoding"]["own"]["zeros"] = to("gptq8", CODES);
+    cases.add("each array's zero-points are the other", Expect::Notice, |f| {
+        for (key, other) in [(CODES, "tensor:double_proj.qweight"), ("tensor:double_proj.qweight", CODES)] {
+            let own = f.array("gptq8", key)["encoding"].pointer_mut("/own/zero/codes/field/array");
+            *own.unwrap() = to("gptq8", other);
+        }
     });
     cases.add("packed bits that do not fill words", Expect::Notice, |f| {
-        f.array("gptq4", CODES)["encoding"] = json!({"kind": "packed", "bits": 3});
+        f.array("gptq4", CODES)["encoding"]["layout"] = gptq_layout(3);
     });
     cases.report.finish(14);
 }
 
-/// What grids are made of, in the variant that is given.
+/// Scales, zero-points and groups of the variant that is given.
 #[test]
-fn grids_that_lie() {
+fn scales_that_lie() {
     let _alone = alone();
     let mut report = Report::default();
     let values: [(&str, &[u8]); 7] = [
@@ -313,7 +250,7 @@ fn grids_that_lie() {
                     if array["encoding"]["kind"] == "slice" {
                         // An array of its own, in place of one in a bundle, which then has a gap; the reader notices that first.
                         array["hash"] = json!("0".repeat(32));
-                        array["grid"] = json!({"cols": 4096, "rows_per_chunk": 128});
+                        array["chunk"] = json!({"rows": 128, "cols": 4096});
                     }
                     array["encoding"] = json!({"kind": "raw"});
                     *f.chunks(variant, key) = vec![(ChunkForm::Raw, raw)];
@@ -334,7 +271,8 @@ fn flipped_bits_and_cuts_with_checksums_that_fit() {
     let mut report = Report::default();
     for variant in ["gptq4", "gptq8", "int8", "bf16"] {
         for (key, kind) in keys(stores::chain(), variant) {
-            if !["packed", "step-residual", "code-residual"].contains(&kind.as_str()) {
+            let is_packed = kind == "codes" && key.ends_with("qweight");
+            if !is_packed && !["step-residual", "code-residual"].contains(&kind.as_str()) {
                 continue;
             }
             let chunks = Forgery::of(&stores::chain().store).chunks(variant, &key).clone();

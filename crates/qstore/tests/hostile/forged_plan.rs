@@ -5,6 +5,7 @@ use std::fs;
 use serde_json::{Value, json};
 
 use crate::common::scratch;
+use crate::described::to;
 use crate::forge::{Forgery, Twist};
 use crate::judge::{Report, Trust, alone, judge};
 use crate::stores::{self, Sample};
@@ -97,14 +98,14 @@ fn arrays_that_lie() {
         json!([]),
     ];
     let grids = [
-        json!({"cols": 0, "rows_per_chunk": 1}),
-        json!({"cols": 1, "rows_per_chunk": 0}),
-        json!({"cols": 0, "rows_per_chunk": 0}),
-        json!({"cols": huge, "rows_per_chunk": 1}),
-        json!({"cols": 256, "rows_per_chunk": huge}),
-        json!({"cols": u64::MAX, "rows_per_chunk": u64::MAX}),
-        json!({"cols": 1u64 << 32, "rows_per_chunk": 1u64 << 32}),
-        json!({"cols": 256, "rows_per_chunk": -1}),
+        json!({"cols": 0, "rows": 1}),
+        json!({"cols": 1, "rows": 0}),
+        json!({"cols": 0, "rows": 0}),
+        json!({"cols": huge, "rows": 1}),
+        json!({"cols": 256, "rows": huge}),
+        json!({"cols": u64::MAX, "rows": u64::MAX}),
+        json!({"cols": 1u64 << 32, "rows": 1u64 << 32}),
+        json!({"cols": 256, "rows": -1}),
         json!({"cols": 96}),
         json!(null),
     ];
@@ -117,15 +118,15 @@ fn arrays_that_lie() {
             }
             for grid in grids.clone() {
                 let expect = if kind == "reference" { Expect::Any } else { Expect::Notice };
-                let label = format!("{variant} {key} ({kind}) grid {grid}");
+                let label = format!("{variant} {key} ({kind}) chunk {grid}");
                 // In an empty array a large chunk is as empty as a small one.
                 let expect =
                     if key == "tensor:empty" || key == "file:nothing.txt" { Expect::Any } else { expect };
-                cases.add(&label, expect, |f| f.array(variant, &key)["grid"] = grid);
+                cases.add(&label, expect, |f| f.array(variant, &key)["chunk"] = grid);
             }
             for cols in [1, 2, 255, 257, 64, 1000] {
                 let label = format!("{variant} {key} ({kind}) cols {cols}");
-                cases.add(&label, Expect::Any, |f| f.array(variant, &key)["grid"]["cols"] = json!(cols));
+                cases.add(&label, Expect::Any, |f| f.array(variant, &key)["chunk"]["cols"] = json!(cols));
             }
             for dtype in ["BF16", "F16", "F32", "I8", "U8", "F4", "F64", "C64", "Q1", ""] {
                 let label = format!("{variant} {key} ({kind}) dtype {dtype}");
@@ -215,7 +216,6 @@ fn names_that_lie() {
 fn references_that_lead_astray() {
     let _alone = alone();
     let mut cases = Cases::on(stores::small());
-    let to = |variant: &str, key: &str| json!({"variant": variant, "array": key});
     let reference = |variant: &str, key: &str| json!({"kind": "reference", "to": to(variant, key)});
     let targets = [
         ("itself", reference("bf16", WEIGHT)),
@@ -247,37 +247,49 @@ fn references_that_lead_astray() {
         f.last("int8").plan["given"] = json!([{"variant": "bf16", "content": "0".repeat(32)}]);
         f.entry("int8")["given"] = json!([{"variant": "bf16", "content": "0".repeat(32)}]);
     });
-    let fields = [
-        ("codes", to("int8", SCALE)),
-        ("codes", to("int8", "tensor:none")),
-        ("codes", to("bf16", WEIGHT)),
-        ("codes", to("int4", WEIGHT)),
-        ("codes", to("int8", "tensor:double_proj.weight")),
-        ("codes", to("int8", "file:config.json")),
-        ("codes", to("bf16", "tensor:noise")),
-        ("scale", to("int8", WEIGHT)),
-        ("scale", to("int8", "tensor:none")),
-        ("scale", to("int8", "tensor:double_proj.SCB")),
-        ("scale", to("bf16", "tensor:single.weight")),
-        ("scheme", json!("gptq")),
-        ("scheme", json!(null)),
-        ("rounding", json!("up")),
-        ("rounding", json!("quotient127")),
-        ("rounding", json!("reciprocal-down-times127")),
-        ("codes", json!(null)),
-        ("more", json!(1)),
+    let codes = "/given/codes/array";
+    let scale = "/given/values/scales/0/times/numbers/field/array";
+    let refs = [
+        (codes, to("int8", SCALE)),
+        (codes, to("int8", "tensor:none")),
+        (codes, to("bf16", WEIGHT)),
+        (codes, to("int4", WEIGHT)),
+        (codes, to("int8", "tensor:double_proj.weight")),
+        (codes, to("int8", "file:config.json")),
+        (codes, to("bf16", "tensor:noise")),
+        (codes, json!(null)),
+        (scale, to("int8", WEIGHT)),
+        (scale, to("int8", "tensor:none")),
+        (scale, to("int8", "tensor:double_proj.SCB")),
+        (scale, to("bf16", "tensor:single.weight")),
+        (scale, json!(null)),
     ];
-    for (field, value) in fields {
+    for (place, value) in refs {
         for key in [WEIGHT, "tensor:double_proj.weight"] {
-            // Another rule may put every weight into the same bin.
             let own = key.contains("double")
                 && value["array"].as_str().is_some_and(|array| array.contains("double"));
-            let expect = if field == "rounding" || own { Expect::Any } else { Expect::Notice };
             let value = value.clone();
-            cases.add(&format!("{key} given {field} {value}"), expect, |f| {
-                f.array("bf16", key)["encoding"][field] = value
+            let expect = if own { Expect::Any } else { Expect::Notice };
+            cases.add(&format!("{key} given {place} {value}"), expect, |f| {
+                *f.array("bf16", key)["encoding"].pointer_mut(place).unwrap() = value;
             });
         }
+    }
+    for inverse in [json!("up"), json!("quotient"), json!("division"), json!("reciprocal-down"), json!(null)]
+    {
+        // Another rule may put every weight into the same bin.
+        let expect = if inverse.is_null() || inverse == "up" { Expect::Notice } else { Expect::Any };
+        cases.add(&format!("by {inverse}"), expect, |f| {
+            f.array("bf16", WEIGHT)["encoding"]["given"]["values"]["rule"]["inverse"] = inverse;
+        });
+    }
+    cases.add("by no rule", Expect::Notice, |f| {
+        f.array("bf16", WEIGHT)["encoding"]["given"]["values"].as_object_mut().unwrap().remove("rule");
+    });
+    for place in ["", "/given", "/given/codes", "/given/values", "/given/values/rule"] {
+        cases.add(&format!("an unknown field in encoding{place}"), Expect::Notice, |f| {
+            f.array("bf16", WEIGHT)["encoding"].pointer_mut(place).unwrap()["more"] = json!(1);
+        });
     }
     cases.add("a residual in rows that are not its own", Expect::Notice, |f| {
         f.array("bf16", WEIGHT)["shape"] = json!([256, 60])

@@ -206,7 +206,9 @@ fn examine_variant(
     for tensor in variant.tensors() {
         let rows = tensor.shape.first().copied().unwrap_or(0);
         let (from, to) = (rows / 3, rows - rows / 4);
-        match variant.read_rows(&tensor.name, from..to.max(from)) {
+        match qstore::Tensor::open(&variant, &tensor.name)
+            .and_then(|t| t.read_rows(from..to.max(from), &options()))
+        {
             Ok(part) => {
                 let same = expected.get(&tensor.name).is_some_and(|original| {
                     let row = original.data.len().checked_div(rows as usize).unwrap_or(0);

@@ -19,6 +19,7 @@ mod checkpoints;
 #[path = "../common/mod.rs"]
 mod common;
 mod damage;
+mod described;
 mod forge;
 mod forged_bundles;
 mod forged_chains;

@@ -1,10 +1,11 @@
-//! Codes given codes given codes, whose chunks do not meet: each chunk would ask for two of the level below, and reading the top one take 2^levels steps.
+//! Codes given codes given codes, whose chunks do not align: each chunk would ask for two of the level below, and reading the top one take 2^levels steps.
 
 use qstore_container::ChunkForm;
 use qstore_kernels::SymbolTable;
 use serde_json::{Value, json};
 
-use crate::common::scratch;
+use crate::common::{options, scratch};
+use crate::described::{int8, int8_values};
 use crate::forge::{Chunks, Forgery, Layer, Twist};
 use crate::stores;
 
@@ -17,8 +18,7 @@ fn name(level: usize) -> String {
 
 /// The codes of a level, given those of the level below.
 fn codes(level: usize, rows_per_chunk: usize) -> (Value, Chunks) {
-    let refer = |level: usize, end: &str| json!({"variant": name(level), "array": format!("tensor:m.{end}")});
-    let grid = |level: usize| json!({"scheme": "llm.int8", "scale": refer(level, "SCB")});
+    let (rows, cols) = (ROWS as u64, COLS as u64);
     let mut histogram = [0; 256];
     histogram[0] = 1;
     let mut head = vec![1];
@@ -28,14 +28,14 @@ fn codes(level: usize, rows_per_chunk: usize) -> (Value, Chunks) {
         chunks.clear();
         json!({"kind": "raw"})
     } else {
-        let given = json!({"codes": refer(level - 1, "weight"), "grid": grid(level - 1)});
-        json!({"kind": "code-residual", "given": given, "own": grid(level)})
+        let given = int8(&name(level - 1), "m", [rows, cols]);
+        json!({"kind": "code-residual", "given": given, "own": int8_values(&name(level), "tensor:m.SCB", cols)})
     };
     let rows = (0..ROWS).step_by(rows_per_chunk).map(|start| rows_per_chunk.min(ROWS - start));
     chunks.extend(rows.map(|rows| (ChunkForm::Raw, vec![1; rows * COLS])));
     let array = json!({
         "key": "tensor:m.weight", "dtype": "I8", "shape": [ROWS, COLS], "hash": "0".repeat(32),
-        "grid": {"cols": COLS, "rows_per_chunk": rows_per_chunk}, "encoding": encoding,
+        "chunk": {"rows": rows_per_chunk, "cols": COLS}, "encoding": encoding,
     });
     (array, chunks)
 }
@@ -44,7 +44,7 @@ fn add_level(f: &mut Forgery, level: usize, rows_per_chunk: usize) {
     let (array, chunks) = codes(level, rows_per_chunk);
     let scale = json!({
         "key": "tensor:m.SCB", "dtype": "F32", "shape": [ROWS], "hash": "0".repeat(32),
-        "grid": {"cols": ROWS, "rows_per_chunk": 1}, "encoding": {"kind": "raw"},
+        "chunk": {"rows": 1, "cols": ROWS}, "encoding": {"kind": "raw"},
     });
     let (scale_bytes, bytes) = (4 * ROWS, 4 * ROWS + ROWS * COLS);
     let header = json!({
@@ -76,7 +76,7 @@ fn add_level(f: &mut Forgery, level: usize, rows_per_chunk: usize) {
 }
 
 #[test]
-fn chunks_of_codes_meet() {
+fn chunks_of_codes_align() {
     for (rows_per_chunk, fits) in [
         (&[2, 2, 2, 2][..], true),
         // The lowest is given nothing.
@@ -98,7 +98,14 @@ fn chunks_of_codes_meet() {
         match top {
             Ok(variant) => {
                 assert!(fits, "{rows_per_chunk:?}");
-                assert!(variant.read_rows("m.weight", 0..5).unwrap().iter().all(|code| *code == 1));
+                assert!(
+                    qstore::Tensor::open(&variant, "m.weight")
+                        .unwrap()
+                        .read_rows(0..5, &options())
+                        .unwrap()
+                        .iter()
+                        .all(|code| *code == 1)
+                );
             }
             Err(error) => {
                 assert!(!fits && error.to_string().contains("chunks"), "{rows_per_chunk:?}: {error}")

@@ -1,0 +1,29 @@
+//! Quantised matrices, opened: what the descriptions in plans say, as numbers in memory.
+//!
+//! [`Dequantizer`] has the scale and zero-point of every group of a row, [`LevelTable`] what codes stand for, and [`Quantizer`] which
+//! floats become which code. None of them knows a producer; all they know comes from a
+//! [`QuantMatrix`](qstore_container::QuantMatrix).
+
+mod columns;
+mod dequantizer;
+mod edges;
+mod floats;
+mod levels;
+mod numbers;
+mod open_error;
+mod pack;
+mod quantizer;
+mod tiles;
+mod transpose;
+
+pub(crate) use columns::{Columns, Run};
+pub(crate) use dequantizer::Dequantizer;
+pub(crate) use floats::{FloatKind, in_f16};
+pub(crate) use levels::LevelKind;
+#[cfg(test)]
+pub(crate) use numbers::HeldArray;
+pub(crate) use numbers::{Arrays, gather};
+pub(crate) use open_error::OpenError;
+pub(crate) use pack::{codes_of_words, unpack, words_of_codes};
+pub(crate) use quantizer::Quantizer;
+pub(crate) use transpose::transpose;

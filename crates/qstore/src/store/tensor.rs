@@ -1,0 +1,171 @@
+//! Reading one tensor of an open variant, whole or in part.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use qstore_container::{ArrayKey, Dtype, StoredArray};
+use rayon::prelude::*;
+
+use super::Options;
+use super::load::load_bytes;
+use crate::decode::{ArrayReader, Variant};
+use crate::error::{Error, IoContext as _, Result};
+use crate::memory::TensorBytes;
+
+/// A tensor of an open variant: its tables are read, its elements are not. Whoever reads several parts of it keeps it.
+#[derive(Debug, Clone)]
+pub struct Tensor {
+    variant: Arc<Variant>,
+    name: String,
+    dtype: Dtype,
+    shape: Vec<u64>,
+    reader: Arc<ArrayReader>,
+}
+
+/// A tensor as rows of its last dimension.
+struct Lines {
+    rows: u64,
+    cols: u64,
+    /// Bytes of an element.
+    width: u64,
+}
+
+impl Tensor {
+    /// The tensor of that name; no element of it is read.
+    ///
+    /// # Errors
+    /// [`Error::UnknownName`], damage, or an I/O error.
+    pub fn open(variant: &Arc<Variant>, name: &str) -> Result<Self> {
+        let key = ArrayKey::Tensor(name.to_owned());
+        let StoredArray { dtype, shape, .. } = variant.stored_array(&key)?;
+        let (dtype, shape) = (*dtype, shape.clone());
+        let reader = Arc::new(variant.array(&key)?);
+        Ok(Self { variant: variant.clone(), name: name.to_owned(), dtype, shape, reader })
+    }
+
+    /// Its name; `FILE:NAME` where another file of the variant has one of that name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Element type.
+    #[must_use]
+    pub fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    /// Shape; empty for a scalar.
+    #[must_use]
+    pub fn shape(&self) -> &[u64] {
+        &self.shape
+    }
+
+    /// Decodes all of it, a large one on several threads.
+    ///
+    /// # Errors
+    /// Damage, an I/O error, or too little memory.
+    pub fn read(&self, options: &Options) -> Result<TensorBytes> {
+        let mut data = self.room(self.reader.bytes()?)?;
+        load_bytes(&self.variant, &self.reader, 0, &mut data, options)?;
+        Ok(data)
+    }
+
+    /// Decodes all of it into memory that the caller has.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read); `out` of another length than the tensor.
+    pub fn read_into(&self, out: &mut [u8], options: &Options) -> Result<()> {
+        let bytes = self.reader.bytes()?;
+        if out.len() as u64 != bytes {
+            let text = format!("{}: it has {bytes} bytes, and memory for {} was given", self.name, out.len());
+            return Err(Error::usage(text));
+        }
+        load_bytes(&self.variant, &self.reader, 0, out, options)
+    }
+
+    /// Decodes rows `rows` along its first dimension, many on several threads. Only the chunks that hold them are read.
+    ///
+    /// # Errors
+    /// Rows that it does not have, rows that are no whole bytes, damage, an I/O error, or too little memory.
+    pub fn read_rows(&self, rows: Range<u64>, options: &Options) -> Result<TensorBytes> {
+        let (bytes, count) = (self.reader.bytes()?, self.shape.first().copied().unwrap_or(0));
+        if rows.start > rows.end || rows.end > count {
+            let (start, end) = (rows.start, rows.end);
+            let text = format!("{}: rows {start}..{end} of a tensor that has {count}", self.name);
+            return Err(Error::usage(text));
+        }
+        if rows.is_empty() {
+            return self.room(0);
+        }
+        if !bytes.is_multiple_of(count) {
+            return Err(Error::usage(format!("{}: its rows do not begin on whole bytes", self.name)));
+        }
+        let row = bytes / count;
+        let mut data = self.room((rows.end - rows.start) * row)?;
+        load_bytes(&self.variant, &self.reader, rows.start * row, &mut data, options)?;
+        Ok(data)
+    }
+
+    /// Decodes columns `columns` of rows `rows`, many on several threads. Columns are along the last dimension; a row has one element of each
+    /// dimension before it. Only the chunks that hold them are read.
+    ///
+    /// # Errors
+    /// Rows or columns that it does not have, elements that are no whole bytes, damage, an I/O error, or too little memory.
+    pub fn read_block(
+        &self,
+        rows: Range<u64>,
+        columns: Range<u64>,
+        options: &Options,
+    ) -> Result<TensorBytes> {
+        let lines = self.lines()?;
+        let is_within = |range: &Range<u64>, count: u64| range.start <= range.end && range.end <= count;
+        if !is_within(&rows, lines.rows) || !is_within(&columns, lines.cols) {
+            let text = format!(
+                "{}: rows {}..{} and columns {}..{} of a tensor of {} x {}",
+                self.name, rows.start, rows.end, columns.start, columns.end, lines.rows, lines.cols
+            );
+            return Err(Error::usage(text));
+        }
+        // Within the tensor.
+        let row_bytes = (columns.end - columns.start) * lines.width;
+        let mut data = self.room((rows.end - rows.start) * row_bytes)?;
+        if data.is_empty() {
+            return Ok(data);
+        }
+        // Each part begins where a chunk does, but for the first.
+        let step = self.reader.rows_at_once();
+        let first = step - rows.start % step;
+        let size = |rows: u64| usize::try_from(rows.saturating_mul(row_bytes)).unwrap_or(usize::MAX);
+        let length = data.len();
+        let (head, tail) = data.split_at_mut(size(first).min(length));
+        let read = |start: u64, out: &mut [u8]| {
+            let count = out.len() as u64 / row_bytes;
+            self.reader.read_columns(lines.cols, start..start + count, columns.clone(), out)
+        };
+        let threads = options.threads_for(1 + tail.len().div_ceil(size(step)));
+        if threads < 2 {
+            read(rows.start, head)?;
+            return if tail.is_empty() { Ok(()) } else { read(rows.start + first, tail) }.map(|()| data);
+        }
+        let parts = (rows.start + first..).step_by(usize::try_from(step).unwrap_or(usize::MAX));
+        let parts = std::iter::once((rows.start, head)).chain(parts.zip(tail.chunks_mut(size(step))));
+        let parts = parts.collect::<Vec<_>>();
+        let pool = Options { threads, ..options.clone() }.pool()?;
+        pool.install(|| parts.into_par_iter().try_for_each(|(start, out)| read(start, out)))?;
+        Ok(data)
+    }
+
+    fn lines(&self) -> Result<Lines> {
+        let bits = self.dtype.bitsize() as u64;
+        let Some((cols, before)) = self.shape.split_last().filter(|_| bits.is_multiple_of(8)) else {
+            return Err(Error::usage(format!("{}: a tensor that has no columns of whole bytes", self.name)));
+        };
+        let rows = before.iter().fold(1, |product: u64, dimension| product.saturating_mul(*dimension));
+        Ok(Lines { rows, cols: *cols, width: bits / 8 })
+    }
+
+    fn room(&self, bytes: u64) -> Result<TensorBytes> {
+        TensorBytes::zeroed(bytes).at(self.variant.folder(), "cannot hold the tensor")
+    }
+}
