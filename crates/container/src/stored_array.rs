@@ -182,6 +182,19 @@ impl StoredArray {
         Ok(ChunkPlace { rows: row.min(rows)..row_end.min(rows), cols: column..column_end.min(cols) })
     }
 
+    /// Decoded bytes of chunk `index`.
+    ///
+    /// # Errors
+    /// As [`bytes`](Self::bytes).
+    pub fn bytes_of_chunk(&self, index: u64) -> Result<u64, FormatError> {
+        if self.chunks_across()? == 1 {
+            let before = index.saturating_mul(self.chunk_bytes());
+            return Ok(self.bytes()?.saturating_sub(before).min(self.chunk_bytes()));
+        }
+        let place = self.chunk_place(index)?;
+        Ok((place.rows.end - place.rows.start) * (place.cols.end - place.cols.start) * self.width())
+    }
+
     /// Number of records in the list of chunks: those of the data and, for some encodings, a head.
     ///
     /// # Errors

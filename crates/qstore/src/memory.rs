@@ -11,6 +11,11 @@ use crate::file::zeroed;
 /// Bytes from which memory is mapped in huge pages: fewer fill none.
 const LEAST_MAPPED: u64 = 2 << 20;
 
+/// A number of things in memory. Of more than memory can address it is the most that there could be, which nothing has and no allocation gets.
+pub(crate) fn size(number: u64) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
+}
+
 /// The bytes of a tensor. Large ones lie in huge pages where the system has them: to be handed fresh memory page by page of 4 KiB takes longer than
 /// decoding into it does.
 pub struct TensorBytes(Memory);

@@ -12,8 +12,8 @@ use common::{
 };
 use proptest::prelude::*;
 use qstore::{Dtype, Error, Options, Silent, Store, VariantName, inspect, load, pack, unpack, verify};
-use rand::SeedableRng as _;
 use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
 
 /// Packs the folders `names` of `root`, restores each, compares, verifies, and loads each.
 fn check(root: &Path, names: &[&str], options: &Options) -> Store {
@@ -402,7 +402,7 @@ fn blocks_of_codes_with_more_dimensions() {
     for (name, shape) in [("three", &[196, 33, 5][..]), ("four", &[40, 9, 3, 70]), ("one", &[200_000])] {
         let count = shape.iter().product::<usize>();
         // Nearly normal, and without order: tables pay, and nothing repeats.
-        let codes = (0..count).map(|_| rand::RngExt::random::<u32>(&mut rng).count_ones() as u8).collect();
+        let codes = (0..count).map(|_| rng.random::<u32>().count_ones() as u8).collect();
         tensors.insert(name.to_owned(), Tensor::new(Dtype::I8, shape, codes));
     }
     write_checkpoint(&dir.path().join("int8"), &tensors);
@@ -411,4 +411,25 @@ fn blocks_of_codes_with_more_dimensions() {
     let inspection = inspect(&store, true).unwrap();
     let encodings = inspection.variants[0].tensors.iter().flatten().map(|tensor| tensor.encoding.clone());
     assert_eq!(encodings.collect::<Vec<_>>(), ["codes"; 3]);
+}
+
+/// A reference has a shape and a type of its own, and so have its columns.
+#[test]
+fn blocks_of_references_of_another_type() {
+    let dir = tempfile::tempdir().unwrap();
+    let bytes: Vec<u8> = StdRng::seed_from_u64(32).random_iter().take(1 << 16).collect();
+    let mut tensors = Tensors::new();
+    for (name, dtype, shape) in [
+        ("a", Dtype::I8, [256, 256]),
+        ("b", Dtype::BF16, [256, 128]),
+        ("c", Dtype::I32, [64, 256]),
+        ("d", Dtype::I8, [128, 512]),
+    ] {
+        tensors.insert(name.to_owned(), Tensor::new(dtype, &shape, bytes.clone()));
+    }
+    write_checkpoint(&dir.path().join("all"), &tensors);
+    check(dir.path(), &["all"], &options());
+    let inspection = inspect(&Store::open(&dir.path().join("store")).unwrap(), true).unwrap();
+    let tensors = inspection.variants[0].tensors.iter().flatten();
+    assert_eq!(tensors.filter(|tensor| tensor.encoding == "reference").count(), 3);
 }

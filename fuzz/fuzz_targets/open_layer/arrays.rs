@@ -253,14 +253,8 @@ impl Builder {
                 self.records.extend(ChunkRecord::of(ChunkForm::Head, head));
                 self.data.extend(head);
             }
-            let across = stored.chunks_across().unwrap_or(1);
             for index in 0..count {
-                let full = if across > 1 {
-                    let Ok(place) = stored.chunk_place(index) else { return };
-                    (place.rows.end - place.rows.start) * (place.cols.end - place.cols.start) * stored.width()
-                } else {
-                    bytes.saturating_sub(index * stored.chunk_bytes()).min(stored.chunk_bytes())
-                };
+                let Ok(full) = stored.bytes_of_chunk(index) else { return };
                 let full = usize::try_from(full).unwrap_or(0);
                 let own = chunks.get(usize::try_from(index).unwrap_or(0)).filter(|own| own.len() < full);
                 let (form, chunk) = match own {

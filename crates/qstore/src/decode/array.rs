@@ -1,7 +1,6 @@
 //! Reading one array, chunk by chunk or by a range of bytes.
 
 use std::fs::File;
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -16,6 +15,7 @@ use super::variant::{Variant, is_within};
 use crate::codec::{Codec, Given, Workspace, at_least, with_workspace};
 use crate::error::{Error, IoContext as _, Result};
 use crate::file::{read_exact_at, read_range, zeroed};
+use crate::memory::size;
 
 /// A reader of one array: its tables are decoded, its chunks are not.
 #[derive(Debug)]
@@ -70,9 +70,8 @@ impl ArrayReader {
             next += u64::from(record.length);
         }
         let codec = Codec::open(array, &head).map_err(|e| damaged(&e))?;
-        let bytes = array.bytes().map_err(|e| damaged(&e))?;
         for (index, record) in (0u64..).zip(records) {
-            let decoded = chunk_bytes(array, bytes, index).map_err(|e| damaged(&e))?;
+            let decoded = array.bytes_of_chunk(index).map_err(|e| damaged(&e))?;
             let fits = match record.form {
                 ChunkForm::Raw => u64::from(record.length) == decoded,
                 ChunkForm::Coded => u64::from(record.length) < decoded,
@@ -106,15 +105,6 @@ impl ArrayReader {
     /// Bytes of the array decoded.
     pub(crate) fn bytes(&self) -> Result<u64> {
         self.stored().bytes().map_err(|e| self.damaged(&e))
-    }
-
-    /// Bytes that are best asked for at a time, from a multiple of them on: a chunk, or of a transposed matrix all rows that are one chunk's columns.
-    pub(crate) fn piece_bytes(&self) -> u64 {
-        let array = self.stored();
-        let Some([rows, _]) = self.coded_matrix().filter(|_| array.encoding.is_transposed()) else {
-            return array.chunk_bytes();
-        };
-        array.chunk.cols.saturating_mul(rows).saturating_mul(array.width()).max(1)
     }
 
     fn records(&self) -> &[ChunkRecord] {
@@ -171,11 +161,7 @@ impl ArrayReader {
         out: &mut [u8],
     ) -> Result<()> {
         let place = self.stored().chunk_place(index).map_err(|e| self.damaged(&e))?;
-        let size = |range: &Range<u64>| {
-            usize::try_from(range.start).unwrap_or(usize::MAX)
-                ..usize::try_from(range.end).unwrap_or(usize::MAX)
-        };
-        let (rows, columns) = (size(&place.rows), size(&place.cols));
+        let [rows, columns] = [place.rows, place.cols].map(|range| size(range.start)..size(range.end));
         let cols = columns.len();
         let explain = |e: DecodeError| self.damaged(&format!("chunk {index}: {e}"));
         let Some(given) = &self.given else {
@@ -232,21 +218,21 @@ impl ArrayReader {
         let Some([rows, cols]) = self.coded_matrix().filter(|_| !out.is_empty()) else {
             return self.read_coded(offset, out);
         };
-        // Whole rows of the array, of which a part may be asked for.
-        let row_bytes =
-            if array.encoding.is_transposed() { rows } else { cols }.saturating_mul(array.width());
-        let lines = offset / row_bytes..end.div_ceil(row_bytes);
-        let (skip, all) = (offset % row_bytes, (lines.end - lines.start) * row_bytes);
-        if all == out.len() as u64 {
-            return self.read_lines(lines, out);
-        }
         if !array.encoding.is_transposed() && array.chunk.cols == cols {
             return self.read_coded(offset, out);
         }
+        // Whole rows of the array, of which a part may be asked for.
+        let cols = if array.encoding.is_transposed() { rows } else { cols };
+        let row_bytes = cols.saturating_mul(array.width());
+        let rows = offset / row_bytes..end.div_ceil(row_bytes);
+        let all = (rows.end - rows.start) * row_bytes;
+        if all == out.len() as u64 {
+            return self.read_matrix(rows, 0..cols, out);
+        }
         let mut whole = zeroed(all).at(self.variant.folder(), "cannot hold rows")?;
-        self.read_lines(lines, &mut whole)?;
-        // Within the lines.
-        let skip = usize::try_from(skip).unwrap_or(0);
+        self.read_matrix(rows, 0..cols, &mut whole)?;
+        // Within the rows.
+        let skip = usize::try_from(offset % row_bytes).unwrap_or(0);
         out.copy_from_slice(&whole[skip..skip + out.len()]);
         Ok(())
     }
@@ -291,17 +277,4 @@ impl ArrayReader {
         }
         Ok(())
     }
-}
-
-/// Bytes of a chunk of an array of so many bytes.
-fn chunk_bytes(
-    array: &StoredArray,
-    bytes: u64,
-    index: u64,
-) -> std::result::Result<u64, qstore_container::FormatError> {
-    if array.chunks_across()? == 1 {
-        return Ok(bytes.saturating_sub(index.saturating_mul(array.chunk_bytes())).min(array.chunk_bytes()));
-    }
-    let place = array.chunk_place(index)?;
-    Ok((place.rows.end - place.rows.start) * (place.cols.end - place.cols.start) * array.width())
 }

@@ -6,6 +6,7 @@ use super::array::ArrayReader;
 use crate::codec::at_least;
 use crate::error::{IoContext as _, Result};
 use crate::file::zeroed;
+use crate::memory::size;
 use crate::quant::transpose;
 
 impl ArrayReader {
@@ -18,63 +19,62 @@ impl ArrayReader {
     /// Rows that are best asked for at a time, from a multiple of them on: those that a chunk has some of.
     pub(crate) fn rows_at_once(&self) -> u64 {
         let array = self.stored();
-        let rows = match self.coded_matrix() {
+        match self.coded_matrix() {
             Some(_) if array.encoding.is_transposed() => array.chunk.cols,
             Some(_) => array.chunk.rows,
             None => {
                 let line = array.shape.last().copied().unwrap_or(1).saturating_mul(array.width());
-                array.chunk_bytes() / line.max(1)
+                (array.chunk_bytes() / line.max(1)).max(1)
             }
-        };
-        rows.max(1)
+        }
     }
 
-    /// Fills `out` with whole rows of a matrix.
-    pub(super) fn read_lines(&self, lines: Range<u64>, out: &mut [u8]) -> Result<()> {
-        let [rows, cols] = self.coded_matrix().unwrap_or_default();
+    /// Bytes that are best asked for at a time, from a multiple of them on: a chunk, or the rows of a matrix that a chunk has some of.
+    pub(crate) fn piece_bytes(&self) -> u64 {
+        let array = self.stored();
+        let Some([rows, cols]) = self.coded_matrix() else { return array.chunk_bytes().max(1) };
+        let cols = if array.encoding.is_transposed() { rows } else { cols };
+        self.rows_at_once().saturating_mul(cols).saturating_mul(array.width()).max(1)
+    }
+
+    /// Fills `out` with columns `columns` of rows `rows` of a matrix.
+    pub(super) fn read_matrix(&self, rows: Range<u64>, columns: Range<u64>, out: &mut [u8]) -> Result<()> {
         if !self.stored().encoding.is_transposed() {
-            return self.read_block(lines, 0..cols, out);
+            return self.read_block(rows, columns, out);
         }
         let mut coded = zeroed(out.len() as u64).at(self.folder(), "cannot hold a matrix")?;
-        self.read_block(0..rows, lines.clone(), &mut coded)?;
-        transpose(&coded, lines.end - lines.start, self.stored().width(), out);
+        self.read_block(columns, rows.clone(), &mut coded)?;
+        transpose(&coded, rows.end - rows.start, self.stored().width(), out);
         Ok(())
     }
 
-    /// Fills `out` with columns `columns` of rows `rows` of an array that is seen as rows of `cols` elements. Of a matrix whose chunks have a part of
+    /// Fills `out` with columns `columns` of rows `rows` of an array that is seen as rows of `cols` elements of `width` bytes. Of a matrix whose chunks have a part of
     /// the columns only those are decoded that hold some of them.
     pub(crate) fn read_columns(
         &self,
-        cols: u64,
+        [cols, width]: [u64; 2],
         rows: Range<u64>,
         columns: Range<u64>,
         out: &mut [u8],
     ) -> Result<()> {
         let array = self.stored();
-        let width = array.width();
-        // What a reference leads to may have another shape.
-        if self.coded_matrix().is_some() && array.shape.last() == Some(&cols) {
-            if !array.encoding.is_transposed() {
-                return self.read_block(rows, columns, out);
-            }
-            let mut coded = zeroed(out.len() as u64).at(self.folder(), "cannot hold a matrix")?;
-            self.read_block(columns, rows.clone(), &mut coded)?;
-            transpose(&coded, rows.end - rows.start, width, out);
-            return Ok(());
+        // What a reference leads to may have another shape and type.
+        let is_alike = array.shape.last() == Some(&cols) && array.width() == width;
+        if is_alike && self.coded_matrix().is_some() {
+            return self.read_matrix(rows, columns, out);
         }
         let line = cols.saturating_mul(width);
         let (skip, length) = (columns.start * width, (columns.end - columns.start) * width);
-        let mut pieces = out.chunks_exact_mut(usize::try_from(length).unwrap_or(usize::MAX).max(1));
+        let mut pieces = out.chunks_exact_mut(size(length).max(1));
         let at_once = array.chunk_bytes() / line.max(1);
         if at_once < 2 {
             // Rows of a chunk or more: no more is read of each than is asked for.
             return rows.zip(pieces).try_for_each(|(row, piece)| self.read(row * line + skip, piece));
         }
-        let (line_size, skip) =
-            (usize::try_from(line).unwrap_or(usize::MAX), usize::try_from(skip).unwrap_or(usize::MAX));
+        let (line_size, skip) = (size(line), size(skip));
         let mut buffer = Vec::new();
-        for first in rows.clone().step_by(usize::try_from(at_once).unwrap_or(usize::MAX)) {
-            let count = usize::try_from(at_once.min(rows.end - first)).unwrap_or(usize::MAX);
+        for first in rows.clone().step_by(size(at_once)) {
+            let count = size(at_once.min(rows.end - first));
             let whole = at_least(&mut buffer, count.saturating_mul(line_size));
             self.read(first * line, whole)?;
             for (row, piece) in whole.chunks_exact(line_size).zip(&mut pieces) {
@@ -98,7 +98,6 @@ impl ArrayReader {
         if length == all_cols && array.chunk.cols == all_cols {
             return self.read_coded(rows.start * all_cols * width, out);
         }
-        let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
         let across = array.chunks_across().map_err(|e| self.damaged(&e))?;
         let line = size(length * width).max(1);
         let mut buffer = Vec::new();

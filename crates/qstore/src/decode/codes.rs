@@ -13,7 +13,8 @@ use super::array::ArrayReader;
 use crate::codec::{at_least, with_workspace};
 use crate::error::{Error, IoContext as _, Result};
 use crate::file::zeroed;
-use crate::quant::{codes_of_words, gather, unpack};
+use crate::memory::size;
+use crate::quant::{codes_of_words, gather, greatest_common_divisor, unpack};
 
 /// An array of codes.
 pub(crate) trait CodeBytes: Debug + Send + Sync {
@@ -174,9 +175,9 @@ impl CodeReader {
             }),
             Axis::Rows => {
                 // Whole rows of words that hold whole rows of codes.
-                let shared = greatest_common_divisor(packing.bits, packing.word);
-                let (unit_codes, unit_words) =
-                    (u64::from(packing.word / shared), u64::from(packing.bits / shared));
+                let (bits, word) = (u64::from(packing.bits), u64::from(packing.word));
+                let shared = greatest_common_divisor(bits, word);
+                let (unit_codes, unit_words) = (word / shared, bits / shared);
                 let units = rows.start / unit_codes..rows.end.div_ceil(unit_codes);
                 let end = (units.end * unit_words).min(self.placed.shape[0]);
                 let mut words = vec![0; size((end - units.start * unit_words).saturating_mul(line))];
@@ -274,14 +275,6 @@ pub(crate) fn check_codes<A>(
         return Err(FormatError::new("packing: codes that do not fill whole words"));
     }
     Ok(())
-}
-
-fn greatest_common_divisor(a: u8, b: u8) -> u8 {
-    if b == 0 { a } else { greatest_common_divisor(b, a % b) }
-}
-
-fn size(number: u64) -> usize {
-    usize::try_from(number).unwrap_or(usize::MAX)
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use crate::codec::{
 };
 use crate::error::{Error, IoContext as _, Result};
 use crate::file::zeroed;
+use crate::memory::size;
 use crate::quant::{Arrays, Dequantizer, FloatKind};
 
 /// What the chunks of one array are given.
@@ -107,7 +108,6 @@ fn open(
 ) -> Result<(CodeReader, Dequantizer)> {
     let explain = |error: qstore_container::FormatError| damaged(&error.to_string());
     let values = Dequantizer::open(&given.values, given.shape, given.bits(), &Referred(variant));
-    let size = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
     let values = values.map_err(|e| e.explain(explain))?.resized(shape.map(size));
     let stored = variant.stored(&given.codes.array)?;
     let codes = CodeReader::new(

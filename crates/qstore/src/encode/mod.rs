@@ -24,6 +24,7 @@ use crate::disk::Syncs;
 use crate::error::{Error, Result};
 use crate::file::zeroed;
 use crate::ingest::{Source, SourceArray};
+use crate::memory::size;
 use crate::pipeline::{self, Window};
 use crate::plan::{
     Action, Bundle, Bundles, Coding, Duplicates, Lower, Original, Pairs, PlannedArray, Planner, chunk_of,
@@ -215,7 +216,6 @@ fn code_transposed(
     let width = element_bytes(array);
     let mut matrix = vec![0; raw.len()];
     transpose(raw, cols, width, &mut matrix);
-    let size = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
     let (rows, cols) = (size(cols), raw.len() / size(cols.saturating_mul(width)).max(1));
     let (high, wide) = (size(plan.chunk.rows), size(plan.chunk.cols));
     let places =
@@ -280,7 +280,6 @@ type Block = (Range<usize>, Range<usize>);
 
 /// `count` whole rows from row `first` on.
 fn block(chunk: ChunkShape, first: u64, count: u64) -> Block {
-    let size = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
     (size(first)..size(first.saturating_add(count)), 0..size(chunk.cols))
 }
 

@@ -7,6 +7,7 @@ use crate::decode::CodeReader;
 use crate::error::Result;
 use crate::formats::QuantGroup;
 use crate::ingest::Source;
+use crate::memory::size;
 use crate::quant::{Dequantizer, OpenError};
 
 /// Codes whose mean tells what they stand for, where files do not say.
@@ -107,10 +108,6 @@ impl GivenGroup<'_> {
 pub(super) fn could_be(one: [u64; 2], other: [u64; 2]) -> bool {
     let near = |a: u64, b: u64| a.abs_diff(b) <= (a.max(b) / 8).max(128).min(a.min(b) / 2);
     near(one[0], other[0]) && near(one[1], other[1])
-}
-
-fn size(number: u64) -> usize {
-    usize::try_from(number).unwrap_or(usize::MAX)
 }
 
 /// What the codes of a matrix of `source`, which will be variant `name`, stand for; `sample` are those of its first rows. The inner error says what does not

@@ -13,6 +13,7 @@ use crate::decode::CodeReader;
 use crate::error::{IoContext as _, Result};
 use crate::file::zeroed;
 use crate::ingest::{Source, SourceArray};
+use crate::memory::size;
 use crate::quant::{codes_of_words, transpose};
 
 /// A matrix as it is coded.
@@ -147,7 +148,6 @@ impl<'a> Matrix<'a> {
 
     /// A chunk of rows of the transposed array, from row `first` on.
     fn transposed_rows(&self, all: &[u8], first: u64) -> Vec<u8> {
-        let size = |count: u64| usize::try_from(count).unwrap_or(usize::MAX);
         let rows = self.chunk.rows.min(self.coded.shape[0].saturating_sub(first));
         let width = element_bytes(self.array);
         let (line, from, length) =

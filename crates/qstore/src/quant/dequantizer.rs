@@ -6,7 +6,7 @@ use super::columns::Columns;
 use super::levels::{LevelKind, LevelTable};
 use super::numbers::Arrays;
 use super::open_error::OpenError;
-use super::tiles::{Tiles, size, too_large};
+use super::tiles::{Tiles, size_in_memory, too_large};
 
 /// Levels, scales and zero-points of a matrix: a scale and a zero-point for each group of columns of each tile of rows.
 #[derive(Debug, Clone, PartialEq)]
@@ -105,9 +105,9 @@ impl Dequantizer {
             }
         };
         Ok(Self {
-            rows: size(rows)?,
-            tile_rows: size(tiles.tile_rows())?,
-            tiles: size(tiles.count())?,
+            rows: size_in_memory(rows)?,
+            tile_rows: size_in_memory(tiles.tile_rows())?,
+            tiles: size_in_memory(tiles.count())?,
             columns: tiles.into_columns(),
             levels: LevelTable::new(&values.levels, bits),
             scales,

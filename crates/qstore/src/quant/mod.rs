@@ -26,4 +26,5 @@ pub(crate) use numbers::{Arrays, gather};
 pub(crate) use open_error::OpenError;
 pub(crate) use pack::{codes_of_words, unpack, words_of_codes};
 pub(crate) use quantizer::Quantizer;
+pub(crate) use tiles::greatest_common_divisor;
 pub(crate) use transpose::transpose;

@@ -12,6 +12,7 @@ use super::levels::mini_value;
 use super::pack::unpack;
 use super::transpose::transpose;
 use crate::error::Error;
+use crate::memory::size;
 
 /// Arrays that say what codes stand for, wherever they are.
 pub(crate) trait Arrays<A> {
@@ -163,10 +164,6 @@ pub(super) fn indices<A>(
         return Err(FormatError::new("view: more than one column").into());
     }
     Ok(words.bytes.as_chunks().0.iter().map(|bytes| u32::from_le_bytes(*bytes)).collect())
-}
-
-fn size(number: u64) -> usize {
-    usize::try_from(number).unwrap_or(usize::MAX)
 }
 
 /// A power of two, of which a byte is the exponent.

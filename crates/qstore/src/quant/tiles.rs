@@ -31,8 +31,9 @@ impl Tiles {
         let (tile_rows, starts) = tiling(values, [rows, cols])?;
         let (starts, columns) = match &values.column_groups {
             None => {
-                let first = starts.iter().map(|start| size(*start)).collect::<Result<Vec<_>, _>>()?;
-                let columns = Columns::from_starts(&first, size(cols)?);
+                let first =
+                    starts.iter().map(|start| size_in_memory(*start)).collect::<Result<Vec<_>, _>>()?;
+                let columns = Columns::from_starts(&first, size_in_memory(cols)?);
                 (Some(starts), columns)
             }
             Some(groups) if groups.count > cols.saturating_mul(2) => {
@@ -41,8 +42,8 @@ impl Tiles {
             Some(groups) => {
                 let of_column = numbers::indices(arrays, &groups.field, cols);
                 let mut of_column = of_column.map_err(|e| e.named("column_groups"))?;
-                of_column.truncate(size(cols)?);
-                (None, Columns::new(size(groups.count)?, of_column)?)
+                of_column.truncate(size_in_memory(cols)?);
+                (None, Columns::new(size_in_memory(groups.count)?, of_column)?)
             }
         };
         let tiles = Self { count: rows.div_ceil(tile_rows), tile_rows, rows, cols, starts, columns };
@@ -77,7 +78,7 @@ impl Tiles {
         values: &Dequantization<A>,
         arrays: &impl Arrays<A>,
     ) -> Result<(Vec<f32>, f32), OpenError> {
-        let mut scales = vec![1.0; size(self.count * self.groups())?];
+        let mut scales = vec![1.0; size_in_memory(self.count * self.groups())?];
         let mut over = 1.0;
         for (index, scale) in values.scales.iter().enumerate() {
             let is_last = index > 0 && index + 1 == values.scales.len();
@@ -150,7 +151,7 @@ pub(super) fn too_large() -> FormatError {
 }
 
 /// A size in memory.
-pub(super) fn size(number: u64) -> Result<usize, FormatError> {
+pub(super) fn size_in_memory(number: u64) -> Result<usize, FormatError> {
     usize::try_from(number).map_err(|_| too_large())
 }
 
@@ -189,6 +190,6 @@ fn tiling<A>(values: &Dequantization<A>, [rows, cols]: [u64; 2]) -> Result<(u64,
     Ok((if high == 0 { rows } else { high }, starts))
 }
 
-fn greatest_common_divisor(a: u64, b: u64) -> u64 {
+pub(crate) fn greatest_common_divisor(a: u64, b: u64) -> u64 {
     if b == 0 { a } else { greatest_common_divisor(b, a % b) }
 }

@@ -10,7 +10,7 @@ use super::Options;
 use super::load::load_bytes;
 use crate::decode::{ArrayReader, Variant};
 use crate::error::{Error, IoContext as _, Result};
-use crate::memory::TensorBytes;
+use crate::memory::{TensorBytes, size};
 
 /// A tensor of an open variant: its tables are read, its elements are not. Whoever reads several parts of it keeps it.
 #[derive(Debug, Clone)]
@@ -135,24 +135,24 @@ impl Tensor {
         }
         // Each part begins where a chunk does, but for the first.
         let step = self.reader.rows_at_once();
-        let first = step - rows.start % step;
-        let size = |rows: u64| usize::try_from(rows.saturating_mul(row_bytes)).unwrap_or(usize::MAX);
-        let length = data.len();
-        let (head, tail) = data.split_at_mut(size(first).min(length));
-        let read = |start: u64, out: &mut [u8]| {
-            let count = out.len() as u64 / row_bytes;
-            self.reader.read_columns(lines.cols, start..start + count, columns.clone(), out)
-        };
-        let threads = options.threads_for(1 + tail.len().div_ceil(size(step)));
-        if threads < 2 {
-            read(rows.start, head)?;
-            return if tail.is_empty() { Ok(()) } else { read(rows.start + first, tail) }.map(|()| data);
+        let mut parts = Vec::new();
+        let (mut rest, mut first) = (&mut data[..], rows.start);
+        while first < rows.end {
+            let next = (first - first % step).saturating_add(step).min(rows.end);
+            let (out, tail) = std::mem::take(&mut rest).split_at_mut(size((next - first) * row_bytes));
+            parts.push((first..next, out));
+            (rest, first) = (tail, next);
         }
-        let parts = (rows.start + first..).step_by(usize::try_from(step).unwrap_or(usize::MAX));
-        let parts = std::iter::once((rows.start, head)).chain(parts.zip(tail.chunks_mut(size(step))));
-        let parts = parts.collect::<Vec<_>>();
-        let pool = Options { threads, ..options.clone() }.pool()?;
-        pool.install(|| parts.into_par_iter().try_for_each(|(start, out)| read(start, out)))?;
+        let read = |(rows, out): (Range<u64>, &mut [u8])| {
+            self.reader.read_columns([lines.cols, lines.width], rows, columns.clone(), out)
+        };
+        let threads = options.threads_for(parts.len());
+        if threads < 2 {
+            parts.into_iter().try_for_each(read)?;
+        } else {
+            let pool = Options { threads, ..options.clone() }.pool()?;
+            pool.install(|| parts.into_par_iter().try_for_each(read))?;
+        }
         Ok(data)
     }
 
