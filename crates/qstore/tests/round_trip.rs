@@ -12,8 +12,8 @@ use common::{
 };
 use proptest::prelude::*;
 use qstore::{Dtype, Error, Options, Silent, Store, VariantName, inspect, load, pack, unpack, verify};
+use rand::SeedableRng as _;
 use rand::rngs::StdRng;
-use rand::{RngExt as _, SeedableRng as _};
 
 /// Packs the folders `names` of `root`, restores each, compares, verifies, and loads each.
 fn check(root: &Path, names: &[&str], options: &Options) -> Store {
