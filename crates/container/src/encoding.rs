@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::fields::EncodingFields;
-use crate::{ArrayKey, Dequantization, Field, Packing, QuantMatrix, RelativePath, VariantName, View};
+use crate::{ArrayKey, Dequantization, Field, Packing, Part, QuantMatrix, RelativePath, VariantName, View};
 
 /// An array of a variant, seen from another array.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -64,6 +64,14 @@ pub enum Encoding {
     Reference {
         /// The other array, which is itself no reference.
         to: ArrayRef,
+        /// Which of its elements: those of a matrix, in its rows.
+        #[serde(default, skip_serializing_if = "View::is_whole")]
+        view: View,
+    },
+    /// As matrices that are each stored by itself.
+    Parts {
+        /// All of them, in the array's order.
+        parts: Vec<Part>,
     },
     /// In the original file, which the store keeps as it is under the variant's name.
     Verbatim {
@@ -128,6 +136,7 @@ impl Encoding {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Reference { .. } => "reference",
+            Self::Parts { .. } => "parts",
             Self::Verbatim { .. } => "verbatim",
             Self::Slice { .. } => "slice",
             Self::Residual { .. } => "residual",
@@ -169,7 +178,7 @@ impl Encoding {
     /// The arrays that decoding needs, beside a bundle.
     pub fn needs(&self) -> impl Iterator<Item = &ArrayRef> {
         let target = match self {
-            Self::Reference { to } => Some(to),
+            Self::Reference { to, .. } => Some(to),
             _ => None,
         };
         let given = self.given().into_iter().flat_map(QuantMatrix::arrays);
@@ -217,6 +226,12 @@ impl Encoding {
         self.is_residual() || self.layout().is_some_and(|layout| !layout.is_plain())
     }
 
+    /// Whether it is stored in chunks, its own or those of a file that is kept or of what it refers to.
+    #[must_use]
+    pub fn has_chunks(&self) -> bool {
+        !matches!(self, Self::Slice { .. } | Self::Parts { .. })
+    }
+
     /// Whether it is a slice of a bundle.
     #[must_use]
     pub fn is_slice(&self) -> bool {
@@ -230,6 +245,9 @@ impl Encoding {
     /// Whether the shard has a stream for the array.
     #[must_use]
     pub fn has_stream(&self) -> bool {
-        !matches!(self, Self::Reference { .. } | Self::Verbatim { .. } | Self::Slice { .. })
+        !matches!(
+            self,
+            Self::Reference { .. } | Self::Verbatim { .. } | Self::Slice { .. } | Self::Parts { .. }
+        )
     }
 }

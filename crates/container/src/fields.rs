@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer};
 
 use crate::{
     ArrayKey, ArrayRef, ChunkShape, CodeLayout, Dequantization, Encoding, FileContent, FormatError, Hash128,
-    QuantMatrix, RelativePath,
+    Part, QuantMatrix, RelativePath, View,
 };
 
 /// The fields of every [`Encoding`].
@@ -16,6 +16,8 @@ use crate::{
 pub(crate) struct EncodingFields {
     kind: Option<EncodingKind>,
     to: Option<ArrayRef>,
+    view: Option<View>,
+    parts: Option<Vec<Part>>,
     file: Option<RelativePath>,
     of: Option<ArrayKey>,
     offset: Option<u64>,
@@ -30,6 +32,7 @@ pub(crate) struct EncodingFields {
 #[serde(rename_all = "kebab-case")]
 enum EncodingKind {
     Reference,
+    Parts,
     Verbatim,
     Slice,
     Residual,
@@ -45,7 +48,10 @@ impl EncodingFields {
     /// The encoding, without its fields here; `None` if it lacks one.
     fn take(&mut self) -> Option<Encoding> {
         Some(match self.kind.take()? {
-            EncodingKind::Reference => Encoding::Reference { to: self.to.take()? },
+            EncodingKind::Reference => {
+                Encoding::Reference { to: self.to.take()?, view: self.view.take().unwrap_or_default() }
+            }
+            EncodingKind::Parts => Encoding::Parts { parts: self.parts.take()? },
             EncodingKind::Verbatim => {
                 Encoding::Verbatim { file: self.file.take()?, offset: self.offset.take()? }
             }
@@ -217,7 +223,9 @@ mod tests {
                 layout: layout(true),
             },
             Encoding::Codes { layout: layout(false) },
-            Encoding::Reference { to: array() },
+            Encoding::Reference { to: array(), view: View::WHOLE },
+            Encoding::Reference { to: array(), view: View::TRANSPOSED },
+            Encoding::Parts { parts: vec![Part { array: ArrayKey::Part(3), view: View::TRANSPOSED }] },
             Encoding::Verbatim { file: "a/b".parse().unwrap(), offset: u64::MAX },
             Encoding::Slice { of: "bundle:7".parse().unwrap(), offset: 0 },
             Encoding::Residual { given: Box::new(plain()), transposed: false },

@@ -18,6 +18,7 @@ mod header;
 pub mod limits;
 mod manifest;
 mod names;
+mod parts;
 mod plan;
 mod quant;
 mod shard;
@@ -32,6 +33,7 @@ pub use hash::{Hash128, Sha256Hex};
 pub use header::{SafetensorsHeader, TensorSpan, header_length};
 pub use manifest::{FORMAT_VERSION, LayerFile, Manifest, VariantEntry};
 pub use names::{ArrayKey, RelativePath, VariantName};
+pub use parts::Part;
 pub use plan::{FileContent, Given, OriginalFile, ShardPlan};
 pub use quant::{
     Axis, ColumnGroups, Dequantization, Factor, Field, Finite, Inverse, Levels, MiniFloat, Number, Numbers,

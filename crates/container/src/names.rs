@@ -83,7 +83,8 @@ impl FromStr for RelativePath {
     }
 }
 
-/// What an array is: a tensor of the variant, a file of it that is not safetensors, or a bundle of small tensors.
+/// What an array is: a tensor of the variant, a file of it that is not safetensors, a bundle of small tensors, or a part
+/// of a tensor.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ArrayKey {
     /// A tensor, by its name; where another file of the variant has one of that name, by `FILE:NAME`.
@@ -92,6 +93,8 @@ pub enum ArrayKey {
     File(RelativePath),
     /// Small tensors one after another, by their number in the layer.
     Bundle(u32),
+    /// A matrix of a tensor, by its number in the layer.
+    Part(u32),
 }
 
 impl ArrayKey {
@@ -100,7 +103,7 @@ impl ArrayKey {
     pub fn tensor(&self) -> Option<&str> {
         match self {
             Self::Tensor(name) => Some(name),
-            Self::File(_) | Self::Bundle(_) => None,
+            Self::File(_) | Self::Bundle(_) | Self::Part(_) => None,
         }
     }
 }
@@ -111,6 +114,7 @@ impl fmt::Display for ArrayKey {
             Self::Tensor(name) => write!(f, "tensor:{name}"),
             Self::File(path) => write!(f, "file:{path}"),
             Self::Bundle(number) => write!(f, "bundle:{number}"),
+            Self::Part(number) => write!(f, "part:{number}"),
         }
     }
 }
@@ -122,10 +126,11 @@ impl FromStr for ArrayKey {
         match text.split_once(':') {
             Some(("tensor", name)) => Ok(Self::Tensor(name.to_owned())),
             Some(("file", path)) => Ok(Self::File(path.parse()?)),
-            Some(("bundle", number)) => {
+            Some((kind @ ("bundle" | "part"), number)) => {
                 // One text for each number.
                 let parsed = number.parse().ok().filter(|parsed: &u32| parsed.to_string() == number);
-                parsed.map(Self::Bundle).ok_or_else(|| FormatError::new(format!("{text:?} is no bundle")))
+                let parsed = parsed.ok_or_else(|| FormatError::new(format!("{text:?} is no {kind}")))?;
+                Ok(if kind == "part" { Self::Part(parsed) } else { Self::Bundle(parsed) })
             }
             _ => Err(FormatError::new(format!("{text:?} names neither a tensor nor a file"))),
         }
@@ -150,10 +155,20 @@ mod tests {
 
     #[test]
     fn keys_have_one_text() {
-        for good in ["tensor:", "tensor:bundle:0", "file:a/b", "bundle:0", "bundle:4294967295"] {
+        for good in ["tensor:", "tensor:bundle:0", "file:a/b", "bundle:0", "bundle:4294967295", "part:7"] {
             assert_eq!(good.parse::<ArrayKey>().unwrap().to_string(), good);
         }
-        for bad in ["", "x", "file:", "bundle:", "bundle:00", "bundle:+1", "bundle:-1", "bundle:4294967296"] {
+        for bad in [
+            "",
+            "x",
+            "file:",
+            "bundle:",
+            "bundle:00",
+            "bundle:+1",
+            "bundle:-1",
+            "bundle:4294967296",
+            "part:07",
+        ] {
             assert!(bad.parse::<ArrayKey>().is_err(), "{bad:?}");
         }
     }

@@ -2,10 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::bundles;
 use crate::fields::ContentFields;
 use crate::limits::{MAX_FILES, MAX_PLAN_BYTES, MAX_PLAN_EXPANSION, MAX_PLAN_WINDOW_LOG, PLAN_SLACK_BYTES};
 use crate::{ArrayKey, FormatError, Hash128, RelativePath, Sha256Hex, StoredArray, VariantName};
+use crate::{bundles, parts};
 
 /// Bytes of JSON of a plan that is compressed faster; what long lists of like tensors lose by that is within 1%.
 const LARGE_PLAN: usize = 4 << 20;
@@ -136,6 +136,7 @@ impl ShardPlan {
         all_distinct(names, "variant")?;
         all_distinct(self.arrays.iter().map(|a| &a.key), "array")?;
         bundles::check(&self.arrays)?;
+        parts::check(&self.arrays)?;
         let mut paths: Vec<_> = self.files.iter().map(|f| &f.path).chain(&self.empty_folders).collect();
         all_distinct(paths.iter(), "file")?;
         // In this order a path is followed by what lies below it.

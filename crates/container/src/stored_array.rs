@@ -72,7 +72,7 @@ impl TryFrom<u16> for Lanes {
 }
 
 impl ChunkShape {
-    /// That of a slice, which has no chunks of its own.
+    /// That of what has no chunks of its own: a slice, or what is stored by parts.
     pub const NONE: Self = Self { rows: 0, cols: 0, lanes: Lanes::Narrow };
 
     fn is_none(&self) -> bool {
@@ -80,7 +80,7 @@ impl ChunkShape {
     }
 }
 
-/// One array of a variant: a tensor, a file that is not safetensors (as U8), or a bundle.
+/// One array of a variant: a tensor, a file that is not safetensors (as U8), a bundle, or a part.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StoredArray {
@@ -93,7 +93,7 @@ pub struct StoredArray {
     /// XXH3-128 of its bytes; a slice has none of its own.
     #[serde(default, deserialize_with = "some_hash", skip_serializing_if = "Option::is_none")]
     pub hash: Option<Hash128>,
-    /// Its chunks. Elements of a type smaller than a byte count as packed: by bytes. [`ChunkShape::NONE`] for a slice.
+    /// Its chunks. Elements of a type smaller than a byte count as packed: by bytes. [`ChunkShape::NONE`] for a slice and for what is stored by parts.
     #[serde(
         default = "no_chunk",
         deserialize_with = "some_chunk",
@@ -127,10 +127,10 @@ impl StoredArray {
         (self.dtype.bitsize() as u64 / 8).max(1)
     }
 
-    /// Bytes of a full chunk, decoded; of a slice all that it has.
+    /// Bytes of a full chunk, decoded; of what has none of its own all that it has.
     #[must_use]
     pub fn chunk_bytes(&self) -> u64 {
-        if self.encoding.is_slice() {
+        if !self.encoding.has_chunks() {
             return self.bytes().unwrap_or(0).max(1);
         }
         self.chunk.cols.saturating_mul(self.chunk.rows).saturating_mul(self.width())
@@ -161,7 +161,7 @@ impl StoredArray {
     /// # Errors
     /// As [`bytes`](Self::bytes).
     pub fn chunk_count(&self) -> Result<u64, FormatError> {
-        if self.encoding.is_slice() {
+        if !self.encoding.has_chunks() {
             return Ok(1);
         }
         if self.bytes()? == 0 {
@@ -201,7 +201,7 @@ impl StoredArray {
     /// As [`bytes`](Self::bytes).
     pub fn record_count(&self) -> Result<u64, FormatError> {
         match self.encoding {
-            Encoding::Reference { .. } | Encoding::Slice { .. } => Ok(0),
+            Encoding::Reference { .. } | Encoding::Slice { .. } | Encoding::Parts { .. } => Ok(0),
             _ => Ok(self.chunk_count()?.saturating_add(u64::from(self.encoding.has_head()))),
         }
     }
@@ -215,15 +215,15 @@ impl StoredArray {
     pub(crate) fn check(&self) -> Result<(), FormatError> {
         let bad = |what: &str| Err(FormatError::new(format!("{}: {what}", self.key)));
         let bytes = self.bytes()?;
-        let slice = self.encoding.is_slice();
-        if self.hash.is_none() != slice || self.chunk.is_none() != slice {
+        let has_chunks = self.encoding.has_chunks();
+        if self.hash.is_none() != self.encoding.is_slice() || self.chunk.is_none() == has_chunks {
             return bad("a hash or a chunk's shape is missing, or is that of a slice");
         }
         let split = matches!(self.encoding, Encoding::FloatSplit) || self.encoding.is_float_residual();
         if self.mantissa.is_some_and(|bits| bits != 7 || self.dtype != Dtype::F16 || !split) {
             return bad("mantissas that are shorter than any that are made use of");
         }
-        if slice {
+        if !has_chunks {
             return Ok(());
         }
         if self.chunk.cols == 0 || self.chunk.rows == 0 || self.chunk_bytes() > MAX_CHUNK_BYTES {

@@ -77,7 +77,8 @@ impl RowOrder {
 /// Which matrix of an array is meant. By default it is the array seen as rows of its last dimension.
 ///
 /// The array is cut into rows of [`pitch`](Self::pitch) elements. Of these, [`slab`](Self::slab) are taken, which may be
-/// [`transposed`](Self::transposed), and of the result [`rows`](Self::rows), which come in [`order`](Self::order).
+/// [`transposed`](Self::transposed); the rows of the result are put in [`order`](Self::order), and
+/// [`rows`](Self::rows) of them are taken.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct View {
@@ -90,12 +91,12 @@ pub struct View {
     /// Whether these are columns of the matrix.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub transposed: bool,
-    /// The rows of the matrix that are taken; all if absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub rows: Option<RowRange>,
-    /// In which order they come.
+    /// The order in which its rows come, if not their own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub order: Option<RowOrder>,
+    /// The rows that are taken, counted in that order; all if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rows: Option<RowRange>,
 }
 
 /// A [`View`] of an array of known shape.
@@ -117,7 +118,7 @@ impl Placed {
     /// The element of the array that lies at a row and column of the matrix.
     #[must_use]
     pub fn element(&self, row: u64, column: u64) -> u64 {
-        let row = self.first_row + self.order.map_or(row, |order| order.of(row));
+        let row = self.slab_row(row);
         if self.transposed {
             (self.slab.start + column) * self.pitch + row
         } else {
@@ -125,10 +126,39 @@ impl Placed {
         }
     }
 
-    /// The row of all rows of the matrix that its first one is.
+    /// The row of the slab, or of its transposed, that is row `row` of the matrix.
+    #[must_use]
+    pub fn slab_row(&self, row: u64) -> u64 {
+        let row = self.first_row + row;
+        self.order.map_or(row, |order| order.of(row))
+    }
+
+    /// The row of the array, or of its transposed, that the first row of the matrix is.
     #[must_use]
     pub fn first_row(&self) -> u64 {
-        self.first_row
+        self.first_row + if self.transposed { 0 } else { self.slab.start }
+    }
+
+    /// The rows of the array that hold the matrix and, where its rows lie as they are, nothing else.
+    #[must_use]
+    pub fn lines(&self) -> RowRange {
+        if !self.is_contiguous() {
+            return self.slab;
+        }
+        let start = self.first_row();
+        RowRange { start, end: start + self.shape[0] }
+    }
+
+    /// Rows of the slab, or of its transposed.
+    #[must_use]
+    pub fn slab_rows(&self) -> u64 {
+        if self.transposed { self.pitch } else { self.slab.end - self.slab.start }
+    }
+
+    /// Which of these are taken, in the view's order: from the first number up to the second.
+    #[must_use]
+    pub fn rows_of_slab(&self) -> (u64, u64) {
+        (self.first_row, self.first_row + self.shape[0])
     }
 
     /// The same in an array that has the [`slab`](Self::slab) alone.
@@ -141,6 +171,12 @@ impl Placed {
     #[must_use]
     pub fn elements(&self) -> std::ops::Range<u64> {
         self.slab.start * self.pitch..self.slab.end * self.pitch
+    }
+
+    /// Whether rows come in another order than in the array.
+    #[must_use]
+    pub fn has_order(&self) -> bool {
+        self.order.is_some()
     }
 
     /// Whether the rows of the matrix lie one after another in the array, as they are.
@@ -186,7 +222,7 @@ impl View {
         let count = rows.count_within(all_rows);
         let count = count.ok_or_else(|| bad("rows: rows that the matrix does not have"))?;
         if let Some(order) = self.order
-            && order.block().is_none_or(|block| !count.is_multiple_of(block))
+            && order.block().is_none_or(|block| !all_rows.is_multiple_of(block))
         {
             return Err(bad("order: the rows do not consist of whole blocks"));
         }
@@ -231,6 +267,9 @@ mod tests {
         let split =
             View { slab: Some([4, 8].into()), order: Some(RowOrder { outer: 2, inner: 2 }), ..View::WHOLE };
         assert_eq!(elements(&split, &shape), [[8, 9], [12, 13], [10, 11], [14, 15]]);
+        // Of these the second half.
+        let half = View { rows: Some([2, 4].into()), ..split };
+        assert_eq!(elements(&half, &shape), [[10, 11], [14, 15]]);
     }
 
     #[test]

@@ -29,6 +29,7 @@ mod file;
 mod formats;
 mod ingest;
 mod memory;
+mod names;
 mod pipeline;
 mod plan;
 mod progress;

@@ -496,7 +496,7 @@ fn what_cannot_be_paired_is_told() {
     room.folder("both", &[("model.safetensors", &wide), ("model.bf16.safetensors", &high)]);
     assert_eq!(told(&room.pack(&["both"]), "both"), [("floats", "-", 6)]);
 
-    // Experts apart here, in one tensor there, both ways.
+    // Experts apart here, in one tensor of some name there, both ways.
     let mut rng = rand::SeedableRng::seed_from_u64(6);
     let experts: Vec<Tensor> = (0..4).map(|_| common::weights(&mut rng, Dtype::BF16, 64, 128)).collect();
     let apart: Tensors = (0..4)
@@ -504,7 +504,7 @@ fn what_cannot_be_paired_is_told() {
         .collect();
     let all = experts.iter().flat_map(|expert| expert.data.clone()).collect();
     let fused = Tensors::from([(
-        "model.layers.0.mlp.experts.up_proj".to_owned(),
+        "model.layers.0.mlp.experts.of_all.stacked".to_owned(),
         Tensor::new(Dtype::BF16, &[4, 64, 128], all),
     )]);
     room.folder("fused", &[("model.safetensors", &fused)]).folder("apart", &[("model.safetensors", &apart)]);
@@ -772,4 +772,40 @@ fn very_many_matrices_under_another_prefix() {
     pack(&room.specs(&["bf16", "int8", "alike"]), &store, &options(), &Silent).unwrap();
     let inspection = inspect(&Store::open(&store).unwrap(), false).unwrap();
     assert_eq!(told(&inspection, "bf16"), []);
+}
+
+/// Names that have nothing in common, of many matrices of one shape: values tell which is which, also the other way round.
+#[test]
+fn matrices_whose_names_say_nothing() {
+    let mut room = Room::new();
+    let high = model(12, Dtype::BF16, &[(96, 192); 12]);
+    let number = |name: &str| name.split('.').nth(2).unwrap().parse::<usize>().unwrap();
+    let is_matrix = |name: &&String| name.contains("up_proj");
+    let other =
+        |name: &str| format!("net.block_{}_x.lin{}_proj.weight", number(name) * 7 % 12, number(name) % 5);
+    let unnamed: Tensors =
+        high.iter().filter(|(name, _)| is_matrix(name)).map(|(name, t)| (other(name), t.clone())).collect();
+    let turned: Tensors = high
+        .iter()
+        .map(|(name, tensor)| {
+            let values = tensor.values();
+            let &[rows, cols] = &tensor.shape[..] else { return (name.clone(), tensor.clone()) };
+            let columns = (0..cols).flat_map(|column| (0..rows).map(move |row| row * cols + column));
+            let values: Vec<f32> = columns.map(|at| values[at]).collect();
+            (name.clone(), Tensor::float(Dtype::BF16, &[cols, rows], &values))
+        })
+        .collect();
+    room.folder("int8", &[("model.safetensors", &llm_int8(&unnamed))]);
+    room.folder("gptq4", &[("model.safetensors", &gptq(&unnamed, Gptq::of_bits(4)))]);
+    room.folder("gptq3", &[("model.safetensors", &gptq(&unnamed, Gptq::of_bits(3)))]);
+    for (name, content) in [("bf16", &high), ("turned", &turned)] {
+        room.folder(name, &[("model.safetensors", content)]);
+        for low in ["int8", "gptq4", "gptq3"] {
+            let inspection = room.pack(&[name, low]);
+            assert_eq!(told(&inspection, name), [], "{name} {low}");
+            let tensors = inspection.variants[1].tensors.iter().flatten();
+            let given = tensors.filter(|tensor| tensor.given.is_some()).count();
+            assert_eq!(given, 12, "{name} {low}");
+        }
+    }
 }

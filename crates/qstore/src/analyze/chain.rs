@@ -86,13 +86,13 @@ impl Chain {
             let below = members.iter().enumerate().filter(|(_, lower)| lower.scheme.is_some());
             let given = below.map(|(index, lower)| {
                 let lower = Lower::Folder { name: lower.name.clone(), source: lower.source.clone() };
-                Ok((index, Pairs::find(&source, &[lower])?))
+                Ok((index, Pairs::find(&source, &[lower], progress)?))
             });
             let given = given.collect::<Result<_>>()?;
             let groups = find_groups(&source.checkpoint()?);
             members.push(Member {
                 name: name.clone(),
-                alone: Pairs::find(&source, &[])?,
+                alone: Pairs::find(&source, &[], progress)?,
                 given,
                 scheme: groups.first().map(|group| group.format),
                 values: groups.iter().flat_map(QuantGroup::value_arrays).cloned().collect(),

@@ -15,7 +15,7 @@ use crate::encode::measure;
 use crate::error::{Error, IoContext as _, Result};
 use crate::file::zeroed;
 use crate::ingest::{SharedArray, Source, SourceArray};
-use crate::plan::{Action, Chooser, Pairs, Planned, PlannedArray};
+use crate::plan::{Action, Chooser, Pairs, Planned};
 use crate::quant::transpose;
 
 /// A matrix in one variant, measured.
@@ -150,7 +150,8 @@ fn transposed_matrix(source: &Source, array: &SourceArray, matrix: &Symbols) -> 
 
 /// Whether floats lie transposed against the codes: as the residual says where there is one, as a square matrix may be either.
 fn is_transposed(planned: &Planned, shape: &[u64], codes: [u64; 2]) -> bool {
-    if let Planned::Now(PlannedArray { action: Action::Code(coding), .. }) = planned
+    if let Planned::Now(planned) = planned
+        && let Action::Code(coding) = &planned.action
         && coding.encoding.is_residual()
     {
         return coding.encoding.is_transposed();

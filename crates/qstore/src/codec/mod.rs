@@ -171,7 +171,9 @@ impl Codec {
             Encoding::CodeResidual { layout: codes, .. } => {
                 Self::CodeResidual(CodeResidual::open(codes, layout, &mut head)?)
             }
-            Encoding::Reference { .. } => return Err(DecodeError::Corrupt("a reference to a reference")),
+            Encoding::Reference { .. } | Encoding::Parts { .. } => {
+                return Err(DecodeError::Corrupt("a reference to a reference"));
+            }
         };
         if !head.is_empty() {
             return Err(DecodeError::Corrupt("a head that is too long"));

@@ -11,6 +11,7 @@ use qstore_kernels::DecodeError;
 
 use super::changed::or_changed;
 use super::given::GivenReader;
+use super::parts::{Part, Rows};
 use super::variant::{Variant, is_within};
 use crate::codec::{Codec, Given, Workspace, at_least, with_workspace};
 use crate::error::{Error, IoContext as _, Result};
@@ -31,10 +32,21 @@ pub(crate) struct ArrayReader {
     given: Option<GivenReader>,
     /// For a slice the index of its bundle, and its first byte there.
     slice: Option<(usize, u64)>,
+    /// The arrays that have its bytes, where it has none of its own.
+    elsewhere: Option<Elsewhere>,
+}
+
+/// Arrays that hold the bytes of another one.
+#[derive(Debug)]
+pub(super) enum Elsewhere {
+    /// The matrices that it consists of.
+    Parts(Vec<Part>),
+    /// One of which it is a matrix.
+    Rows(Rows),
 }
 
 impl ArrayReader {
-    /// A reader of array `index` of the variant's shard `shard`, which is no reference.
+    /// A reader of array `index` of the variant's shard `shard`, which is no reference to all of another.
     pub(crate) fn open(variant: Arc<Variant>, shard: usize, index: usize) -> Result<Self> {
         let file = variant.shard(shard);
         let array = &file.plan.arrays[index];
@@ -51,8 +63,8 @@ impl ArrayReader {
                 let handle = handle.map_err(|e| or_changed(e, variant.folder(), variant.entry()))?;
                 (*offset, Some((path, handle)))
             }
-            // What is read lies in its bundle.
-            Encoding::Slice { .. } => (0, None),
+            // What is read lies in its bundle, or in others.
+            Encoding::Slice { .. } | Encoding::Parts { .. } | Encoding::Reference { .. } => (0, None),
             _ => (file.stream(index).ok_or_else(|| damaged(&"it has no stream"))?.start, None),
         };
         let mut head = Vec::new();
@@ -69,7 +81,15 @@ impl ArrayReader {
             }
             next += u64::from(record.length);
         }
-        let codec = Codec::open(array, &head).map_err(|e| damaged(&e))?;
+        let elsewhere = match &array.encoding {
+            Encoding::Parts { parts } => Some(Elsewhere::Parts(Part::open_all(&variant, array, parts)?)),
+            Encoding::Reference { to, view } => Some(Elsewhere::Rows(Rows::open(&variant, to, view)?)),
+            _ => None,
+        };
+        let codec = match elsewhere {
+            Some(_) => Codec::Raw,
+            None => Codec::open(array, &head).map_err(|e| damaged(&e))?,
+        };
         for (index, record) in (0u64..).zip(records) {
             let decoded = array.bytes_of_chunk(index).map_err(|e| damaged(&e))?;
             let fits = match record.form {
@@ -94,7 +114,7 @@ impl ArrayReader {
         if array.encoding.is_slice() && slice.is_none() {
             return Err(damaged(&"it has no bundle"));
         }
-        Ok(Self { variant: variant.clone(), shard, index, codec, offsets, verbatim, given, slice })
+        Ok(Self { variant: variant.clone(), shard, index, codec, offsets, verbatim, given, slice, elsewhere })
     }
 
     /// The plan's entry of the array whose bytes are read (for a reference the one referred to).
@@ -105,6 +125,10 @@ impl ArrayReader {
     /// Bytes of the array decoded.
     pub(crate) fn bytes(&self) -> Result<u64> {
         self.stored().bytes().map_err(|e| self.damaged(&e))
+    }
+
+    pub(super) fn elsewhere(&self) -> Option<&Elsewhere> {
+        self.elsewhere.as_ref()
     }
 
     fn records(&self) -> &[ChunkRecord] {
@@ -214,6 +238,11 @@ impl ArrayReader {
         let end = end.ok_or_else(|| self.damaged(&"more is asked of it than it has"))?;
         if let Some((bundle, start)) = self.slice {
             return self.read_slice(bundle, start.saturating_add(offset), out);
+        }
+        match &self.elsewhere {
+            None => {}
+            Some(Elsewhere::Rows(rows)) => return rows.read(offset, out),
+            Some(Elsewhere::Parts(parts)) => return Part::read_all(parts, array.width(), offset, out),
         }
         let Some([rows, cols]) = self.coded_matrix().filter(|_| !out.is_empty()) else {
             return self.read_coded(offset, out);

@@ -2,7 +2,8 @@
 
 use std::ops::Range;
 
-use super::array::ArrayReader;
+use super::array::{ArrayReader, Elsewhere};
+use super::parts::Part;
 use crate::codec::at_least;
 use crate::error::{IoContext as _, Result};
 use crate::file::zeroed;
@@ -29,8 +30,20 @@ impl ArrayReader {
         }
     }
 
-    /// Bytes that are best asked for at a time, from a multiple of them on: a chunk, or the rows of a matrix that a chunk has some of.
-    pub(crate) fn piece_bytes(&self) -> u64 {
+    /// Up to which byte is best asked for from byte `at` on: the end of a chunk, or of the rows of a matrix that a chunk has some of.
+    pub(crate) fn piece_end(&self, at: u64) -> u64 {
+        match self.elsewhere() {
+            Some(Elsewhere::Parts(parts)) => Part::piece_end(parts, self.stored().width(), at),
+            Some(Elsewhere::Rows(rows)) => rows.piece_end(at),
+            None => {
+                let piece = self.piece_bytes();
+                (at - at % piece).saturating_add(piece)
+            }
+        }
+    }
+
+    /// Bytes of a piece of what is coded.
+    fn piece_bytes(&self) -> u64 {
         let array = self.stored();
         let Some([rows, cols]) = self.coded_matrix() else { return array.chunk_bytes().max(1) };
         let cols = if array.encoding.is_transposed() { rows } else { cols };

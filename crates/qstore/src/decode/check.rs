@@ -2,9 +2,10 @@
 
 use std::fmt::Display;
 
-use qstore_container::limits::MAX_VALUES_BYTES;
+use qstore_container::limits::{MAX_TRANSPOSED_BYTES, MAX_VALUES_BYTES};
 use qstore_container::{
-    ArrayKey, ArrayRef, Axis, Encoding, FileContent, FormatError, QuantMatrix, SafetensorsHeader, StoredArray,
+    ArrayKey, ArrayRef, Axis, Encoding, FileContent, FormatError, QuantMatrix, SafetensorsHeader,
+    StoredArray, View,
 };
 
 use super::codes::check_codes;
@@ -30,15 +31,7 @@ impl Variant {
                     ));
                 }
                 match &array.encoding {
-                    Encoding::Reference { to } => {
-                        let target = self.stored(to)?;
-                        let sizes = (target.bytes().ok(), array.bytes().ok());
-                        if matches!(target.encoding, Encoding::Reference { .. }) || sizes.0 != sizes.1 {
-                            return Err(damaged(
-                                "it refers to a tensor of another size, or to another reference",
-                            ));
-                        }
-                    }
+                    Encoding::Reference { to, view } => self.check_reference(array, to, view, damaged)?,
                     Encoding::CodeResidual { given, own, .. } => {
                         self.check_given(given, damaged)?;
                         if !chunks_align(array, self.source_of(&given.codes.array)?) {
@@ -56,6 +49,43 @@ impl Variant {
         Ok(())
     }
 
+    /// Whether an array may refer to a matrix of another.
+    fn check_reference(
+        &self,
+        array: &StoredArray,
+        to: &ArrayRef,
+        view: &View,
+        damaged: impl Fn(&str) -> Error,
+    ) -> Result<()> {
+        let target = self.stored(to)?;
+        // Else readers could go round in circles: from a reference to parts, from these to references to arrays, and no further.
+        match target.encoding {
+            Encoding::Reference { .. } => return Err(damaged("it refers to another reference")),
+            Encoding::Parts { .. } if matches!(array.key, ArrayKey::Part(_)) => {
+                return Err(damaged("a part that refers to what is made of parts"));
+            }
+            _ => {}
+        }
+        let bytes = if view.is_whole() {
+            target.bytes().ok()
+        } else {
+            let placed = view.place(&target.shape).map_err(|e| damaged(&e.to_string()))?;
+            if !target.dtype.bitsize().is_multiple_of(8) {
+                return Err(damaged("view: of elements that are no whole bytes"));
+            }
+            let slab = placed.elements();
+            let held = (slab.end - slab.start).saturating_mul(target.width());
+            if !placed.is_contiguous() && held > MAX_TRANSPOSED_BYTES {
+                return Err(damaged("view.slab: larger than a reader accepts"));
+            }
+            placed.shape[0].checked_mul(placed.shape[1]).and_then(|count| count.checked_mul(target.width()))
+        };
+        if bytes != array.bytes().ok() {
+            return Err(damaged("it refers to a tensor of another size"));
+        }
+        Ok(())
+    }
+
     /// Whether a quantised matrix of another variant may be given to an array of this.
     fn check_given(&self, given: &QuantMatrix<ArrayRef>, damaged: impl Fn(&str) -> Error) -> Result<()> {
         for array in given.arrays() {
@@ -64,8 +94,12 @@ impl Variant {
             }
         }
         // Else opening one could take as many steps as there are paths through all the variants.
-        if self.source_of(&given.codes.array)?.encoding.is_float_residual() {
+        let source = self.source_of(&given.codes.array)?;
+        if source.encoding.is_float_residual() {
             return Err(damaged("it is given what is itself a residual"));
+        }
+        if is_elsewhere(&source.encoding) {
+            return Err(damaged("it is given what lies in parts, or in a part of another tensor"));
         }
         let codes = self.stored(&given.codes.array)?;
         let misfit = |e: FormatError| damaged(&format!("given.codes.{e}"));
@@ -76,8 +110,9 @@ impl Variant {
     /// Whether an array may say what codes stand for.
     fn check_value(&self, part: &ArrayRef, name: &str, damaged: impl Fn(&str) -> Error) -> Result<()> {
         // Else a reader of one could need another, and so on.
-        if self.source_of(part)?.encoding.is_residual() {
-            return Err(damaged(&format!("{name}: {} is itself a residual", part.array)));
+        let encoding = &self.source_of(part)?.encoding;
+        if encoding.is_residual() || is_elsewhere(encoding) {
+            return Err(damaged(&format!("{name}: {} is itself a residual, or lies in parts", part.array)));
         }
         if self.stored(part)?.bytes().is_ok_and(|bytes| bytes > MAX_VALUES_BYTES) {
             return Err(damaged(&format!("{name}: {} is larger than a reader accepts", part.array)));
@@ -145,8 +180,8 @@ impl Variant {
             }
         }
         let arrays = self.shards.iter().zip(&parts).flat_map(|(s, parts)| s.plan.arrays.iter().zip(parts));
-        // A bundle is of no file: its slices are.
-        if arrays.into_iter().any(|(array, part)| *part == matches!(array.key, ArrayKey::Bundle(_))) {
+        // A bundle and a part are of no file: slices and what is made of parts are.
+        if arrays.into_iter().any(|(array, part)| *part == is_inner(&array.key)) {
             return Err(damaged("it has arrays that belong to no file".to_owned()));
         }
         let entry = &self.entry;
@@ -160,7 +195,7 @@ impl Variant {
     /// The stored array that has the bytes of one that this variant's plan refers to.
     fn source_of(&self, to: &ArrayRef) -> Result<&StoredArray> {
         match &self.stored(to)?.encoding {
-            Encoding::Reference { to: next } => {
+            Encoding::Reference { to: next, view } if view.is_whole() => {
                 let variant = self.given.iter().find(|g| g.entry.name == to.variant);
                 variant.map_or(self, |given| given).stored(next)
             }
@@ -172,12 +207,22 @@ impl Variant {
     fn place_from(&self, next: (usize, usize), name: &str) -> Option<(usize, usize)> {
         let (shard, mut at) = next;
         let arrays = &self.shards.get(shard)?.plan.arrays;
-        while arrays.get(at).is_some_and(|array| matches!(array.key, ArrayKey::Bundle(_))) {
+        while arrays.get(at).is_some_and(|array| is_inner(&array.key)) {
             at += 1;
         }
         let found = arrays.get(at).is_some_and(|array| array.key.tensor() == Some(name));
         if found { Some((shard, at)) } else { self.place(&ArrayKey::Tensor(name.to_owned())) }
     }
+}
+
+/// Whether it is an array within others.
+fn is_inner(key: &ArrayKey) -> bool {
+    matches!(key, ArrayKey::Bundle(_) | ArrayKey::Part(_))
+}
+
+/// Whether an array that is stored so has no chunks that are its own, so that what is done chunk by chunk could take many for each.
+pub(crate) fn is_elsewhere(encoding: &Encoding) -> bool {
+    matches!(encoding, Encoding::Parts { .. } | Encoding::Reference { .. })
 }
 
 /// Whether each chunk of a matrix of codes is given one chunk of `source`, if that is itself given codes. Else each could ask for two, and each of these for two of

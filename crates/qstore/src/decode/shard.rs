@@ -93,6 +93,11 @@ impl Shard {
         if matches!(array.encoding, Encoding::Verbatim { .. }) {
             return (array, array.bytes().unwrap_or(0));
         }
+        if let Encoding::Parts { parts } = &array.encoding {
+            // They come right before it.
+            let own = index.saturating_sub(parts.len())..index;
+            return (array, own.map(|part| self.stream_bytes(part)).sum());
+        }
         let Some((bundle, offset)) = self.slice(index) else { return (array, self.stream_bytes(index)) };
         // Rounded so that the shares of all slices add up to the bundle.
         let (whole, stored) = (self.plan.arrays[bundle].bytes().unwrap_or(0), self.stream_bytes(bundle));

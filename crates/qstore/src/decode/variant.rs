@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use qstore_container::{
     ArrayKey, ArrayRef, Dtype, Encoding, FileContent, Hash128, OriginalFile, RelativePath, StoredArray,
-    VariantEntry, VariantName,
+    VariantEntry, VariantName, View,
 };
 
 use serde::Deserialize;
@@ -142,10 +142,29 @@ impl Variant {
     }
 
     /// Where the bytes of one of its arrays are: in itself, or where a reference leads.
-    pub(crate) fn origin(&self, key: &ArrayKey) -> ArrayRef {
+    pub(crate) fn origin(&self, key: &ArrayKey) -> (ArrayRef, View) {
         match self.own(key).map(|array| &array.encoding) {
-            Some(Encoding::Reference { to }) => to.clone(),
-            _ => ArrayRef { variant: self.entry.name.clone(), array: key.clone() },
+            Some(Encoding::Reference { to, view }) => (to.clone(), view.clone()),
+            _ => (ArrayRef { variant: self.entry.name.clone(), array: key.clone() }, View::WHOLE),
+        }
+    }
+
+    /// What a reference to a matrix of one of its arrays says; `is_part` if a part is to refer to it. `None` if it cannot be referred to.
+    pub(crate) fn matrix_of(&self, key: &ArrayKey, view: &View, is_part: bool) -> Option<(ArrayRef, View)> {
+        let array = self.own(key)?;
+        let here = |array: &ArrayKey| ArrayRef { variant: self.entry.name.clone(), array: array.clone() };
+        match &array.encoding {
+            Encoding::Reference { to, view: all } if all.is_whole() => {
+                let target = self.stored(to).ok().filter(|target| target.shape == array.shape)?;
+                let is_parts = matches!(target.encoding, Encoding::Parts { .. });
+                (target.dtype == array.dtype && !(is_part && is_parts)).then(|| (to.clone(), view.clone()))
+            }
+            Encoding::Reference { to, view: all } => view.is_whole().then(|| (to.clone(), all.clone())),
+            Encoding::Parts { parts } => {
+                let same = parts.iter().find(|part| part.view == *view).map(|part| self.origin(&part.array));
+                same.or_else(|| (!is_part).then(|| (here(key), view.clone())))
+            }
+            _ => Some((here(key), view.clone())),
         }
     }
 
@@ -281,7 +300,7 @@ impl Variant {
     /// A reader of one array.
     pub(crate) fn array(self: &Arc<Self>, key: &ArrayKey) -> Result<ArrayReader> {
         match &self.stored_array(key)?.encoding {
-            Encoding::Reference { to } => self.referred_array(to),
+            Encoding::Reference { to, view } if view.is_whole() => self.referred_array(to),
             _ => {
                 // `stored_array` has found it.
                 let (shard, index) = self.places[key];

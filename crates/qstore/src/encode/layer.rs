@@ -5,13 +5,14 @@ use std::slice;
 use std::sync::Arc;
 
 use qstore_container::{
-    ArrayKey, ChunkForm, ChunkRecord, Encoding, FileContent, Given, Hash128, LayerFile, OriginalFile,
-    RelativePath, Sha256Hex, StoredArray, VariantEntry, VariantName,
+    ArrayKey, ChunkForm, ChunkRecord, ChunkShape, Encoding, FileContent, Given, Hash128, LayerFile,
+    OriginalFile, Part, RelativePath, Sha256Hex, StoredArray, VariantEntry, VariantName,
 };
 use sha2::{Digest as _, Sha256};
 use twox_hash::XxHash3_128;
 
 use super::shard_writer::ShardWriter;
+use super::slab::CodedPart;
 use super::spare::Spare;
 use super::steps::Member;
 use super::{CodedBundle, Done, Stored, Target};
@@ -29,12 +30,16 @@ pub(super) struct LayerWriter<'a> {
     target: &'a Target<'a>,
     /// For each array whether it is bundled.
     small: &'a [bool],
+    /// For each array how many parts it may have.
+    most_parts: &'a [usize],
     /// The arrays of the shards that are yet to begin.
     next_shards: slice::Iter<'a, Range<usize>>,
     shard: ShardWriter<'a>,
     ended: Ended,
     file: Option<OpenFile<'a>>,
     array: Option<OpenArray>,
+    /// Of the bytes so far of an array that is stored by parts.
+    parts_hasher: Option<XxHash3_128>,
     files: Vec<OriginalFile>,
 }
 
@@ -77,6 +82,8 @@ struct OpenFile<'a> {
 /// The array whose chunks are passing by.
 struct OpenArray {
     plan: Arc<PlannedArray>,
+    /// Of all of its bytes, where that is known.
+    hash: Option<Hash128>,
     hasher: XxHash3_128,
     records: Vec<ChunkRecord>,
     stream_bytes: u64,
@@ -88,7 +95,7 @@ impl<'a> LayerWriter<'a> {
         name: &'a VariantName,
         target: &'a Target<'a>,
         shards: &'a [Range<usize>],
-        small: &'a [bool],
+        (small, most_parts): (&'a [bool], &'a [usize]),
     ) -> Result<Self> {
         let contents = target
             .below
@@ -101,11 +108,13 @@ impl<'a> LayerWriter<'a> {
             name,
             target,
             small,
+            most_parts,
             next_shards,
-            shard: new_shard(source, target, small, first)?,
+            shard: new_shard(source, target, (small, most_parts), first)?,
             ended: Ended { contents: contents.collect(), given: Vec::new(), shards: Vec::new() },
             file: None,
             array: None,
+            parts_hasher: None,
             files: Vec::new(),
         })
     }
@@ -120,7 +129,7 @@ impl<'a> LayerWriter<'a> {
             Done::Shard => {
                 self.end_array()?;
                 let Some(next) = self.next_shards.next() else { return Ok(()) };
-                let next = new_shard(self.source, self.target, self.small, next.clone())?;
+                let next = new_shard(self.source, self.target, (self.small, self.most_parts), next.clone())?;
                 let ended = std::mem::replace(&mut self.shard, next);
                 self.ended.add(ended, self.name, Vec::new(), Vec::new())
             }
@@ -137,6 +146,18 @@ impl<'a> LayerWriter<'a> {
             Done::Array(plan) => {
                 self.end_array()?;
                 self.begin_array(plan)
+            }
+            Done::Slab { raw, parts } => {
+                self.end_array()?;
+                self.pass(&raw)?;
+                self.parts_hasher.get_or_insert_default().write(&raw);
+                parts.into_iter().try_for_each(|part| self.write_part(part))?;
+                spare.give(raw);
+                Ok(())
+            }
+            Done::Parts { index, parts } => {
+                self.end_parts(index, parts);
+                Ok(())
             }
             Done::Whole { plan, raw, stored } => {
                 self.take(Done::Array(plan), spare)?;
@@ -223,7 +244,8 @@ impl<'a> LayerWriter<'a> {
     }
 
     fn begin_array(&mut self, plan: Arc<PlannedArray>) -> Result<()> {
-        let mut array = OpenArray { plan, hasher: XxHash3_128::new(), records: Vec::new(), stream_bytes: 0 };
+        let (hasher, records) = (XxHash3_128::new(), Vec::new());
+        let mut array = OpenArray { plan, hash: None, hasher, records, stream_bytes: 0 };
         let head = match &array.plan.action {
             Action::Code(coding) => coding.codec.head(),
             _ => None,
@@ -259,13 +281,13 @@ impl<'a> LayerWriter<'a> {
 
     fn end_array(&mut self) -> Result<()> {
         let Some(array) = self.array.take() else { return Ok(()) };
-        let source = &self.source.arrays[array.plan.index];
+        let source = &array.plan.array;
         let mantissa = match &array.plan.action {
             Action::Code(coding) => coding.codec.mantissa(),
             _ => None,
         };
         let encoding = match &array.plan.action {
-            Action::Refer { to, .. } => Encoding::Reference { to: to.clone() },
+            Action::Refer { to, view, .. } => Encoding::Reference { to: to.clone(), view: view.clone() },
             Action::Keep => Encoding::Verbatim {
                 file: self.source.files[source.file].path.clone(),
                 offset: source.offset,
@@ -276,13 +298,38 @@ impl<'a> LayerWriter<'a> {
             key: source.key.clone(),
             dtype: source.dtype,
             shape: source.shape.clone(),
-            hash: Some(Hash128(array.hasher.finish_128())),
+            hash: Some(array.hash.unwrap_or_else(|| Hash128(array.hasher.finish_128()))),
             chunk: array.plan.chunk,
             mantissa,
             encoding,
         };
         self.shard.end_array(stored, array.records, array.stream_bytes);
         Ok(())
+    }
+
+    fn write_part(&mut self, part: CodedPart) -> Result<()> {
+        self.begin_array(part.plan)?;
+        if let Some(array) = &mut self.array {
+            array.hash = Some(part.hash);
+        }
+        part.chunks.iter().try_for_each(|(form, bytes)| self.store(*form, bytes))?;
+        self.end_array()
+    }
+
+    /// Ends an array whose parts have been written.
+    fn end_parts(&mut self, index: usize, parts: Vec<Part>) {
+        let SourceArray { key, dtype, shape, .. } = &self.source.arrays[index];
+        let hash = self.parts_hasher.take().unwrap_or_default().finish_128();
+        let stored = StoredArray {
+            key: key.clone(),
+            dtype: *dtype,
+            shape: shape.clone(),
+            hash: Some(Hash128(hash)),
+            chunk: ChunkShape::NONE,
+            mantissa: None,
+            encoding: Encoding::Parts { parts },
+        };
+        self.shard.end_array(stored, Vec::new(), 0);
     }
 
     fn add_small(&mut self, member: Member) {
@@ -343,7 +390,7 @@ impl<'a> LayerWriter<'a> {
 fn new_shard<'a>(
     source: &Source,
     target: &Target<'a>,
-    small: &[bool],
+    (small, most_parts): (&[bool], &[usize]),
     arrays: Range<usize>,
 ) -> Result<ShardWriter<'a>> {
     let first = arrays.start;
@@ -351,8 +398,16 @@ fn new_shard<'a>(
     let bundles = most_bundles(bundled.iter().map(|index| &source.arrays[*index]));
     // Their numbers are not known yet.
     let bundles = (0..bundles).map(|_| &ArrayKey::Bundle(u32::MAX));
+    let parts: usize = others.iter().map(|index| most_parts[*index]).sum();
+    let parts = (0..parts).map(|_| &ArrayKey::Part(u32::MAX));
     let keys = others.iter().filter(|_| !target.verbatim).map(|index| &source.arrays[*index].key);
-    ShardWriter::create(target.folder, target.syncs, first, keys.chain(bundles), source.raw_bytes())
+    ShardWriter::create(
+        target.folder,
+        target.syncs,
+        first,
+        keys.chain(bundles).chain(parts),
+        source.raw_bytes(),
+    )
 }
 
 /// The element type that has most bytes.

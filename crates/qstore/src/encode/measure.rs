@@ -1,7 +1,5 @@
 //! What an array would take in a layer, found by coding all of it.
 
-use std::sync::Arc;
-
 use rayon::prelude::*;
 
 use super::spare::Spare;
@@ -29,8 +27,7 @@ pub(crate) fn measure(source: &Source, planned: Planned) -> Result<Measured> {
             _ => Ok(Measured { bytes: 0, encoding: "none" }),
         },
         Planned::Now(plan) => {
-            let plan = Arc::new(plan);
-            let chunks: Vec<Step> = Chunks::of(&plan, &source.arrays[plan.index]).collect();
+            let chunks: Vec<Step> = Chunks::of(&plan, &plan.array).collect();
             let code = |step| match work(source, &spare, step)? {
                 Done::Chunk { raw, stored } => {
                     let bytes = stored.bytes(raw.len());

@@ -6,6 +6,7 @@
 mod layer;
 mod measure;
 mod shard_writer;
+mod slab;
 mod spare;
 mod steps;
 
@@ -14,7 +15,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-use qstore_container::{ChunkForm, ChunkShape, Hash128, StoredArray, VariantEntry, VariantName};
+use qstore_container::{ChunkForm, ChunkShape, Hash128, Part, StoredArray, VariantEntry, VariantName};
 use rayon::ThreadPool;
 use rayon::prelude::*;
 
@@ -27,13 +28,14 @@ use crate::ingest::{Source, SourceArray};
 use crate::memory::size;
 use crate::pipeline::{self, Window};
 use crate::plan::{
-    Action, Bundle, Bundles, Coding, Duplicates, Lower, Original, Pairs, PlannedArray, Planner, chunk_of,
+    Action, Bundle, Bundles, Coding, Duplicates, Lower, Pairs, PlannedArray, Planner, chunk_of,
     element_bytes, is_small, plan_alone,
 };
 use crate::progress::Progress;
 use crate::quant::transpose;
 use layer::LayerWriter;
 pub(crate) use measure::{measure, measure_bundle};
+use slab::{CodedPart, code_slab, read_original};
 use spare::Spare;
 pub(crate) use steps::Run;
 use steps::{Step, Steps, shards};
@@ -70,12 +72,13 @@ pub(crate) fn write_layer(
 ) -> Result<VariantEntry> {
     progress.begin(&format!("storing {name}"), source.raw_bytes())?;
     let lower: Vec<_> = target.lower.iter().cloned().map(Lower::Stored).collect();
-    let pairs = if target.verbatim { Pairs::default() } else { Pairs::find(source, &lower)? };
+    let pairs = if target.verbatim { Pairs::default() } else { Pairs::find(source, &lower, progress)? };
     let is_small = |array: &SourceArray| !target.verbatim && is_small(array, &pairs);
     let small: Vec<bool> = source.arrays.iter().map(is_small).collect();
     // That a small tensor shares nothing is no loss.
     let tensors = source.arrays.iter().zip(&small).filter(|(_, small)| **small);
     tensors.for_each(|(array, _)| pairs.shares(&array.key));
+    let most_parts: Vec<usize> = source.arrays.iter().map(|array| pairs.most_parts(&array.key)).collect();
     let shards = shards(source, target.shard_size);
     let duplicates = Duplicates::new(source, name, target.lower, (&pairs, &small), progress)?;
     let mut planner = Planner {
@@ -86,12 +89,20 @@ pub(crate) fn write_layer(
         bundles: Bundles::default(),
         small: &small,
         verbatim: target.verbatim,
+        parts: 0,
     };
     let spare = Spare::new(target.window.jobs);
-    let mut writer = LayerWriter::new(source, name, target, &shards, &small)?;
+    let mut writer = LayerWriter::new(source, name, target, &shards, (&small, &most_parts))?;
     let work = |step| work(source, &spare, step);
     let sink = |done: Done| {
-        if let Done::Chunk { raw, .. } | Done::Whole { raw, .. } | Done::Run(Run { raw, .. }) = &done {
+        let raw = match &done {
+            Done::Chunk { raw, .. }
+            | Done::Whole { raw, .. }
+            | Done::Run(Run { raw, .. })
+            | Done::Slab { raw, .. } => Some(raw),
+            _ => None,
+        };
+        if let Some(raw) = raw {
             progress.advance(raw.len() as u64)?;
         }
         writer.take(done, &spare)
@@ -118,6 +129,10 @@ pub(crate) enum Done {
     Whole { plan: Arc<PlannedArray>, raw: Vec<u8>, stored: Stored },
     /// The array's next bytes, and the chunks that hold them.
     Chunk { raw: Vec<u8>, stored: Stored },
+    /// The next bytes of an array that is stored by parts, and the parts that they are.
+    Slab { raw: Vec<u8>, parts: Vec<CodedPart> },
+    /// An array whose parts have passed.
+    Parts { index: usize, parts: Vec<Part> },
 }
 
 /// A bundle as it is stored.
@@ -147,9 +162,11 @@ fn work(source: &Source, spare: &Spare, step: Step) -> Result<Done> {
         Step::Bundle(bundle) => return code_bundle(source, bundle).map(Box::new).map(Done::Bundle),
         Step::Array(plan) => return Ok(Done::Array(plan)),
         Step::Whole { index, chunk } => return code_whole(source, index, chunk),
+        Step::Slab(slab) => return code_slab(source, spare, slab),
+        Step::Parts { index, parts } => return Ok(Done::Parts { index, parts }),
         Step::Chunk { plan, start, length } => (plan, start, length),
     };
-    let array = &source.arrays[plan.index];
+    let array = &plan.array;
     let path = source.path_of(array);
     let hold = |source| Error::Io { path: path.clone(), what: "cannot hold a chunk", source };
     let mut raw = spare.take(length).map_err(hold)?;
@@ -158,10 +175,7 @@ fn work(source: &Source, spare: &Spare, step: Step) -> Result<Done> {
         Action::Keep => Stored::Raw,
         Action::Refer { original, .. } => {
             let mut other = spare.take(length).map_err(hold)?;
-            match original {
-                Original::Stored(reader) => reader.read(start, &mut other)?,
-                Original::Own(index) => source.read(&source.arrays[*index], start, &mut other)?,
-            }
+            read_original(source, original, start, &mut other)?;
             if raw != other {
                 return Err(Error::input(
                     &path,
@@ -247,7 +261,7 @@ fn code_whole(source: &Source, index: usize, chunk: ChunkShape) -> Result<Done> 
     source.read(array, 0, &mut raw)?;
     let coding = plan_alone(array, chunk, &raw);
     let coded = code(&coding, block(chunk, 0, 0), &raw).map_err(|failure| failure.explain(&path, array))?;
-    let plan = PlannedArray { index, chunk, action: Action::Code(Box::new(coding)) };
+    let plan = PlannedArray { array: array.clone(), chunk, action: Action::Code(Box::new(coding)) };
     Ok(Done::Whole { plan: Arc::new(plan), raw, stored: coded.map_or(Stored::Raw, Stored::Coded) })
 }
 

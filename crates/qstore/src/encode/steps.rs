@@ -4,12 +4,13 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 
-use qstore_container::{ChunkShape, Encoding, Hash128};
+use qstore_container::{ChunkShape, Encoding, Hash128, Part};
 
+use super::slab::Slab;
 use crate::error::{Error, Result};
 use crate::ingest::{Source, SourceArray};
 use crate::pipeline::CHUNK_MEMORY;
-use crate::plan::{Bundle, Planned, PlannedArray, Planner, chunk_bytes, chunk_of};
+use crate::plan::{Bundle, Plan, Planned, PlannedArray, PlannedCut, Planner, chunk_bytes, chunk_of};
 
 /// Bytes of small tensors that are read and passed on at a time.
 const RUN_BYTES: u64 = 256 << 10;
@@ -26,6 +27,10 @@ pub(super) enum Step {
     Run(Run),
     /// A bundle that is full.
     Bundle(Bundle),
+    /// The next bytes of an array that is stored by parts.
+    Slab(Slab),
+    /// The parts of an array have passed.
+    Parts { index: usize, parts: Vec<Part> },
     /// An array of one chunk, which is yet to be planned.
     Whole { index: usize, chunk: ChunkShape },
     /// An array begins.
@@ -41,7 +46,8 @@ impl Step {
             // As it is, the other way round, and coded.
             Self::Chunk { length, .. } => length.saturating_mul(3).max(CHUNK_MEMORY),
             Self::Whole { .. } | Self::Bundle(_) => CHUNK_MEMORY,
-            Self::File(_) | Self::Shard | Self::Run(_) | Self::Array(_) => 0,
+            Self::Slab(slab) => slab.holds(),
+            Self::File(_) | Self::Shard | Self::Run(_) | Self::Array(_) | Self::Parts { .. } => 0,
         }
     }
 }
@@ -89,16 +95,28 @@ pub(super) struct Steps<'a, 's> {
     next: usize,
     ready: VecDeque<Step>,
     chunks: Option<Chunks>,
+    cut: Option<OpenCut>,
+}
+
+/// An array that is stored by parts.
+struct OpenCut {
+    planned: PlannedCut,
+    /// The next part.
+    next: usize,
 }
 
 impl<'a, 's> Steps<'a, 's> {
     pub(super) fn new(planner: &'a mut Planner<'s>, shards: &[Range<usize>]) -> Self {
         let shards = shards.iter().skip(1).map(|shard| shard.start).collect();
-        Self { planner, shards, files: 0, next: 0, ready: VecDeque::new(), chunks: None }
+        Self { planner, shards, files: 0, next: 0, ready: VecDeque::new(), chunks: None, cut: None }
     }
 
     /// Makes the next steps ready; false at the end.
     fn advance(&mut self) -> Result<bool> {
+        if let Some(cut) = self.cut.take() {
+            self.slab(cut)?;
+            return Ok(true);
+        }
         let source = self.planner.source;
         match source.arrays.get(self.next).filter(|array| array.file < self.files) {
             Some(array) => {
@@ -111,9 +129,13 @@ impl<'a, 's> Steps<'a, 's> {
                 } else {
                     self.next += 1;
                     let plan = match self.planner.plan(self.next - 1)? {
-                        Planned::Now(plan) => Arc::new(plan),
-                        Planned::Later { index, chunk } => {
+                        Plan::Whole(Planned::Now(plan)) => plan,
+                        Plan::Whole(Planned::Later { index, chunk }) => {
                             self.ready.push_back(Step::Whole { index, chunk });
+                            return Ok(true);
+                        }
+                        Plan::Parts(planned) => {
+                            self.cut = Some(OpenCut { planned, next: 0 });
                             return Ok(true);
                         }
                     };
@@ -131,6 +153,30 @@ impl<'a, 's> Steps<'a, 's> {
             }
         }
         Ok(true)
+    }
+
+    /// Makes the next slab of an array ready, or its end.
+    fn slab(&mut self, mut cut: OpenCut) -> Result<()> {
+        let index = cut.planned.index;
+        let mut parts: Vec<Arc<PlannedArray>> = Vec::new();
+        let mut bytes = 0..0;
+        while cut.next < cut.planned.len() {
+            let of_slab = cut.planned.bytes(cut.next, &self.planner.source.arrays[index]);
+            if !parts.is_empty() && of_slab != bytes {
+                break;
+            }
+            bytes = of_slab;
+            parts.push(Arc::new(self.planner.plan_part(&cut.planned, cut.next)?));
+            cut.next += 1;
+        }
+        if parts.is_empty() {
+            self.ready.push_back(Step::Parts { index, parts: cut.planned.parts() });
+            return Ok(());
+        }
+        let (start, length) = (bytes.start, bytes.end - bytes.start);
+        self.ready.push_back(Step::Slab(Slab { index, start, length, parts }));
+        self.cut = Some(cut);
+        Ok(())
     }
 
     /// A bundle lies in the shard of its slices.
@@ -163,8 +209,8 @@ impl<'a, 's> Steps<'a, 's> {
             })?;
             rest = tail;
             members.push(match self.planner.duplicates.find_small(index, own, &self.planner.pairs)? {
-                Some((to, hash)) => {
-                    let encoding = Encoding::Reference { to };
+                Some(((to, view), hash)) => {
+                    let encoding = Encoding::Reference { to, view };
                     Member { index, encoding, hash: Some(hash), chunk: chunk_of(array) }
                 }
                 None => {

@@ -170,6 +170,7 @@ fn add_file(source: &mut Source, root: &Path, path: &RelativePath, bytes: u64) -
             bytes: tensor.bytes.end - tensor.bytes.start,
             file,
             offset: tensor.bytes.start,
+            part: None,
         }));
         let arrays = (first..source.arrays.len()).collect();
         Ok(SourceContent::Safetensors { header: header.text, arrays })
@@ -181,6 +182,7 @@ fn add_file(source: &mut Source, root: &Path, path: &RelativePath, bytes: u64) -
             bytes,
             file,
             offset: 0,
+            part: None,
         });
         Ok(SourceContent::Opaque(source.arrays.len() - 1))
     }

@@ -9,6 +9,7 @@ use std::time::SystemTime;
 
 use qstore_container::{ArrayKey, Dtype, FileContent, Hash128, RelativePath};
 
+use super::SourcePart;
 use crate::decode::{ArrayReader, Variant};
 use crate::error::{Error, IoContext as _, Result};
 use crate::file::{read_exact_at, zeroed};
@@ -63,7 +64,7 @@ pub(crate) enum SourceContent {
     Opaque(usize),
 }
 
-/// A tensor, or a file that is not safetensors.
+/// A tensor, a file that is not safetensors, or a matrix of a tensor.
 #[derive(Debug, Clone)]
 pub(crate) struct SourceArray {
     /// Which.
@@ -78,6 +79,8 @@ pub(crate) struct SourceArray {
     pub(crate) file: usize,
     /// First byte in that file.
     pub(crate) offset: u64,
+    /// What it is a matrix of, if it is one.
+    pub(crate) part: Option<Arc<SourcePart>>,
 }
 
 /// Where a source's bytes lie.
@@ -116,7 +119,7 @@ impl Source {
                 let stored = variant.stored_array(&key)?;
                 let bytes = stored.bytes().map_err(|e| Error::damaged(variant.folder(), e))?;
                 let (dtype, shape) = (stored.dtype, stored.shape.clone());
-                source.arrays.push(SourceArray { key, dtype, shape, bytes, file, offset });
+                source.arrays.push(SourceArray { key, dtype, shape, bytes, file, offset, part: None });
                 offset += bytes;
             }
             let content = match &original.content {
@@ -244,6 +247,9 @@ impl Source {
     pub(crate) fn read(&self, array: &SourceArray, offset: u64, out: &mut [u8]) -> Result<()> {
         if out.is_empty() {
             return Ok(());
+        }
+        if let Some(part) = &array.part {
+            return part.read(self, offset, out);
         }
         match &self.origin {
             Origin::Stored { variant, last } => {

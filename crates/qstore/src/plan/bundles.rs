@@ -22,7 +22,8 @@ pub(crate) fn is_small(array: &SourceArray, pairs: &Pairs) -> bool {
     let weights = array.shape.iter().fold(1u64, |product, d| product.saturating_mul(*d));
     array.key.tensor().is_some()
         && array.bytes < SMALL_BYTES
-        && (weights < RESIDUAL_WEIGHTS || pairs.of(&array.key).is_empty())
+        && (weights < RESIDUAL_WEIGHTS
+            || pairs.of(&array.key).is_empty() && pairs.cuts(&array.key).is_empty())
 }
 
 /// The most bundles that these tensors take.
@@ -45,7 +46,15 @@ impl Bundle {
     fn new(number: u32, dtype: Dtype, raw: Vec<u8>) -> Self {
         let bytes = raw.len() as u64;
         let shape = vec![bytes * 8 / dtype.bitsize() as u64];
-        let array = SourceArray { key: ArrayKey::Bundle(number), dtype, shape, bytes, file: 0, offset: 0 };
+        let array = SourceArray {
+            key: ArrayKey::Bundle(number),
+            dtype,
+            shape,
+            bytes,
+            file: 0,
+            offset: 0,
+            part: None,
+        };
         Self { array, raw }
     }
 

@@ -1,11 +1,13 @@
 //! The cheapest way to code one array by itself or given what its [`Pairs`] offer.
 
-use qstore_container::{ChunkShape, CodeLayout, VariantName, View, Why};
+use std::sync::Arc;
+
+use qstore_container::{ArrayKey, ChunkShape, CodeLayout, VariantName, View, Why};
 
 use super::fit::{self, Fit};
 use super::matrix::Matrix;
 use super::sample::{Sample, fits_one_step};
-use super::{Action, Coding, Pair, Pairs, Planned, PlannedArray, chunk_of, codes, given, residual};
+use super::{Action, Pair, Pairs, Planned, PlannedArray, chunk_of, codes, given, residual};
 use crate::error::Result;
 use crate::formats::QuantGroup;
 use crate::ingest::{Source, SourceArray};
@@ -22,6 +24,15 @@ pub(crate) struct Chooser<'a> {
     pub(crate) pairs: &'a Pairs,
 }
 
+/// What an array may be given.
+pub(super) struct Offers<'a> {
+    /// What notes call it: itself, or what it is a part of.
+    pub(super) key: &'a ArrayKey,
+    pub(super) pairs: &'a [Pair],
+    /// What its own codes are.
+    pub(super) own: Option<&'a QuantGroup>,
+}
+
 impl Chooser<'_> {
     /// Plans array `index`, which equals no other.
     pub(crate) fn plan(&self, index: usize) -> Result<Planned> {
@@ -30,9 +41,15 @@ impl Chooser<'_> {
         if self.is_unpaired(array) && fits_one_step(array, chunk) {
             return Ok(Planned::Later { index, chunk });
         }
-        let coding = Box::new(self.coding(array, chunk)?);
+        let (pairs, own) = (self.pairs.of(&array.key), self.pairs.own(&array.key));
+        let fit = self.fit(array, chunk, &Offers { key: &array.key, pairs, own })?;
+        let coding = Box::new(fit.coding);
+        if coding.encoding.is_residual() {
+            self.pairs.shares(&array.key);
+        }
         let chunk = coding.chunk.unwrap_or(chunk);
-        Ok(Planned::Now(PlannedArray { index, chunk, action: Action::Code(coding) }))
+        let planned = PlannedArray { array: array.clone(), chunk, action: Action::Code(coding) };
+        Ok(Planned::Now(Arc::new(planned)))
     }
 
     /// Whether an array needs no other, and is no matrix of codes whose meaning is known.
@@ -41,25 +58,22 @@ impl Chooser<'_> {
     }
 
     /// The cheapest way to code `array`.
-    fn coding(&self, array: &SourceArray, chunk: ChunkShape) -> Result<Coding> {
+    pub(super) fn fit(&self, array: &SourceArray, chunk: ChunkShape, offers: &Offers) -> Result<Fit> {
         let mut best = Fit::raw();
-        if !self.pairs.of(&array.key).is_empty()
+        if !offers.pairs.is_empty()
             && let Some(float) = FloatKind::fitting(array.dtype, &self.beginning(array)?)
         {
-            best = best.or_better(self.given_codes(array, float)?);
+            best = best.or_better(self.given_codes(array, float, offers)?);
         }
-        if let Some(group) = self.pairs.own(&array.key) {
-            best = best.or_better(self.codes(array, group)?);
+        if let Some(group) = offers.own {
+            best = best.or_better(self.codes(array, group, offers)?);
         }
         // Where a residual does this well, no other encoding comes near; do not even try one.
         if !best.is_excellent() && !best.is_packed() {
             let sample = Sample::take(self.source, array, chunk)?;
             best = best.or_better(fit::candidates(array, chunk, &sample));
         }
-        if best.coding.encoding.is_residual() {
-            self.pairs.shares(&array.key);
-        }
-        Ok(best.coding)
+        Ok(best)
     }
 
     /// The first bytes of an array, whole floats.
@@ -70,9 +84,9 @@ impl Chooser<'_> {
     }
 
     /// Ways to code floats given codes of variants below.
-    fn given_codes(&self, array: &SourceArray, float: FloatKind) -> Result<Vec<Fit>> {
+    fn given_codes(&self, array: &SourceArray, float: FloatKind, offers: &Offers) -> Result<Vec<Fit>> {
         let mut fits = Vec::new();
-        for pair in self.pairs.of(&array.key) {
+        for pair in offers.pairs {
             let likely = pair.is_transposed(&array.shape);
             for transposed in [likely, !likely] {
                 let Some(matrix) = Matrix::weights(self.source, array, transposed) else { continue };
@@ -82,7 +96,7 @@ impl Chooser<'_> {
                 let fit = match self.given_matrix(&matrix, float, pair)? {
                     Ok(fit) => fit,
                     Err(why) => {
-                        self.pairs.refuse(&array.key, pair, why);
+                        self.pairs.refuse(offers.key, pair, why);
                         break;
                     }
                 };
@@ -125,7 +139,7 @@ impl Chooser<'_> {
     }
 
     /// Ways to code the codes of one of the source's own quantised matrices.
-    fn codes(&self, array: &SourceArray, group: &QuantGroup) -> Result<Vec<Fit>> {
+    fn codes(&self, array: &SourceArray, group: &QuantGroup, offers: &Offers) -> Result<Vec<Fit>> {
         let mut fits = Vec::new();
         let field = &group.matrix().codes;
         let layout =
@@ -138,8 +152,7 @@ impl Chooser<'_> {
         if layout.packing.is_some() {
             fits.extend(codes::fit_packed(&matrix, &layout)?);
         }
-        let pairs = self.pairs.of(&array.key);
-        if pairs.is_empty() {
+        if offers.pairs.is_empty() {
             return Ok(fits);
         }
         let (description, own) = match given::open_own(self.source, self.name, group, &matrix.first_codes()?)?
@@ -150,7 +163,7 @@ impl Chooser<'_> {
                 return Ok(fits);
             }
         };
-        for pair in pairs {
+        for pair in offers.pairs {
             let refused = match pair.open(matrix.shape())? {
                 Ok(given) => match codes::fit_given(&matrix, &layout, (&own, &description), &given)? {
                     Ok(fit) => {
@@ -162,7 +175,7 @@ impl Chooser<'_> {
                 },
                 Err(what) => what,
             };
-            self.pairs.refuse(&array.key, pair, Why::Unusable { what: refused });
+            self.pairs.refuse(offers.key, pair, Why::Unusable { what: refused });
         }
         Ok(fits)
     }

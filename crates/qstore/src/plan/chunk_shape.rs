@@ -110,6 +110,7 @@ mod tests {
             bytes: 0,
             file: 0,
             offset: 0,
+            part: None,
         });
         assert!(chunk.cols * chunk.rows <= 1 << 20);
         assert!(chunk.rows > 0);

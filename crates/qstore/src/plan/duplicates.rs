@@ -4,11 +4,11 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
-use qstore_container::{ArrayKey, ArrayRef, Hash128, VariantName};
+use qstore_container::{ArrayKey, ArrayRef, Hash128, VariantName, View};
 use twox_hash::XxHash3_128;
 
 use super::{Original, Pairs};
-use crate::decode::Variant;
+use crate::decode::{Variant, is_elsewhere};
 use crate::error::{IoContext as _, Result};
 use crate::file::zeroed;
 use crate::ingest::{Source, SourceArray};
@@ -99,7 +99,7 @@ impl<'a> Duplicates<'a> {
         index: usize,
         bytes: &[u8],
         pairs: &Pairs,
-    ) -> Result<Option<(ArrayRef, Hash128)>> {
+    ) -> Result<Option<((ArrayRef, View), Hash128)>> {
         let size = bytes.len() as u64;
         if size < REFERENCE_BYTES {
             return Ok(None);
@@ -120,14 +120,18 @@ impl<'a> Duplicates<'a> {
                 let mut found = vec![0; bytes.len()];
                 self.source.read(original, 0, &mut found)?;
                 let to = ArrayRef { variant: self.name.clone(), array: original.key.clone() };
-                Ok((found == bytes).then_some((to, hash)))
+                Ok((found == bytes).then_some(((to, View::WHOLE), hash)))
             }
         }
     }
 
     /// An array with the same bytes as array `index` of the source: in a variant below, or in the source itself.
     /// What says what codes stand for refers to no residual, which readers refuse there.
-    pub(crate) fn find(&mut self, index: usize, pairs: &Pairs) -> Result<Option<(ArrayRef, Original)>> {
+    pub(crate) fn find(
+        &mut self,
+        index: usize,
+        pairs: &Pairs,
+    ) -> Result<Option<((ArrayRef, View), Original)>> {
         if self.source.arrays[index].bytes == 0 {
             return Ok(None);
         }
@@ -139,7 +143,7 @@ impl<'a> Duplicates<'a> {
             return Ok(None);
         };
         let to = ArrayRef { variant: self.name.clone(), array: self.source.arrays[original].key.clone() };
-        Ok(Some((to, Original::Own(original))))
+        Ok(Some(((to, View::WHOLE), Original::Own(original))))
     }
 
     /// Of the arrays of the source that equal array `index` the one that is stored, if none refers to a variant below.
@@ -198,9 +202,11 @@ fn hash_of_ends(source: &Source, array: &SourceArray) -> Result<Hash128> {
     Ok(Hash128::of(&ends))
 }
 
-/// Whether a stored array, or what it refers to, is a residual.
+/// Whether a stored array, or what it refers to, is a residual, or lies in others.
 fn is_residual(variant: &Arc<Variant>, key: &ArrayKey) -> Result<bool> {
-    Ok(variant.array(key)?.stored().encoding.is_residual())
+    let reader = variant.array(key)?;
+    let encoding = &reader.stored().encoding;
+    Ok(encoding.is_residual() || is_elsewhere(encoding))
 }
 
 /// All of a stored array.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use qstore_container::{ArrayKey, Dtype, QuantMatrix, StoredArray, VariantName};
 
-use crate::decode::{CodeReader, Variant, chunks_align, read_part};
+use crate::decode::{CodeReader, Variant, chunks_align, is_elsewhere, read_part};
 use crate::error::Result;
 use crate::formats::Checkpoint;
 use crate::ingest::{SharedArray, Source};
@@ -42,11 +42,15 @@ impl Lower {
     pub(super) fn can_be_given(&self, matrix: &QuantMatrix<ArrayKey>) -> Result<bool> {
         let Self::Stored(variant) = self else { return Ok(true) };
         for key in matrix.values.arrays() {
-            if variant.array(key)?.stored().encoding.is_residual() {
+            let reader = variant.array(key)?;
+            let encoding = &reader.stored().encoding;
+            if encoding.is_residual() || is_elsewhere(encoding) {
                 return Ok(false);
             }
         }
-        Ok(!variant.array(&matrix.codes.array)?.stored().encoding.is_float_residual())
+        let reader = variant.array(&matrix.codes.array)?;
+        let codes = &reader.stored().encoding;
+        Ok(!codes.is_float_residual() && !is_elsewhere(codes))
     }
 
     /// A reader of the codes of a matrix, in rows of `cols` that are filled up with `fill`. The inner error says why there is none.

@@ -4,32 +4,40 @@
 //! array's bytes, determines what is written. Whatever it decides is lossless; a poor decision costs size alone.
 
 mod bundles;
+mod by_values;
 mod choose;
 mod chunk_shape;
 mod codes;
+mod cut;
 mod duplicates;
 mod endings;
 mod fit;
 mod given;
 mod lower;
+mod matrices;
 mod matrix;
 mod notes;
 mod pairs;
 mod precision;
 mod residual;
 mod sample;
+mod sketch;
+mod twins;
 
-use qstore_container::{ArrayRef, ChunkShape, Encoding, VariantName};
+use std::sync::Arc;
+
+use qstore_container::{ArrayRef, ChunkShape, Encoding, VariantName, View};
 use qstore_kernels::Classifier;
 
 use crate::codec::Codec;
-use crate::decode::{ArrayReader, GivenReader};
+use crate::decode::{ArrayReader, GivenReader, Rows};
 use crate::error::Result;
 use crate::ingest::{Source, SourceArray};
 
 pub(crate) use bundles::{Bundle, Bundles, is_small, most_bundles};
 pub(crate) use choose::Chooser;
 pub(crate) use chunk_shape::chunk_of;
+pub(crate) use cut::PlannedCut;
 pub(crate) use duplicates::Duplicates;
 use fit::Fit;
 pub(crate) use given::Pair;
@@ -42,8 +50,8 @@ pub(crate) use sample::{chunk_bytes, element_bytes};
 /// How one array will be stored.
 #[derive(Debug)]
 pub(crate) struct PlannedArray {
-    /// Its index in the source.
-    pub(crate) index: usize,
+    /// It.
+    pub(crate) array: SourceArray,
     /// How it is cut into chunks.
     pub(crate) chunk: ChunkShape,
     /// What to do with each chunk.
@@ -54,16 +62,25 @@ pub(crate) struct PlannedArray {
 #[derive(Debug)]
 pub(crate) enum Planned {
     /// All.
-    Now(PlannedArray),
+    Now(Arc<PlannedArray>),
     /// That it needs no other array and is one chunk: whoever codes it also plans it, by [`plan_alone`].
     Later { index: usize, chunk: ChunkShape },
+}
+
+/// How the planner has an array stored.
+#[derive(Debug)]
+pub(crate) enum Plan {
+    /// As one.
+    Whole(Planned),
+    /// By parts, which are yet to be planned.
+    Parts(PlannedCut),
 }
 
 /// What is done with the chunks of an array.
 #[derive(Debug)]
 pub(crate) enum Action {
     /// Compare them with another array's, which must be equal.
-    Refer { to: ArrayRef, original: Original },
+    Refer { to: ArrayRef, view: View, original: Original },
     /// Keep them in the copied file and record their checksums.
     Keep,
     /// Code them.
@@ -82,6 +99,8 @@ impl Action {
 pub(crate) enum Original {
     /// In a variant below.
     Stored(Box<ArrayReader>),
+    /// A matrix of one there.
+    Rows(Box<Rows>),
     /// In this source, by index.
     Own(usize),
 }
@@ -114,20 +133,38 @@ pub(crate) struct Planner<'a> {
     pub(crate) small: &'a [bool],
     /// Whether files are kept as they are.
     pub(crate) verbatim: bool,
+    /// Parts that there are so far.
+    pub(crate) parts: u32,
 }
 
 impl Planner<'_> {
     /// Plans array `index`, which is not small; call it for each array once.
-    pub(crate) fn plan(&mut self, index: usize) -> Result<Planned> {
+    pub(crate) fn plan(&mut self, index: usize) -> Result<Plan> {
         let array = &self.source.arrays[index];
         let action = if self.verbatim {
             Action::Keep
-        } else if let Some((to, original)) = self.duplicates.find(index, &self.pairs)? {
+        } else if let Some(((to, view), original)) = self.duplicates.find(index, &self.pairs)? {
             self.pairs.shares(&array.key);
-            Action::Refer { to, original }
+            Action::Refer { to, view, original }
+        } else if let Some(action) = self.chooser().twin(array, self.pairs.twins(&array.key))? {
+            self.pairs.shares(&array.key);
+            action
+        } else if let Some(cut) = self.chooser().cut(index, self.parts)? {
+            self.parts = self.parts.saturating_add(u32::try_from(cut.len()).unwrap_or(u32::MAX));
+            return Ok(Plan::Parts(cut));
         } else {
-            return Chooser { source: self.source, name: self.name, pairs: &self.pairs }.plan(index);
+            return self.chooser().plan(index).map(Plan::Whole);
         };
-        Ok(Planned::Now(PlannedArray { index, chunk: chunk_of(array), action }))
+        let planned = PlannedArray { array: array.clone(), chunk: chunk_of(array), action };
+        Ok(Plan::Whole(Planned::Now(Arc::new(planned))))
+    }
+
+    /// Plans part `at` of an array that is stored by parts.
+    pub(crate) fn plan_part(&self, cut: &PlannedCut, at: usize) -> Result<PlannedArray> {
+        self.chooser().plan_part(cut, at)
+    }
+
+    fn chooser(&self) -> Chooser<'_> {
+        Chooser { source: self.source, name: self.name, pairs: &self.pairs }
     }
 }

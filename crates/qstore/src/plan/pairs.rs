@@ -4,29 +4,29 @@ use std::collections::{HashMap, HashSet};
 
 use qstore_container::{ArrayKey, Dtype, Unshared, Why};
 
-use super::endings::{Endings, untransposed};
-use super::given::{Pair, could_be};
+use super::by_values::match_values;
+use super::cut::PairedCut;
+use super::endings::Endings;
+use super::given::Pair;
 use super::lower::Lower;
+use super::matrices::{Matrices, Matrix};
 use super::notes::Notes;
+use super::twins::{Floats, Twin};
 use crate::error::Result;
 use crate::formats::{ArrayInfo, Checkpoint, Found, QuantGroup, find_all, is_known_method};
 use crate::ingest::Source;
+use crate::names::{canonical, cuts};
+use crate::progress::Progress;
 use crate::quant::FloatKind;
 
-/// Ends of the names of output heads, and of the embeddings that they may be tied to.
-const HEADS: [&str; 3] = ["lm_head.weight", "embed_out.weight", "output.weight"];
-const EMBEDDINGS: [&str; 5] = [
-    "embed_tokens.weight",
-    "wte.weight",
-    "word_embeddings.weight",
-    "embed_in.weight",
-    "tok_embeddings.weight",
-];
-
-/// The quantised matrices that each array of a source may be given.
+/// The quantised matrices that each array of a source may be given, and the floats that it may equal a part of.
 #[derive(Debug, Default)]
 pub(crate) struct Pairs {
     of_array: HashMap<ArrayKey, Vec<Pair>>,
+    /// Ways to cut arrays into matrices of which some may be given others.
+    cuts: HashMap<ArrayKey, Vec<PairedCut>>,
+    /// Matrices of other arrays that an array may equal.
+    twins: HashMap<ArrayKey, Vec<Twin>>,
     /// The source's own quantised matrices, by their codes.
     own: HashMap<ArrayKey, QuantGroup>,
     /// What says what the source's own codes stand for.
@@ -36,85 +36,19 @@ pub(crate) struct Pairs {
     notes: Notes,
 }
 
-/// The matrices of a source that may be given quantised ones.
-struct Matrices<'a> {
-    /// By their names: floats, and codes of the source's own quantised matrices. Two sets of weights have two of a name.
-    by_name: HashMap<&'a str, Vec<Matrix<'a>>>,
-    names: Vec<&'a str>,
-}
-
-/// A weight matrix of a source.
-#[derive(Clone, Copy)]
-struct Matrix<'a> {
-    key: &'a ArrayKey,
-    folder: &'a str,
-    shape: [u64; 2],
-    is_codes: bool,
-}
-
-impl Matrix<'_> {
-    fn fits(&self, group: &QuantGroup) -> bool {
-        let [rows, cols] = self.shape;
-        could_be(self.shape, group.shape()) || !self.is_codes && could_be([cols, rows], group.shape())
-    }
-}
-
-impl<'a> Matrices<'a> {
-    fn new(arrays: &'a [ArrayInfo], own: &'a HashMap<ArrayKey, QuantGroup>) -> Self {
-        let mut matrices = Self { by_name: HashMap::new(), names: Vec::new() };
-        for array in arrays {
-            let (name, shape, is_codes) = match (own.get(&array.key), &array.shape[..]) {
-                (Some(group), _) => (group.weight.as_str(), group.shape(), true),
-                (None, &[rows, cols]) if FloatKind::of(array.dtype).is_some() => {
-                    (array.name.as_str(), [rows, cols], false)
-                }
-                _ => continue,
-            };
-            let of_name = matrices.by_name.entry(name).or_default();
-            if of_name.is_empty() {
-                matrices.names.push(name);
-            }
-            of_name.push(Matrix { key: &array.key, folder: array.folder(), shape, is_codes });
-        }
-        matrices
-    }
-
-    /// The embedding that a quantised head without a counterpart may be of: where both are tied, a checkpoint of floats has it alone.
-    fn tied(&self, group: &QuantGroup) -> Option<&'a str> {
-        let is_one = |name: &str, ends: &[&str]| {
-            ends.iter()
-                .any(|end| name.strip_suffix(end).is_some_and(|rest| rest.is_empty() || rest.ends_with('.')))
-        };
-        let embedding = || self.names.iter().find(|name| is_one(name, &EMBEDDINGS)).copied();
-        if is_one(&group.weight, &HEADS) { embedding() } else { None }
-    }
-
-    /// Those of the name of `group`: where several folders have one, of its folder.
-    fn named(&self, group: &QuantGroup) -> Vec<Matrix<'a>> {
-        let Some(named) = self.by_name.get(group.weight.as_str()) else { return Vec::new() };
-        let near: Vec<_> = named.iter().filter(|matrix| matrix.folder == group.folder).copied().collect();
-        if !near.is_empty() {
-            return near;
-        }
-        // Of several folders of which none is its own, the first.
-        let first = named.first().map(|matrix| matrix.folder);
-        named.iter().filter(|matrix| Some(matrix.folder) == first).copied().collect()
-    }
-}
-
 impl Pairs {
     /// Matches the weights and codes of `source` with the quantised matrices of `lower`: by name, else by the end of their names and by shape.
     ///
     /// # Errors
     /// A `config.json` of a variant that cannot be read.
-    pub(crate) fn find(source: &Source, lower: &[Lower]) -> Result<Self> {
+    pub(crate) fn find(source: &Source, lower: &[Lower], progress: &dyn Progress) -> Result<Self> {
         let checkpoint = source.checkpoint()?;
         let arrays = &checkpoint.tensors;
         let Found { groups, malformed, unknown } = find_all(&checkpoint);
         let values = groups.iter().flat_map(QuantGroup::value_arrays).cloned().collect();
         let own: HashMap<_, _> = groups.into_iter().map(|group| (group.codes().clone(), group)).collect();
-        let matrices = Matrices::new(arrays, &own);
-        let mut pairs = Self { values, ..Self::default() };
+        let mut pairs = Self { values, cuts: paired_cuts(&checkpoint), ..Self::default() };
+        let matrices = Matrices::new(arrays, &own, &pairs.cuts);
         let method = checkpoint.quant_method().map(str::to_owned);
         let is_other = method.as_deref().is_some_and(|method| !is_known_method(method));
         for one in malformed {
@@ -131,9 +65,11 @@ impl Pairs {
         let fused = arrays.iter().filter(|array| is_fused(array));
         pairs.fused = fused.map(|array| array.key.clone()).collect();
         for variant in lower {
-            pairs.match_with(variant, arrays, &matrices)?;
+            pairs.match_with(source, variant, &matrices, arrays, progress)?;
         }
         pairs.note_casts(&matrices, arrays);
+        pairs.cuts.values_mut().for_each(|cuts| cuts.retain(PairedCut::is_of_use));
+        pairs.cuts.retain(|_, cuts| !cuts.is_empty());
         Ok(Self { own, ..pairs })
     }
 
@@ -141,12 +77,14 @@ impl Pairs {
     fn note_casts(&self, matrices: &Matrices, arrays: &[ArrayInfo]) {
         let dtypes: HashMap<&ArrayKey, Dtype> =
             arrays.iter().map(|array| (&array.key, array.dtype)).collect();
-        for (name, named) in &matrices.by_name {
-            let alone = named.iter().filter(|one| {
-                !one.is_codes && !self.of_array.contains_key(one.key) && !self.says_value(one.key)
-            });
+        for (name, named) in matrices.all() {
+            let whole = |one: &&Matrix| !one.is_codes && one.part.is_none();
+            let alone = named
+                .iter()
+                .filter(whole)
+                .filter(|one| !self.of_array.contains_key(one.key) && !self.says_value(one.key));
             for matrix in alone {
-                let others = named.iter().filter(|other| other.folder == matrix.folder && !other.is_codes);
+                let others = named.iter().filter(whole).filter(|other| other.folder == matrix.folder);
                 if others.into_iter().any(|other| dtypes[other.key] != dtypes[matrix.key]) {
                     self.notes.expect(matrix.key, None, Why::Floats, name);
                 }
@@ -154,7 +92,14 @@ impl Pairs {
         }
     }
 
-    fn match_with(&mut self, variant: &Lower, arrays: &[ArrayInfo], matrices: &Matrices) -> Result<()> {
+    fn match_with(
+        &mut self,
+        source: &Source,
+        variant: &Lower,
+        matrices: &Matrices,
+        arrays: &[ArrayInfo],
+        progress: &dyn Progress,
+    ) -> Result<()> {
         let theirs: Checkpoint = variant.checkpoint()?;
         let mut seen = HashSet::new();
         // A second set of weights in a folder is the first one again.
@@ -176,52 +121,98 @@ impl Pairs {
                 }
                 continue;
             }
-            taken.insert(group.weight.clone());
+            taken.insert(canonical(&group.weight).into_owned());
             for matrix in fitting {
-                self.add(matrix.key, variant, group.clone());
+                self.add(matrix, variant, group.clone());
             }
         }
-        let mut endings = Endings::default();
-        if !others.is_empty() {
-            for (index, name) in matrices.names.iter().enumerate().filter(|(_, name)| !taken.contains(**name))
-            {
-                let shapes: HashSet<_> =
-                    matrices.by_name[name].iter().map(|one| untransposed(one.shape)).collect();
-                shapes.into_iter().for_each(|shape| endings.add(name, shape, index));
-            }
-        }
+        let endings = if others.is_empty() { Endings::default() } else { matrices.endings(&taken) };
         let fused_here = arrays.iter().any(is_fused);
+        let mut unnamed = Vec::new();
         for group in others {
-            let found = endings.find(&group.weight, group.shape()).map(|index| matrices.names[index]);
-            let found = found.or_else(|| matrices.tied(&group).filter(|name| !taken.contains(*name)));
-            let fitting =
-                found.iter().flat_map(|name| &matrices.by_name[name]).filter(|matrix| matrix.fits(&group));
-            let fitting: Vec<_> = fitting.collect();
+            let fitting = matrices.likely(&group, &endings, &taken);
             if fitting.is_empty() {
+                unnamed.push(Pair { lower: variant.clone(), group });
+                continue;
+            }
+            for matrix in fitting {
+                self.add(&matrix, variant, group.clone());
+            }
+        }
+        let found = if unnamed.is_empty() {
+            Vec::new()
+        } else {
+            self.match_values(source, matrices, &unnamed, progress)?
+        };
+        for (Pair { group, .. }, found) in unnamed.into_iter().zip(found) {
+            let Some(matrix) = found else {
                 let fused = fused_here && is_expert(&group.weight);
                 let why = if fused { Why::FusedExperts } else { Why::NoCounterpart };
                 self.notes.add(Some(variant.name()), why, &group.weight, 1);
-            }
-            for matrix in fitting {
-                self.add(matrix.key, variant, group.clone());
-            }
+                continue;
+            };
+            self.add(&matrix, variant, group);
         }
+        self.find_twins(variant, arrays, &theirs);
         self.note_floats(variant, arrays, &theirs.tensors);
         Ok(())
     }
 
+    /// For each of `unnamed` the float matrix of the source that is not given any yet and has its values.
+    fn match_values<'m>(
+        &self,
+        source: &Source,
+        matrices: &Matrices<'m>,
+        unnamed: &[Pair],
+        progress: &dyn Progress,
+    ) -> Result<Vec<Option<Matrix<'m>>>> {
+        let variant = unnamed.first().map(|pair| pair.lower.name());
+        let has_one = |key: &ArrayKey| self.of(key).iter().any(|pair| Some(pair.lower.name()) == variant);
+        let is_open = |one: &&Matrix| {
+            !one.is_codes && one.part.is_none() && !has_one(one.key) && !self.says_value(one.key)
+        };
+        let open: Vec<Matrix> =
+            matrices.all().flat_map(|(_, named)| named).filter(is_open).copied().collect();
+        let found = match_values(source, &open, unnamed, progress)?;
+        Ok(found.into_iter().map(|found| found.map(|index| open[index])).collect())
+    }
+
+    /// Finds which floats of the source may equal matrices of the variant below, where one of the two is a part of a tensor.
+    fn find_twins(&mut self, variant: &Lower, arrays: &[ArrayInfo], theirs: &Checkpoint) {
+        let Lower::Stored(stored) = variant else { return };
+        let floats = Floats::new(theirs);
+        for array in arrays.iter().filter(|array| is_float_matrix(array)) {
+            if let &[rows, cols] = &array.shape[..] {
+                let twins = floats.twins(stored, &canonical(&array.name), array.dtype, [rows, cols]);
+                let parts = twins.filter(|twin| !twin.view.is_whole());
+                self.twins.entry(array.key.clone()).or_default().extend(parts);
+            }
+            for part in self.cuts.get_mut(&array.key).into_iter().flatten().flat_map(|cut| &mut cut.parts) {
+                part.twins.extend(floats.twins(stored, &part.name, array.dtype, part.shape));
+            }
+        }
+        self.twins.retain(|_, twins| !twins.is_empty());
+    }
+
     /// Notes which of the source's floats the variant below has as floats as well, or as parts of fused ones. Equal ones will not count.
     fn note_floats(&self, variant: &Lower, arrays: &[ArrayInfo], theirs: &[ArrayInfo]) {
-        let is_matrix = |array: &&ArrayInfo| FloatKind::of(array.dtype).is_some() && array.shape.len() >= 2;
-        let shapes: HashMap<&str, &[u64]> =
-            theirs.iter().filter(is_matrix).map(|array| (array.name.as_str(), &array.shape[..])).collect();
+        let shapes: HashMap<&str, &[u64]> = theirs
+            .iter()
+            .filter(|array| is_float_matrix(array))
+            .map(|array| (array.name.as_str(), &array.shape[..]))
+            .collect();
         let fused_there = theirs.iter().any(is_fused);
-        let is_open =
-            |array: &&ArrayInfo| !self.of_array.contains_key(&array.key) && !self.says_value(&array.key);
-        for array in arrays.iter().filter(is_matrix).filter(is_open) {
+        let has_pairs = |array: &ArrayInfo| {
+            let cuts = self.cuts.get(&array.key).into_iter().flatten();
+            self.of_array.contains_key(&array.key)
+                || cuts.flat_map(|cut| &cut.parts).any(|part| !part.pairs.is_empty())
+        };
+        let is_open = |array: &&ArrayInfo| !has_pairs(array) && !self.says_value(&array.key);
+        for array in arrays.iter().filter(|array| is_float_matrix(array)).filter(is_open) {
             let why = match shapes.get(array.name.as_str()) {
                 Some(shape) if **shape == array.shape => Why::Floats,
                 Some(shape) => Why::OtherShape { here: array.shape.clone(), there: shape.to_vec() },
+                None if self.twins.contains_key(&array.key) => Why::Floats,
                 None if fused_there && is_expert(&array.name) => Why::FusedExperts,
                 None => continue,
             };
@@ -229,13 +220,36 @@ impl Pairs {
         }
     }
 
-    fn add(&mut self, key: &ArrayKey, variant: &Lower, group: QuantGroup) {
-        self.of_array.entry(key.clone()).or_default().push(Pair { lower: variant.clone(), group });
+    fn add(&mut self, matrix: &Matrix, variant: &Lower, group: QuantGroup) {
+        let pair = Pair { lower: variant.clone(), group };
+        let Some((cut, part)) = matrix.part else {
+            self.of_array.entry(matrix.key.clone()).or_default().push(pair);
+            return;
+        };
+        let cut = self.cuts.get_mut(matrix.key).and_then(|cuts| cuts.get_mut(cut));
+        if let Some(part) = cut.and_then(|cut| cut.parts.get_mut(part)) {
+            part.pairs.push(pair);
+        }
     }
 
     /// What `key` may be given.
     pub(crate) fn of(&self, key: &ArrayKey) -> &[Pair] {
         self.of_array.get(key).map_or(&[], Vec::as_slice)
+    }
+
+    /// Ways to cut `key` into matrices of which some may be given others, or equal some.
+    pub(crate) fn cuts(&self, key: &ArrayKey) -> &[PairedCut] {
+        self.cuts.get(key).map_or(&[], Vec::as_slice)
+    }
+
+    /// How many parts `key` is stored by at most.
+    pub(crate) fn most_parts(&self, key: &ArrayKey) -> usize {
+        self.cuts(key).iter().map(PairedCut::len).max().unwrap_or(0)
+    }
+
+    /// Matrices of other arrays that `key` may equal.
+    pub(crate) fn twins(&self, key: &ArrayKey) -> &[Twin] {
+        self.twins.get(key).map_or(&[], Vec::as_slice)
     }
 
     /// Whether `key` says what codes of the source stand for.
@@ -250,7 +264,10 @@ impl Pairs {
 
     /// Whether an array may be given another, or another may be given it.
     pub(crate) fn is_paired(&self, key: &ArrayKey) -> bool {
-        self.of_array.contains_key(key) || self.own.contains_key(key)
+        self.of_array.contains_key(key)
+            || self.own.contains_key(key)
+            || self.cuts.contains_key(key)
+            || self.twins.contains_key(key)
     }
 
     /// Notes that `key` is stored given another array, or as equal to one.
@@ -273,7 +290,13 @@ impl Pairs {
     /// What shares less than one would expect, after all arrays were planned.
     pub(crate) fn unshared(&self) -> Vec<Unshared> {
         // The highest variant below comes last.
-        let tried = self.of_array.iter().filter_map(|(key, pairs)| Some((key, pairs.last()?)));
+        let parts = |cuts: &[PairedCut]| {
+            let pairs = cuts.iter().flat_map(|cut| &cut.parts).flat_map(|part| &part.pairs);
+            pairs.last().cloned()
+        };
+        let whole = self.of_array.iter().filter_map(|(key, pairs)| Some((key, pairs.last()?.clone())));
+        let cut = self.cuts.iter().filter_map(|(key, cuts)| Some((key, parts(cuts)?)));
+        let tried = whole.chain(cut);
         for (_, pair) in tried.filter(|(key, _)| self.notes.is_unexplained(key)) {
             self.notes.add(Some(pair.lower.name()), Why::NotMadeFrom, &pair.group.weight, 1);
         }
@@ -284,6 +307,19 @@ impl Pairs {
         }
         notes
     }
+}
+
+/// The ways to cut a checkpoint's tensors, with nothing that they may be given yet.
+fn paired_cuts(checkpoint: &Checkpoint) -> HashMap<ArrayKey, Vec<PairedCut>> {
+    let floats = checkpoint.tensors.iter().filter(|array| is_float_matrix(array));
+    let cuts = floats.map(|array| (array.key.clone(), cuts(array, &checkpoint.config)));
+    let some = cuts.filter(|(_, cuts)| !cuts.is_empty());
+    some.map(|(key, cuts)| (key, cuts.into_iter().map(PairedCut::from).collect())).collect()
+}
+
+/// Whether a tensor of floats has several dimensions.
+fn is_float_matrix(array: &ArrayInfo) -> bool {
+    FloatKind::of(array.dtype).is_some() && array.shape.len() >= 2
 }
 
 /// Whether a tensor holds all experts of a layer.

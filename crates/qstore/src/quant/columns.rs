@@ -56,6 +56,11 @@ impl Columns {
         self.group_of_column.len()
     }
 
+    /// The group of each column, in order.
+    pub(super) fn of_each(&self) -> impl Iterator<Item = usize> {
+        self.group_of_column.iter().map(|group| *group as usize)
+    }
+
     /// How many groups, some of which may have no column.
     pub(crate) fn groups(&self) -> usize {
         self.groups

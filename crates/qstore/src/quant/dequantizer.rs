@@ -158,6 +158,14 @@ impl Dequantizer {
         RowValues { scales: &self.scales[of_row], over: self.over, zeros }
     }
 
+    /// What the first codes of a row stand for.
+    pub(crate) fn values_of(&self, row: usize, codes: &[u8]) -> Vec<f32> {
+        let row = self.row(row);
+        let value =
+            |(code, group): (&u8, usize)| row.scale(group) * (self.levels.value(*code) - row.zero(group));
+        codes.iter().zip(self.columns.of_each()).map(value).collect()
+    }
+
     /// How many rows have the same scales and zero-points, and how many such tiles of rows there are.
     pub(crate) fn tiling(&self) -> (usize, usize) {
         (self.tile_rows, self.tiles)

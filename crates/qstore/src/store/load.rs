@@ -52,7 +52,8 @@ pub(super) fn load_bytes(
     out: &mut [u8],
     options: &Options,
 ) -> Result<()> {
-    let pieces = out.len() as u64 / reader.piece_bytes().max(1);
+    let piece = reader.piece_end(start).saturating_sub(start).max(1);
+    let pieces = out.len() as u64 / piece;
     let most = usize::try_from(pieces / PIECES_FOR_THREAD).unwrap_or(usize::MAX);
     let threads = options.threads_for(most);
     if threads < 2 {
@@ -105,20 +106,17 @@ struct OpenTensor<'a> {
     /// What is yet to be handed out, from byte `at` on.
     rest: &'a mut [u8],
     at: u64,
-    piece: u64,
 }
 
 impl<'a> OpenTensor<'a> {
     /// What decodes `data`, which is the tensor's from byte `at` on.
     fn new(reader: Arc<ArrayReader>, at: u64, data: &'a mut [u8]) -> Self {
-        let piece = reader.piece_bytes().max(1);
-        Self { reader, rest: data, at, piece }
+        Self { reader, rest: data, at }
     }
 
     fn next(&mut self) -> Option<Piece<'a>> {
         let rest = std::mem::take(&mut self.rest);
-        // Up to where the next chunk begins.
-        let piece = usize::try_from(self.piece - self.at % self.piece).unwrap_or(usize::MAX);
+        let piece = usize::try_from(self.reader.piece_end(self.at) - self.at).unwrap_or(usize::MAX);
         let (out, rest) = rest.split_at_mut(piece.min(rest.len()));
         let piece = Piece { reader: self.reader.clone(), start: self.at, out };
         self.at += piece.out.len() as u64;

@@ -180,14 +180,14 @@ impl<K: Iterator<Item = ArrayKey>> Iterator for Runs<'_, K> {
 enum Pieces {
     Failed(Option<Error>),
     Whole(Option<Piece>),
-    Chunks { reader: Arc<ArrayReader>, chunk: u64, at: u64, bytes: u64 },
+    Chunks { reader: Arc<ArrayReader>, at: u64, bytes: u64 },
 }
 
 impl Pieces {
     fn of(variant: &Arc<Variant>, (keys, bytes): (Vec<ArrayKey>, u64)) -> Result<Self> {
         let [key] = &keys[..] else { return Ok(Self::Whole(Some(Piece::Whole { keys, bytes }))) };
         let reader = variant.array(key)?;
-        Ok(Self::Chunks { chunk: reader.piece_bytes(), reader: Arc::new(reader), at: 0, bytes })
+        Ok(Self::Chunks { reader: Arc::new(reader), at: 0, bytes })
     }
 }
 
@@ -198,8 +198,8 @@ impl Iterator for Pieces {
         match self {
             Self::Failed(error) => error.take().map(Err),
             Self::Whole(piece) => piece.take().map(Ok),
-            Self::Chunks { reader, chunk, at, bytes } => {
-                let (start, length) = (*at, (*bytes - *at).min(*chunk));
+            Self::Chunks { reader, at, bytes } => {
+                let (start, length) = (*at, reader.piece_end(*at).min(*bytes) - *at);
                 *at += length;
                 (length > 0).then(|| Ok(Piece::Chunk { reader: reader.clone(), start, length }))
             }

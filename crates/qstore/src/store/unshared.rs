@@ -51,7 +51,7 @@ impl UnsharedInspection {
             Why::FusedExperts => (
                 "fused-experts",
                 format!(
-                    "{matrices} {matrix} of experts {are} not stored given {lower}: one of the two has all experts of a layer in one tensor, the other a tensor each"
+                    "{matrices} {matrix} of experts {are} not stored given {lower}: one of the two has all experts of a layer in one tensor of a name that is not known, the other a tensor each"
                 ),
             ),
             Why::NotMadeFrom => (

@@ -8,6 +8,8 @@
     reason = "test data"
 )]
 
+pub mod experts;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;

@@ -95,7 +95,10 @@ fn unpack() {
         // A process killed once the folder was in place may leave its staging folder beside, and nothing else.
         for entry in fs::read_dir(scene.root()).unwrap() {
             let name = entry.unwrap().file_name().into_string().unwrap();
-            assert!(["bf16", "int8", "store", "out", ".out.qstore-staging"].contains(&name.as_str()), "{name}");
+            assert!(
+                ["bf16", "int8", "store", "out", ".out.qstore-staging"].contains(&name.as_str()),
+                "{name}"
+            );
         }
     }
 }

@@ -8,6 +8,7 @@ use qstore::{Dtype, Options, Silent, VariantSpec, pack};
 use rand::{RngExt as _, SeedableRng as _};
 use tempfile::TempDir;
 
+use crate::common::experts::{Lie, each, fused};
 use crate::common::{
     self, Gptq, Tensor, Tensors, gptq, llm_int8, model, options, scratch, spec, write_checkpoint,
 };
@@ -72,6 +73,31 @@ pub fn chain() -> &'static Sample {
         }
         let store = dir.path().join("store");
         let specs = ["bf16", "int8", "gptq8", "gptq4"].map(|name| spec(dir.path(), name));
+        pack(&specs, &store, &options(), &Silent).unwrap();
+        Sample { _dir: dir, store, originals: Arc::new(originals) }
+    })
+}
+
+/// Experts: quantised ones of one layer, a tensor each; in `bf16` all of a layer in one tensor, whose parts are given these codes in the first layer and not
+/// stored apart in the second; and in `each` a tensor each, which refer to parts in the first layer and to rows in the second.
+pub fn experts() -> &'static Sample {
+    static SAMPLE: OnceLock<Sample> = OnceLock::new();
+    SAMPLE.get_or_init(|| {
+        let dir = scratch();
+        let [first, second] = ["model.layers.0.mlp.experts", "model.layers.1.mlp.experts"];
+        let (one, two) = (each(first, 6, Dtype::BF16), each(second, 7, Dtype::BF16));
+        let mut fused_both = fused(first, &one, Lie::ColumnsInTurn);
+        fused_both.extend(fused(second, &two, Lie::Rows));
+        let apart = one.clone().into_iter().chain(two).collect();
+        let mut originals = Originals::default();
+        for (name, tensors) in [("int8", llm_int8(&one)), ("bf16", fused_both), ("each", apart)] {
+            let folder = dir.path().join(name);
+            write_checkpoint(&folder, &tensors);
+            originals.folders.insert(name.to_owned(), common::tree(&folder));
+            originals.tensors.insert(name.to_owned(), tensors);
+        }
+        let store = dir.path().join("store");
+        let specs = ["bf16", "each", "int8"].map(|name| spec(dir.path(), name));
         pack(&specs, &store, &options(), &Silent).unwrap();
         Sample { _dir: dir, store, originals: Arc::new(originals) }
     })
