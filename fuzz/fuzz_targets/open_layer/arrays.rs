@@ -4,11 +4,12 @@
 use arbitrary::Arbitrary;
 use qstore_container::{
     ArrayKey, ArrayRef, ChunkForm, ChunkRecord, ChunkShape, Dtype, Encoding, FileContent, Given, Hash128,
-    Lanes, OriginalFile, Sha256Hex, ShardLayout, ShardPlan, StoredArray, VariantName, write_chunks,
+    Lanes, OriginalFile, Part, Sha256Hex, ShardLayout, ShardPlan, StoredArray, VariantName, View,
+    write_chunks,
 };
 use qstore_kernels::SymbolTable;
 
-use crate::described::{Bits, Matrix, Source, Values, key, layout, shape_in_words, words_of};
+use crate::described::{Bits, Matrix, Seen, Source, Values, key, layout, shape_in_words, words_of};
 
 /// An array, with as many chunks as its shape asks for.
 #[derive(Debug, Arbitrary)]
@@ -25,6 +26,8 @@ pub struct Array {
     kind: Kind,
     /// For a kind that a bundle may have: a bundle, of one slice.
     is_bundle: bool,
+    /// For a matrix: whether it is a part, the only one, of a tensor which lies the other way round, or in another order.
+    part_of: Option<(bool, Option<[u8; 2]>)>,
     head: Vec<u8>,
     /// Symbols of its tables; without any the head is taken as it is.
     tables: Vec<Vec<u8>>,
@@ -33,7 +36,7 @@ pub struct Array {
 
 #[derive(Debug, Arbitrary)]
 enum Kind {
-    Reference { to: u8, is_own: bool },
+    Reference { to: u8, is_own: bool, view: Option<Seen> },
     FloatSplit,
     Bytes,
     Zstd,
@@ -135,12 +138,13 @@ impl Array {
             (packing.as_ref().map_or(pick(&BYTES), words_of), shape, cols)
         };
         let (encoding, dtype, shape, cols) = match &self.kind {
-            Kind::Reference { to, is_own } => {
+            Kind::Reference { to, is_own, view } => {
                 let mut to = lower.named(*to);
                 if *is_own {
                     to.variant = own.clone();
                 }
-                (Encoding::Reference { to }, pick(&ANY), whole(), shape[1])
+                let view = view.as_ref().map_or(View::WHOLE, Seen::view);
+                (Encoding::Reference { to, view }, pick(&ANY), whole(), shape[1])
             }
             Kind::FloatSplit => (Encoding::FloatSplit, pick(&FLOATS), whole(), shape[1]),
             Kind::Bytes => (Encoding::Codes { layout: layout(false, None) }, pick(&BYTES), whole(), shape[1]),
@@ -223,6 +227,24 @@ impl Builder {
         let head = of.head(&stored.encoding);
         let may_be = matches!(&stored.encoding, Encoding::FloatSplit | Encoding::Zstd | Encoding::Raw)
             || matches!(&stored.encoding, Encoding::Codes { layout } if layout.is_plain());
+        if let (Some((transposed, order)), &[rows, cols]) = (&of.part_of, &stored.shape[..]) {
+            let key = ArrayKey::Part(u32::try_from(self.plan.arrays.len()).unwrap_or(0));
+            let order = order.map(|[outer, inner]| [outer.into(), inner.into()].into());
+            let view = View { transposed: *transposed, order, ..View::WHOLE };
+            let whole = StoredArray {
+                shape: if *transposed { vec![cols, rows] } else { vec![rows, cols] },
+                chunk: ChunkShape::NONE,
+                mantissa: None,
+                encoding: Encoding::Parts { parts: vec![Part { array: key.clone(), view }] },
+                ..stored.clone()
+            };
+            let before = self.plan.arrays.len();
+            self.push(StoredArray { key, ..stored }, &head, &of.chunks);
+            if self.plan.arrays.len() > before {
+                self.plan.arrays.push(whole);
+            }
+            return;
+        }
         if !(of.is_bundle && may_be) {
             return self.push(stored, &head, &of.chunks);
         }

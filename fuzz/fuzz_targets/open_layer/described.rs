@@ -66,7 +66,7 @@ struct Place {
 }
 
 #[derive(Debug, Arbitrary)]
-struct Seen {
+pub struct Seen {
     pitch: Option<u8>,
     slab: Option<[u8; 2]>,
     transposed: bool,
@@ -148,7 +148,7 @@ impl Place {
 }
 
 impl Seen {
-    fn view(&self) -> View {
+    pub fn view(&self) -> View {
         View {
             pitch: self.pitch.map(u64::from),
             slab: self.slab.map(|range| range.map(u64::from).into()),
