@@ -1,7 +1,12 @@
 //! Tensors of several matrices: all experts of a layer, or projections side by side. Whatever the other variant has as tensors of their own is shared with
 //! them, in whatever order they lie; else all of it is stored alone. A report behind it: GPTQ stores an expert each, transformers' classes one BF16 tensor
 //! for all experts, and nothing was shared.
-#![allow(clippy::unwrap_used, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    reason = "tests"
+)]
 
 mod common;
 
