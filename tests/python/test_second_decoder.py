@@ -35,13 +35,14 @@ from chunk_decoder import (
     Packing,
     Part,
     Values,
+    View,
     binary32,
     expected_multiples,
     expected_ranks,
     rule_bins,
     step_bins,
 )
-from second_decoder import Store
+from second_decoder import Array, Store, check_parts
 
 Floats = npt.NDArray[Any]
 
@@ -350,7 +351,7 @@ def test_restores_what_the_binary_packs(binary: Path, pair: dict[str, Path], tmp
     assert_restores(store, pair, tmp_path / "restored")
     # Otherwise this test says less than it seems to.
     assert kinds(store) == KINDS
-    assert max(array.records.size for array in store.layer("high").arrays.values()) > 2
+    assert max(array.records.size for array in store.layer("high").arrays.values()) > 1
 
 
 def test_meets_every_rounding(binary: Path, bf16_pair: dict[str, Path], tmp_path: Path) -> None:
@@ -517,7 +518,7 @@ def test_restores_variants_that_are_given_few(binary: Path, tmp_path: Path) -> N
 def test_restores_from_small_shards(binary: Path, bf16_pair: dict[str, Path], tmp_path: Path) -> None:
     store = pack(binary, bf16_pair, tmp_path / "store", "--shard-size", "100000")
     assert_restores(store, bf16_pair, tmp_path / "restored")
-    assert all(len(variant["layer"]) > 2 for variant in store.variants.values())
+    assert all(len(variant["shards"]) > 2 for variant in store.variants.values())
 
 
 def test_restores_very_many_small_tensors(binary: Path, tmp_path: Path) -> None:
@@ -537,6 +538,76 @@ def test_restores_very_many_small_tensors(binary: Path, tmp_path: Path) -> None:
         assert_restores(store, {"small": folder}, tmp_path / f"restored-{number}")
 
 
+def write_experts(root: Path, turned: bool, interleaved: bool) -> dict[str, Path]:
+    """The folders of experts as tensors of all of them in BF16, and as a tensor each in LLM.int8() and in BF16."""
+    rng = np.random.default_rng(41)
+    layer, (experts, inner, hidden) = "model.layers.0.mlp", (4, 96, 160)
+    shapes = {"gate_proj": (inner, hidden), "up_proj": (inner, hidden), "down_proj": (hidden, inner)}
+    drawn_ones = {name: drawn(ml_dtypes.bfloat16, rng, experts, *shape) for name, shape in shapes.items()}
+    each: dict[str, Floats] = {"model.norm.weight": 1 + drawn(ml_dtypes.bfloat16, rng, hidden)}
+    int8 = dict(each)
+    for name, matrices in drawn_ones.items():
+        for expert, weights in enumerate(matrices):
+            whole = f"{layer}.experts.{expert}.{name}"
+            each[f"{whole}.weight"] = weights
+            int8[f"{whole}.weight"], int8[f"{whole}.SCB"] = quantize(weights)
+    gate, up, down = drawn_ones.values()
+    gate_up = np.stack([gate, up], axis=2 if interleaved else 1).reshape(experts, 2 * inner, hidden)
+    all_in_one = {"gate_up_proj": gate_up, "down_proj": down}
+    fused = {"model.norm.weight": each["model.norm.weight"]}
+    for name, tensor in all_in_one.items():
+        fused[f"{layer}.experts.{name}"] = np.ascontiguousarray(tensor.swapaxes(1, 2) if turned else tensor)
+    return save_all(root, {"fused": fused, "each": each, "int8": int8})
+
+
+#: Variants of experts, options, and what the experts of the first one are then, apart from the tensors of parts.
+EXPERTS: list[tuple[list[str], tuple[str, ...], set[str]]] = [
+    (["fused", "int8"], (), {"residual"}),
+    (["fused", "each"], (), {"reference"}),
+    (["fused", "each", "int8"], (), {"reference"}),
+    (["each", "fused"], ("--given", "each:fused"), {"reference with a view"}),
+    (["each", "fused", "int8"], ("--given", "each:fused"), {"reference"}),
+    (
+        ["each", "fused", "int8"],
+        ("--given", "each:fused", "--independent", "fused"),
+        {"reference with a view"},
+    ),
+]
+
+
+@pytest.mark.parametrize("interleaved", [False, True], ids=["side by side", "in turn"])
+@pytest.mark.parametrize("turned", [False, True], ids=["", "turned"])
+@pytest.mark.parametrize(("names", "options", "expected"), EXPERTS)
+def test_restores_experts(
+    binary: Path,
+    tmp_path: Path,
+    names: list[str],
+    options: tuple[str, ...],
+    expected: set[str],
+    turned: bool,
+    interleaved: bool,
+) -> None:
+    """Tensors of several matrices, which are stored as parts, or referred to by way of views."""
+    folders = write_experts(tmp_path / "folders", turned, interleaved)
+    folders = {name: folders[name] for name in names}
+    store = pack(binary, folders, tmp_path / "store", *options)
+    assert_restores(store, folders, tmp_path / "restored")
+    # Otherwise this test says less than it seems to.
+    arrays = [array for key, array in store.layer(names[0]).arrays.items() if "expert" in key or "part:" in key]
+    views = [part["view"] for array in arrays if array.kind == "parts" for part in array.plan["encoding"]["parts"]]
+    found = [array.kind + " with a view" * ("view" in array.plan["encoding"]) for array in arrays]
+    assert {kind for kind in found if kind != "parts"} == expected
+    assert found.count("parts") == (2 if names[0] == "fused" else 0)
+    views += [array.plan["encoding"]["view"] for array in arrays if "view" in array.plan["encoding"]]
+    if views:
+        assert len(views) == 12
+        assert {view.get("transposed", False) for view in views} == {turned}
+        assert {tuple(view["order"]) for view in views if "order" in view} == ({(96, 2)} if interleaved else set())
+    if names[0] == "each":
+        assert {array.plan["encoding"]["to"]["variant"] for array in arrays} == {"fused"}
+        assert bool(views) or any("part:" in key for key in store.layer("fused").arrays)
+
+
 def test_restores_codes_that_a_sample_misses(binary: Path, tmp_path: Path) -> None:
     """Tables of a large tensor come from some of its rows; a rare code elsewhere has no symbol."""
     rng = np.random.default_rng(21)
@@ -549,31 +620,26 @@ def test_restores_codes_that_a_sample_misses(binary: Path, tmp_path: Path) -> No
     assert_restores(store, {"int8": tmp_path / "int8"}, tmp_path / "restored")
 
 
-def test_layer_files_are_safetensors(binary: Path, bf16_pair: dict[str, Path], tmp_path: Path) -> None:
+def test_shards_are_safetensors(binary: Path, bf16_pair: dict[str, Path], tmp_path: Path) -> None:
     store = pack(binary, bf16_pair, tmp_path / "store")
     for name, variant in store.variants.items():
-        for entry in variant["layer"]:
+        for entry in variant["shards"]:
             path = store.folder / entry["name"]
-            with path.open("rb") as file:
-                header = file.read(int.from_bytes(file.read(8), "little"))
-            assert entry["id"] == xxhash.xxh3_128_hexdigest(header)
+            tail = path.read_bytes()[-sum(entry["tail"].values()) :]
+            assert entry["id"] == xxhash.xxh3_128_hexdigest(tail)
             assert entry["name"] == f"{name}-{entry['id'][:12]}.safetensors"
-            with safe_open(path, framework="np") as layer:
-                streams = {key: layer.get_tensor(key) for key in layer.keys()}  # noqa: SIM118
-                metadata = layer.metadata()
-            assert all(stream.dtype == np.uint8 and stream.ndim == 1 for stream in streams.values())
-            assert metadata == {
-                "format": "qstore",
-                "format_version": "1",
-                "plan_xxh3": xxhash.xxh3_128_hexdigest(streams.pop("qstore.plan").tobytes()),
-                "chunks_xxh3": xxhash.xxh3_128_hexdigest(streams.pop("qstore.chunks").tobytes()),
-            }
+            with safe_open(path, framework="np") as shard:
+                sections = {key: shard.get_tensor(key) for key in shard.keys()}  # noqa: SIM118
+                metadata = shard.metadata()
+            assert all(section.dtype == np.uint8 and section.ndim == 1 for section in sections.values())
+            assert metadata == {"format": "qstore", "format_version": "1"}
+            assert tail == b"".join(sections.pop(f"qstore.{part}").tobytes() for part in entry["tail"])
             stored = {
                 key
                 for key, array in store.layer(name).arrays.items()
-                if array.plan["encoding"]["kind"] not in ("reference", "verbatim", "slice")
+                if array.plan["encoding"]["kind"] not in ("reference", "verbatim", "slice", "parts")
             }
-            assert set(streams) == stored
+            assert set(sections) == stored
 
 
 def flip(path: Path, at: int) -> None:
@@ -582,10 +648,10 @@ def flip(path: Path, at: int) -> None:
     path.write_bytes(data)
 
 
-@pytest.mark.parametrize("part", ["header", "first stream", "qstore.chunks", "qstore.plan"])
+@pytest.mark.parametrize("part", ["header", "first stream", "qstore.tables", "qstore.chunks", "qstore.plan"])
 def test_notices_a_flipped_bit(binary: Path, bf16_pair: dict[str, Path], tmp_path: Path, part: str) -> None:
     store = pack(binary, {"int8": bf16_pair["int8"]}, tmp_path / "store")
-    path = store.folder / store.variants["int8"]["layer"][0]["name"]
+    path = store.folder / store.variants["int8"]["shards"][0]["name"]
     data = path.read_bytes()
     start = 8 + int.from_bytes(data[:8], "little")
     header = json.loads(data[8:start])
@@ -593,6 +659,23 @@ def test_notices_a_flipped_bit(binary: Path, bf16_pair: dict[str, Path], tmp_pat
     ends |= {"header": start, "first stream": start + 1}
     flip(path, ends[part] - 1)
     with pytest.raises(DamageError):
+        Store(store.folder).restore("int8", tmp_path / "restored")
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [('"format_version":"1"', '"format_version":"2"'), ('"dtype":"U8"', '"dtype":"I8"'), ("tensor:", "file:  ")],
+)
+def test_notices_another_header(binary: Path, bf16_pair: dict[str, Path], tmp_path: Path, old: str, new: str) -> None:
+    """Other tools read it, so it has to be what follows from the rest, though nothing pins it."""
+    store = pack(binary, {"int8": bf16_pair["int8"]}, tmp_path / "store")
+    path = store.folder / store.variants["int8"]["shards"][0]["name"]
+    data = path.read_bytes()
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = data[:end].replace(old.encode(), new.encode(), 1)
+    assert header != data[:end]
+    path.write_bytes(header + data[end:])
+    with pytest.raises(DamageError, match="header"):
         Store(store.folder).restore("int8", tmp_path / "restored")
 
 
@@ -725,9 +808,9 @@ def test_views() -> None:
     array = np.arange(6 * 24, dtype=np.uint16).reshape(6, 4, 6)
     whole = part(array, "U16")
     np.testing.assert_array_equal(whole.viewed({}), array.reshape(24, 6))
-    view: Json = {"pitch": 12, "slab": [2, 8], "transposed": True, "rows": [3, 9], "order": [3, 2]}
-    old = array.reshape(12, 12)[2:8].T[3:9]
-    np.testing.assert_array_equal(whole.viewed(view), old[[0, 2, 4, 1, 3, 5]])
+    view: Json = {"pitch": 12, "slab": [2, 8], "transposed": True, "order": [3, 2], "rows": [3, 9]}
+    old = array.reshape(12, 12)[2:8].T
+    np.testing.assert_array_equal(whole.viewed(view), old[[1, 3, 5, 6, 8, 10]])
     old = array.reshape(24, 6)
     new = np.empty_like(old)
     for block in range(2):
@@ -739,6 +822,74 @@ def test_views() -> None:
     for bad in {"pitch": 7}, {"slab": [3, 25]}, {"rows": [3, 2]}, {"order": [5, 5]}, {"turned": True}, {"pitch": 0}:
         with pytest.raises(DamageError):
             whole.viewed(bad)
+
+
+def test_views_put_back_what_they_take() -> None:
+    rng = np.random.default_rng(42)
+    array = rng.integers(0, 1 << 16, (2, 12, 10), np.uint16)
+    for view in {}, {"transposed": True}, {"order": [2, 6]}, {"transposed": True, "order": [5, 2]}:
+        filled = np.zeros(array.size, np.uint16)
+        lines = 10 if "transposed" in view else 12
+        for begin in 0, 12:
+            for rows in [0, 4], [4, lines]:
+                found = View.of(view | {"slab": [begin, begin + 12], "rows": rows}, "U16", [2, 12, 10])
+                taken = found.of_bytes(array.tobytes())
+                assert list(taken.shape) == found.shape and not found.is_all
+                found.put(filled, taken.tobytes())
+        np.testing.assert_array_equal(filled, array.reshape(-1))
+    assert View.of({"pitch": 5, "slab": [0, 48]}, "U16", [2, 12, 10]).is_all
+
+
+def made_up(key: str, shape: list[int], encoding: Json, dtype: str = "BF16") -> Array:
+    plan = {"key": key, "dtype": dtype, "shape": shape, "encoding": encoding}
+    return Array(plan, b"", np.zeros(0), Path(), 0, frozenset())
+
+
+def with_parts(views: list[Json], shapes: list[list[int]], key: str = "tensor:t") -> list[Array]:
+    parts = [made_up(f"part:{number}", shape, {"kind": "raw"}) for number, shape in enumerate(shapes)]
+    entries = [{"array": f"part:{number}", "view": view} for number, view in enumerate(views)]
+    return [*parts, made_up(key, [3, 4, 6], {"kind": "parts", "parts": entries})]
+
+
+def test_parts() -> None:
+    """Each element of a tensor is in one part, and parts come in order (4.2)."""
+    turned: Json = {"slab": [4, 12], "transposed": True, "order": [3, 2]}
+    views: list[Json] = [{"slab": [0, 4]}, turned | {"rows": [0, 2]}, turned | {"rows": [2, 6]}]
+    shapes = [[4, 6], [2, 8], [4, 8]]
+    check_parts(with_parts(views, shapes))
+    check_parts(with_parts([{}], [[12, 6]]))
+    check_parts(with_parts([{"pitch": 8}], [[9, 8]]))
+    bad_lists: list[tuple[list[Json], list[list[int]]]] = [
+        ([], []),
+        (views[:2], shapes[:2]),
+        (views[::2], shapes[::2]),
+        ([views[1], views[2]], shapes[1:]),
+        ([views[0], views[2], views[1]], [shapes[0], shapes[2], shapes[1]]),
+        ([*views[:2], {"slab": [4, 12], "rows": [2, 8]}], [*shapes[:2], [6, 6]]),
+        ([*views[:2], turned | {"rows": [3, 6]}], [*shapes[:2], [3, 8]]),
+        ([*views[:2], turned | {"rows": [1, 6]}], [*shapes[:2], [5, 8]]),
+        ([{"slab": [0, 4]}, {"slab": [3, 12]}], [[4, 6], [9, 6]]),
+        ([{"slab": [0, 4]}, {"slab": [5, 12]}], [[4, 6], [7, 6]]),
+        ([{"slab": [0, 6]}, {"pitch": 12, "slab": [3, 6]}], [[6, 6], [3, 12]]),
+        ([{"slab": [0, 6]}, {"slab": [0, 12], "rows": [6, 12]}], [[6, 6], [6, 6]]),
+        (views, [[4, 6], [2, 8], [8, 4]]),
+    ]
+    for bad_views, bad_shapes in bad_lists:
+        with pytest.raises(DamageError):
+            check_parts(with_parts(bad_views, bad_shapes))
+    whole = with_parts(views, shapes)
+    another = made_up("tensor:u", [1], {"kind": "raw"})
+    for bad in (
+        whole[:-1],
+        [whole[-1]],
+        [*whole[:3], another, whole[3]],
+        [whole[1], whole[0], *whole[2:]],
+        [*whole[:2], made_up("part:2", [4, 8], {"kind": "raw"}, "F16"), whole[3]],
+        [*whole[:2], made_up("part:2", [4, 8], {"kind": "slice"}), whole[3]],
+        with_parts(views, shapes, "file:f"),
+    ):
+        with pytest.raises(DamageError):
+            check_parts(bad)
 
 
 @pytest.mark.parametrize("word", [8, 16, 32, 64])

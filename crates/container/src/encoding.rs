@@ -1,9 +1,13 @@
 //! How the bytes of an array are stored, as plans say it.
 
+use std::ops::Range;
+
 use serde::{Deserialize, Serialize};
 
 use crate::fields::EncodingFields;
-use crate::{ArrayKey, Dequantization, Field, Packing, Part, QuantMatrix, RelativePath, VariantName, View};
+use crate::{
+    ArrayKey, Axis, Dequantization, Field, Packing, Part, QuantMatrix, RelativePath, VariantName, View,
+};
 
 /// An array of a variant, seen from another array.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -28,6 +32,18 @@ pub struct CodeLayout {
 }
 
 impl CodeLayout {
+    /// The rows and columns of codes that lie in rows and columns of words, as they are coded.
+    #[must_use]
+    pub fn codes_in(&self, [rows, columns]: [Range<usize>; 2]) -> [Range<usize>; 2] {
+        let Some(packing) = &self.packing else { return [rows, columns] };
+        let codes =
+            |words: usize| words.saturating_mul(packing.word.into()) / usize::from(packing.bits.max(1));
+        match packing.along {
+            Axis::Rows => [codes(rows.start)..codes(rows.end), columns],
+            Axis::Columns => [rows, codes(columns.start)..codes(columns.end)],
+        }
+    }
+
     /// Whether each element is a code, in the order of the array.
     #[must_use]
     pub fn is_plain(&self) -> bool {
@@ -200,6 +216,15 @@ impl Encoding {
         match self {
             Self::Residual { transposed, .. } | Self::StepResidual { transposed, .. } => *transposed,
             _ => self.layout().is_some_and(|layout| layout.transposed),
+        }
+    }
+
+    /// The rows and columns of what it is given that belong to rows and columns of what is coded.
+    #[must_use]
+    pub fn given_block(&self, block: [Range<usize>; 2]) -> [Range<usize>; 2] {
+        match self {
+            Self::CodeResidual { layout, .. } => layout.codes_in(block),
+            _ => block,
         }
     }
 

@@ -1,7 +1,7 @@
 //! The typed headers of a QStore store: bytes in, checked values out, and back. No file is opened here.
 //!
-//! A store is a folder with a [`Manifest`] (`qstore.json`) and layer shards, each a safetensors file ([`ShardHeader`]) whose streams are
-//! described by a [`ShardPlan`] and located by [`ChunkRecord`]s. `docs/format.md` is the normative text.
+//! A store is a folder with a [`Manifest`] (`qstore.json`) and shards, each a safetensors file whose streams are described by a [`ShardPlan`]
+//! and located by [`ChunkRecord`]s, both at its end ([`ShardContents`]). `docs/format.md` is the normative text.
 //!
 //! Everything read here may be hostile: each parser checks lengths against [`limits`] and the real size of the file before it allocates,
 //! and what it returns is consistent in itself.
@@ -31,7 +31,7 @@ pub use encoding::{ArrayRef, CodeLayout, Encoding};
 pub use error::FormatError;
 pub use hash::{Hash128, Sha256Hex};
 pub use header::{SafetensorsHeader, TensorSpan, header_length};
-pub use manifest::{FORMAT_VERSION, LayerFile, Manifest, VariantEntry};
+pub use manifest::{FORMAT_VERSION, Manifest, ShardFile, VariantEntry};
 pub use names::{ArrayKey, RelativePath, VariantName};
 pub use parts::Part;
 pub use plan::{FileContent, Given, OriginalFile, ShardPlan};
@@ -40,7 +40,7 @@ pub use quant::{
     Packing, QuantMatrix, Rounded, Rule, Scale, Zero, ZeroCodes,
 };
 pub use safetensors::Dtype;
-pub use shard::{ShardContents, ShardHeader, ShardLayout};
+pub use shard::{ShardContents, ShardLayout, Tail};
 pub use stored_array::{ChunkPlace, ChunkShape, Lanes, StoredArray};
 pub use unshared::{Unshared, Why};
 pub use view::{Placed, RowOrder, RowRange, View};

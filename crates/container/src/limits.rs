@@ -6,6 +6,8 @@ pub const MAX_HEADER_BYTES: u64 = 100_000_000;
 pub const MAX_DIMENSIONS: usize = 1024;
 /// Bytes of `qstore.json`.
 pub const MAX_MANIFEST_BYTES: u64 = 16 << 20;
+/// Bytes of a shard's tail: its tables, list of chunks and plan. A reader holds all of it.
+pub const MAX_TAIL_BYTES: u64 = 1 << 30;
 /// Bytes of a shard's plan, decompressed.
 pub const MAX_PLAN_BYTES: u64 = 512 << 20;
 /// A plan may expand by at most this factor, beside [`PLAN_SLACK_BYTES`]. Those of large models expand by 15.

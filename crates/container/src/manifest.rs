@@ -4,29 +4,37 @@ use std::collections::HashSet;
 
 use serde::{Deserialize, Serialize};
 
-use crate::limits::{MAX_FILES, MAX_MANIFEST_BYTES, MAX_NOTE_TEXT, MAX_NOTES, MAX_VARIANTS};
+use crate::limits::{MAX_FILES, MAX_MANIFEST_BYTES, MAX_NOTE_TEXT, MAX_NOTES, MAX_TAIL_BYTES, MAX_VARIANTS};
 use crate::plan::all_distinct;
-use crate::{FormatError, Given, Hash128, RelativePath, Unshared, VariantName};
+use crate::{FormatError, Given, Hash128, RelativePath, Tail, Unshared, VariantName};
 
 /// The version of the format that this crate reads and writes.
 pub const FORMAT_VERSION: u32 = 1;
 
-/// One shard of a layer.
+/// One shard of a variant.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct LayerFile {
+pub struct ShardFile {
     /// Name in the store's folder.
     pub name: RelativePath,
     /// Size.
     pub bytes: u64,
-    /// XXH3-128 of its header.
+    /// How much of it is the tail, which says where everything lies.
+    pub tail: Tail,
+    /// XXH3-128 of the tail.
     pub id: Hash128,
 }
 
-impl LayerFile {
+impl ShardFile {
     /// `VARIANT-ID.safetensors`, ID being the first 12 digits of its id.
     fn proper_name(&self, variant: &VariantEntry) -> String {
         format!("{}-{:.12}.safetensors", variant.name, self.id.to_string())
+    }
+
+    /// Where its tail lies.
+    #[must_use]
+    pub fn tail_range(&self) -> std::ops::Range<u64> {
+        self.bytes.saturating_sub(self.tail.bytes())..self.bytes
     }
 }
 
@@ -40,7 +48,7 @@ pub struct VariantEntry {
     pub scheme: String,
     /// The element type that most of its weights have.
     pub dtype: String,
-    /// The variants that its layer needs, with what they held.
+    /// The variants that its shards need, with what they held.
     pub given: Vec<Given>,
     /// XXH3-128 over its original files' paths, sizes and SHA-256: what the variant is, however it is stored.
     pub content: Hash128,
@@ -52,8 +60,8 @@ pub struct VariantEntry {
     pub files: u64,
     /// Bytes of all original files.
     pub raw_bytes: u64,
-    /// Its layer.
-    pub layer: Vec<LayerFile>,
+    /// Its shards.
+    pub shards: Vec<ShardFile>,
     /// Whether the original files are kept as they are in a folder of the variant's name.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub verbatim: bool,
@@ -179,14 +187,21 @@ impl Manifest {
         }
         for (index, variant) in self.variants.iter().enumerate() {
             let bad = |what: &str| Err(FormatError::new(format!("variant {}: {what}", variant.name)));
-            if variant.layer.is_empty() || variant.layer.len() > MAX_FILES {
-                return bad("it has no layer file");
+            if variant.shards.is_empty() || variant.shards.len() > MAX_FILES {
+                return bad("it has no shard");
             }
-            // No other file of the store, nor one outside, can be taken for a layer file.
+            // No other file of the store, nor one outside, can be taken for a shard.
             if let Some(file) =
-                variant.layer.iter().find(|file| file.name.as_str() != file.proper_name(variant))
+                variant.shards.iter().find(|file| file.name.as_str() != file.proper_name(variant))
             {
-                return bad(&format!("{} is no name for a layer file of it", file.name));
+                return bad(&format!("{} is no name for a shard of it", file.name));
+            }
+            if let Some(file) = variant
+                .shards
+                .iter()
+                .find(|file| file.tail.bytes() > MAX_TAIL_BYTES || file.tail.bytes() > file.bytes)
+            {
+                return bad(&format!("{}: its tail is longer than it, or than a reader accepts", file.name));
             }
             let described = variant.excluded.iter().all(|pattern| pattern.len() <= MAX_NOTE_TEXT)
                 && variant.unshared.iter().all(Unshared::is_within_limits)
@@ -214,7 +229,7 @@ impl Manifest {
             }
         }
         all_distinct(self.variants.iter().map(|v| &v.name), "variant")?;
-        all_distinct(self.variants.iter().flat_map(|v| &v.layer).map(|f| &f.name), "file")
+        all_distinct(self.variants.iter().flat_map(|v| &v.shards).map(|f| &f.name), "file")
     }
 }
 
@@ -234,9 +249,10 @@ mod tests {
             tensor_bytes: 100,
             files: 1,
             raw_bytes: 120,
-            layer: vec![LayerFile {
+            shards: vec![ShardFile {
                 name: format!("{name}-000000000000.safetensors").parse().unwrap(),
                 bytes: 9,
+                tail: Tail { tables: 1, chunks: 2, plan: 3 },
                 id: Hash128(7),
             }],
             verbatim: false,
@@ -265,7 +281,12 @@ mod tests {
 
     #[test]
     fn refuses_contradictions() {
-        let outside = |name: &str| format!(r#"{{"name":"{name}","bytes":1,"id":"{}"}}"#, Hash128(0));
+        let outside = |name: &str| {
+            format!(
+                r#"{{"name":"{name}","bytes":1,"tail":{{"tables":0,"chunks":0,"plan":1}},"id":"{}"}}"#,
+                Hash128(0)
+            )
+        };
         for name in [
             "../x",
             "/x",
@@ -276,10 +297,10 @@ mod tests {
             "a-000000000001.safetensors",
             "b-000000000000.safetensors",
         ] {
-            let file: Result<LayerFile, _> = serde_json::from_str(&outside(name));
+            let file: Result<ShardFile, _> = serde_json::from_str(&outside(name));
             let refused = file.map_or(true, |file| {
                 let mut entry = entry("a", &[]);
-                entry.layer = vec![file];
+                entry.shards = vec![file];
                 Manifest::new(vec![entry]).write().is_err()
             });
             assert!(refused, "{name}");

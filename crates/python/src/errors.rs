@@ -21,13 +21,14 @@ fn make(py: Python<'_>, error: &Error) -> PyResult<PyErr> {
         Error::Damaged { path, .. } => ("DamagedError", Some(path)),
         Error::Busy(path) => ("BusyError", Some(path)),
         Error::Changed(path) => ("ChangedError", Some(path)),
-        Error::Stopped => ("QStoreError", None),
         Error::Io { path, source, .. } => match source.kind() {
             ErrorKind::NotFound => ("NotFoundError", Some(path)),
             ErrorKind::PermissionDenied => ("ForbiddenError", Some(path)),
             ErrorKind::OutOfMemory => ("OutOfMemoryError", Some(path)),
             _ => ("FileError", Some(path)),
         },
+        // Faults of the library itself, and kinds that are yet to come.
+        _ => ("QStoreError", None),
     };
     let class = py.import("qstore.errors")?.getattr(class)?;
     let text = error.to_string();

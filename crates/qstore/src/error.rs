@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 /// What went wrong.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum Error {
     /// The request makes no sense here: a target that exists, options that contradict each other. Nothing was changed.
     #[error("{0}")]
@@ -45,6 +46,9 @@ pub enum Error {
     /// [`Progress`](crate::Progress) said to stop. Nothing was changed.
     #[error("interrupted; everything is as it was before")]
     Stopped,
+    /// The library has a bug: what it has made itself does not fit. Nothing was changed.
+    #[error("{0}; this is a bug of qstore, please report it")]
+    Internal(String),
     /// The operating system refused something.
     #[error("{}: {what}: {source}", path.display())]
     Io {
@@ -69,6 +73,10 @@ impl Error {
 
     pub(crate) fn usage(text: impl Into<String>) -> Self {
         Self::Usage(text.into())
+    }
+
+    pub(crate) fn internal(text: impl Into<String>) -> Self {
+        Self::Internal(text.into())
     }
 
     pub(crate) fn missing(path: impl Into<PathBuf>, what: impl Into<String>) -> Self {

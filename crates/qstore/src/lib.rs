@@ -25,6 +25,7 @@ mod decode;
 mod disk;
 mod encode;
 mod error;
+mod fetch;
 mod file;
 mod formats;
 mod ingest;
@@ -37,24 +38,25 @@ mod quant;
 mod quantize;
 mod save;
 mod shard_name;
+mod storage;
 mod store;
 mod synthetic;
-mod throttle;
+mod variant;
 
 pub use analyze::{
     Analysis, Bits, MatrixAnalysis, MatrixMeasure, MatrixVariant, Measured, PerWeight, VariantAnalysis,
     VariantMeasure, analyze,
 };
-pub use decode::{TensorInfo, Variant};
 pub use error::{Error, Result};
 pub use memory::TensorBytes;
 pub use progress::{Progress, Silent, Stop};
 pub use qstore_container::{Dtype, FileContent, Manifest, VariantEntry, VariantName};
 pub use quantize::{Gptq, GptqBits, GroupSize, Precision, Quantized, ZeroPoint, quantize};
+pub use storage::{Folder, Hints, Storage, Throttle, Throttled};
 pub use store::{
     FileInspection, GivenRule, Inspection, LoadedTensor, Options, Store, Tensor, TensorInspection,
     UnsharedInspection, VariantInspection, VariantSpec, VariantVerification, Verification, add, inspect,
     load, pack, read_file, remove, unpack, verify,
 };
 pub use synthetic::{ModelSpec, synthesise};
-pub use throttle::Throttle;
+pub use variant::{TensorInfo, Variant};

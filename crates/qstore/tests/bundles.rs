@@ -216,7 +216,7 @@ fn damage_in_a_bundle_is_noticed_by_each_of_its_tensors() {
     write(&dir.path().join("bf16/model.safetensors"), &tensors);
     pack(&[spec(dir.path(), "bf16")], &dir.path().join("store"), &options(), &Silent).unwrap();
     let store = Store::open(&dir.path().join("store")).unwrap();
-    let path = dir.path().join("store").join(store.manifest().variants[0].layer[0].name.as_str());
+    let path = dir.path().join("store").join(store.manifest().variants[0].shards[0].name.as_str());
     let mut bytes = fs::read(&path).unwrap();
     let data = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
     bytes[data + 1000] ^= 1;

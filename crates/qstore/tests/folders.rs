@@ -661,11 +661,15 @@ fn a_store_that_changed_under_its_reader_says_so() {
     let path = room.path("store");
     let store = Store::open(&path).unwrap();
     let open = store.variant(&"int8".parse().unwrap()).unwrap();
+    let tensor = qstore::Tensor::open(&open, "model.embed_tokens.weight").unwrap();
     qstore::remove(&path, &"int8".parse().unwrap(), &options(), &Silent).unwrap();
     for error in [
         store.variant(&"int8".parse().unwrap()).unwrap_err(),
         store.variant(&"bf16".parse().unwrap()).unwrap_err(),
-        qstore::Tensor::open(&open, "model.embed_tokens.weight").unwrap_err(),
+        qstore::load(&open, &options(), &Silent).unwrap_err(),
+        tensor.read(&options()).unwrap_err(),
+        tensor.read_block(0..3, 0..2, &options()).unwrap_err(),
+        qstore::read_file(&open, "model.safetensors", &options()).unwrap_err(),
     ] {
         assert!(matches!(error, Error::Changed(_)), "{error}");
         assert!(error.to_string().contains("open it again"), "{error}");

@@ -87,7 +87,7 @@ fn small_shards_hold_the_same() {
     let dir = tempfile::tempdir().unwrap();
     write_pair(dir.path(), &model(2, Dtype::BF16, &[(256, 256); 6]));
     let store = check(dir.path(), &["int8", "bf16"], &Options { shard_size: 100_000, ..options() });
-    assert!(store.manifest().variants.iter().all(|v| v.layer.len() > 3));
+    assert!(store.manifest().variants.iter().all(|v| v.shards.len() > 3));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use qstore::{Options, Silent, Store, Throttle, VariantName, VariantSpec};
+use qstore::{Folder, Options, Silent, Storage, Store, Throttle, Throttled, VariantName, VariantSpec};
 
 use super::{Peer, Runs, Work};
 use crate::checkpoint::Checkpoint;
@@ -39,18 +39,14 @@ impl Work for Ours {
     }
 
     fn load(&self, job: &Job) -> Result<Loaded> {
-        let limit = job.bytes_per_second.map(|rate| Arc::new(Throttle::new(rate)));
-        let mut store = Store::open(&job.stored)?;
-        if let Some(limit) = &limit {
-            store = store.with_read_limit(limit.clone());
+        let mut storage: Arc<dyn Storage> = Arc::new(Folder::new(&job.stored));
+        if let Some(rate) = job.bytes_per_second {
+            storage = Arc::new(Throttled::new(storage, Arc::new(Throttle::new(rate))));
         }
+        let store = Store::open_in(storage)?;
         let mut loaded = Loaded::default();
         for variant in &job.variants {
             let open = store.variant(&name_of(variant)?)?;
-            if let Some(limit) = &limit {
-                // Headers and plans have been read without the limit.
-                limit.take(open.bytes_read());
-            }
             let tensors = qstore::load(&open, &options(job), &Silent)?;
             loaded.bytes_read += open.bytes_read();
             loaded.parts.extend(tensors.into_iter().map(|tensor| Part {

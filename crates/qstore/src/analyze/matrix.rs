@@ -78,10 +78,9 @@ fn symbols(chain: &Chain, row: &Row, cell: &Cell) -> Result<Symbols> {
     let mut bytes = zeroed(row.weights()).at(source.path(), hold)?;
     let codes = (array.dtype, &array.shape[..]);
     let field = &own.matrix().codes;
-    let reader =
-        CodeReader::new(SharedArray::find(source, &array.key)?, field, codes, own.shape(), (row.shape[1], 0));
+    let reader = CodeReader::new(SharedArray::find(source, &array.key)?, field, codes, own.shape());
     let reader = reader.map_err(|e| Error::input(source.path_of(array), format!("{}: {e}", array.key)))?;
-    reader.read_rows(0, &mut bytes)?;
+    reader.read(0, 0..row.shape[1], 0, &mut bytes)?;
     Ok(Symbols { bytes, width: 1 })
 }
 

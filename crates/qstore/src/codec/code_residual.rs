@@ -3,9 +3,7 @@
 //! A code of the lower variant stands for a value, and that value for a code of this one, if it were rounded: what is coded is by how many levels the code lies off
 //! that, modulo 256. Error feedback and calibration move codes by a few; the rest is what the finer quantiser adds.
 
-use std::ops::Range;
-
-use qstore_container::{Axis, CodeLayout, Packing};
+use qstore_container::{CodeLayout, Packing};
 use qstore_kernels::{
     Backend, Classifier, CodesCoder, DecodeError, ExpectRun, Layout, SymbolTable, add_expected,
 };
@@ -127,27 +125,6 @@ impl CodeResidual {
 
     pub(crate) fn open(layout: &CodeLayout, lanes: Layout, head: &mut &[u8]) -> Result<Self, DecodeError> {
         Self::new(layout, read_tables(head)?, lanes)
-    }
-
-    /// Rows of codes in each row of elements.
-    pub(crate) fn rows_per_row(&self) -> usize {
-        match &self.packing {
-            Some(packing) if packing.along == Axis::Rows => usize::from(packing.word / packing.bits),
-            _ => 1,
-        }
-    }
-
-    /// The columns of codes that lie in columns of elements.
-    pub(crate) fn code_columns(&self, columns: Range<usize>) -> Range<usize> {
-        match &self.packing {
-            Some(packing) if packing.along == Axis::Columns => {
-                let codes = |words: usize| {
-                    words.saturating_mul(usize::from(packing.word)) / usize::from(packing.bits)
-                };
-                codes(columns.start)..codes(columns.end)
-            }
-            _ => columns,
-        }
     }
 
     pub(crate) fn head(&self) -> Vec<u8> {

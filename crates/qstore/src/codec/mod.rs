@@ -12,8 +12,6 @@ mod residual;
 mod step_residual;
 mod workspace;
 
-use std::ops::Range;
-
 use qstore_container::{ChunkShape, Encoding, Lanes, StoredArray};
 use qstore_kernels::{Classifier, DecodeError, Layout};
 
@@ -110,23 +108,6 @@ impl Codec {
             (Self::Residual(_) | Self::StepResidual(_) | Self::CodeResidual(_), _) => {
                 Err(DecodeError::Corrupt("a residual without what it is given"))
             }
-        }
-    }
-
-    /// The rows of codes that lie in rows of elements.
-    pub(crate) fn code_rows(&self, rows: Range<usize>) -> Range<usize> {
-        let per_row = match self {
-            Self::CodeResidual(residual) => residual.rows_per_row(),
-            _ => 1,
-        };
-        rows.start.saturating_mul(per_row)..rows.end.saturating_mul(per_row)
-    }
-
-    /// The columns of codes that lie in columns of elements.
-    pub(crate) fn code_columns(&self, columns: Range<usize>) -> Range<usize> {
-        match self {
-            Self::CodeResidual(residual) => residual.code_columns(columns),
-            _ => columns,
         }
     }
 

@@ -1,125 +1,68 @@
-//! Reading one array, chunk by chunk or by a range of bytes.
+//! One array of a variant: which chunks hold a part of it, and that part from what was fetched of them.
 
-use std::fs::File;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
 
-use qstore_container::limits::MAX_HEAD_BYTES;
-use qstore_container::{ChunkForm, ChunkRecord, Encoding, StoredArray};
-
+use qstore_container::{ChunkForm, CodeLayout, StoredArray};
 use qstore_kernels::DecodeError;
 
-use super::changed::or_changed;
+use super::bytes::{ArrayBytes, fetch_for};
 use super::given::GivenReader;
-use super::parts::{Part, Rows};
-use super::variant::{Variant, is_within};
-use crate::codec::{Codec, Given, Workspace, at_least, with_workspace};
+use super::parts::{Parts, Rows};
+use crate::codec::{Codec, Given, Workspace, with_workspace};
 use crate::error::{Error, IoContext as _, Result};
-use crate::file::{read_exact_at, read_range, zeroed};
+use crate::fetch::{Fetched, Needs, Place};
+use crate::file::zeroed;
 use crate::memory::size;
+use crate::storage::Storage;
+use crate::variant::{Shard, Variant};
 
-/// A reader of one array: its tables are decoded, its chunks are not.
+/// Stored bytes of a stretch of chunks that are checked at a time.
+const STRETCH_BYTES: u64 = 4 << 20;
+
+/// An array, and how its bytes are had.
 #[derive(Debug)]
 pub(crate) struct ArrayReader {
     variant: Arc<Variant>,
     shard: usize,
     index: usize,
-    codec: Codec,
-    /// For each data chunk its first byte in the file.
-    offsets: Vec<u64>,
-    /// The kept original file, for a verbatim array.
-    verbatim: Option<(PathBuf, File)>,
-    given: Option<GivenReader>,
-    /// For a slice the index of its bundle, and its first byte there.
-    slice: Option<(usize, u64)>,
-    /// The arrays that have its bytes, where it has none of its own.
-    elsewhere: Option<Elsewhere>,
+    held: Held,
 }
 
-/// Arrays that hold the bytes of another one.
+/// Where the bytes of an array are.
 #[derive(Debug)]
-pub(super) enum Elsewhere {
-    /// The matrices that it consists of.
-    Parts(Vec<Part>),
-    /// One of which it is a matrix.
+pub(super) enum Held {
+    /// In chunks of its own.
+    Chunks(Box<Chunks>),
+    /// In a bundle, from a byte on.
+    Slice { bundle: Box<ArrayReader>, start: u64 },
+    /// In matrices of which it consists.
+    Parts(Parts),
+    /// In another array, of which it is a matrix.
     Rows(Rows),
 }
 
+/// The chunks of an array.
+#[derive(Debug)]
+pub(super) struct Chunks {
+    pub(super) places: Vec<Place>,
+    /// Opened when a chunk is first decoded: its tables take a while, and memory.
+    pub(super) codec: OnceLock<Codec>,
+    pub(super) given: Option<GivenReader>,
+    /// Whether they lie in a kept file.
+    pub(super) verbatim: bool,
+}
+
 impl ArrayReader {
-    /// A reader of array `index` of the variant's shard `shard`, which is no reference to all of another.
-    pub(crate) fn open(variant: Arc<Variant>, shard: usize, index: usize) -> Result<Self> {
-        let file = variant.shard(shard);
-        let array = &file.plan.arrays[index];
-        let damaged =
-            |what: &dyn ToString| Error::damaged(&file.path, format!("{}: {}", array.key, what.to_string()));
-        let mut records = file.records(index);
-        let (mut next, verbatim) = match &array.encoding {
-            Encoding::Verbatim { file: kept, offset } => {
-                let path = variant.folder().join(variant.name().as_str()).join(kept.as_str());
-                if path.symlink_metadata().is_ok() && !is_within(variant.folder(), &path) {
-                    return Err(Error::damaged(&path, "it is no regular file inside the store"));
-                }
-                let handle = File::open(&path).at(&path, "cannot open");
-                let handle = handle.map_err(|e| or_changed(e, variant.folder(), variant.entry()))?;
-                (*offset, Some((path, handle)))
-            }
-            // What is read lies in its bundle, or in others.
-            Encoding::Slice { .. } | Encoding::Parts { .. } | Encoding::Reference { .. } => (0, None),
-            _ => (file.stream(index).ok_or_else(|| damaged(&"it has no stream"))?.start, None),
-        };
-        let mut head = Vec::new();
-        if array.has_head() {
-            let (record, rest) = records.split_first().ok_or_else(|| damaged(&"it has no head"))?;
-            records = rest;
-            if u64::from(record.length) > MAX_HEAD_BYTES {
-                return Err(damaged(&"its tables are longer than any"));
-            }
-            head = read_range(&file.file, &file.path, next, u64::from(record.length))?;
-            variant.count_read(u64::from(record.length));
-            if !record.matches(&head) {
-                return Err(damaged(&"its tables are damaged"));
-            }
-            next += u64::from(record.length);
-        }
-        let elsewhere = match &array.encoding {
-            Encoding::Parts { parts } => Some(Elsewhere::Parts(Part::open_all(&variant, array, parts)?)),
-            Encoding::Reference { to, view } => Some(Elsewhere::Rows(Rows::open(&variant, to, view)?)),
-            _ => None,
-        };
-        let codec = match elsewhere {
-            Some(_) => Codec::Raw,
-            None => Codec::open(array, &head).map_err(|e| damaged(&e))?,
-        };
-        for (index, record) in (0u64..).zip(records) {
-            let decoded = array.bytes_of_chunk(index).map_err(|e| damaged(&e))?;
-            let fits = match record.form {
-                ChunkForm::Raw => u64::from(record.length) == decoded,
-                ChunkForm::Coded => u64::from(record.length) < decoded,
-                ChunkForm::Head => false,
-            };
-            if !fits {
-                return Err(damaged(&"a chunk has a length that its rows cannot have"));
-            }
-        }
-        let offsets = records
-            .iter()
-            .scan(next, |next, record| {
-                let at = *next;
-                *next += u64::from(record.length);
-                Some(at)
-            })
-            .collect();
-        let given = GivenReader::of_array(&variant, shard, index)?;
-        let slice = file.slice(index);
-        if array.encoding.is_slice() && slice.is_none() {
-            return Err(damaged(&"it has no bundle"));
-        }
-        Ok(Self { variant: variant.clone(), shard, index, codec, offsets, verbatim, given, slice, elsewhere })
+    /// The array at `(shard, index)` of the variant.
+    pub(super) fn new(variant: Arc<Variant>, (shard, index): (usize, usize), held: Held) -> Self {
+        Self { variant, shard, index, held }
     }
 
     /// The plan's entry of the array whose bytes are read (for a reference the one referred to).
     pub(crate) fn stored(&self) -> &StoredArray {
-        &self.variant.shard(self.shard).plan.arrays[self.index]
+        self.variant.array_at((self.shard, self.index))
     }
 
     /// Bytes of the array decoded.
@@ -127,183 +70,312 @@ impl ArrayReader {
         self.stored().bytes().map_err(|e| self.damaged(&e))
     }
 
-    pub(super) fn elsewhere(&self) -> Option<&Elsewhere> {
-        self.elsewhere.as_ref()
-    }
-
-    fn records(&self) -> &[ChunkRecord] {
-        let records = self.variant.shard(self.shard).records(self.index);
-        &records[usize::from(self.stored().has_head())..]
+    fn of_shard(&self) -> &Shard {
+        self.variant.shard(self.shard)
     }
 
     /// The store's folder.
-    pub(super) fn folder(&self) -> &Path {
+    pub(crate) fn folder(&self) -> &Path {
         self.variant.folder()
     }
 
     pub(super) fn damaged(&self, what: &dyn ToString) -> Error {
-        let path = self.verbatim.as_ref().map_or(&self.variant.shard(self.shard).path, |(path, _)| path);
+        let shard = self.of_shard();
+        let kept = match &self.held {
+            Held::Chunks(chunks) if chunks.verbatim => chunks.places.first(),
+            _ => None,
+        };
+        let path = kept.map_or_else(|| shard.path.clone(), |place| self.folder().join(&*place.file));
         Error::damaged(path, format!("{}: {}", self.stored().key, what.to_string()))
     }
 
-    /// Decodes chunk `index` into `out`, which must have its length.
-    pub(super) fn read_chunk(&self, index: u64, out: &mut [u8]) -> Result<()> {
-        let at = usize::try_from(index).unwrap_or(usize::MAX);
-        let (Some(record), Some(&offset)) = (self.records().get(at), self.offsets.get(at)) else {
-            return Err(self.damaged(&"a chunk is missing"));
-        };
-        let check = |stored: &[u8]| {
-            if record.matches(stored) {
-                return Ok(());
-            }
-            Err(self.damaged(&format!("chunk {index} is damaged: its checksum does not fit")))
-        };
-        if record.form == ChunkForm::Raw {
-            if out.len() != record.length as usize {
-                return Err(self.damaged(&format!("chunk {index} has another length than its rows")));
-            }
-            self.read_stored(offset, out)?;
-            return check(out);
-        }
-        with_workspace(|workspace| {
-            let mut buffer = std::mem::take(&mut workspace.stored);
-            let stored = at_least(&mut buffer, record.length as usize);
-            let result = self
-                .read_stored(offset, stored)
-                .and_then(|()| check(stored))
-                .and_then(|()| self.decode_chunk(index, stored, workspace, out));
-            workspace.stored = buffer;
-            result
-        })
+    pub(super) fn held(&self) -> &Held {
+        &self.held
     }
 
-    fn decode_chunk(
+    fn chunks(&self) -> Result<&Chunks> {
+        match &self.held {
+            Held::Chunks(chunks) => Ok(chunks),
+            _ => Err(Error::internal(format!("{}: chunks of an array that has none", self.stored().key))),
+        }
+    }
+
+    fn codec<'c>(&self, chunks: &'c Chunks) -> Result<&'c Codec> {
+        if let Some(codec) = chunks.codec.get() {
+            return Ok(codec);
+        }
+        let tables = self.of_shard().tables(self.index);
+        let codec = Codec::open(self.stored(), tables).map_err(|e| self.damaged(&e))?;
+        Ok(chunks.codec.get_or_init(|| codec))
+    }
+
+    /// The rows and columns of what the array is given that chunk `index` needs.
+    fn given_block(&self, index: u64) -> Result<[Range<usize>; 2]> {
+        let array = self.stored();
+        let place = array.chunk_place(index).map_err(|e| self.damaged(&e))?;
+        Ok(array
+            .encoding
+            .given_block([place.rows, place.cols].map(|range| size(range.start)..size(range.end))))
+    }
+
+    /// Adds what decoding chunk `index` needs.
+    pub(super) fn needs_chunk(&self, index: u64, needs: &mut Needs) -> Result<()> {
+        let chunks = self.chunks()?;
+        let place = chunks.places.get(size(index)).ok_or_else(|| self.damaged(&"a chunk is missing"))?;
+        needs.add(place.clone());
+        let is_coded =
+            self.of_shard().records(self.index).get(size(index)).is_some_and(|r| r.form == ChunkForm::Coded);
+        match &chunks.given {
+            Some(given) if is_coded => given.needs(self.given_block(index)?, needs),
+            _ => Ok(()),
+        }
+    }
+
+    /// Decodes chunk `index` into `out`, which must have its length.
+    pub(super) fn decode_chunk(&self, from: &Fetched, index: u64, out: &mut [u8]) -> Result<()> {
+        let chunks = self.chunks()?;
+        let at = size(index);
+        let (Some(record), Some(place)) =
+            (self.of_shard().records(self.index).get(at), chunks.places.get(at))
+        else {
+            return Err(self.damaged(&"a chunk is missing"));
+        };
+        let stored = from.get(place)?;
+        if !record.matches(stored) {
+            return Err(self.damaged(&format!("chunk {index} is damaged: its checksum does not fit")));
+        }
+        if record.form == ChunkForm::Raw {
+            if out.len() != stored.len() {
+                return Err(self.damaged(&format!("chunk {index} has another length than its rows")));
+            }
+            out.copy_from_slice(stored);
+            return Ok(());
+        }
+        with_workspace(|workspace| self.decode_coded_chunk(from, index, stored, workspace, out))
+    }
+
+    fn decode_coded_chunk(
         &self,
+        from: &Fetched,
         index: u64,
         stored: &[u8],
         workspace: &mut Workspace,
         out: &mut [u8],
     ) -> Result<()> {
+        let chunks = self.chunks()?;
+        let codec = self.codec(chunks)?;
         let place = self.stored().chunk_place(index).map_err(|e| self.damaged(&e))?;
-        let [rows, columns] = [place.rows, place.cols].map(|range| size(range.start)..size(range.end));
-        let cols = columns.len();
+        let cols = size(place.cols.end - place.cols.start);
         let explain = |e: DecodeError| self.damaged(&format!("chunk {index}: {e}"));
-        let Some(given) = &self.given else {
-            return self.codec.decode(stored, cols, Given::Nothing, workspace, out).map_err(explain);
+        let Some(given) = &chunks.given else {
+            return codec.decode(stored, cols, Given::Nothing, workspace, out).map_err(explain);
         };
         let mut buffer = std::mem::take(&mut workspace.codes);
-        let block = (self.codec.code_rows(rows), self.codec.code_columns(columns));
-        let result = given.with_block(block, &mut buffer, |given| {
-            self.codec.decode(stored, cols, given, workspace, out).map_err(explain)
+        let result = given.with_block(from, self.given_block(index)?, &mut buffer, |given| {
+            codec.decode(stored, cols, given, workspace, out).map_err(explain)
         });
         workspace.codes = buffer;
         result?
     }
 
-    /// Fills `stored` with a chunk as it is stored.
-    fn read_stored(&self, offset: u64, stored: &mut [u8]) -> Result<()> {
-        self.variant.count_read(stored.len() as u64);
-        match &self.verbatim {
-            None => {
-                let shard = self.variant.shard(self.shard);
-                read_exact_at(&shard.file, stored, offset).at(&shard.path, "cannot read")
+    /// Its chunks in stretches of some megabytes.
+    pub(crate) fn stretches_of_chunks(&self) -> impl Iterator<Item = Range<usize>> + use<> {
+        let places = self.chunks().map_or(&[][..], |chunks| &chunks.places);
+        let (mut stretches, mut first, mut bytes) = (Vec::new(), 0, 0);
+        for (index, place) in places.iter().enumerate() {
+            bytes += place.length;
+            if bytes >= STRETCH_BYTES || index + 1 == places.len() {
+                stretches.push(first..index + 1);
+                (first, bytes) = (index + 1, 0);
             }
-            Some((path, file)) => match read_exact_at(file, stored, offset) {
-                Err(source) if source.kind() == std::io::ErrorKind::UnexpectedEof => {
-                    Err(self.damaged(&"the kept file is cut short"))
-                }
-                result => result.at(path, "cannot read"),
-            },
         }
+        stretches.into_iter()
     }
 
-    /// Checks the checksum of every stored chunk without decoding any.
-    pub(crate) fn check_stored(&self) -> Result<()> {
-        let mut buffer = Vec::new();
-        for (index, (record, &offset)) in self.records().iter().zip(&self.offsets).enumerate() {
-            let stored = at_least(&mut buffer, record.length as usize);
-            self.read_stored(offset, stored)?;
-            if !record.matches(stored) {
+    /// Bytes of some of its chunks as they are stored.
+    pub(crate) fn stored_bytes(&self, chunks: Range<usize>) -> u64 {
+        let places = self.chunks().map_or(&[][..], |own| &own.places[chunks]);
+        places.iter().map(|place| place.length).sum()
+    }
+
+    /// Adds some of its stored chunks, without what they are given.
+    pub(crate) fn needs_stored(&self, chunks: Range<usize>, needs: &mut Needs) -> Result<()> {
+        self.chunks()?.places[chunks].iter().cloned().for_each(|place| needs.add(place));
+        Ok(())
+    }
+
+    /// Checks the checksums of some stored chunks without decoding any.
+    pub(crate) fn check_stored(&self, from: &Fetched, chunks: Range<usize>) -> Result<()> {
+        let places = &self.chunks()?.places;
+        let records = self.of_shard().records(self.index).iter().zip(places);
+        for (index, (record, place)) in records.enumerate().skip(chunks.start).take(chunks.len()) {
+            if !record.matches(from.get(place)?) {
                 return Err(self.damaged(&format!("chunk {index} is damaged: its checksum does not fit")));
             }
         }
         Ok(())
     }
 
-    /// Fills `out` with the array's bytes from byte `offset` on, decoding only the chunks that hold them.
+    /// Reads what it takes, and fills `out` with the array's bytes from byte `offset` on.
     pub(crate) fn read(&self, offset: u64, out: &mut [u8]) -> Result<()> {
+        if out.is_empty() {
+            return Ok(());
+        }
+        let end = offset.saturating_add(out.len() as u64);
+        if let Held::Slice { bundle, start } = &self.held
+            && let Some(bytes) = self.variant.bundles().held((bundle.shard, bundle.index))
+        {
+            self.check_within(&(offset..end))?;
+            return self.copy_slice(&bytes, start.saturating_add(offset), out);
+        }
+        let from = fetch_for(self, |needs| self.needs(offset..end, needs))?;
+        self.decode(&from, offset, out)
+    }
+
+    /// The whole rows of the array's own that hold these bytes, and the bytes of a row, if it is read by rows of a matrix.
+    fn rows_of(&self, bytes: &Range<u64>) -> Option<(Range<u64>, u64)> {
         let array = self.stored();
-        let total = self.bytes()?;
-        let end = offset.checked_add(out.len() as u64).filter(|end| *end <= total);
-        let end = end.ok_or_else(|| self.damaged(&"more is asked of it than it has"))?;
-        if let Some((bundle, start)) = self.slice {
-            return self.read_slice(bundle, start.saturating_add(offset), out);
-        }
-        match &self.elsewhere {
-            None => {}
-            Some(Elsewhere::Rows(rows)) => return rows.read(offset, out),
-            Some(Elsewhere::Parts(parts)) => return Part::read_all(parts, array.width(), offset, out),
-        }
-        let Some([rows, cols]) = self.coded_matrix().filter(|_| !out.is_empty()) else {
-            return self.read_coded(offset, out);
-        };
+        let [rows, cols] = self.coded_matrix().filter(|_| !bytes.is_empty())?;
         if !array.encoding.is_transposed() && array.chunk.cols == cols {
-            return self.read_coded(offset, out);
+            return None;
         }
-        // Whole rows of the array, of which a part may be asked for.
         let cols = if array.encoding.is_transposed() { rows } else { cols };
         let row_bytes = cols.saturating_mul(array.width());
-        let rows = offset / row_bytes..end.div_ceil(row_bytes);
+        Some((bytes.start / row_bytes..bytes.end.div_ceil(row_bytes), row_bytes))
+    }
+
+    fn check_within(&self, bytes: &Range<u64>) -> Result<()> {
+        if bytes.start <= bytes.end && bytes.end <= self.bytes()? {
+            return Ok(());
+        }
+        Err(self.damaged(&"more is asked of it than it has"))
+    }
+
+    /// Fills `out` from byte `start` of its bundle on.
+    fn decode_slice(&self, from: &Fetched, bundle: &Self, start: u64, out: &mut [u8]) -> Result<()> {
+        let decode = || {
+            let mut bytes = zeroed(bundle.bytes()?).at(self.folder(), "cannot hold a bundle")?;
+            bundle.decode(from, 0, &mut bytes)?;
+            Ok(bytes)
+        };
+        let bytes = self.variant.bundles().get((bundle.shard, bundle.index), bundle.bytes()?, decode);
+        let bytes = bytes.map_err(|error| match error {
+            Error::Damaged { path, what } => Error::damaged(path, format!("{}: {what}", self.stored().key)),
+            other => other,
+        })?;
+        self.copy_slice(&bytes, start, out)
+    }
+
+    /// Fills `out` from byte `start` of its decoded bundle on.
+    fn copy_slice(&self, bundle: &[u8], start: u64, out: &mut [u8]) -> Result<()> {
+        let from = size(start);
+        let part = from.checked_add(out.len()).and_then(|end| bundle.get(from..end));
+        out.copy_from_slice(part.ok_or_else(|| self.damaged(&"it is not within its bundle"))?);
+        Ok(())
+    }
+}
+
+impl ArrayBytes for ArrayReader {
+    fn needs(&self, bytes: Range<u64>, needs: &mut Needs) -> Result<()> {
+        self.check_within(&bytes)?;
+        match &self.held {
+            Held::Slice { bundle, .. } => return bundle.needs(0..bundle.bytes()?, needs),
+            Held::Parts(parts) => return parts.needs(bytes, needs),
+            Held::Rows(rows) => return rows.needs(bytes, needs),
+            Held::Chunks(_) => {}
+        }
+        if let (true, Held::Chunks(chunks)) = (self.is_in_turn(), &self.held) {
+            chunks.places.iter().take(1).for_each(|place| needs.read_together(place));
+        }
+        match self.rows_of(&bytes) {
+            None => self.needs_flat(bytes, needs),
+            Some((rows, row_bytes)) => self.needs_matrix(rows, 0..row_bytes / self.stored().width(), needs),
+        }
+    }
+
+    fn decode(&self, from: &Fetched, offset: u64, out: &mut [u8]) -> Result<()> {
+        let bytes = offset..offset.saturating_add(out.len() as u64);
+        self.check_within(&bytes)?;
+        match &self.held {
+            Held::Slice { bundle, start } => {
+                return self.decode_slice(from, bundle, start.saturating_add(offset), out);
+            }
+            Held::Parts(parts) => return parts.decode(from, offset, out),
+            Held::Rows(rows) => return rows.decode(from, offset, out),
+            Held::Chunks(_) => {}
+        }
+        let Some((rows, row_bytes)) = self.rows_of(&bytes) else {
+            return self.decode_flat(from, offset, out);
+        };
+        // Whole rows of the array, of which a part may be asked for.
+        let cols = row_bytes / self.stored().width();
         let all = (rows.end - rows.start) * row_bytes;
         if all == out.len() as u64 {
-            return self.read_matrix(rows, 0..cols, out);
+            return self.decode_matrix(from, rows, 0..cols, out);
         }
-        let mut whole = zeroed(all).at(self.variant.folder(), "cannot hold rows")?;
-        self.read_matrix(rows, 0..cols, &mut whole)?;
+        let mut whole = zeroed(all).at(self.folder(), "cannot hold rows")?;
+        self.decode_matrix(from, rows, 0..cols, &mut whole)?;
         // Within the rows.
-        let skip = usize::try_from(offset % row_bytes).unwrap_or(0);
+        let skip = size(offset % row_bytes);
         out.copy_from_slice(&whole[skip..skip + out.len()]);
         Ok(())
     }
 
-    /// Fills `out` from byte `start` of a bundle on.
-    fn read_slice(&self, bundle: usize, start: u64, out: &mut [u8]) -> Result<()> {
-        let bytes = self.variant.bundle(self.shard, bundle).map_err(|error| match error {
-            Error::Damaged { path, what } => Error::damaged(path, format!("{}: {what}", self.stored().key)),
-            other => other,
-        })?;
-        let from = usize::try_from(start).unwrap_or(usize::MAX);
-        let part = from.checked_add(out.len()).and_then(|end| bytes.get(from..end));
-        out.copy_from_slice(part.ok_or_else(|| self.damaged(&"it is not within its bundle"))?);
-        Ok(())
+    fn coded(&self) -> Option<(&CodeLayout, u64)> {
+        let [_, cols] = self.coded_matrix()?;
+        Some((self.stored().encoding.layout()?, cols))
     }
 
-    /// Fills `out` with what is coded, from byte `offset` on; the caller has checked that there is so much.
-    pub(super) fn read_coded(&self, offset: u64, out: &mut [u8]) -> Result<()> {
-        let total = self.bytes()?;
-        let chunk_bytes = self.stored().chunk_bytes();
-        let mut rest = out;
-        let mut offset = offset;
-        while !rest.is_empty() {
-            let index = offset / chunk_bytes;
-            let start = index * chunk_bytes;
-            let length = chunk_bytes.min(total - start);
-            let skip = offset - start;
-            let take = (length - skip).min(rest.len() as u64);
-            // `take` is at most the length of `rest`.
-            let (head, tail) = rest.split_at_mut(usize::try_from(take).unwrap_or(0));
-            if skip == 0 && take == length {
-                self.read_chunk(index, head)?;
-            } else {
-                let mut chunk = zeroed(length).at(self.variant.folder(), "cannot hold a chunk")?;
-                self.read_chunk(index, &mut chunk)?;
-                // Both are within the chunk.
-                let skip = usize::try_from(skip).unwrap_or(0);
-                head.copy_from_slice(&chunk[skip..skip + head.len()]);
+    fn needs_coded(&self, rows: Range<u64>, cols: Range<u64>, needs: &mut Needs) -> Result<()> {
+        self.needs_block(rows, cols, needs)
+    }
+
+    fn decode_coded(&self, from: &Fetched, rows: Range<u64>, cols: Range<u64>, out: &mut [u8]) -> Result<()> {
+        self.decode_block(from, rows, cols, out)
+    }
+
+    fn piece_end(&self, at: u64) -> u64 {
+        match &self.held {
+            Held::Parts(parts) => parts.piece_end(at),
+            Held::Rows(rows) => rows.piece_end(at),
+            Held::Slice { .. } => u64::MAX,
+            Held::Chunks(_) => {
+                let piece = self.piece_bytes();
+                (at - at % piece).saturating_add(piece)
             }
-            rest = tail;
-            offset += take;
         }
-        Ok(())
+    }
+
+    fn path(&self) -> &Path {
+        self.folder()
+    }
+
+    fn wrong(&self, what: &str) -> Error {
+        self.damaged(&what)
+    }
+
+    fn storage(&self) -> Option<&dyn Storage> {
+        Some(self.variant.storage())
+    }
+
+    fn needs_columns(
+        &self,
+        matrix: [u64; 2],
+        rows: Range<u64>,
+        columns: Range<u64>,
+        needs: &mut Needs,
+    ) -> Result<()> {
+        self.needs_of_columns(matrix, rows, columns, needs)
+    }
+
+    fn decode_columns(
+        &self,
+        from: &Fetched,
+        matrix: [u64; 2],
+        rows: Range<u64>,
+        columns: Range<u64>,
+        out: &mut [u8],
+    ) -> Result<()> {
+        self.decode_of_columns(from, matrix, rows, columns, out)
     }
 }

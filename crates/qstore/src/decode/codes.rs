@@ -1,63 +1,24 @@
 //! The codes of a quantised matrix, wherever they lie, row by row.
 
 use std::borrow::Cow;
-use std::fmt::Debug;
 use std::ops::Range;
-use std::path::Path;
 use std::sync::OnceLock;
 
 use qstore_container::limits::MAX_TRANSPOSED_BYTES;
-use qstore_container::{Axis, CodeLayout, Dtype, Field, FormatError, Packing, Placed};
+use qstore_container::{Axis, Dtype, Field, FormatError, Packing, Placed};
 
-use super::array::ArrayReader;
+use super::bytes::{ArrayBytes, fetch_for};
 use crate::codec::{at_least, with_workspace};
-use crate::error::{Error, IoContext as _, Result};
+use crate::error::{IoContext as _, Result};
+use crate::fetch::{Fetched, Needs};
 use crate::file::zeroed;
 use crate::memory::size;
-use crate::quant::{codes_of_words, gather, greatest_common_divisor, unpack};
-
-/// An array of codes.
-pub(crate) trait CodeBytes: Debug + Send + Sync {
-    /// Fills `out` from byte `offset` on.
-    fn read(&self, offset: u64, out: &mut [u8]) -> Result<()>;
-    /// How the codes of the array are coded, if they are, and how many elements a coded row has. An array that refers to another has the bytes of that, but
-    /// maybe another shape.
-    fn coded(&self) -> Option<(&CodeLayout, u64)>;
-    /// Fills `out` with columns `cols` of rows `rows` of what is coded, where there is [`coded`](Self::coded).
-    fn read_coded(&self, rows: Range<u64>, cols: Range<u64>, out: &mut [u8]) -> Result<()>;
-    /// What errors name.
-    fn path(&self) -> &Path;
-    /// An error about the array.
-    fn wrong(&self, what: &str) -> Error;
-}
-
-impl CodeBytes for ArrayReader {
-    fn read(&self, offset: u64, out: &mut [u8]) -> Result<()> {
-        self.read(offset, out)
-    }
-
-    fn coded(&self) -> Option<(&CodeLayout, u64)> {
-        let [_, cols] = self.coded_matrix()?;
-        Some((self.stored().encoding.layout()?, cols))
-    }
-
-    fn read_coded(&self, rows: Range<u64>, cols: Range<u64>, out: &mut [u8]) -> Result<()> {
-        self.read_block(rows, cols, out)
-    }
-
-    fn path(&self) -> &Path {
-        self.folder()
-    }
-
-    fn wrong(&self, what: &str) -> Error {
-        self.damaged(&what)
-    }
-}
+use crate::quant::{check_codes, codes_of_words, gather, greatest_common_divisor, unpack};
 
 /// The codes of a quantised matrix, one a byte, in rows of output features.
 #[derive(Debug)]
 pub(crate) struct CodeReader {
-    reader: Box<dyn CodeBytes>,
+    array: Box<dyn ArrayBytes>,
     /// Where the words of the codes lie.
     placed: Placed,
     /// Bytes of a word.
@@ -66,10 +27,6 @@ pub(crate) struct CodeReader {
     access: Access,
     /// Rows and columns of codes that there are.
     there: [u64; 2],
-    /// Columns that are asked for.
-    cols: u64,
-    /// What stands in the place of codes that there are not.
-    fill: u8,
 }
 
 /// How rows of words are had.
@@ -84,20 +41,19 @@ enum Access {
 }
 
 impl CodeReader {
-    /// Of the codes `field` of an array of this element type and shape, of which `shape` count; rows of `cols` are asked for.
+    /// Of the codes `field` of an array of this element type and shape, of which `shape` count.
     ///
     /// # Errors
     /// What of the field does not fit the array.
     pub(crate) fn new<A>(
-        reader: impl CodeBytes + 'static,
+        array: impl ArrayBytes + 'static,
         field: &Field<A>,
         (dtype, array_shape): (Dtype, &[u64]),
         shape: [u64; 2],
-        (cols, fill): (u64, u8),
     ) -> Result<Self, FormatError> {
         check_codes(field, dtype, array_shape, shape)?;
         let placed = field.view.place(array_shape)?;
-        let is_coded = reader.coded().is_some_and(|(layout, cols)| {
+        let is_coded = array.coded().is_some_and(|(layout, cols)| {
             layout.is_of(field) && cols == placed.shape[1] && placed.pitch != 0
         });
         let access = if is_coded {
@@ -109,27 +65,45 @@ impl CodeReader {
         };
         let width = dtype.bitsize() as u64 / 8;
         let packing = field.packing.clone();
-        Ok(Self { reader: Box::new(reader), placed, width, packing, access, there: shape, cols, fill })
+        Ok(Self { array: Box::new(array), placed, width, packing, access, there: shape })
     }
 
-    /// Reads codes from the beginning of row `row` on: whole rows.
-    pub(crate) fn read_rows(&self, row: u64, codes: &mut [u8]) -> Result<()> {
-        self.read_block(row, 0..self.cols, codes)
+    /// The rows and columns of words that hold a block of codes, if all of them are there and fill whole words.
+    fn words_of_block(&self, rows: &Range<u64>, columns: &Range<u64>) -> Option<Range<u64>> {
+        let is_there = columns.end <= self.there[1] && rows.end <= self.there[0];
+        if is_there { self.words_of(columns) } else { None }
     }
 
-    /// Reads columns `columns` of rows from row `row` on.
-    pub(crate) fn read_block(&self, row: u64, columns: Range<u64>, codes: &mut [u8]) -> Result<()> {
-        let cols = size(columns.end.saturating_sub(columns.start));
-        let rows = (codes.len() / cols.max(1)) as u64;
-        let pitch = self.codes_of_row();
-        let is_there = columns.end <= self.there[1] && row.saturating_add(rows) <= self.there[0];
-        if is_there && let Some(words) = self.words_of(&columns) {
-            return self.read_there(row..row + rows, words, codes);
+    /// Adds what columns `columns` of rows `rows` need.
+    pub(crate) fn needs(&self, rows: Range<u64>, columns: Range<u64>, needs: &mut Needs) -> Result<()> {
+        match self.words_of_block(&rows, &columns) {
+            Some(words) => self.needs_there(rows, words, needs),
+            None => {
+                let rows = rows.start.min(self.there[0])..rows.end.min(self.there[0]);
+                self.needs_there(rows, 0..self.placed.shape[1], needs)
+            }
         }
-        codes.fill(self.fill);
-        let there = self.there[0].saturating_sub(row).min(rows);
-        let mut found = vec![0; size(there.saturating_mul(pitch))];
-        self.read_there(row..row + there, 0..self.placed.shape[1], &mut found)?;
+    }
+
+    /// Decodes columns `columns` of rows from row `row` on; `fill` stands for codes that there are not.
+    pub(crate) fn decode(
+        &self,
+        from: &Fetched,
+        row: u64,
+        columns: Range<u64>,
+        fill: u8,
+        codes: &mut [u8],
+    ) -> Result<()> {
+        let cols = size(columns.end.saturating_sub(columns.start));
+        let rows = row..row + (codes.len() / cols.max(1)) as u64;
+        if let Some(words) = self.words_of_block(&rows, &columns) {
+            return self.decode_there(from, rows, words, codes);
+        }
+        let pitch = self.codes_of_row();
+        codes.fill(fill);
+        let there = rows.start.min(self.there[0])..rows.end.min(self.there[0]);
+        let mut found = vec![0; size((there.end - there.start).saturating_mul(pitch))];
+        self.decode_there(from, there, 0..self.placed.shape[1], &mut found)?;
         let shared = columns.start.min(self.there[1])..columns.end.min(self.there[1]);
         let (skip, length) = (size(shared.start), size(shared.end - shared.start));
         for (codes, found) in codes.chunks_exact_mut(cols.max(1)).zip(found.chunks_exact(size(pitch).max(1)))
@@ -137,6 +111,18 @@ impl CodeReader {
             codes[..length].copy_from_slice(&found[skip..skip + length]);
         }
         Ok(())
+    }
+
+    /// Reads what `add` asks.
+    pub(super) fn fetch(&self, add: impl FnOnce(&mut Needs) -> Result<()>) -> Result<Fetched> {
+        fetch_for(&*self.array, add)
+    }
+
+    /// Reads what it takes, and decodes columns `columns` of rows from row `row` on.
+    pub(crate) fn read(&self, row: u64, columns: Range<u64>, fill: u8, codes: &mut [u8]) -> Result<()> {
+        let rows = codes.len() as u64 / (columns.end.saturating_sub(columns.start)).max(1);
+        let from = self.fetch(|needs| self.needs(row..row + rows, columns.clone(), needs))?;
+        self.decode(&from, row, columns, fill, codes)
     }
 
     /// The columns of words that hold columns of codes and no others.
@@ -157,49 +143,95 @@ impl CodeReader {
         self.packing.as_ref().and_then(|packing| packing.unpacked(words)).unwrap_or(words)[1]
     }
 
-    /// Reads rows of codes that there are, those in columns `cols` of words.
-    fn read_there(&self, rows: Range<u64>, cols: Range<u64>, codes: &mut [u8]) -> Result<()> {
+    /// Whole rows of words that hold rows of codes.
+    fn word_rows(&self, rows: Range<u64>) -> Range<u64> {
+        match self.packing.as_ref().filter(|packing| packing.along == Axis::Rows) {
+            None => rows,
+            Some(packing) => {
+                let [unit_codes, unit_words] = units(packing);
+                let end = rows.end.div_ceil(unit_codes) * unit_words;
+                rows.start / unit_codes * unit_words..end.min(self.placed.shape[0])
+            }
+        }
+    }
+
+    fn needs_there(&self, rows: Range<u64>, cols: Range<u64>, needs: &mut Needs) -> Result<()> {
+        if rows.is_empty() || cols.is_empty() {
+            return Ok(());
+        }
+        let rows = self.word_rows(rows);
+        match &self.access {
+            Access::Coded => {
+                let first = self.placed.first_row();
+                self.array.needs_coded(first + rows.start..first + rows.end, cols, needs)
+            }
+            Access::Direct => self.array.needs(self.bytes_of(&rows), needs),
+            Access::Whole(whole) if whole.get().is_some() => Ok(()),
+            Access::Whole(_) => {
+                let elements = self.placed.elements();
+                self.array.needs(elements.start * self.width..elements.end * self.width, needs)
+            }
+        }
+    }
+
+    /// The bytes of the array that are rows of words, where these lie as they are.
+    fn bytes_of(&self, rows: &Range<u64>) -> Range<u64> {
+        let start = self.placed.element(rows.start, 0) * self.width;
+        start..start + (rows.end - rows.start) * self.placed.shape[1] * self.width
+    }
+
+    /// Decodes rows of codes that there are, those in columns `cols` of words.
+    fn decode_there(
+        &self,
+        from: &Fetched,
+        rows: Range<u64>,
+        cols: Range<u64>,
+        codes: &mut [u8],
+    ) -> Result<()> {
         if codes.is_empty() {
             return Ok(());
         }
-        let Some(packing) = &self.packing else { return self.read_words(rows, cols, codes) };
+        let Some(packing) = &self.packing else { return self.decode_words(from, rows, cols, codes) };
         let line = (cols.end - cols.start).saturating_mul(self.width);
         match packing.along {
-            Axis::Columns if packing.is_bytes() => self.read_words(rows, cols, codes),
+            Axis::Columns if packing.is_bytes() => self.decode_words(from, rows, cols, codes),
             Axis::Columns => with_workspace(|workspace| {
-                // The workspaces of what is read in it are others.
+                // The workspaces of what is decoded in it are others.
                 let words = at_least(&mut workspace.fine, size((rows.end - rows.start).saturating_mul(line)));
-                self.read_words(rows, cols, words)?;
+                self.decode_words(from, rows, cols, words)?;
                 unpack(packing, words, codes);
                 Ok(())
             }),
             Axis::Rows => {
-                // Whole rows of words that hold whole rows of codes.
-                let (bits, word) = (u64::from(packing.bits), u64::from(packing.word));
-                let shared = greatest_common_divisor(bits, word);
-                let (unit_codes, unit_words) = (word / shared, bits / shared);
-                let units = rows.start / unit_codes..rows.end.div_ceil(unit_codes);
-                let end = (units.end * unit_words).min(self.placed.shape[0]);
-                let mut words = vec![0; size((end - units.start * unit_words).saturating_mul(line))];
-                self.read_words(units.start * unit_words..end, cols.clone(), &mut words)?;
+                let of_words = self.word_rows(rows.clone());
+                let mut words = vec![0; size((of_words.end - of_words.start).saturating_mul(line))];
+                self.decode_words(from, of_words.clone(), cols.clone(), &mut words)?;
                 let all = codes_of_words(Some(packing), &words, size(line));
-                let skip = size((rows.start - units.start * unit_codes) * (cols.end - cols.start));
+                let [unit_codes, unit_words] = units(packing);
+                let first = of_words.start / unit_words * unit_codes;
+                let skip = size((rows.start - first) * (cols.end - cols.start));
                 codes.copy_from_slice(&all[skip..skip + codes.len()]);
                 Ok(())
             }
         }
     }
 
-    /// Reads columns `cols` of rows of words.
-    fn read_words(&self, rows: Range<u64>, cols: Range<u64>, words: &mut [u8]) -> Result<()> {
+    /// Decodes columns `cols` of rows of words.
+    fn decode_words(
+        &self,
+        from: &Fetched,
+        rows: Range<u64>,
+        cols: Range<u64>,
+        words: &mut [u8],
+    ) -> Result<()> {
         let first = self.placed.first_row();
         if matches!(self.access, Access::Coded) {
-            return self.reader.read_coded(first + rows.start..first + rows.end, cols, words);
+            return self.array.decode_coded(from, first + rows.start..first + rows.end, cols, words);
         }
         let all = self.placed.shape[1];
         if cols != (0..all) {
             let mut whole = vec![0; size((rows.end - rows.start).saturating_mul(all * self.width))];
-            self.read_words(rows, 0..all, &mut whole)?;
+            self.decode_words(from, rows, 0..all, &mut whole)?;
             let (skip, line) = (size(cols.start * self.width), size((cols.end - cols.start) * self.width));
             let lines = whole.chunks_exact(size(all * self.width).max(1));
             for (words, whole) in words.chunks_exact_mut(line.max(1)).zip(lines) {
@@ -208,20 +240,19 @@ impl CodeReader {
             return Ok(());
         }
         let Access::Whole(whole) = &self.access else {
-            return self.reader.read(self.placed.element(rows.start, 0) * self.width, words);
+            return self.array.decode(from, self.bytes_of(&rows).start, words);
         };
         let all = match whole.get() {
             Some(all) => all,
             None => {
-                let all = self.gather()?;
+                let all = self.gather(from)?;
                 whole.get_or_init(|| all)
             }
         };
         let start = size(rows.start.saturating_mul(self.placed.shape[1]).saturating_mul(self.width));
         let found = start.checked_add(words.len()).and_then(|end| all.get(start..end));
-        words.copy_from_slice(
-            found.ok_or_else(|| self.reader.wrong("it has fewer codes than are asked for"))?,
-        );
+        words
+            .copy_from_slice(found.ok_or_else(|| self.array.wrong("it has fewer codes than are asked for"))?);
         Ok(())
     }
 
@@ -233,14 +264,14 @@ impl CodeReader {
     }
 
     /// All words in the order of the matrix.
-    fn gather(&self) -> Result<Vec<u8>> {
+    fn gather(&self, from: &Fetched) -> Result<Vec<u8>> {
         if self.is_too_large() {
-            return Err(self.reader.wrong("it is larger than what a reader transposes"));
+            return Err(self.array.wrong("it is larger than what a reader transposes"));
         }
         let elements = self.placed.elements();
-        let hold = |bytes| zeroed(bytes).at(self.reader.path(), "cannot hold a matrix");
+        let hold = |bytes| zeroed(bytes).at(self.array.path(), "cannot hold a matrix");
         let mut slab = hold((elements.end - elements.start) * self.width)?;
-        self.reader.read(elements.start * self.width, &mut slab)?;
+        self.array.decode(from, elements.start * self.width, &mut slab)?;
         match gather(&slab, &self.placed.from_slab(), self.width) {
             Cow::Owned(words) => Ok(words),
             Cow::Borrowed(_) => Ok(slab),
@@ -248,46 +279,31 @@ impl CodeReader {
     }
 }
 
-/// Whether a field of an array of this element type and shape has so many codes, in whole words.
-///
-/// # Errors
-/// What of it does not fit.
-pub(crate) fn check_codes<A>(
-    field: &Field<A>,
-    dtype: Dtype,
-    array_shape: &[u64],
-    shape: [u64; 2],
-) -> Result<(), FormatError> {
-    let [rows, cols] = field.shape(dtype, array_shape)?;
-    if rows < shape[0] || cols < shape[1] {
-        return Err(FormatError::new("view: fewer codes than the matrix has"));
-    }
-    let words = field.view.place(array_shape)?.shape;
-    let Some(packing) = &field.packing else {
-        let is_byte = dtype.bitsize() == 8;
-        return if is_byte { Ok(()) } else { Err(FormatError::new("packing: elements of more than a byte")) };
-    };
-    let (codes, words) = match packing.along {
-        Axis::Rows => (rows, words[0]),
-        Axis::Columns => (cols, words[1]),
-    };
-    if codes.checked_mul(packing.bits.into()) != words.checked_mul(packing.word.into()) {
-        return Err(FormatError::new("packing: codes that do not fill whole words"));
-    }
-    Ok(())
+/// The fewest codes that fill whole words, and these words.
+fn units(packing: &Packing) -> [u64; 2] {
+    let (bits, word) = (u64::from(packing.bits), u64::from(packing.word));
+    let shared = greatest_common_divisor(bits, word);
+    [word / shared, bits / shared]
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use qstore_container::View;
+    use crate::error::Error;
+    use crate::storage::Storage;
+    use qstore_container::{CodeLayout, View};
+    use std::path::Path;
 
     /// An array in memory.
     #[derive(Debug)]
     struct Memory(Vec<u8>);
 
-    impl CodeBytes for Memory {
-        fn read(&self, offset: u64, out: &mut [u8]) -> Result<()> {
+    impl ArrayBytes for Memory {
+        fn needs(&self, _: Range<u64>, _: &mut Needs) -> Result<()> {
+            Ok(())
+        }
+
+        fn decode(&self, _: &Fetched, offset: u64, out: &mut [u8]) -> Result<()> {
             let start = size(offset);
             out.copy_from_slice(&self.0[start..start + out.len()]);
             Ok(())
@@ -297,8 +313,20 @@ mod tests {
             None
         }
 
-        fn read_coded(&self, _: Range<u64>, _: Range<u64>, _: &mut [u8]) -> Result<()> {
+        fn needs_coded(&self, _: Range<u64>, _: Range<u64>, _: &mut Needs) -> Result<()> {
             Err(self.wrong("it is not coded"))
+        }
+
+        fn decode_coded(&self, _: &Fetched, _: Range<u64>, _: Range<u64>, _: &mut [u8]) -> Result<()> {
+            Err(self.wrong("it is not coded"))
+        }
+
+        fn piece_end(&self, _: u64) -> u64 {
+            u64::MAX
+        }
+
+        fn storage(&self) -> Option<&dyn Storage> {
+            None
         }
 
         fn path(&self) -> &Path {
@@ -315,15 +343,16 @@ mod tests {
         (view, packing): (View, Option<Packing>),
         there: [u64; 2],
         cols: u64,
-    ) -> Result<CodeReader, FormatError> {
+    ) -> Result<(CodeReader, u64), FormatError> {
         let bytes = shape.iter().product::<u64>() * dtype.bitsize() as u64 / 8;
         let memory = Memory((0..bytes).map(|i| (i * 7 % 251) as u8).collect());
-        CodeReader::new(memory, &Field { array: (), view, packing }, (dtype, shape), there, (cols, 9))
+        let field = Field { array: (), view, packing };
+        Ok((CodeReader::new(memory, &field, (dtype, shape), there)?, cols))
     }
 
-    fn rows(reader: &CodeReader, rows: Range<u64>) -> Vec<u8> {
-        let mut codes = vec![0; size((rows.end - rows.start) * reader.cols)];
-        reader.read_rows(rows.start, &mut codes).unwrap();
+    fn rows((reader, cols): &(CodeReader, u64), rows: Range<u64>) -> Vec<u8> {
+        let mut codes = vec![0; size((rows.end - rows.start) * cols)];
+        reader.read(rows.start, 0..*cols, 9, &mut codes).unwrap();
         codes
     }
 

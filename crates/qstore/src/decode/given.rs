@@ -1,17 +1,18 @@
 //! What residuals are given: codes of lower variants, row by row, and what they stand for.
 
 use std::ops::Range;
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::sync::OnceLock;
 
-use qstore_container::{ArrayRef, CodeLayout, Dequantization, Dtype, Encoding, QuantMatrix, StoredArray};
+use qstore_container::{ArrayKey, ArrayRef, Dequantization, Dtype, FormatError};
 
-use super::array::ArrayReader;
+use super::bytes::ArrayBytes;
 use super::codes::CodeReader;
-use super::variant::Variant;
 use crate::codec::{
     Bins, Given, GivenBins, GivenCodes, GivenSubdivisions, Predictor, Subdivisions, at_least,
 };
 use crate::error::{Error, IoContext as _, Result};
+use crate::fetch::{Fetched, Needs};
 use crate::file::zeroed;
 use crate::memory::size;
 use crate::quant::{Arrays, Dequantizer, FloatKind};
@@ -20,7 +21,16 @@ use crate::quant::{Arrays, Dequantizer, FloatKind};
 #[derive(Debug)]
 pub(crate) struct GivenReader {
     codes: CodeReader,
+    /// Opened when it is first needed.
+    meaning: OnceLock<Opened>,
+    described: Option<Described>,
+}
+
+/// What the codes mean, and what stands for those that there are not.
+#[derive(Debug)]
+struct Opened {
     meaning: Meaning,
+    fill: u8,
 }
 
 /// What the codes mean for the array.
@@ -34,49 +44,79 @@ pub(crate) enum Meaning {
     Codes(Box<Predictor>),
 }
 
+/// What a plan says that the codes mean.
+#[derive(Debug)]
+pub(super) struct Described {
+    /// The file and the array that errors name.
+    pub(super) path: PathBuf,
+    pub(super) key: ArrayKey,
+    pub(super) given: Dequantization<ArrayRef>,
+    /// Of the quantised matrix.
+    pub(super) given_shape: [u64; 2],
+    pub(super) given_bits: u8,
+    /// Rows and columns of what is coded.
+    pub(super) shape: [u64; 2],
+    pub(super) kind: Kind,
+    /// The arrays of the values.
+    pub(super) values: Vec<Value>,
+}
+
+/// What is given codes.
+#[derive(Debug)]
+pub(super) enum Kind {
+    /// Floats that follow from them.
+    Bins(FloatKind),
+    /// Floats, with scales in so many subdivisions, by their base-2 logarithm.
+    Subdivisions(i8, FloatKind),
+    /// Codes of so many bits, which stand for this.
+    Codes(Box<Dequantization<ArrayRef>>, u8),
+}
+
+/// An array that says what codes stand for.
+#[derive(Debug)]
+pub(super) struct Value {
+    pub(super) name: ArrayRef,
+    pub(super) dtype: Dtype,
+    pub(super) shape: Vec<u64>,
+    pub(super) bytes: u64,
+    pub(super) array: Box<dyn ArrayBytes>,
+}
+
 impl GivenReader {
-    /// Codes, and what they mean.
-    pub(crate) fn new(codes: CodeReader, meaning: Meaning) -> Self {
-        Self { codes, meaning }
+    /// Codes, and what they mean; `fill` stands for those that there are not.
+    pub(crate) fn new(codes: CodeReader, meaning: Meaning, fill: u8) -> Self {
+        Self { codes, meaning: Opened { meaning, fill }.into(), described: None }
     }
 
-    /// What the array `index` of shard `shard` is given, if anything.
-    pub(super) fn of_array(variant: &Arc<Variant>, shard: usize, index: usize) -> Result<Option<Self>> {
-        let file = variant.shard(shard);
-        let array = &file.plan.arrays[index];
-        let damaged = |what: &str| Error::damaged(&file.path, format!("{}: {what}", array.key));
-        let Some(given) = array.encoding.given() else { return Ok(None) };
-        let shape = coded_shape(array).ok_or_else(|| damaged("a residual that is no matrix"))?;
-        let (codes, values) = open(variant, given, shape, |what| damaged(&format!("given.{what}")))?;
-        let float = || FloatKind::of_stored(array).ok_or_else(|| damaged("a residual of other elements"));
-        let meaning = match &array.encoding {
-            Encoding::Residual { .. } => {
-                let bins = Bins::new(&values, float()?);
-                Meaning::Bins(bins.ok_or_else(|| damaged("given.levels: codes that have no bins"))?)
-            }
-            Encoding::StepResidual { subdivisions, .. } => {
-                Meaning::Subdivisions(Box::new(Subdivisions::new(values, *subdivisions, float()?)))
-            }
-            Encoding::CodeResidual { own, layout, .. } => {
-                let own = open_own(variant, own, layout, shape, |what| damaged(&format!("own.{what}")))?;
-                Meaning::Codes(Box::new(Predictor::new(own, values)))
-            }
-            _ => return Ok(None),
-        };
-        Ok(Some(Self::new(codes, meaning)))
+    /// Codes, and what a plan says of them.
+    pub(super) fn described(codes: CodeReader, described: Described) -> Self {
+        Self { codes, meaning: OnceLock::new(), described: Some(described) }
+    }
+
+    /// Adds what a block of rows and columns needs.
+    pub(crate) fn needs(&self, [rows, columns]: [Range<usize>; 2], needs: &mut Needs) -> Result<()> {
+        if self.meaning.get().is_none() {
+            let values = self.described.iter().flat_map(|described| &described.values);
+            values.into_iter().try_for_each(|value| value.array.needs(0..value.bytes, needs))?;
+        }
+        let [rows, columns] = [rows, columns].map(|range| range.start as u64..range.end as u64);
+        self.codes.needs(rows, columns, needs)
     }
 
     /// Calls `work` with what a block of rows and columns is given, of codes where it is one of those; floats come in whole rows. `buffer` is for the codes.
     pub(crate) fn with_block<R>(
         &self,
-        (rows, columns): (Range<usize>, Range<usize>),
+        from: &Fetched,
+        [rows, columns]: [Range<usize>; 2],
         buffer: &mut Vec<u8>,
         work: impl FnOnce(Given) -> R,
     ) -> Result<R> {
+        let Opened { meaning, fill } = self.open(from)?;
         let codes = at_least(buffer, rows.len().saturating_mul(columns.len()));
         let first_row = rows.start;
-        self.codes.read_block(rows.start as u64, columns.start as u64..columns.end as u64, codes)?;
-        Ok(match &self.meaning {
+        let wanted = columns.start as u64..columns.end as u64;
+        self.codes.decode(from, rows.start as u64, wanted, *fill, codes)?;
+        Ok(match meaning {
             Meaning::Bins(bins) => work(Given::Bins(GivenBins { codes, first_row, bins })),
             Meaning::Subdivisions(subdivisions) => {
                 work(Given::Subdivisions(GivenSubdivisions { codes, first_row, subdivisions }))
@@ -87,68 +127,77 @@ impl GivenReader {
             }
         })
     }
-}
 
-/// Rows and columns of what is coded of a matrix: of its weights, or of its codes.
-pub(super) fn coded_shape(array: &StoredArray) -> Option<[u64; 2]> {
-    let &[first, second] = &array.shape[..] else { return None };
-    match array.encoding.layout() {
-        Some(layout) => layout.codes_of([first, second]),
-        None if array.encoding.is_transposed() => Some([second, first]),
-        None => Some([first, second]),
+    /// Reads what it takes, and calls `work` with what a block is given.
+    pub(crate) fn read_block<R>(
+        &self,
+        block: [Range<usize>; 2],
+        buffer: &mut Vec<u8>,
+        work: impl FnOnce(Given) -> R,
+    ) -> Result<R> {
+        let from = self.codes.fetch(|needs| self.needs(block.clone(), needs))?;
+        self.with_block(&from, block, buffer, work)
+    }
+
+    fn open(&self, from: &Fetched) -> Result<&Opened> {
+        if let Some(opened) = self.meaning.get() {
+            return Ok(opened);
+        }
+        let described = self.described.as_ref().ok_or_else(|| Error::internal("codes without a meaning"))?;
+        let opened = described.open(from)?;
+        Ok(self.meaning.get_or_init(|| opened))
     }
 }
 
-/// A quantised matrix that an array of `variant` is given, in rows of the array.
-fn open(
-    variant: &Arc<Variant>,
-    given: &QuantMatrix<ArrayRef>,
-    shape: [u64; 2],
-    damaged: impl Fn(&str) -> Error,
-) -> Result<(CodeReader, Dequantizer)> {
-    let explain = |error: qstore_container::FormatError| damaged(&error.to_string());
-    let values = Dequantizer::open(&given.values, given.shape, given.bits(), &Referred(variant));
-    let values = values.map_err(|e| e.explain(explain))?.resized(shape.map(size));
-    let stored = variant.stored(&given.codes.array)?;
-    let codes = CodeReader::new(
-        variant.referred_array(&given.codes.array)?,
-        &given.codes,
-        (stored.dtype, &stored.shape),
-        given.shape,
-        (shape[1], values.zero_code()),
-    );
-    Ok((codes.map_err(|e| damaged(&format!("codes.{e}")))?, values))
+impl Described {
+    fn open(&self, from: &Fetched) -> Result<Opened> {
+        let arrays = FetchedValues { values: &self.values, from };
+        let damaged = |what: &str| Error::damaged(&self.path, format!("{}: {what}", self.key));
+        let wrong = |field: &'static str| move |error: FormatError| damaged(&format!("{field}.{error}"));
+        let values = Dequantizer::open(&self.given, self.given_shape, self.given_bits, &arrays);
+        let values = values.map_err(|e| e.explain(wrong("given")))?.resized(self.shape.map(size));
+        let fill = values.zero_code();
+        let meaning = match &self.kind {
+            Kind::Bins(float) => {
+                let bins = Bins::new(&values, *float);
+                Meaning::Bins(bins.ok_or_else(|| damaged("given.levels: codes that have no bins"))?)
+            }
+            Kind::Subdivisions(subdivisions, float) => {
+                Meaning::Subdivisions(Box::new(Subdivisions::new(values, *subdivisions, *float)))
+            }
+            Kind::Codes(own, bits) => {
+                let own = Dequantizer::open(own, self.shape, *bits, &arrays);
+                let own = own.map_err(|e| e.explain(wrong("own")))?;
+                Meaning::Codes(Box::new(Predictor::new(own, values)))
+            }
+        };
+        Ok(Opened { meaning, fill })
+    }
 }
 
-/// What the codes of an array of `variant` stand for.
-fn open_own(
-    variant: &Arc<Variant>,
-    own: &Dequantization<ArrayRef>,
-    layout: &CodeLayout,
-    shape: [u64; 2],
-    damaged: impl Fn(&str) -> Error,
-) -> Result<Dequantizer> {
-    let opened = Dequantizer::open(own, shape, layout.bits(), &Referred(variant));
-    opened.map_err(|e| e.explain(|error| damaged(&error.to_string())))
+/// The arrays of a description, from what was fetched.
+struct FetchedValues<'a> {
+    values: &'a [Value],
+    from: &'a Fetched,
 }
 
-/// The arrays that a variant refers to.
-struct Referred<'a>(&'a Arc<Variant>);
+impl FetchedValues<'_> {
+    fn find(&self, name: &ArrayRef) -> Result<&Value> {
+        let found = self.values.iter().find(|value| value.name == *name);
+        found.ok_or_else(|| Error::internal(format!("{}: not among the arrays of a description", name.array)))
+    }
+}
 
-impl Arrays<ArrayRef> for Referred<'_> {
+impl Arrays<ArrayRef> for FetchedValues<'_> {
     fn describe(&self, array: &ArrayRef) -> Result<(Dtype, Vec<u64>)> {
-        let stored = self.0.stored(array)?;
-        Ok((stored.dtype, stored.shape.clone()))
+        let value = self.find(array)?;
+        Ok((value.dtype, value.shape.clone()))
     }
 
     fn read(&self, array: &ArrayRef, bytes: Range<u64>) -> Result<Vec<u8>> {
-        read_part(&self.0.referred_array(array)?, bytes)
+        let array = &self.find(array)?.array;
+        let mut out = zeroed(bytes.end.saturating_sub(bytes.start)).at(array.path(), "cannot hold scales")?;
+        array.decode(self.from, bytes.start, &mut out)?;
+        Ok(out)
     }
-}
-
-/// Some bytes of a small array.
-pub(crate) fn read_part(reader: &ArrayReader, bytes: Range<u64>) -> Result<Vec<u8>> {
-    let mut out = zeroed(bytes.end.saturating_sub(bytes.start)).at(reader.folder(), "cannot hold scales")?;
-    reader.read(bytes.start, &mut out)?;
-    Ok(out)
 }

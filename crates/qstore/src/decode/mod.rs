@@ -1,21 +1,16 @@
-//! From the files of a store back to the bytes of a variant's arrays.
+//! From stored bytes to a variant's arrays. What a part of an array needs follows from plans; what was fetched of it is then decoded, by the processor alone.
 
 mod array;
 mod block;
-mod bundles;
-mod changed;
-mod check;
+mod bytes;
 mod codes;
 mod given;
+mod open;
 mod parts;
-mod shard;
-mod variant;
 
 pub(crate) use array::ArrayReader;
-pub(crate) use changed::or_changed;
-pub(crate) use check::{chunks_align, is_elsewhere};
-pub(crate) use codes::{CodeBytes, CodeReader};
-pub(crate) use given::{GivenReader, Meaning, read_part};
+pub(crate) use bytes::ArrayBytes;
+pub(crate) use codes::CodeReader;
+pub(crate) use given::{GivenReader, Meaning};
+pub(crate) use open::{checkpoint, decode_each, read_each, read_part, read_whole};
 pub(crate) use parts::Rows;
-pub use variant::{TensorInfo, Variant};
-pub(crate) use variant::{content_hash, is_within};

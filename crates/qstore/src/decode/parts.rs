@@ -1,145 +1,197 @@
 //! Arrays whose bytes are those of others: of the parts that they consist of, or of a matrix of another.
 
 use std::ops::Range;
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 
-use qstore_container::{ArrayRef, Placed, StoredArray, View};
+use qstore_container::Placed;
 
-use super::array::ArrayReader;
-use super::variant::Variant;
+use super::bytes::{ArrayBytes, fetch_for};
 use crate::error::{IoContext as _, Result};
+use crate::fetch::{Fetched, Needs};
 use crate::file::zeroed;
 use crate::memory::size;
 use crate::quant::{gather, transpose};
 
-/// A matrix that an array consists of.
+/// The matrices that an array consists of.
+#[derive(Debug)]
+pub(super) struct Parts {
+    /// In the order of the array; the plan's check has found that they have each of its elements once.
+    pub(super) parts: Vec<Part>,
+    /// Bytes of an element.
+    pub(super) width: u64,
+}
+
+/// One of them.
 #[derive(Debug)]
 pub(super) struct Part {
-    placed: Placed,
-    reader: ArrayReader,
+    pub(super) placed: Placed,
+    pub(super) array: Box<dyn ArrayBytes>,
+}
+
+/// What a request asks of a part.
+enum Share {
+    /// Bytes of it, as they are.
+    Bytes(Range<u64>),
+    /// All of it.
+    All,
+    /// Columns of it, which are lines of the slab.
+    Columns(Range<u64>),
 }
 
 impl Part {
-    /// The parts of `array`, which the plan's check has found to have each of its elements once, in order.
-    pub(super) fn open_all(
-        variant: &Arc<Variant>,
-        array: &StoredArray,
-        parts: &[qstore_container::Part],
-    ) -> Result<Vec<Self>> {
-        let open = |part: &qstore_container::Part| {
-            let reader = variant.array(&part.array)?;
-            let placed = part.view.place(&array.shape).map_err(|e| reader.damaged(&e))?;
-            Ok(Self { placed, reader })
-        };
-        parts.iter().map(open).collect()
-    }
-
     /// Bytes of the array that are of the part's lines.
     fn bytes(&self, width: u64) -> Range<u64> {
         let lines = self.placed.lines();
         lines.start * self.placed.pitch * width..lines.end * self.placed.pitch * width
     }
 
-    /// The parts that have some of these bytes.
-    fn within(parts: &[Self], width: u64, bytes: Range<u64>) -> impl Iterator<Item = &Self> {
-        let first = parts.partition_point(|part| part.bytes(width).end <= bytes.start);
-        parts[first..].iter().take_while(move |part| part.bytes(width).start < bytes.end)
+    /// Whole lines of the slab that hold these bytes of it.
+    fn lines(&self, bytes: &Range<u64>, width: u64) -> Range<u64> {
+        let line = self.placed.pitch * width;
+        bytes.start / line..bytes.end.div_ceil(line)
     }
 
-    /// Up to which byte is best asked for from byte `at` on.
-    pub(super) fn piece_end(parts: &[Self], width: u64, at: u64) -> u64 {
-        let Some(part) = Self::within(parts, width, at..at + 1).next() else { return u64::MAX };
-        let own = part.bytes(width);
-        if part.placed.is_contiguous() {
-            return own.start.saturating_add(part.reader.piece_end(at - own.start)).min(own.end);
+    /// What bytes of its own lines ask of it.
+    fn share(&self, bytes: Range<u64>, width: u64) -> Share {
+        if self.placed.is_contiguous() {
+            Share::Bytes(bytes)
+        } else if self.placed.transposed {
+            Share::Columns(self.lines(&bytes, width))
+        } else {
+            Share::All
         }
-        own.end
     }
 
-    /// Fills `out` with the bytes of the array from byte `offset` on, of elements of `width` bytes.
-    pub(super) fn read_all(parts: &[Self], width: u64, offset: u64, out: &mut [u8]) -> Result<()> {
-        let asked = offset..offset + out.len() as u64;
-        for part in Self::within(parts, width, asked.clone()) {
-            let own = part.bytes(width);
-            let shared = own.start.max(asked.start)..own.end.min(asked.end);
-            let out = &mut out[size(shared.start - offset)..size(shared.end - offset)];
-            if part.placed.is_contiguous() {
-                part.reader.read(shared.start - own.start, out)?;
-                continue;
-            }
-            let line = part.placed.pitch * width;
-            // Whole lines, of which others have what this part has not.
-            let lines = (shared.start - own.start) / line..(shared.end - own.start).div_ceil(line);
-            let first = own.start + lines.start * line;
-            part.read_lines(lines, size(shared.start - first), width, out)?;
-        }
-        Ok(())
-    }
-
-    /// Writes what the part has of the lines `lines` of its slab to `out`, which has these from byte `skip` on.
-    fn read_lines(&self, lines: Range<u64>, skip: usize, width: u64, out: &mut [u8]) -> Result<()> {
+    fn needs(&self, bytes: Range<u64>, width: u64, needs: &mut Needs) -> Result<()> {
         let [rows, cols] = self.placed.shape;
-        let hold = |bytes| zeroed(bytes).at(self.reader.folder(), "cannot hold a matrix");
+        match self.share(bytes, width) {
+            Share::Bytes(bytes) => self.array.needs(bytes, needs),
+            Share::All => self.array.needs(0..rows * cols * width, needs),
+            Share::Columns(columns) => self.array.needs_columns([cols, width], 0..rows, columns, needs),
+        }
+    }
+
+    /// Writes what the part has of these bytes of its lines to `out`.
+    fn decode(&self, from: &Fetched, bytes: Range<u64>, width: u64, out: &mut [u8]) -> Result<()> {
+        let [rows, cols] = self.placed.shape;
+        let hold = |bytes| zeroed(bytes).at(self.array.path(), "cannot hold a matrix");
         let (element, line) = (size(width), size(self.placed.pitch * width));
-        // Elements lie in runs: of a line of the matrix, or single ones of each.
+        let lines = self.lines(&bytes, width);
+        // Others have what of these lines is not of this part.
+        let skip = size(bytes.start - lines.start * self.placed.pitch * width);
         let mut put = |run: &[u8], at: usize| {
             let (start, end) = (at.max(skip), (at + run.len()).min(skip + out.len()));
             if start < end {
                 out[start - skip..end - skip].copy_from_slice(&run[start - at..end - at]);
             }
         };
-        if !self.placed.transposed {
-            let mut matrix = hold(rows * cols * width)?;
-            self.reader.read(0, &mut matrix)?;
-            for (row, run) in (0..rows).zip(matrix.chunks_exact(line)) {
-                let to = self.placed.slab_row(row);
-                if lines.contains(&to) {
-                    put(run, size(to - lines.start) * line);
+        match self.share(bytes.clone(), width) {
+            Share::Bytes(bytes) => return self.array.decode(from, bytes.start, out),
+            Share::All => {
+                let mut matrix = hold(rows * cols * width)?;
+                self.array.decode(from, 0, &mut matrix)?;
+                for (row, run) in (0..rows).zip(matrix.chunks_exact(line)) {
+                    let to = self.placed.slab_row(row);
+                    if lines.contains(&to) {
+                        put(run, size(to - lines.start) * line);
+                    }
                 }
             }
-            return Ok(());
-        }
-        let count = lines.end - lines.start;
-        let mut block = hold(rows * count * width)?;
-        self.reader.read_columns([cols, width], 0..rows, lines, &mut block)?;
-        let mut columns = hold(rows * count * width)?;
-        transpose(&block, count, width, &mut columns);
-        for (index, column) in columns.chunks_exact(size(rows) * element).enumerate() {
-            let at = |row: u64| index * line + size(self.placed.slab_row(row)) * element;
-            if self.placed.has_order() {
-                (0..rows).zip(column.chunks_exact(element)).for_each(|(row, run)| put(run, at(row)));
-            } else {
-                put(column, at(0));
+            Share::Columns(columns) => {
+                let count = columns.end - columns.start;
+                let mut block = hold(rows * count * width)?;
+                self.array.decode_columns(from, [cols, width], 0..rows, columns, &mut block)?;
+                let mut turned = hold(rows * count * width)?;
+                transpose(&block, count, width, &mut turned);
+                for (index, column) in turned.chunks_exact(size(rows) * element).enumerate() {
+                    let at = |row: u64| index * line + size(self.placed.slab_row(row)) * element;
+                    if self.placed.has_order() {
+                        (0..rows).zip(column.chunks_exact(element)).for_each(|(row, run)| put(run, at(row)));
+                    } else {
+                        put(column, at(0));
+                    }
+                }
             }
         }
         Ok(())
     }
 }
 
+impl Parts {
+    /// The parts that have some of these bytes, and which of the bytes of their lines.
+    fn within(&self, bytes: Range<u64>) -> impl Iterator<Item = (&Part, Range<u64>)> {
+        let width = self.width;
+        let first = self.parts.partition_point(|part| part.bytes(width).end <= bytes.start);
+        let parts = self.parts[first..].iter().map(move |part| (part, part.bytes(width)));
+        parts.take_while(move |(_, own)| own.start < bytes.end)
+    }
+
+    pub(super) fn needs(&self, bytes: Range<u64>, needs: &mut Needs) -> Result<()> {
+        for (part, own) in self.within(bytes.clone()) {
+            let shared = own.start.max(bytes.start) - own.start..own.end.min(bytes.end) - own.start;
+            part.needs(shared, self.width, needs)?;
+        }
+        Ok(())
+    }
+
+    /// Fills `out` with the bytes of the array from byte `offset` on.
+    pub(super) fn decode(&self, from: &Fetched, offset: u64, out: &mut [u8]) -> Result<()> {
+        let end = offset + out.len() as u64;
+        for (part, own) in self.within(offset..end) {
+            let shared = own.start.max(offset)..own.end.min(end);
+            let out = &mut out[size(shared.start - offset)..size(shared.end - offset)];
+            part.decode(from, shared.start - own.start..shared.end - own.start, self.width, out)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn piece_end(&self, at: u64) -> u64 {
+        let Some((part, own)) = self.within(at..at.saturating_add(1)).next() else { return u64::MAX };
+        if part.placed.is_contiguous() {
+            return own.start.saturating_add(part.array.piece_end(at - own.start)).min(own.end);
+        }
+        own.end
+    }
+}
+
 /// A matrix of another array.
 #[derive(Debug)]
 pub(crate) struct Rows {
-    placed: Placed,
-    width: u64,
-    of: Box<ArrayReader>,
-    /// All of it, where its elements are not together; made when they are first asked for.
+    pub(super) placed: Placed,
+    /// Bytes of an element.
+    pub(super) width: u64,
+    pub(super) of: Box<dyn ArrayBytes>,
+    /// All of it, where its elements are not together and it was asked for in part.
     gathered: OnceLock<Vec<u8>>,
 }
 
 impl Rows {
-    /// Those of the array `to` that `view` takes.
-    pub(crate) fn open(variant: &Arc<Variant>, to: &ArrayRef, view: &View) -> Result<Self> {
-        let target = variant.stored(to)?;
-        let of = Box::new(variant.referred_array(to)?);
-        let placed = view.place(&target.shape).map_err(|e| of.damaged(&e))?;
-        Ok(Self { placed, width: target.width(), of, gathered: OnceLock::new() })
+    pub(super) fn new(placed: Placed, width: u64, of: Box<dyn ArrayBytes>) -> Self {
+        Self { placed, width, of, gathered: OnceLock::new() }
     }
 
     fn first_byte(&self) -> u64 {
         self.placed.lines().start * self.placed.pitch * self.width
     }
 
-    pub(super) fn piece_end(&self, at: u64) -> u64 {
+    /// The bytes of the other array that hold some of the matrix's.
+    fn bytes_there(&self, bytes: Range<u64>) -> Range<u64> {
+        if self.placed.is_contiguous() {
+            return self.first_byte().saturating_add(bytes.start)
+                ..self.first_byte().saturating_add(bytes.end);
+        }
+        let elements = self.placed.elements();
+        elements.start * self.width..elements.end * self.width
+    }
+
+    pub(super) fn needs(&self, bytes: Range<u64>, needs: &mut Needs) -> Result<()> {
+        if self.gathered.get().is_some() {
+            return Ok(());
+        }
+        self.of.needs(self.bytes_there(bytes), needs)
+    }
+
+    pub(crate) fn piece_end(&self, at: u64) -> u64 {
         if !self.placed.is_contiguous() {
             return u64::MAX;
         }
@@ -147,24 +199,32 @@ impl Rows {
     }
 
     /// Fills `out` with the matrix's bytes from byte `offset` on.
-    pub(crate) fn read(&self, offset: u64, out: &mut [u8]) -> Result<()> {
+    pub(super) fn decode(&self, from: &Fetched, offset: u64, out: &mut [u8]) -> Result<()> {
+        let there = self.bytes_there(offset..offset.saturating_add(out.len() as u64));
         if self.placed.is_contiguous() {
-            return self.of.read(self.first_byte() + offset, out);
+            return self.of.decode(from, there.start, out);
         }
-        let matrix = match self.gathered.get() {
-            Some(matrix) => matrix,
-            None => {
-                let elements = self.placed.elements();
-                let bytes = (elements.end - elements.start) * self.width;
-                let mut slab = zeroed(bytes).at(self.of.folder(), "cannot hold a matrix")?;
-                self.of.read(elements.start * self.width, &mut slab)?;
-                let matrix = gather(&slab, &self.placed.from_slab(), self.width).into_owned();
-                self.gathered.get_or_init(|| matrix)
-            }
-        };
         // The caller has checked that there is so much.
-        let start = size(offset);
-        out.copy_from_slice(&matrix[start..start + out.len()]);
+        let part = size(offset)..size(offset) + out.len();
+        if let Some(matrix) = self.gathered.get() {
+            out.copy_from_slice(&matrix[part]);
+            return Ok(());
+        }
+        let mut slab = zeroed(there.end - there.start).at(self.of.path(), "cannot hold a matrix")?;
+        self.of.decode(from, there.start, &mut slab)?;
+        let matrix = gather(&slab, &self.placed.from_slab(), self.width).into_owned();
+        out.copy_from_slice(&matrix[part]);
+        if out.len() < matrix.len() {
+            // The rest is likely to be asked for next.
+            self.gathered.get_or_init(|| matrix);
+        }
         Ok(())
+    }
+
+    /// Reads what it takes, and fills `out` with the matrix's bytes from byte `offset` on.
+    pub(crate) fn read(&self, offset: u64, out: &mut [u8]) -> Result<()> {
+        let end = offset.saturating_add(out.len() as u64);
+        let from = fetch_for(&*self.of, |needs| self.needs(offset..end, needs))?;
+        self.decode(&from, offset, out)
     }
 }

@@ -5,8 +5,8 @@ use std::slice;
 use std::sync::Arc;
 
 use qstore_container::{
-    ArrayKey, ChunkForm, ChunkRecord, ChunkShape, Encoding, FileContent, Given, Hash128, LayerFile,
-    OriginalFile, Part, RelativePath, Sha256Hex, StoredArray, VariantEntry, VariantName,
+    ArrayKey, ChunkForm, ChunkRecord, ChunkShape, Encoding, FileContent, Given, Hash128, OriginalFile, Part,
+    RelativePath, Sha256Hex, ShardFile, StoredArray, VariantEntry, VariantName,
 };
 use sha2::{Digest as _, Sha256};
 use twox_hash::XxHash3_128;
@@ -16,12 +16,12 @@ use super::slab::CodedPart;
 use super::spare::Spare;
 use super::steps::Member;
 use super::{CodedBundle, Done, Stored, Target};
-use crate::decode::content_hash;
 use crate::disk::{FileWriter, create_dir_all, create_new};
 use crate::error::{Error, IoContext as _, Result};
 use crate::formats::format_of;
 use crate::ingest::{Source, SourceArray, SourceContent};
 use crate::plan::{Action, PlannedArray, most_bundles};
+use crate::variant::content_hash;
 
 /// Takes the results of all steps in order.
 pub(super) struct LayerWriter<'a> {
@@ -49,7 +49,7 @@ struct Ended {
     contents: Vec<Given>,
     /// Those of them that the shards need.
     given: Vec<Given>,
-    shards: Vec<LayerFile>,
+    shards: Vec<ShardFile>,
 }
 
 impl Ended {
@@ -252,8 +252,7 @@ impl<'a> LayerWriter<'a> {
         };
         if let Some(head) = head {
             array.records.push(self.record(ChunkForm::Head, &head)?);
-            array.stream_bytes += head.len() as u64;
-            self.shard.write(&head)?;
+            self.shard.add_tables(&head);
         }
         self.array = Some(array);
         Ok(())
@@ -344,9 +343,12 @@ impl<'a> LayerWriter<'a> {
     }
 
     fn write_bundle(&mut self, bundle: CodedBundle) -> Result<()> {
-        let head = bundle.head.map(|head| (ChunkForm::Head, head));
         let (mut records, mut bytes) = (Vec::new(), 0);
-        for (form, stored) in head.into_iter().chain(bundle.chunk) {
+        if let Some(head) = bundle.head {
+            records.push(self.record(ChunkForm::Head, &head)?);
+            self.shard.add_tables(&head);
+        }
+        if let Some((form, stored)) = bundle.chunk {
             records.push(self.record(form, &stored)?);
             bytes += stored.len() as u64;
             self.shard.write(&stored)?;
@@ -377,7 +379,7 @@ impl<'a> LayerWriter<'a> {
             tensor_bytes: source.tensor_bytes(),
             files: source.files.len() as u64,
             raw_bytes: source.raw_bytes(),
-            layer: ended.shards,
+            shards: ended.shards,
             verbatim: self.target.verbatim,
             given_only: None,
             excluded: source.excluded.clone(),

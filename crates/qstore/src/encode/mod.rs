@@ -20,7 +20,6 @@ use rayon::ThreadPool;
 use rayon::prelude::*;
 
 use crate::codec::{Given, Workspace, at_least, with_workspace};
-use crate::decode::Variant;
 use crate::disk::Syncs;
 use crate::error::{Error, Result};
 use crate::file::zeroed;
@@ -33,6 +32,7 @@ use crate::plan::{
 };
 use crate::progress::Progress;
 use crate::quant::transpose;
+use crate::variant::Variant;
 use layer::LayerWriter;
 pub(crate) use measure::{measure, measure_bundle};
 use slab::{CodedPart, code_slab, read_original};
@@ -211,10 +211,11 @@ impl Failure {
     fn explain(self, path: &Path, array: &SourceArray) -> Error {
         match self {
             Self::Given(error) => error,
-            Self::NotInverse => {
-                let what = "its coded form does not decode to it; this is a bug of qstore, please report it";
-                Error::input(path, format!("{}: {what}", array.key))
-            }
+            Self::NotInverse => Error::internal(format!(
+                "{}: {}: its coded form does not decode to it",
+                path.display(),
+                array.key
+            )),
         }
     }
 }
@@ -304,10 +305,10 @@ fn code(coding: &Coding, (rows, columns): Block, raw: &[u8]) -> Result<Option<Ve
         let Some(given) = &coding.given else {
             return code_given(coding, cols, raw, Given::Nothing, workspace);
         };
-        let block = (coding.codec.code_rows(rows), coding.codec.code_columns(columns));
+        let block = coding.encoding.given_block([rows, columns]);
         let mut codes = std::mem::take(&mut workspace.codes);
         let coded =
-            given.with_block(block, &mut codes, |given| code_given(coding, cols, raw, given, workspace));
+            given.read_block(block, &mut codes, |given| code_given(coding, cols, raw, given, workspace));
         workspace.codes = codes;
         coded.map_err(Failure::Given)?
     })

@@ -2,10 +2,11 @@
 
 use std::path::Path;
 
+use qstore_container::limits::MAX_TAIL_BYTES;
 use qstore_container::{
-    ArrayKey, ChunkRecord, Given, Hash128, LayerFile, ShardLayout, ShardPlan, StoredArray,
+    ArrayKey, ChunkRecord, Given, Hash128, ShardFile, ShardLayout, ShardPlan, StoredArray,
 };
-use qstore_container::{OriginalFile, RelativePath, VariantName, write_chunks};
+use qstore_container::{OriginalFile, RelativePath, Tail, VariantName, write_chunks};
 
 use crate::disk::{FileWriter, Syncs, create_new, rename};
 use crate::error::{Error, IoContext as _, Result};
@@ -16,6 +17,7 @@ pub(super) struct ShardWriter<'a> {
     file: FileWriter<'a>,
     reserved: u64,
     layout: ShardLayout,
+    tables: Vec<u8>,
     records: Vec<ChunkRecord>,
     arrays: Vec<StoredArray>,
 }
@@ -34,12 +36,24 @@ impl<'a> ShardWriter<'a> {
         let file = create_new(&path).at(&path, "cannot create")?;
         let mut file = FileWriter::new(path, file, syncs);
         file.seek(reserved)?;
-        Ok(Self { file, reserved, layout: ShardLayout::default(), records: Vec::new(), arrays: Vec::new() })
+        Ok(Self {
+            file,
+            reserved,
+            layout: ShardLayout::default(),
+            tables: Vec::new(),
+            records: Vec::new(),
+            arrays: Vec::new(),
+        })
     }
 
     /// Appends to the current array's stream.
     pub(super) fn write(&mut self, bytes: &[u8]) -> Result<()> {
         self.file.write(bytes)
+    }
+
+    /// Adds the tables of the current array.
+    pub(super) fn add_tables(&mut self, tables: &[u8]) {
+        self.tables.extend_from_slice(tables);
     }
 
     /// Ends the current array, whose stream has `bytes` bytes.
@@ -51,7 +65,7 @@ impl<'a> ShardWriter<'a> {
         self.records.extend(records);
     }
 
-    /// Writes the list of chunks, the plan and the header, and gives the file its name: `VARIANT-ID.safetensors`. It is synced by when the variant is
+    /// Writes the tail and the header, and gives the file its name: `VARIANT-ID.safetensors`. It is synced by when the variant is
     /// committed. `files` and `empty_folders` are empty in all shards but the last.
     pub(super) fn finish(
         mut self,
@@ -59,7 +73,7 @@ impl<'a> ShardWriter<'a> {
         contents: &[Given],
         files: Vec<OriginalFile>,
         empty_folders: Vec<RelativePath>,
-    ) -> Result<(LayerFile, Vec<Given>)> {
+    ) -> Result<(ShardFile, Vec<Given>)> {
         let needed = |given: &&Given| {
             let mut needs = self.arrays.iter().flat_map(|a| a.encoding.needs());
             needs.any(|need| need.variant == given.variant)
@@ -70,11 +84,19 @@ impl<'a> ShardWriter<'a> {
         let path = self.file.path().to_owned();
         let failed = |e: qstore_container::FormatError| Error::input(&path, e);
         let (plan, chunks) = (plan.write().map_err(failed)?, write_chunks(&self.records));
-        let header = self.layout.finish(&chunks, &plan, self.reserved).map_err(failed)?;
-        let id = Hash128::of(header.get(8..).unwrap_or_default());
+        let tail =
+            Tail { tables: self.tables.len() as u64, chunks: chunks.len() as u64, plan: plan.len() as u64 };
+        if tail.bytes() > MAX_TAIL_BYTES {
+            return Err(Error::input(
+                &path,
+                "its tables and plan are larger than a reader accepts; use smaller shards",
+            ));
+        }
+        let header = self.layout.finish(&tail, self.reserved).map_err(failed)?;
+        let sections = [std::mem::take(&mut self.tables), chunks, plan].concat();
+        let id = Hash128::of(&sections);
 
-        self.file.write(&chunks)?;
-        self.file.write(&plan)?;
+        self.file.write(&sections)?;
         self.file.seek(0)?;
         self.file.write(&header)?;
         let bytes = self.file.finish()?;
@@ -84,6 +106,6 @@ impl<'a> ShardWriter<'a> {
             .map_err(|e| Error::input(&path, e))?;
         let named = path.with_file_name(name.as_str());
         rename(&path, &named).at(&named, "cannot rename")?;
-        Ok((LayerFile { name, bytes, id }, given))
+        Ok((ShardFile { name, bytes, tail, id }, given))
     }
 }

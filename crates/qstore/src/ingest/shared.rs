@@ -7,8 +7,10 @@ use std::sync::Arc;
 use qstore_container::{ArrayKey, CodeLayout};
 
 use super::{Source, SourceArray};
-use crate::decode::CodeBytes;
+use crate::decode::ArrayBytes;
 use crate::error::{Error, Result};
+use crate::fetch::{Fetched, Needs};
+use crate::storage::Storage;
 
 /// An array with its source.
 #[derive(Debug)]
@@ -26,8 +28,12 @@ impl SharedArray {
     }
 }
 
-impl CodeBytes for SharedArray {
-    fn read(&self, offset: u64, out: &mut [u8]) -> Result<()> {
+impl ArrayBytes for SharedArray {
+    fn needs(&self, _: Range<u64>, _: &mut Needs) -> Result<()> {
+        Ok(())
+    }
+
+    fn decode(&self, _: &Fetched, offset: u64, out: &mut [u8]) -> Result<()> {
         let within = offset.checked_add(out.len() as u64).is_some_and(|end| end <= self.array.bytes);
         if !within {
             return Err(self.wrong("it has fewer bytes than are asked for"));
@@ -39,8 +45,20 @@ impl CodeBytes for SharedArray {
         None
     }
 
-    fn read_coded(&self, _: Range<u64>, _: Range<u64>, _: &mut [u8]) -> Result<()> {
+    fn needs_coded(&self, _: Range<u64>, _: Range<u64>, _: &mut Needs) -> Result<()> {
         Err(self.wrong("it is not coded"))
+    }
+
+    fn decode_coded(&self, _: &Fetched, _: Range<u64>, _: Range<u64>, _: &mut [u8]) -> Result<()> {
+        Err(self.wrong("it is not coded"))
+    }
+
+    fn piece_end(&self, _: u64) -> u64 {
+        u64::MAX
+    }
+
+    fn storage(&self) -> Option<&dyn Storage> {
+        None
     }
 
     fn path(&self) -> &Path {

@@ -10,11 +10,12 @@ use std::time::SystemTime;
 use qstore_container::{ArrayKey, Dtype, FileContent, Hash128, RelativePath};
 
 use super::SourcePart;
-use crate::decode::{ArrayReader, Variant};
+use crate::decode::{ArrayReader, read_each};
 use crate::error::{Error, IoContext as _, Result};
 use crate::file::{read_exact_at, zeroed};
 use crate::formats::{ArrayInfo, Checkpoint};
 use crate::quant::Arrays;
+use crate::variant::Variant;
 
 /// The largest `config.json` that is looked at.
 const CONFIG_BYTES: u64 = 1 << 24;
@@ -231,7 +232,7 @@ impl Source {
         let arrays = &self.arrays[run];
         let bytes = arrays.iter().map(|array| array.bytes).sum();
         if let Origin::Stored { variant, .. } = &self.origin {
-            return variant.read_all(arrays.iter().map(|array| &array.key), bytes);
+            return read_each(variant, arrays.iter().map(|array| &array.key), bytes);
         }
         let mut raw = zeroed(bytes).at(self.path(), "cannot hold tensors")?;
         if let Some(first) = arrays.first() {
@@ -257,7 +258,7 @@ impl Source {
                     last.lock().ok().and_then(|kept| kept.clone()).filter(|(key, _)| *key == array.key);
                 let reader = match kept {
                     Some((_, reader)) => reader,
-                    None => Arc::new(variant.array(&array.key)?),
+                    None => Arc::new(ArrayReader::open(variant, &array.key)?),
                 };
                 if let Ok(mut kept) = last.lock() {
                     *kept = Some((array.key.clone(), reader.clone()));

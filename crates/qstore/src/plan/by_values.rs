@@ -68,7 +68,7 @@ fn sketch_of_codes(pair: &Pair) -> Result<Option<Sketch>> {
     let Ok(codes) = given.codes()? else { return Ok(None) };
     let [rows, cols] = corner(shape);
     let mut corner = vec![0; size(rows * cols)];
-    codes.read_block(0, 0..cols, &mut corner)?;
+    codes.read(0, 0..cols, given.values.zero_code(), &mut corner)?;
     let lines = corner.chunks_exact(size(cols).max(1)).enumerate();
     let values: Vec<f32> = lines.flat_map(|(row, codes)| given.values.values_of(row, codes)).collect();
     Ok(Sketch::new(&values, size(cols)))

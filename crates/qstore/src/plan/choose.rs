@@ -124,7 +124,7 @@ impl Chooser<'_> {
             Err(what) => return unusable(what),
         };
         let parts = match likeliest.codes()? {
-            Ok(codes) => matrix.given_parts(&codes)?,
+            Ok(codes) => matrix.given_parts(&codes, likeliest.values.zero_code())?,
             Err(what) => return unusable(what),
         };
         let fit = match pair.open_all(matrix.shape())? {

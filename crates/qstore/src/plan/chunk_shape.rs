@@ -5,9 +5,12 @@ use qstore_container::{ArrayKey, Axis, ChunkShape, CodeLayout, Lanes};
 
 use crate::ingest::SourceArray;
 
-/// Elements of a chunk, about: enough to make its coder states and tables cheap, few enough that many cores share one tensor and that a chunk
-/// with its working memory stays in a core's cache.
+/// Elements of a chunk, about: enough to make its coder states and tables cheap, few enough that many cores share one
+/// tensor and that a chunk with its working memory stays in a core's cache.
 const CHUNK_ELEMENTS: u64 = 1 << 19;
+/// Elements up to which a matrix is one chunk: half of it would be read for any part of it, and a part is seldom asked
+/// for.
+const MOST_ALONE: u64 = 1 << 20;
 /// Columns of an array that has no useful rows of its own.
 const FLAT_COLS: u64 = 4096;
 /// A row may not be much longer than a chunk.
@@ -46,16 +49,24 @@ pub(crate) fn chunk_of(array: &SourceArray) -> ChunkShape {
     let elements = array.bytes / super::sample::element_bytes(array);
     let lanes = if elements < WIDE_ELEMENTS { Lanes::Narrow } else { Lanes::Wide };
     let rows = (CHUNK_ELEMENTS / cols).clamp(1, most_rows);
-    let rows = if let [all, _] = array.shape[..] { even(rows, all) } else { rows };
+    let rows = match array.shape[..] {
+        [all, own] if own == cols && elements <= MOST_ALONE => rows.max(all.min(most_rows)),
+        [all, own] if own == cols => even(rows, all),
+        _ => rows,
+    };
     ChunkShape { rows, cols, lanes }
 }
 
-/// At most `most` rows, and not less than half as many, of which an eighth of `all` rows is a multiple, where there are such: engines share a matrix
-/// out among as many as eight, and none shall decode more than its part.
+/// At most `most` rows, and not less than half as many: whole eighths of `all` rows, or so many that an eighth is a
+/// multiple of them, where there are such. Engines share a matrix out among as many as eight, and none shall decode more
+/// than its part.
 fn even(most: u64, all: u64) -> u64 {
     let eighth = all / PARTS;
-    if !all.is_multiple_of(PARTS) || eighth < most {
+    if eighth == 0 || !all.is_multiple_of(PARTS) {
         return most;
+    }
+    if eighth < most {
+        return most - most % eighth;
     }
     let fewest = eighth.div_ceil(most);
     let pieces = (fewest..fewest * 2).find(|pieces| eighth.is_multiple_of(*pieces));
@@ -79,22 +90,30 @@ pub(super) fn chunk_of_codes(words: &SourceArray, layout: &CodeLayout) -> Option
     Some(ChunkShape { rows: (chunk.rows / per_row).max(1), cols, ..chunk })
 }
 
-/// Codes from which a matrix of packed codes is cut across as well.
-const TILED_CODES: u64 = 1 << 22;
+/// Codes of a chunk from which it is worth 128 lanes.
+const WIDE_CODES: u64 = 1 << 16;
 
-/// The same with fewer columns to a chunk, for packed codes of which many have a part each; the same where they are not cut.
+/// The same with an eighth of the columns to a chunk and at most an eighth of the rows, for packed codes of which many
+/// have a part each; the same where they are not cut.
 pub(super) fn tiled(chunk: ChunkShape, words: &SourceArray, layout: &CodeLayout) -> ChunkShape {
     let Some(packing) = layout.packing.as_ref().filter(|packing| packing.along == Axis::Columns) else {
         return chunk;
     };
-    let codes = words.shape.first().and_then(|rows| rows.checked_mul(packing.numbers_in(chunk.cols)?));
+    let Some((codes, rows)) = words.shape.first().and_then(|rows| {
+        let codes = rows.checked_mul(packing.numbers_in(chunk.cols)?)?;
+        Some((codes, rows.is_multiple_of(PARTS).then_some(rows / PARTS)?))
+    }) else {
+        return chunk;
+    };
     let cols = chunk.cols / PARTS;
     let is_whole = chunk.cols.is_multiple_of(PARTS)
         && cols.saturating_mul(packing.word.into()).is_multiple_of(packing.bits.into());
-    if layout.transposed && is_whole && cols > 0 && codes.is_some_and(|codes| codes >= TILED_CODES) {
-        return ChunkShape { cols, ..chunk };
+    if !(layout.transposed && is_whole && cols > 0 && codes > MOST_ALONE) {
+        return chunk;
     }
-    chunk
+    let rows = chunk.rows.min(rows);
+    let is_wide = codes / PARTS / words.shape[0] * rows >= WIDE_CODES;
+    ChunkShape { rows, cols, lanes: if is_wide { Lanes::Wide } else { Lanes::Narrow } }
 }
 
 #[cfg(test)]
@@ -107,7 +126,7 @@ mod tests {
             key: ArrayKey::Tensor("x".to_owned()),
             dtype,
             shape: shape.to_vec(),
-            bytes: 0,
+            bytes: shape.iter().fold(dtype.bitsize() as u64 / 8, |bytes, n| bytes.saturating_mul(*n)),
             file: 0,
             offset: 0,
             part: None,

@@ -69,7 +69,7 @@ pub(super) fn fit_given(
         Ok(codes) => codes,
         Err(why) => return Ok(Err(Refused::Because(why))),
     };
-    let parts = matrix.given_parts(&codes)?;
+    let parts = matrix.given_parts(&codes, given.values.zero_code())?;
     let predictor = Predictor::new(own.clone(), given.values.clone());
     let mut histograms = Histograms::default();
     for part in &parts {
@@ -85,7 +85,7 @@ pub(super) fn fit_given(
     let codec = Codec::CodeResidual(residual);
     let stored =
         stored(matrix, &parts, &codec, &classes.classifier, |part| Given::Codes(of_part(part, &predictor)));
-    let reader = GivenReader::new(codes, Meaning::Codes(Box::new(predictor)));
+    let reader = GivenReader::new(codes, Meaning::Codes(Box::new(predictor)), given.values.zero_code());
     let coding =
         Coding { encoding, codec, classifier: classes.classifier, given: Some(reader), chunk: Some(chunk) };
     Ok(Ok(Fit { coding, stored, of: bytes_of(&parts) }))

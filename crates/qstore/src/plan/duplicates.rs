@@ -8,11 +8,11 @@ use qstore_container::{ArrayKey, ArrayRef, Hash128, VariantName, View};
 use twox_hash::XxHash3_128;
 
 use super::{Original, Pairs};
-use crate::decode::{Variant, is_elsewhere};
-use crate::error::{IoContext as _, Result};
-use crate::file::zeroed;
+use crate::decode::{ArrayReader, read_whole};
+use crate::error::Result;
 use crate::ingest::{Source, SourceArray};
 use crate::progress::Progress;
+use crate::variant::{Variant, is_elsewhere};
 
 /// Bytes at either end of an array that tell it from most others.
 const ENDS: u64 = 4 << 10;
@@ -62,7 +62,7 @@ impl<'a> Duplicates<'a> {
                 let hash = match array.hash {
                     Some(hash) => hash,
                     None if bytes < REFERENCE_BYTES => continue,
-                    None => Hash128::of(&read(variant, &array.key)?),
+                    None => Hash128::of(&read_whole(variant, &array.key)?),
                 };
                 let of_size = stored.entry(bytes).or_default();
                 of_size.entry(hash).or_insert_with(|| (variant.clone(), array.key.clone()));
@@ -107,7 +107,7 @@ impl<'a> Duplicates<'a> {
         let hash = Hash128::of(bytes);
         if let Some((variant, key)) = self.stored.get(&size).and_then(|of_size| of_size.get(&hash)) {
             let plain = pairs.says_value(&self.source.arrays[index].key);
-            let same = !(plain && is_residual(variant, key)?) && read(variant, key)? == bytes;
+            let same = !(plain && is_residual(variant, key)?) && read_whole(variant, key)? == bytes;
             return Ok(same.then(|| (variant.origin(key), hash)));
         }
         match self.own_small.entry((size, hash)) {
@@ -136,7 +136,7 @@ impl<'a> Duplicates<'a> {
             return Ok(None);
         }
         if let Some((variant, key)) = self.stored_twin(index, pairs)? {
-            let reader = variant.array(&key)?;
+            let reader = ArrayReader::open(&variant, &key)?;
             return Ok(Some((variant.origin(&key), Original::Stored(Box::new(reader)))));
         }
         let Some(original) = self.original(index, pairs)?.filter(|original| *original != index) else {
@@ -204,17 +204,9 @@ fn hash_of_ends(source: &Source, array: &SourceArray) -> Result<Hash128> {
 
 /// Whether a stored array, or what it refers to, is a residual, or lies in others.
 fn is_residual(variant: &Arc<Variant>, key: &ArrayKey) -> Result<bool> {
-    let reader = variant.array(key)?;
+    let reader = ArrayReader::open(variant, key)?;
     let encoding = &reader.stored().encoding;
     Ok(encoding.is_residual() || is_elsewhere(encoding))
-}
-
-/// All of a stored array.
-fn read(variant: &Arc<Variant>, key: &ArrayKey) -> Result<Vec<u8>> {
-    let reader = variant.array(key)?;
-    let mut bytes = zeroed(reader.bytes()?).at(variant.folder(), "cannot hold a tensor")?;
-    reader.read(0, &mut bytes)?;
-    Ok(bytes)
 }
 
 /// XXH3-128 of an array's bytes.

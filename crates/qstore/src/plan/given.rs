@@ -84,7 +84,7 @@ impl Pair {
         let rows = rows.min(CODES_OF_MEAN / cols.max(1)).max(1);
         let mut sample = vec![0; size(rows.saturating_mul(cols))];
         if is_ambiguous(&self.group.candidates) {
-            codes.read_rows(0, &mut sample)?;
+            codes.read(0, 0..cols, first.values.zero_code(), &mut sample)?;
         }
         let best = likeliest(all.iter().map(|one| &one.values), &sample);
         Ok(all.into_iter().nth(best).ok_or_else(|| "it is of no format".to_owned()))
@@ -99,8 +99,7 @@ impl GivenGroup<'_> {
 
     /// A reader of the codes. The inner error says why there is none.
     pub(super) fn codes(&self) -> Result<Result<CodeReader, String>> {
-        let fill = (self.values.cols() as u64, self.values.zero_code());
-        self.pair.lower.codes(self.matrix, fill)
+        self.pair.lower.codes(self.matrix)
     }
 }
 

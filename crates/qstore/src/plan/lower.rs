@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use qstore_container::{ArrayKey, Dtype, QuantMatrix, StoredArray, VariantName};
 
-use crate::decode::{CodeReader, Variant, chunks_align, is_elsewhere, read_part};
+use crate::decode::{ArrayReader, CodeReader, checkpoint, read_part};
 use crate::error::Result;
 use crate::formats::Checkpoint;
 use crate::ingest::{SharedArray, Source};
 use crate::quant::Arrays;
+use crate::variant::{Variant, chunks_align, is_elsewhere};
 
 /// Whatever an array may be given lies in one.
 #[derive(Debug, Clone)]
@@ -33,7 +34,7 @@ impl Lower {
     /// What its folder says of itself.
     pub(super) fn checkpoint(&self) -> Result<Checkpoint> {
         match self {
-            Self::Stored(variant) => variant.checkpoint(),
+            Self::Stored(variant) => checkpoint(variant),
             Self::Folder { source, .. } => source.checkpoint(),
         }
     }
@@ -42,34 +43,30 @@ impl Lower {
     pub(super) fn can_be_given(&self, matrix: &QuantMatrix<ArrayKey>) -> Result<bool> {
         let Self::Stored(variant) = self else { return Ok(true) };
         for key in matrix.values.arrays() {
-            let reader = variant.array(key)?;
+            let reader = ArrayReader::open(variant, key)?;
             let encoding = &reader.stored().encoding;
             if encoding.is_residual() || is_elsewhere(encoding) {
                 return Ok(false);
             }
         }
-        let reader = variant.array(&matrix.codes.array)?;
+        let reader = ArrayReader::open(variant, &matrix.codes.array)?;
         let codes = &reader.stored().encoding;
         Ok(!codes.is_float_residual() && !is_elsewhere(codes))
     }
 
-    /// A reader of the codes of a matrix, in rows of `cols` that are filled up with `fill`. The inner error says why there is none.
-    pub(super) fn codes(
-        &self,
-        matrix: &QuantMatrix<ArrayKey>,
-        (cols, fill): (u64, u8),
-    ) -> Result<Result<CodeReader, String>> {
+    /// A reader of the codes of a matrix. The inner error says why there is none.
+    pub(super) fn codes(&self, matrix: &QuantMatrix<ArrayKey>) -> Result<Result<CodeReader, String>> {
         let (key, field) = (&matrix.codes.array, &matrix.codes);
         let reader = match self {
             Self::Stored(variant) => {
                 let entry = variant.stored_array(key)?;
                 let array = (entry.dtype, &entry.shape[..]);
-                CodeReader::new(variant.array(key)?, field, array, matrix.shape, (cols, fill))
+                CodeReader::new(ArrayReader::open(variant, key)?, field, array, matrix.shape)
             }
             Self::Folder { source, .. } => {
                 let array = source.expect(key)?;
                 let array = (array.dtype, &array.shape[..]);
-                CodeReader::new(SharedArray::find(source, key)?, field, array, matrix.shape, (cols, fill))
+                CodeReader::new(SharedArray::find(source, key)?, field, array, matrix.shape)
             }
         };
         Ok(reader.map_err(|e| e.to_string()))
@@ -79,7 +76,7 @@ impl Lower {
     pub(super) fn is_cut_across(&self, key: &ArrayKey) -> Result<bool> {
         match self {
             Self::Stored(variant) => {
-                Ok(variant.array(key)?.stored().chunks_across().is_ok_and(|across| across > 1))
+                Ok(ArrayReader::open(variant, key)?.stored().chunks_across().is_ok_and(|across| across > 1))
             }
             Self::Folder { .. } => Ok(false),
         }
@@ -88,7 +85,7 @@ impl Lower {
     /// Whether readers accept the stored form `array` of codes to be given the codes `key`.
     pub(super) fn chunks_align(&self, key: &ArrayKey, array: &StoredArray) -> Result<bool> {
         match self {
-            Self::Stored(variant) => Ok(chunks_align(array, variant.array(key)?.stored())),
+            Self::Stored(variant) => Ok(chunks_align(array, ArrayReader::open(variant, key)?.stored())),
             Self::Folder { .. } => Ok(true),
         }
     }
@@ -107,7 +104,7 @@ impl Arrays<ArrayKey> for Lower {
 
     fn read(&self, key: &ArrayKey, bytes: Range<u64>) -> Result<Vec<u8>> {
         match self {
-            Self::Stored(variant) => read_part(&variant.array(key)?, bytes),
+            Self::Stored(variant) => read_part(&ArrayReader::open(variant, key)?, bytes),
             Self::Folder { source, .. } => Arrays::read(&**source, key, bytes),
         }
     }

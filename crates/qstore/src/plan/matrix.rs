@@ -101,11 +101,11 @@ impl<'a> Matrix<'a> {
     }
 
     /// A few chunks with what they are given.
-    pub(super) fn given_parts(&self, codes: &CodeReader) -> Result<Vec<Part>> {
+    pub(super) fn given_parts(&self, codes: &CodeReader, fill: u8) -> Result<Vec<Part>> {
         let cols = usize::try_from(self.shape()[1]).unwrap_or(usize::MAX);
         self.take_parts(|first, rows| {
             let mut given = vec![0; rows.saturating_mul(cols)];
-            codes.read_rows(first as u64, &mut given)?;
+            codes.read(first as u64, 0..cols as u64, fill, &mut given)?;
             Ok(given)
         })
     }

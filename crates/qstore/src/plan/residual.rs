@@ -47,7 +47,7 @@ pub(super) fn fit_bins(
         encoding: Encoding::Residual { given: Box::new(group.in_plan()), transposed: matrix.transposed },
         codec: Codec::Residual(residual),
         classifier: Classifier::single(),
-        given: Some(GivenReader::new(codes, Meaning::Bins(bins))),
+        given: Some(GivenReader::new(codes, Meaning::Bins(bins), group.values.zero_code())),
         chunk: Some(matrix.chunk),
     };
     Ok(Some(Fit { coding, stored: tried.stored, of: tried.of }))
@@ -120,7 +120,7 @@ pub(super) fn fit_steps(
             },
             codec,
             classifier,
-            given: Some(reader(codes, subdivisions)),
+            given: Some(reader(codes, subdivisions, given.values.zero_code())),
             chunk: Some(matrix.chunk),
         };
         let fit = Fit { coding, stored, of: parts.iter().map(|part| part.raw.len() as u64).sum() };
@@ -131,8 +131,8 @@ pub(super) fn fit_steps(
     Ok(best)
 }
 
-fn reader(codes: CodeReader, subdivisions: Subdivisions) -> GivenReader {
-    GivenReader::new(codes, Meaning::Subdivisions(Box::new(subdivisions)))
+fn reader(codes: CodeReader, subdivisions: Subdivisions, fill: u8) -> GivenReader {
+    GivenReader::new(codes, Meaning::Subdivisions(Box::new(subdivisions)), fill)
 }
 
 fn try_steps(

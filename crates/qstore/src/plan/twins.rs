@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use qstore_container::{ArrayKey, ArrayRef, Dtype, View};
 
-use crate::decode::{Rows, Variant};
+use crate::decode::Rows;
 use crate::error::{IoContext as _, Result};
 use crate::file::zeroed;
 use crate::formats::{ArrayInfo, Checkpoint};
 use crate::ingest::{Source, SourceArray};
 use crate::names::{canonical, cuts};
 use crate::quant::FloatKind;
+use crate::variant::Variant;
 
 /// Bytes that are compared at a time.
 const PIECE: u64 = 1 << 20;

@@ -4,6 +4,7 @@
 //! floats become which code. None of them knows a producer; all they know comes from a
 //! [`QuantMatrix`](qstore_container::QuantMatrix).
 
+mod code_field;
 mod columns;
 mod dequantizer;
 mod edges;
@@ -16,6 +17,7 @@ mod quantizer;
 mod tiles;
 mod transpose;
 
+pub(crate) use code_field::check_codes;
 pub(crate) use columns::{Columns, Run};
 pub(crate) use dequantizer::Dequantizer;
 pub(crate) use floats::{FloatKind, in_f16};

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
+use half::slice::{HalfBitsSliceExt as _, HalfFloatSliceExt as _};
 use half::{bf16, f16};
 use qstore_container::limits::MAX_VALUES_BYTES;
 use qstore_container::{Axis, Dtype, Field, FormatError, MiniFloat, Number, Placed};
@@ -30,11 +31,21 @@ pub(super) struct NumberMatrix<T> {
     all: Vec<T>,
 }
 
-impl<T: Copy> NumberMatrix<T> {
-    /// The number in that place.
-    pub(super) fn get(&self, row: u64, column: u64) -> Option<T> {
-        let index = row.checked_mul(self.cols)?.checked_add(column)?;
-        (column < self.cols).then(|| self.all.get(usize::try_from(index).ok()?).copied()).flatten()
+impl<T> NumberMatrix<T> {
+    /// Numbers of a row.
+    pub(super) fn cols(&self) -> u64 {
+        self.cols
+    }
+
+    /// The numbers of that row.
+    pub(super) fn row(&self, row: u64) -> Option<&[T]> {
+        let start = size(row.checked_mul(self.cols)?);
+        self.all.get(start..start.checked_add(size(self.cols))?)
+    }
+
+    /// All numbers, row by row.
+    pub(super) fn into_all(self) -> Vec<T> {
+        self.all
     }
 }
 
@@ -138,11 +149,12 @@ pub(super) fn numbers<A>(
         return Err(FormatError::new("number: the array has other elements").into());
     }
     let Words { shape: [_, cols], bytes, .. } = words(arrays, field, needed)?;
-    let halves = || bytes.as_chunks().0.iter().map(|bytes| u16::from_le_bytes(*bytes));
+    let halves =
+        || -> Vec<u16> { bytes.as_chunks().0.iter().map(|bytes| u16::from_le_bytes(*bytes)).collect() };
     let all = match number {
         Number::F32 => bytes.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect(),
-        Number::F16 => halves().map(|bits| f16::from_bits(bits).to_f32()).collect(),
-        Number::Bf16 => halves().map(|bits| bf16::from_bits(bits).to_f32()).collect(),
+        Number::F16 => halves().reinterpret_cast::<f16>().to_f32_vec(),
+        Number::Bf16 => halves().reinterpret_cast::<bf16>().to_f32_vec(),
         Number::E4m3 => bytes.iter().map(|byte| mini_value(MiniFloat::E4m3, *byte)).collect(),
         Number::E5m2 => bytes.iter().map(|byte| mini_value(MiniFloat::E5m2, *byte)).collect(),
         Number::E8m0 | Number::Unsigned | Number::Signed => bytes.iter().map(|byte| power(*byte)).collect(),
@@ -195,20 +207,22 @@ pub(crate) fn gather<'a>(array: &'a [u8], placed: &Placed, width: u64) -> Cow<'a
     if placed.is_contiguous() {
         return Cow::Borrowed(part(if rows > 0 { placed.element(0, 0) } else { 0 }, rows * cols));
     }
+    let line = size(cols * width);
+    let mut gathered = Vec::with_capacity(size(rows) * line);
     if !placed.transposed {
-        return (0..rows).flat_map(|row| part(placed.element(row, 0), cols)).copied().collect();
+        (0..rows).for_each(|row| gathered.extend_from_slice(part(placed.element(row, 0), cols)));
+        return Cow::Owned(gathered);
     }
     let elements = placed.elements();
     let slab = part(elements.start, elements.end - elements.start);
     let mut transposed = vec![0; slab.len()];
     transpose(slab, placed.pitch, width, &mut transposed);
     // Rows of the transposed slab, in the order of the view.
-    let line = size(cols * width);
-    let of_row = |row: u64| {
+    for row in 0..rows {
         let first = size(placed.element(row, 0) - elements.start) * line;
-        &transposed[first..first + line]
-    };
-    (0..rows).flat_map(of_row).copied().collect()
+        gathered.extend_from_slice(&transposed[first..first + line]);
+    }
+    Cow::Owned(gathered)
 }
 
 /// An array in memory.
@@ -255,7 +269,7 @@ mod tests {
         let transposed = read(View::TRANSPOSED, Axis::Columns, [2, 7]);
         assert_eq!(transposed.all, [1, 2, 3, 4, 9, 10, 11, 12, 5, 6, 7, 8, 13, 14, 15, 0]);
         let down = read(View::WHOLE, Axis::Rows, [5, 2]);
-        assert_eq!((down.cols, down.get(4, 1), down.get(0, 2)), (2, Some(13), None));
+        assert_eq!((down.cols, down.row(4), down.row(8)), (2, Some(&[9, 13][..]), None));
         let second = View { rows: Some([1, 2].into()), ..View::TRANSPOSED };
         assert_eq!(read(second, Axis::Columns, [1, 8]).all, [5, 6, 7, 8, 13, 14, 15, 0]);
         assert!(codes(&array, &field(View::WHOLE, None), [2, 2]).is_err());

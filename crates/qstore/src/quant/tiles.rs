@@ -7,6 +7,7 @@ use super::columns::Columns;
 use super::levels::LevelTable;
 use super::numbers::{self, Arrays, NumberMatrix};
 use super::open_error::OpenError;
+use crate::memory::size;
 
 /// What all numbers of a matrix are wanted for: the groups of columns of tiles of rows.
 pub(super) struct Tiles {
@@ -104,7 +105,7 @@ impl Tiles {
         name: &str,
     ) -> Result<Vec<f32>, OpenError> {
         let found = numbers::numbers(arrays, &numbers.field, numbers.number, self.shape_of(numbers.tile));
-        Ok(self.spread(&found.map_err(|e| e.named(name))?, numbers.tile))
+        Ok(self.spread(found.map_err(|e| e.named(name))?, numbers.tile))
     }
 
     /// A level that stands for 0 for each group of each tile.
@@ -123,7 +124,9 @@ impl Tiles {
             let level = levels.value(code) as i16;
             level
         };
-        Ok(self.spread(&found, codes.tile).into_iter().map(level).collect())
+        let level_of: Vec<i16> = (0..=u8::MAX).map(level).collect();
+        let found = self.spread(found, codes.tile);
+        Ok(found.into_iter().map(|code| level_of[usize::from(code)]).collect())
     }
 
     /// Rows and columns of numbers of this tile.
@@ -133,16 +136,25 @@ impl Tiles {
     }
 
     /// All numbers of a field of such a tile, one for each group of each tile.
-    fn spread<T: Copy>(&self, found: &NumberMatrix<T>, tile: [u64; 2]) -> Vec<T> {
-        let columns = |group: u64| match &self.starts {
-            Some(starts) => starts[usize::try_from(group).unwrap_or(0)] / tile[1],
-            None => group,
+    fn spread<T: Copy>(&self, found: NumberMatrix<T>, tile: [u64; 2]) -> Vec<T> {
+        let columns: Vec<usize> = match &self.starts {
+            Some(starts) => starts.iter().map(|start| size(start / tile[1])).collect(),
+            None => (0..self.columns.groups()).collect(),
         };
-        let of_tile = |at: u64| {
-            let row = at * self.tile_rows / tile[0];
-            (0..self.groups()).filter_map(move |group| found.get(row, columns(group)))
-        };
-        (0..self.count).flat_map(of_tile).collect()
+        let row_of = |at: u64| at * self.tile_rows / tile[0];
+        let is_each = columns.iter().enumerate().all(|(group, column)| group == *column);
+        if is_each && found.cols() == self.groups() && (0..self.count).all(|at| row_of(at) == at) {
+            let mut all = found.into_all();
+            all.truncate(size(self.count * self.groups()));
+            return all;
+        }
+        let mut all = Vec::with_capacity(size(self.count * self.groups()));
+        for at in 0..self.count {
+            // There are as many as were asked for.
+            let row = found.row(row_of(at)).unwrap_or_default();
+            all.extend(columns.iter().filter_map(|column| row.get(*column)));
+        }
+        all
     }
 }
 

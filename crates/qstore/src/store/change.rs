@@ -4,7 +4,6 @@ use std::collections::{BTreeSet, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 use qstore_container::{Given, Manifest, RelativePath, VariantEntry, VariantName};
 
@@ -12,12 +11,13 @@ use super::spec::GivenRule;
 use super::unshared::UnsharedInspection;
 use super::verify::sha256_of;
 use super::{Options, Store};
-use crate::decode::Variant;
 use crate::disk::{Move, Staging, Syncs};
 use crate::encode::{Target, write_layer};
 use crate::error::{Error, IoContext as _, Result};
 use crate::ingest::Source;
 use crate::progress::Progress;
+use crate::storage::{Counted, Folder, Overlay, Storage};
+use crate::variant::Variant;
 
 /// How a variant is to be stored.
 pub(super) struct Wish<'a> {
@@ -34,6 +34,8 @@ pub(super) struct Change<'a> {
     old: Manifest,
     entries: Vec<VariantEntry>,
     open: Vec<Arc<Variant>>,
+    /// The files of the store as it is and as it will be.
+    storage: Arc<dyn Storage>,
     store: PathBuf,
 }
 
@@ -48,6 +50,7 @@ impl<'a> Change<'a> {
             old,
             entries: Vec::new(),
             open: Vec::new(),
+            storage: Arc::new(Overlay { new: Folder::new(&staging.new_files()), old: Folder::new(&store) }),
             store,
         })
     }
@@ -68,7 +71,7 @@ impl<'a> Change<'a> {
             self.staging.make_folder(name.as_str())?;
         }
         let named: HashSet<&str> =
-            self.old.variants.iter().flat_map(|v| &v.layer).map(|file| file.name.as_str()).collect();
+            self.old.variants.iter().flat_map(|v| &v.shards).map(|file| file.name.as_str()).collect();
         for entry in fs::read_dir(&self.store).at(&self.store, "cannot read")? {
             let found = entry.at(&self.store, "cannot read")?.file_name();
             // Its id is not known before it is there.
@@ -110,12 +113,12 @@ impl<'a> Change<'a> {
             progress.remark(&format!("{name}: {}", UnsharedInspection::new(note).text))?;
         }
         let entry = VariantEntry { given_only, ..entry };
-        self.adopt(self.staging.new_files(), entry)
+        self.adopt(entry)
     }
 
     /// Takes a variant over as it is stored.
     pub(super) fn keep(&mut self, entry: &VariantEntry) -> Result<()> {
-        self.adopt(self.store.clone(), entry.clone())
+        self.adopt(entry.clone())
     }
 
     /// Takes a variant over as it is stored, unless that does not fit any more what it is given and was stored anew: what it refers to may be a
@@ -136,14 +139,16 @@ impl<'a> Change<'a> {
 
     /// Whether a variant is stored as it was in the old store.
     fn is_as_it_was(&self, name: &VariantName) -> bool {
-        let of = |entries: &[VariantEntry]| entries.iter().find(|e| e.name == *name).map(|e| e.layer.clone());
+        let of =
+            |entries: &[VariantEntry]| entries.iter().find(|e| e.name == *name).map(|e| e.shards.clone());
         of(&self.entries) == of(&self.old.variants)
     }
 
-    fn adopt(&mut self, folder: PathBuf, entry: VariantEntry) -> Result<()> {
+    fn adopt(&mut self, entry: VariantEntry) -> Result<()> {
         let is_given = |variant: &&Arc<Variant>| entry.given.iter().any(|g| g.variant == *variant.name());
         let given = self.open.iter().filter(is_given).cloned().collect();
-        let variant = Variant::open(&folder, &entry, given, &Arc::new(AtomicU64::new(0)))?;
+        let storage = Arc::new(Counted::new(self.storage.clone()));
+        let variant = Variant::open(&storage, &entry, given)?;
         self.open.push(Arc::new(variant));
         self.entries.push(entry);
         Ok(())
@@ -151,7 +156,8 @@ impl<'a> Change<'a> {
 
     /// Stores a variant of the old store again, given what is there so far.
     pub(super) fn store_anew(&mut self, entry: &VariantEntry, progress: &dyn Progress) -> Result<()> {
-        let old = super::open_variant(&self.store, &self.old, &entry.name, None)?;
+        let storage: Arc<dyn Storage> = Arc::new(Folder::new(&self.store));
+        let old = super::open_variant(&storage, &self.old, &entry.name)?;
         let wish = Wish { verbatim: false, given: &GivenRule::of(entry) };
         self.put(&entry.name, &Source::of_variant(&old)?, &wish, progress)?;
         let same = self.entries.last().is_some_and(|new| new.content == entry.content);
@@ -217,7 +223,7 @@ pub(super) fn commit(staging: &mut Staging, old: &Manifest, new: &Manifest, kept
     // First, while nothing has happened yet: from here on hardly any room is needed on the disk.
     staging.write(Manifest::FILE_NAME, &text)?;
     let layers = |manifest: &Manifest| -> HashSet<RelativePath> {
-        manifest.variants.iter().flat_map(|v| &v.layer).map(|f| f.name.clone()).collect()
+        manifest.variants.iter().flat_map(|v| &v.shards).map(|f| f.name.clone()).collect()
     };
     let (own, staying) = (layers(old), layers(new));
     let mut leaving: Vec<_> = own.difference(&staying).cloned().collect();

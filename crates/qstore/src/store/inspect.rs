@@ -4,16 +4,17 @@ use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 
-use qstore_container::{
-    ArrayKey, Encoding, FORMAT_VERSION, FileContent, Manifest, StoredArray, VariantEntry, VariantName,
-};
+use qstore_container::{ArrayKey, FORMAT_VERSION, FileContent, Manifest, VariantEntry};
 use serde::Serialize;
 
 use super::Store;
 use super::unshared::UnsharedInspection;
-use crate::decode::{Variant, is_within};
+use crate::decode::{ArrayBytes as _, ArrayReader};
 use crate::disk::Staging;
 use crate::error::{Error, Result};
+use crate::fetch::Needs;
+use crate::storage::is_within;
+use crate::variant::Variant;
 
 /// A store, described.
 #[derive(Debug, Clone, Serialize)]
@@ -190,7 +191,7 @@ fn foreign(store: &Path, variants: &[VariantInspection], leftovers: &[String]) -
 fn describe(store: &Store, entry: &VariantEntry, tensors: bool) -> VariantInspection {
     let opened = store.variant(&entry.name);
     let files: Vec<FileInspection> = opened.iter().flat_map(describe_files).collect();
-    let layers = entry.layer.iter().map(|f| f.name.to_string());
+    let layers = entry.shards.iter().map(|f| f.name.to_string());
     let kept = files.iter().filter(|_| entry.verbatim).map(|f| format!("{}/{}", entry.name, f.path));
     let kept_bytes = if entry.verbatim { entry.raw_bytes } else { 0 };
     let layer_files: Vec<String> = layers.chain(kept).collect();
@@ -205,9 +206,9 @@ fn describe(store: &Store, entry: &VariantEntry, tensors: bool) -> VariantInspec
         missing_files: layer_files.iter().filter(is_missing).cloned().collect(),
         layer_files,
         raw_bytes: entry.raw_bytes,
-        stored_bytes: entry.layer.iter().fold(kept_bytes, |sum, f| sum.saturating_add(f.bytes)),
+        stored_bytes: entry.shards.iter().fold(kept_bytes, |sum, f| sum.saturating_add(f.bytes)),
         overhead_bytes: opened.as_ref().ok().map(|variant| variant.overhead()),
-        read_bytes: opened.as_ref().ok().map(read_bytes),
+        read_bytes: opened.as_ref().ok().and_then(|variant| read_bytes(variant).ok()),
         problem: opened.as_ref().err().map(ToString::to_string),
         excluded: entry.excluded.clone(),
         unshared: entry.unshared.iter().map(UnsharedInspection::new).collect(),
@@ -267,34 +268,15 @@ fn describe_tensors(variant: &Variant) -> Vec<TensorInspection> {
     variant.tensors().into_iter().map(describe).collect()
 }
 
-/// Bytes that loading every tensor reads: what opening has read, and for each tensor its stream and those that it needs.
-fn read_bytes(variant: &Arc<Variant>) -> u64 {
-    let opening = variant.bytes_read();
-    let mut bundles = HashSet::new();
-    let tensors = variant.arrays().filter(|(array, _)| array.key.tensor().is_some());
-    opening + tensors.map(|(array, stored)| stream_bytes(variant, array, stored, &mut bundles)).sum::<u64>()
-}
-
-/// `bundles` are those that were counted: one is read once for all of its slices.
-fn stream_bytes<'a>(
-    variant: &'a Variant,
-    array: &'a StoredArray,
-    stored: u64,
-    bundles: &mut HashSet<(&'a VariantName, &'a ArrayKey)>,
-) -> u64 {
-    let own = match &array.encoding {
-        Encoding::Verbatim { .. } => array.bytes().unwrap_or(0),
-        Encoding::Slice { of, .. } if !bundles.insert((variant.name(), of)) => 0,
-        Encoding::Slice { of, .. } => variant.stored_size(of).map_or(0, |(_, stored)| stored),
-        _ => stored,
-    };
-    let needed = array.encoding.needs().map(|need| {
-        let lower = variant.given().iter().find(|g| *g.name() == need.variant).map_or(variant, |g| &**g);
-        lower
-            .stored_size(&need.array)
-            .map_or(0, |(array, stored)| stream_bytes(lower, array, stored, bundles))
-    });
-    own + needed.sum::<u64>()
+/// Bytes that loading every tensor reads: what opening has read, and each chunk that a tensor needs, once.
+fn read_bytes(variant: &Arc<Variant>) -> Result<u64> {
+    let mut needs = Needs::default();
+    for (array, _) in variant.arrays().filter(|(array, _)| array.key.tensor().is_some()) {
+        let reader = ArrayReader::open(variant, &array.key)?;
+        reader.needs(0..reader.bytes()?, &mut needs)?;
+    }
+    let chunks: u64 = needs.sorted().iter().map(|place| place.length).sum();
+    Ok(variant.bytes_read() + chunks)
 }
 
 /// `None` for a divisor of 0.

@@ -1,4 +1,4 @@
-//! The store on disk: a folder with `qstore.json` and layer files.
+//! The store on disk: a folder with `qstore.json` and shards.
 
 mod arrange;
 mod change;
@@ -12,22 +12,23 @@ mod tensor;
 mod unpack;
 mod unshared;
 mod verify;
+mod work;
 mod write;
 
 use std::collections::HashMap;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 use qstore_container::limits::MAX_MANIFEST_BYTES;
 use qstore_container::{Manifest, VariantName};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
-use crate::decode::{Variant, is_within, or_changed};
 use crate::disk::Staging;
-use crate::error::{Error, IoContext as _, Result};
+use crate::error::{Error, Result};
 use crate::pipeline::{CHUNK_MEMORY, Window};
-use crate::throttle::Throttle;
+use crate::storage::{Counted, Folder, Storage};
+use crate::variant::{Variant, or_changed};
 
 pub use inspect::{FileInspection, Inspection, TensorInspection, VariantInspection, inspect};
 pub use load::{LoadedTensor, load};
@@ -45,7 +46,7 @@ pub struct Options {
     pub threads: usize,
     /// Bytes of memory that packing and unpacking may use for chunks in flight, about.
     pub memory: u64,
-    /// Most bytes of a layer file, except where a single tensor is larger.
+    /// Most bytes of a shard, except where a single tensor is larger.
     pub shard_size: u64,
 }
 
@@ -82,12 +83,12 @@ impl Options {
 #[derive(Debug)]
 pub struct Store {
     path: PathBuf,
+    storage: Arc<dyn Storage>,
     manifest: Manifest,
-    read_limit: Option<Arc<Throttle>>,
 }
 
 impl Store {
-    /// Reads the manifest of the store in folder `path`; no layer is opened.
+    /// Reads the manifest of the store in folder `path`; no shard is opened.
     ///
     /// # Errors
     /// [`Error::Missing`] if there is no store, [`Error::Damaged`] if its manifest is not whole.
@@ -95,38 +96,29 @@ impl Store {
         if path.is_file() {
             return Err(Error::usage(format!("{}: this is a file; give the store's folder", path.display())));
         }
-        let file = path.join(Manifest::FILE_NAME);
-        let size = match std::fs::metadata(&file) {
-            Ok(data) => data.len(),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+        match Self::open_in(Arc::new(Folder::new(path))) {
+            Err(Error::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {
                 let left = if Staging::is_in(path) {
                     "; a pack into it was interrupted: run it again, or delete the folder"
                 } else {
                     ""
                 };
-                return Err(Error::missing(
-                    path,
-                    format!("no store here (no {}){left}", Manifest::FILE_NAME),
-                ));
+                Err(Error::missing(path, format!("no store here (no {}){left}", Manifest::FILE_NAME)))
             }
-            Err(source) => return Err(Error::Io { path: file, what: "cannot read", source }),
-        };
-        if !is_within(path, &file) {
-            return Err(Error::damaged(file, "it is no regular file inside the store"));
+            opened => opened,
         }
-        if size > MAX_MANIFEST_BYTES {
-            return Err(Error::damaged(file, "it is larger than any manifest"));
-        }
-        let text = std::fs::read(&file).at(&file, "cannot read")?;
-        let manifest = Manifest::parse(&text).map_err(|e| Error::damaged(&file, e))?;
-        Ok(Self { path: path.to_owned(), manifest, read_limit: None })
     }
 
-    /// Reads the tensors of variants that are opened from now on no faster than `limit` allows.
-    #[must_use]
-    pub fn with_read_limit(mut self, limit: Arc<Throttle>) -> Self {
-        self.read_limit = Some(limit);
-        self
+    /// Reads the manifest of the store in `storage`, with one read; no shard is opened.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if there is no manifest, [`Error::Damaged`] if it is not whole.
+    pub fn open_in(storage: Arc<dyn Storage>) -> Result<Self> {
+        let path = storage.location().to_owned();
+        let text = storage.read_all(Manifest::FILE_NAME, MAX_MANIFEST_BYTES)?;
+        let manifest =
+            Manifest::parse(&text).map_err(|e| Error::damaged(path.join(Manifest::FILE_NAME), e))?;
+        Ok(Self { path, storage, manifest })
     }
 
     /// The store's folder.
@@ -141,26 +133,21 @@ impl Store {
         &self.manifest
     }
 
-    /// Opens a variant: its own layer and the ones that it is given.
+    /// Opens a variant: its own shards and those of the variants that it is given, with one read each.
     ///
     /// # Errors
-    /// [`Error::UnknownName`], [`Error::Io`] for a layer file that is not there, [`Error::Damaged`] for layer files that are not whole.
+    /// [`Error::UnknownName`], [`Error::Io`] for a shard that is not there, [`Error::Damaged`] for shards that are not whole.
     pub fn variant(&self, name: &VariantName) -> Result<Arc<Variant>> {
-        open_variant(&self.path, &self.manifest, name, self.read_limit.as_ref())
+        open_variant(&self.storage, &self.manifest, name)
     }
 }
 
-/// Opens variant `name` of the store in `folder`.
-pub(crate) fn open_variant(
-    folder: &Path,
-    manifest: &Manifest,
-    name: &VariantName,
-    read_limit: Option<&Arc<Throttle>>,
-) -> Result<Arc<Variant>> {
+/// Opens variant `name` of the store in `storage`.
+fn open_variant(storage: &Arc<dyn Storage>, manifest: &Manifest, name: &VariantName) -> Result<Arc<Variant>> {
     if manifest.variant(name).is_none() {
-        return Err(no_variant(folder, manifest, name));
+        return Err(no_variant(storage.location(), manifest, name));
     }
-    let counter = Arc::new(AtomicU64::new(0));
+    let storage = Arc::new(Counted::new(storage.clone()));
     let mut open: HashMap<&VariantName, Arc<Variant>> = HashMap::new();
     // The manifest lists a variant after all that it is given, so one pass over the needed ones suffices.
     let mut needed = vec![name];
@@ -173,11 +160,11 @@ pub(crate) fn open_variant(
     }
     for entry in manifest.variants.iter().filter(|entry| needed.contains(&&entry.name)) {
         let given = entry.given.iter().filter_map(|g| open.get(&g.variant).cloned()).collect();
-        let variant = Variant::open(folder, entry, given, &counter);
-        let variant = variant.map_err(|error| or_changed(error, folder, entry))?;
-        open.insert(&entry.name, Arc::new(variant.with_read_limit(read_limit.cloned())));
+        let variant =
+            Variant::open(&storage, entry, given).map_err(|error| or_changed(error, &*storage, entry))?;
+        open.insert(&entry.name, Arc::new(variant));
     }
-    open.remove(name).ok_or_else(|| no_variant(folder, manifest, name))
+    open.remove(name).ok_or_else(|| no_variant(storage.location(), manifest, name))
 }
 
 /// That the store in `folder` has no variant `name`, and which it has.

@@ -4,13 +4,15 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use qstore_container::{ArrayKey, Dtype, StoredArray};
-use rayon::prelude::*;
 
 use super::Options;
 use super::load::load_bytes;
-use crate::decode::{ArrayReader, Variant};
+use super::work::decode_all;
+use crate::decode::{ArrayBytes as _, ArrayReader};
 use crate::error::{Error, IoContext as _, Result};
+use crate::fetch::{Fetched, Needs, fetch};
 use crate::memory::{TensorBytes, size};
+use crate::variant::Variant;
 
 /// A tensor of an open variant: its tables are read, its elements are not. Whoever reads several parts of it keeps it.
 #[derive(Debug, Clone)]
@@ -39,7 +41,7 @@ impl Tensor {
         let key = ArrayKey::Tensor(name.to_owned());
         let StoredArray { dtype, shape, .. } = variant.stored_array(&key)?;
         let (dtype, shape) = (*dtype, shape.clone());
-        let reader = Arc::new(variant.array(&key)?);
+        let reader = Arc::new(ArrayReader::open(variant, &key)?);
         Ok(Self { variant: variant.clone(), name: name.to_owned(), dtype, shape, reader })
     }
 
@@ -143,15 +145,25 @@ impl Tensor {
             parts.push((first..next, out));
             (rest, first) = (tail, next);
         }
-        let read = |(rows, out): (Range<u64>, &mut [u8])| {
-            self.reader.read_columns([lines.cols, lines.width], rows, columns.clone(), out)
+        let matrix = [lines.cols, lines.width];
+        let needs = |(rows, _): &(Range<u64>, &mut [u8])| {
+            let mut needs = Needs::default();
+            self.reader.needs_columns(matrix, rows.clone(), columns.clone(), &mut needs)?;
+            Ok(needs)
+        };
+        let decode = |(rows, out): (Range<u64>, &mut [u8]), from: &Fetched| {
+            self.reader.decode_columns(from, matrix, rows, columns.clone(), out)
         };
         let threads = options.threads_for(parts.len());
         if threads < 2 {
-            parts.into_iter().try_for_each(read)?;
+            let read = parts.into_iter().try_for_each(|part| {
+                let from = fetch(self.variant.storage(), needs(&part)?)?;
+                decode(part, &from)
+            });
+            read.map_err(|error| self.variant.or_changed(error))?;
         } else {
             let pool = Options { threads, ..options.clone() }.pool()?;
-            pool.install(|| parts.into_par_iter().try_for_each(read))?;
+            decode_all(&self.variant, (&pool, options.memory), parts, needs, decode)?;
         }
         Ok(data)
     }

@@ -9,12 +9,14 @@ use rayon::ThreadPool;
 use sha2::{Digest as _, Sha256};
 
 use super::{Options, Store};
-use crate::decode::{ArrayReader, Variant};
+use crate::decode::{ArrayBytes as _, ArrayReader, decode_each};
 use crate::disk::NewFolder;
 use crate::error::{Error, IoContext as _, Result};
+use crate::fetch::{Ahead, Fetched, Needs};
 use crate::file::zeroed;
 use crate::pipeline::{self, CHUNK_MEMORY, Window};
 use crate::progress::Progress;
+use crate::variant::Variant;
 
 /// Restores every original file of variant `name` into folder `target`, which must not exist or be empty. It appears when all files are written
 /// and their SHA-256 fit.
@@ -92,20 +94,21 @@ pub(super) fn restore(
             tensors.iter().cloned().map(ArrayKey::Tensor).collect()
         }
     };
-    let pieces = Runs { variant, keys: keys.into_iter().peekable() };
-    let pieces = pieces.flat_map(|run| match run.and_then(|run| Pieces::of(variant, run)) {
-        Err(error) => Pieces::Failed(Some(error)),
-        Ok(pieces) => pieces,
-    });
-    let decode = |piece: Piece| match piece {
-        Piece::Whole { keys, bytes } => variant.read_all(keys.iter(), bytes),
-        Piece::Chunk { reader, start, length } => {
-            let mut out = zeroed(length).at(variant.folder(), "cannot hold a chunk")?;
-            reader.read(start, &mut out)?;
-            Ok(out)
-        }
-    };
-    pipeline::ordered(pool, window, pieces, Piece::holds, decode, |bytes| pass(&bytes))?;
+    if variant.entry().verbatim && file.bytes == 0 {
+        // Nothing is read of it, but it must be there.
+        variant.storage().size(&format!("{}/{}", variant.name(), file.path))?;
+    }
+    let mut pieces = Vec::new();
+    for run in (Runs { variant, keys: keys.into_iter().peekable() }) {
+        run.and_then(|run| add_pieces(variant, run, &mut pieces))?;
+    }
+    let needs = pieces.iter().map(Piece::needs).collect::<Result<_>>()?;
+    let ahead = Ahead::new(variant.storage(), window.bytes, needs);
+    let decode = |(index, piece): (usize, Piece)| piece.decode(variant, ahead.get(index)?.fetched());
+    let jobs = pieces.into_iter().enumerate().map(Ok);
+    let passed =
+        pipeline::ordered(pool, window, jobs, |(_, piece)| piece.holds(), decode, |bytes| pass(&bytes));
+    passed.map_err(|error| variant.or_changed(error))?;
     let found = Sha256Hex(hasher.finalize().into());
     if found == file.sha256 {
         return Ok(());
@@ -120,20 +123,42 @@ const RUN_BYTES: u64 = 256 << 10;
 /// Small arrays that are read as one piece.
 const RUN_ARRAYS: usize = 4096;
 
-/// What a worker reads at a time.
+/// What a worker decodes at a time.
 enum Piece {
     /// A part of an array.
     Chunk { reader: Arc<ArrayReader>, start: u64, length: u64 },
     /// All of several small arrays.
-    Whole { keys: Vec<ArrayKey>, bytes: u64 },
+    Whole { readers: Vec<ArrayReader>, bytes: u64 },
 }
 
 impl Piece {
-    /// Bytes that reading it and its bytes take: twice as many of a matrix, which is read the other way round.
+    /// Bytes that decoding it and its bytes take: twice as many of a matrix, which is read the other way round.
     fn holds(&self) -> u64 {
         match self {
             Self::Chunk { length, .. } => length.saturating_mul(2).max(CHUNK_MEMORY),
             Self::Whole { .. } => CHUNK_MEMORY,
+        }
+    }
+
+    fn needs(&self) -> Result<Needs> {
+        let mut needs = Needs::default();
+        match self {
+            Self::Chunk { reader, start, length } => reader.needs(*start..*start + *length, &mut needs)?,
+            Self::Whole { readers, .. } => {
+                readers.iter().try_for_each(|reader| reader.needs(0..reader.bytes()?, &mut needs))?;
+            }
+        }
+        Ok(needs)
+    }
+
+    fn decode(self, variant: &Variant, from: &Fetched) -> Result<Vec<u8>> {
+        match self {
+            Self::Chunk { reader, start, length } => {
+                let mut out = zeroed(length).at(variant.folder(), "cannot hold a chunk")?;
+                reader.decode(from, start, &mut out)?;
+                Ok(out)
+            }
+            Self::Whole { readers, bytes } => decode_each(&readers, from, variant, bytes),
         }
     }
 }
@@ -176,33 +201,23 @@ impl<K: Iterator<Item = ArrayKey>> Iterator for Runs<'_, K> {
     }
 }
 
-/// The pieces of a run, or why it cannot be read.
-enum Pieces {
-    Failed(Option<Error>),
-    Whole(Option<Piece>),
-    Chunks { reader: Arc<ArrayReader>, at: u64, bytes: u64 },
-}
-
-impl Pieces {
-    fn of(variant: &Arc<Variant>, (keys, bytes): (Vec<ArrayKey>, u64)) -> Result<Self> {
-        let [key] = &keys[..] else { return Ok(Self::Whole(Some(Piece::Whole { keys, bytes }))) };
-        let reader = variant.array(key)?;
-        Ok(Self::Chunks { reader: Arc::new(reader), at: 0, bytes })
+/// Adds the pieces of a run of arrays, which have so many bytes.
+fn add_pieces(
+    variant: &Arc<Variant>,
+    (keys, bytes): (Vec<ArrayKey>, u64),
+    pieces: &mut Vec<Piece>,
+) -> Result<()> {
+    let [key] = &keys[..] else {
+        let readers = keys.iter().map(|key| ArrayReader::open(variant, key)).collect::<Result<_>>()?;
+        pieces.push(Piece::Whole { readers, bytes });
+        return Ok(());
+    };
+    let reader = Arc::new(ArrayReader::open(variant, key)?);
+    let mut start = 0;
+    while start < bytes {
+        let end = reader.piece_end(start).clamp(start + 1, bytes);
+        pieces.push(Piece::Chunk { reader: reader.clone(), start, length: end - start });
+        start = end;
     }
-}
-
-impl Iterator for Pieces {
-    type Item = Result<Piece>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        match self {
-            Self::Failed(error) => error.take().map(Err),
-            Self::Whole(piece) => piece.take().map(Ok),
-            Self::Chunks { reader, at, bytes } => {
-                let (start, length) = (*at, reader.piece_end(*at).min(*bytes) - *at);
-                *at += length;
-                (length > 0).then(|| Ok(Piece::Chunk { reader: reader.clone(), start, length }))
-            }
-        }
-    }
+    Ok(())
 }

@@ -1,21 +1,26 @@
 //! Checking a store.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
 use std::io::{self, Read as _};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use qstore_container::{Encoding, Sha256Hex, StoredArray, VariantName};
-use rayon::prelude::*;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
 use super::unpack::restore;
+use super::work::decode_all;
 use super::{Options, Store};
-use crate::decode::{Variant, is_within};
-use crate::error::{Error, Result};
+use crate::decode::ArrayReader;
+use crate::error::{Error, IoContext as _, Result};
+use crate::fetch::{Fetched, Needs};
+use crate::file::zeroed;
 use crate::progress::Progress;
+use crate::storage::is_within;
+use crate::variant::{Shard, Variant};
 
 /// What [`verify`] found.
 #[derive(Debug, Clone, Serialize)]
@@ -104,6 +109,7 @@ fn check_files(
             Err(problem) => result.problems.push(format!("{}: {problem}", file.path)),
         }
     }
+    result.problems.extend(check_headers(variant));
     Ok(())
 }
 
@@ -152,23 +158,64 @@ fn check_stored(
     options: &Options,
     progress: &dyn Progress,
 ) -> Result<()> {
-    // Bundles are checked for their slices.
-    let elsewhere =
-        |a: &StoredArray| matches!(a.encoding, Encoding::Reference { .. } | Encoding::Slice { .. });
-    let arrays: Vec<_> = variant.arrays().filter(|(a, _)| !elsewhere(a)).collect();
-    let stored = |(array, stored): &(&StoredArray, u64)| match array.encoding {
-        Encoding::Verbatim { .. } => array.bytes().unwrap_or(0),
-        _ => *stored,
-    };
+    // Slices, parts and references lie in arrays of which each is checked itself.
+    let has_chunks =
+        |a: &StoredArray| !matches!(a.encoding, Encoding::Reference { .. }) && a.encoding.has_chunks();
+    let arrays = variant.arrays().filter(|(a, _)| has_chunks(a));
     result.files = variant.files().len() as u64;
-    result.bytes = arrays.iter().map(stored).sum();
+    let (mut pieces, mut problems) = (Vec::new(), BTreeMap::new());
+    for (index, (array, _)) in arrays.enumerate() {
+        match ArrayReader::open(variant, &array.key) {
+            Ok(reader) => {
+                let reader = Arc::new(reader);
+                pieces.extend(reader.stretches_of_chunks().map(|chunks| (index, reader.clone(), chunks)));
+            }
+            Err(problem) => drop(problems.insert(index, problem.to_string())),
+        }
+    }
+    let stored = |(_, reader, chunks): &StoredPiece| reader.stored_bytes(chunks.clone());
+    result.bytes = pieces.iter().map(stored).sum();
     progress.begin(&format!("checking {}", variant.name()), result.bytes)?;
-    let check = |entry: &(&StoredArray, u64)| {
-        let outcome = variant.array(&entry.0.key).and_then(|reader| reader.check_stored());
-        progress.advance(stored(entry))?;
-        Ok(outcome.err().map(|e| e.to_string()))
+    let needs = |(_, reader, chunks): &StoredPiece| {
+        let mut needs = Needs::default();
+        reader.needs_stored(chunks.clone(), &mut needs)?;
+        Ok(needs)
     };
-    let outcomes: Result<Vec<_>> = options.pool()?.install(|| arrays.par_iter().map(check).collect());
-    result.problems = outcomes?.into_iter().flatten().collect();
+    let found = Mutex::new(problems);
+    let check = |piece: StoredPiece, from: &Fetched| {
+        let bytes = stored(&piece);
+        let (index, reader, chunks) = piece;
+        if let Err(problem) = reader.check_stored(from, chunks) {
+            // The first of an array tells.
+            let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
+            found.entry(index).or_insert_with(|| problem.to_string());
+        }
+        Ok(progress.advance(bytes)?)
+    };
+    match decode_all(variant, (&options.pool()?, options.memory), pieces, needs, check) {
+        Ok(()) => {}
+        Err(Error::Stopped) => return Err(Error::Stopped),
+        // What cannot be read ends it.
+        Err(problem) => result.problems.push(problem.to_string()),
+    }
+    result.problems.extend(found.into_inner().unwrap_or_else(PoisonError::into_inner).into_values());
+    result.problems.extend(check_headers(variant));
     Ok(())
+}
+
+/// An array of a variant by number, and some of its chunks.
+type StoredPiece = (usize, Arc<ArrayReader>, Range<usize>);
+
+/// What is wrong with the safetensors headers of a variant's shards. We do not read them, but other tools do.
+fn check_headers(variant: &Variant) -> Vec<String> {
+    let check = |shard: &Shard| {
+        let expected = shard.header()?;
+        let mut found = zeroed(expected.len() as u64).at(&shard.path, "cannot hold its header")?;
+        variant.storage().read(&shard.name, 0, &mut found)?;
+        if found == expected {
+            return Ok(());
+        }
+        Err(Error::damaged(&shard.path, "its safetensors header is damaged"))
+    };
+    variant.shards().iter().filter_map(|shard| check(shard).err()).map(|e| e.to_string()).collect()
 }

@@ -8,6 +8,7 @@ use super::arrange::{Candidate, arrange, place};
 use super::change::{Change, Kept, Wish, commit};
 use super::spec::{GivenRule, VariantSpec};
 use super::{Options, Store};
+use crate::decode::checkpoint;
 use crate::disk::{NewFolders, Staging, available, check_apart, check_empty, check_free, check_room, size};
 use crate::error::{Error, Result};
 use crate::formats::find_groups;
@@ -136,7 +137,7 @@ pub fn add(store: &Path, variant: &VariantSpec, options: &Options, progress: &dy
     }
     let open = |entry: &VariantEntry| old.variant(&entry.name);
     let stored = manifest.variants.iter().map(open).collect::<Result<Vec<_>>>()?;
-    let mut checkpoints = stored.iter().map(|variant| variant.checkpoint()).collect::<Result<Vec<_>>>()?;
+    let mut checkpoints = stored.iter().map(checkpoint).collect::<Result<Vec<_>>>()?;
     checkpoints.push(source.checkpoint()?);
     let helps = checkpoints.last().is_some_and(|new| !find_groups(new).is_empty());
     let mut precisions = precisions(&checkpoints);

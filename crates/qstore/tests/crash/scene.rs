@@ -95,7 +95,7 @@ impl Scene {
         found.remove("qstore.json");
         for variant in &store.manifest().variants {
             assert!(!variant.verbatim || found.remove(variant.name.as_str()));
-            for file in &variant.layer {
+            for file in &variant.shards {
                 assert!(found.remove(file.name.as_str()), "{} is gone", file.name);
             }
         }

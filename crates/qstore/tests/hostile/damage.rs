@@ -52,7 +52,7 @@ fn files(sample: &Sample) -> Vec<(String, Vec<&'static str>)> {
     let mut files = vec![("qstore.json".to_owned(), vec!["int8", "bf16"])];
     for variant in manifest["variants"].as_array().unwrap() {
         let needs = if variant["name"] == "int8" { vec!["int8", "bf16"] } else { vec!["bf16"] };
-        let layers = variant["layer"].as_array().unwrap();
+        let layers = variant["shards"].as_array().unwrap();
         files.extend(layers.iter().map(|file| (text(&file["name"]), needs.clone())));
     }
     files
@@ -77,6 +77,15 @@ fn check(verdict: Result<Verdict, String>, needs: &[&str]) -> Result<(), String>
     Ok(())
 }
 
+/// A check of the store notices damage that reading does not depend on.
+fn check_verified(verdict: Result<Verdict, String>, needs: &[&str]) -> Result<(), String> {
+    let verdict = verdict?;
+    match verdict.fates.get(needs[0]) {
+        Some(fate) if fate.full && fate.quick && !fate.load && !fate.unpack => Ok(()),
+        fate => Err(format!("a check of {} finds nothing, or reading fails: {fate:?}", needs[0])),
+    }
+}
+
 #[test]
 fn untouched_stores_are_sound() {
     let _alone = alone();
@@ -87,7 +96,7 @@ fn untouched_stores_are_sound() {
     }
     // The samples are what the attacks take them for.
     let store = qstore::Store::open(&stores::sharded().store).unwrap();
-    assert!(store.manifest().variants.iter().all(|v| v.layer.len() > 2), "{:?}", store.manifest());
+    assert!(store.manifest().variants.iter().all(|v| v.shards.len() > 2), "{:?}", store.manifest());
     let inspection = qstore::inspect(&store, true).unwrap();
     let encodings: Vec<_> = inspection
         .variants
@@ -127,7 +136,8 @@ fn chunk_starts(parts: &Parts) -> Vec<usize> {
         return Vec::new();
     };
     let records = qstore_container::parse_chunks(list).unwrap();
-    let lengths = records.iter().map(|record| record.length as usize);
+    let data = records.iter().filter(|record| record.form != qstore_container::ChunkForm::Head);
+    let lengths = data.map(|record| record.length as usize);
     let starts = lengths.scan(parts.data, |at, length| {
         *at += length;
         Some(*at)
@@ -179,11 +189,9 @@ fn flipped_bits_in_every_kind_of_byte() {
                 regions.push(("text".to_owned(), 0..bytes.len() - 1));
             } else {
                 let parts = Parts::of(&bytes);
-                let hash = find(&bytes, b"plan_xxh3");
                 let padding = bytes[..parts.data].iter().rposition(|b| *b != b' ').unwrap() + 1;
                 regions.push(("length field".to_owned(), 0..8));
                 regions.push(("header".to_owned(), 8..padding));
-                regions.push(("hashes".to_owned(), hash..hash + 100));
                 regions.push(("padding".to_owned(), padding..parts.data));
                 let mut starts: Vec<usize> = parts.starts.clone();
                 starts.extend(chunk_starts(&parts));
@@ -198,12 +206,15 @@ fn flipped_bits_in_every_kind_of_byte() {
                     let mut bad = bytes.clone();
                     bad[at] ^= 1 << (at * 7 % 8);
                     let label = format!("{file}: a bit of byte {at}, {what} {region:?}");
+                    // Reading needs no header: it is for other tools, and a check of the store compares it.
+                    let is_header = ["length field", "header", "padding"].contains(&what.as_str());
+                    let check = if is_header { check_verified } else { check };
                     report.add(&label, check(patient.with(&file, &bad), &needs));
                 }
             }
         }
     }
-    report.finish(800);
+    report.finish(700);
 }
 
 /// `count` places spread over a range, its ends among them.
@@ -214,10 +225,6 @@ pub fn spread(range: std::ops::Range<usize>, count: usize) -> Vec<usize> {
         .collect();
     places.dedup();
     places
-}
-
-fn find(bytes: &[u8], what: &[u8]) -> usize {
-    bytes.windows(what.len()).position(|window| window == what).unwrap()
 }
 
 #[test]

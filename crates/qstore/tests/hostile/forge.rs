@@ -59,7 +59,7 @@ impl Forgery {
         for variant in manifest["variants"].as_array().unwrap() {
             let name = text(&variant["name"]);
             let files: Vec<PathBuf> =
-                variant["layer"].as_array().unwrap().iter().map(|f| text(&f["name"]).into()).collect();
+                variant["shards"].as_array().unwrap().iter().map(|f| text(&f["name"]).into()).collect();
             layers.insert(name, files.iter().map(|file| Layer::of(&folder.join(file))).collect());
             named.extend(files);
         }
@@ -138,7 +138,7 @@ impl Forgery {
             }
             let Some(layers) = self.layers.get(&name) else { continue };
             let files = layers.iter().map(|layer| layer.write(folder, &name));
-            variant["layer"] = Value::Array(files.collect());
+            variant["shards"] = Value::Array(files.collect());
         }
         for (name, bytes) in &self.others {
             let path = folder.join(name);
@@ -163,13 +163,19 @@ impl Layer {
         let parts = Parts::of(&fs::read(path).unwrap());
         let plan = zstd::decode_all(parts.stream("qstore.plan")).unwrap();
         let plan: Value = serde_json::from_slice(&plan).unwrap();
-        let mut records = parse_chunks(parts.stream("qstore.chunks")).unwrap().into_iter();
+        let mut records = parse_chunks(parts.stream("qstore.chunks")).unwrap().into_iter().peekable();
+        let mut tables = parts.stream("qstore.tables");
         let mut chunks = Vec::new();
         for array in plan["arrays"].as_array().unwrap() {
             let key = text(&array["key"]);
             let mut own = Vec::new();
             if let Some(mut stream) = parts.streams.iter().find(|(name, _)| *name == key).map(|(_, s)| &s[..])
             {
+                if let Some(head) = records.next_if(|record| record.form == ChunkForm::Head) {
+                    let (bytes, rest) = tables.split_at(head.length as usize);
+                    own.push((head.form, bytes.to_vec()));
+                    tables = rest;
+                }
                 while !stream.is_empty() {
                     let record = records.next().unwrap();
                     let (bytes, rest) = stream.split_at(record.length as usize);
@@ -202,14 +208,18 @@ impl Layer {
         };
         let mut records: Vec<ChunkRecord> = Vec::new();
         let mut streams: Vec<(String, Vec<u8>)> = Vec::new();
+        let mut tables = Vec::new();
         let arrays = self.plan["arrays"].as_array().cloned().unwrap_or_default();
         for (array, chunks) in arrays.iter().zip(&self.chunks) {
             let kind = array["encoding"]["kind"].as_str().unwrap_or_default();
             if kind != "reference" {
                 records.extend(chunks.iter().map(|(form, bytes)| ChunkRecord::of(*form, bytes).unwrap()));
             }
-            if !matches!(kind, "reference" | "verbatim" | "slice") {
-                let stream = chunks.iter().flat_map(|(_, bytes)| bytes.iter().copied()).collect();
+            if !matches!(kind, "reference" | "verbatim" | "slice" | "parts") {
+                let of =
+                    |head: bool| chunks.iter().filter(move |(form, _)| (*form == ChunkForm::Head) == head);
+                tables.extend(of(true).flat_map(|(_, bytes)| bytes.iter().copied()));
+                let stream = of(false).flat_map(|(_, bytes)| bytes.iter().copied()).collect();
                 streams.push((array["key"].as_str().unwrap_or_default().to_owned(), stream));
             }
         }
@@ -223,9 +233,10 @@ impl Layer {
         let metadata = json!({
             "format": "qstore",
             "format_version": "1",
-            "plan_xxh3": Hash128::of(&plan).to_string(),
-            "chunks_xxh3": Hash128::of(&list).to_string(),
         });
+        let tail = json!({"tables": tables.len(), "chunks": list.len(), "plan": plan.len()});
+        let id = Hash128::of(&[&tables[..], &list[..], &plan[..]].concat());
+        streams.push(("qstore.tables".to_owned(), tables));
         streams.push(("qstore.chunks".to_owned(), list));
         streams.push(("qstore.plan".to_owned(), plan));
         let mut header = Map::from_iter([("__metadata__".to_owned(), metadata)]);
@@ -236,11 +247,16 @@ impl Layer {
             header.insert(name.clone(), span);
             at += stream.len();
         }
-        if let Twist::Header(twist) = self.twist {
+        let header = if let Twist::Header(twist) = self.twist {
             twist(&mut header);
-        }
-        let header = serde_json::to_vec(&header).unwrap();
-        let id = Hash128::of(&header);
+            serde_json::to_vec(&header).unwrap()
+        } else {
+            // As it follows from the rest: in the order of the file.
+            let sections =
+                streams.iter().map(|(name, _)| format!(",{}:{}", json!(name), Span(&header[name])));
+            let metadata = r#"{"format":"qstore","format_version":"1"}"#;
+            format!(r#"{{"__metadata__":{metadata}{}}}"#, sections.collect::<String>()).into_bytes()
+        };
         let mut file = (header.len() as u64).to_le_bytes().to_vec();
         file.extend(&header);
         streams.iter().for_each(|(_, stream)| file.extend(stream));
@@ -249,7 +265,17 @@ impl Layer {
         }
         let name = format!("{variant}-{}.safetensors", &id.to_string()[..12]);
         fs::write(folder.join(&name), &file).unwrap();
-        json!({"name": name, "bytes": file.len(), "id": id.to_string()})
+        json!({"name": name, "bytes": file.len(), "tail": tail, "id": id.to_string()})
+    }
+}
+
+/// A section of a header, as it is written.
+struct Span<'a>(&'a Value);
+
+impl std::fmt::Display for Span<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self(span) = self;
+        write!(f, r#"{{"dtype":"U8","shape":{},"data_offsets":{}}}"#, span["shape"], span["data_offsets"])
     }
 }
 

@@ -72,7 +72,7 @@ fn lies_in_every_field() {
         let name = name.to_owned();
         cases.push((
             format!("layer named {name:.20?}"),
-            edit(move |m| m["variants"][0]["layer"][0]["name"] = json!(name)),
+            edit(move |m| m["variants"][0]["shards"][0]["name"] = json!(name)),
         ));
     }
     for name in ["", ".", "..", "../int8", "a/b", "-x", "int8\n", "qstore.json", "other", &long] {
@@ -103,7 +103,7 @@ fn lies_in_every_field() {
     for number in numbers {
         cases.push((
             format!("layer bytes of both {number}"),
-            edit(move |m| (0..2).for_each(|i| m["variants"][i]["layer"][0]["bytes"] = number.clone())),
+            edit(move |m| (0..2).for_each(|i| m["variants"][i]["shards"][0]["bytes"] = number.clone())),
         ));
     }
     for (what, value) in [
@@ -133,28 +133,28 @@ fn lies_in_every_field() {
     cases.push((
         "one layer file in two variants".to_owned(),
         edit(|m| {
-            m["variants"][1]["layer"] = m["variants"][0]["layer"].clone();
+            m["variants"][1]["shards"] = m["variants"][0]["shards"].clone();
         }),
     ));
     cases.push((
         "one layer file twice".to_owned(),
         edit(|m| {
-            let first = m["variants"][0]["layer"][0].clone();
-            m["variants"][0]["layer"].as_array_mut().unwrap().push(first);
+            let first = m["variants"][0]["shards"][0].clone();
+            m["variants"][0]["shards"].as_array_mut().unwrap().push(first);
         }),
     ));
     cases.push((
         "layers swapped".to_owned(),
         edit(|m| {
-            let layer = m["variants"][1]["layer"].take();
-            m["variants"][1]["layer"] = m["variants"][0]["layer"].take();
-            m["variants"][0]["layer"] = layer;
+            let layer = m["variants"][1]["shards"].take();
+            m["variants"][1]["shards"] = m["variants"][0]["shards"].take();
+            m["variants"][0]["shards"] = layer;
         }),
     ));
-    cases.push(("no layer".to_owned(), edit(|m| m["variants"][0]["layer"] = json!([]))));
+    cases.push(("no shards".to_owned(), edit(|m| m["variants"][0]["shards"] = json!([]))));
     cases.push((
         "another id".to_owned(),
-        edit(|m| m["variants"][0]["layer"][0]["id"] = json!("0".repeat(32))),
+        edit(|m| m["variants"][0]["shards"][0]["id"] = json!("0".repeat(32))),
     ));
     cases.push(("another content".to_owned(), edit(|m| m["variants"][1]["content"] = json!("0".repeat(32)))));
     cases.push(("kept, but not".to_owned(), edit(|m| m["variants"][0]["verbatim"] = json!(true))));
@@ -170,7 +170,7 @@ fn lies_in_every_field() {
             let variants = (0..300).map(|i| {
                 let mut variant = first.clone();
                 variant["name"] = json!(format!("v{i}"));
-                variant["layer"][0]["name"] = json!(format!("v{i}-0123456789ab.safetensors"));
+                variant["shards"][0]["name"] = json!(format!("v{i}-0123456789ab.safetensors"));
                 variant
             });
             m["variants"] = variants.collect();
@@ -221,11 +221,18 @@ fn text_that_is_no_manifest() {
         ),
     ];
     let many = format!(
-        r#"{{"format":"qstore","format_version":1,"variants":[{{"name":"a","scheme":"","dtype":"","given":[],"content":"{0}","tensors":0,"tensor_bytes":0,"files":0,"raw_bytes":0,"layer":[{1}]}}],"checksum":null}}"#,
+        r#"{{"format":"qstore","format_version":1,"variants":[{{"name":"a","scheme":"","dtype":"","given":[],"content":"{0}","tensors":0,"tensor_bytes":0,"files":0,"raw_bytes":0,"shards":[{1}]}}],"checksum":null}}"#,
         "0".repeat(32),
-        vec![format!(r#"{{"name":"x","bytes":0,"id":"{}"}}"#, "0".repeat(32)); 240_000].join(","),
+        vec![
+            format!(
+                r#"{{"name":"x","bytes":0,"tail":{{"tables":0,"chunks":0,"plan":0}},"id":"{}"}}"#,
+                "0".repeat(32)
+            );
+            160_000
+        ]
+        .join(","),
     );
-    texts.push(("as many layers as fit", many.into_bytes()));
+    texts.push(("as many shards as fit", many.into_bytes()));
     texts.push((
         "as many small values as fit",
         [b"{\"format\":[".to_vec(), b"0,".repeat(8_000_000), b"0]}".to_vec()].concat(),

@@ -562,7 +562,7 @@ fn plans_that_are_none() {
         ("with another plan", |h| h["__metadata__"]["plan_xxh3"] = json!("0".repeat(32))),
         ("with another list", |h| h["__metadata__"]["chunks_xxh3"] = json!("0".repeat(32))),
         ("with no hash", |h| h["__metadata__"]["plan_xxh3"] = json!("?")),
-        ("with a number", |h| h["__metadata__"]["plan_xxh3"] = json!(1)),
+        ("with a number", |h| h["__metadata__"]["format"] = json!(1)),
         ("without plan", |h| h["qstore.plan"] = Value::Null),
         ("with streams of the wrong size", |h| h["qstore.plan"]["shape"] = json!([1])),
         ("with a plan of no bytes", |h| {

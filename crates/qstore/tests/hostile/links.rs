@@ -17,7 +17,7 @@ use crate::stores;
 fn layer_of(store: &Path, variant: &str) -> PathBuf {
     let store = Store::open(store).unwrap();
     let entry = store.manifest().variant(&variant.parse().unwrap()).unwrap().clone();
-    store.path().join(entry.layer[0].name.as_str())
+    store.path().join(entry.shards[0].name.as_str())
 }
 
 fn pipe(path: &Path) {

@@ -1,0 +1,216 @@
+//! From a plan's entry to a reader: of the array, of what it refers to, and of what it is given. Nothing is read for that.
+
+use std::ops::Range;
+use std::sync::{Arc, OnceLock};
+
+use qstore_container::{ArrayKey, ArrayRef, ChunkForm, Encoding};
+
+use super::array::{ArrayReader, Chunks, Held};
+use super::bytes::ArrayBytes as _;
+use super::codes::CodeReader;
+use super::given::{Described, GivenReader, Kind, Value};
+use super::parts::{Part, Parts, Rows};
+use crate::error::{Error, IoContext as _, Result};
+use crate::fetch::{Fetched, Needs, Place, fetch};
+use crate::file::zeroed;
+use crate::formats::Checkpoint;
+use crate::ingest::is_config;
+use crate::quant::FloatKind;
+use crate::variant::{Variant, coded_shape};
+
+impl ArrayReader {
+    /// A reader of one array of a variant; of a reference to all of another that one's.
+    pub(crate) fn open(variant: &Arc<Variant>, key: &ArrayKey) -> Result<Self> {
+        match &variant.stored_array(key)?.encoding {
+            Encoding::Reference { to, view } if view.is_whole() => Self::open_referred(variant, to),
+            _ => {
+                let place =
+                    variant.place(key).ok_or_else(|| Error::internal(format!("{key}: it is nowhere")))?;
+                Self::open_at(variant, place)
+            }
+        }
+    }
+
+    /// A reader of an array that a variant's plan refers to.
+    pub(crate) fn open_referred(variant: &Arc<Variant>, to: &ArrayRef) -> Result<Self> {
+        Self::open(&variant.referred(to)?, &to.array)
+    }
+
+    /// A reader of the array at a place of the variant, which is no reference to all of another.
+    fn open_at(variant: &Arc<Variant>, place: (usize, usize)) -> Result<Self> {
+        let array = variant.array_at(place);
+        let (file, index) = (variant.shard(place.0), place.1);
+        let damaged =
+            |what: &dyn ToString| Error::damaged(&file.path, format!("{}: {}", array.key, what.to_string()));
+        let held = match &array.encoding {
+            Encoding::Slice { .. } => {
+                let (bundle, start) = file.slice(index).ok_or_else(|| damaged(&"it has no bundle"))?;
+                Held::Slice { bundle: Box::new(Self::open_at(variant, (place.0, bundle))?), start }
+            }
+            Encoding::Parts { parts } => {
+                let part = |part: &qstore_container::Part| {
+                    let placed = part.view.place(&array.shape).map_err(|e| damaged(&e))?;
+                    Ok(Part { placed, array: Box::new(Self::open(variant, &part.array)?) })
+                };
+                let parts = parts.iter().map(part).collect::<Result<_>>()?;
+                Held::Parts(Parts { parts, width: array.width() })
+            }
+            Encoding::Reference { to, view } => Held::Rows(Rows::open(variant, to, view)?),
+            _ => Held::Chunks(Box::new(chunks(variant, place)?)),
+        };
+        Ok(Self::new(variant.clone(), place, held))
+    }
+}
+
+impl Rows {
+    /// The matrix of the array `to`, which a plan of `variant` may refer to, that `view` takes.
+    pub(crate) fn open(variant: &Arc<Variant>, to: &ArrayRef, view: &qstore_container::View) -> Result<Self> {
+        let target = variant.stored(to)?;
+        let of = Box::new(ArrayReader::open_referred(variant, to)?);
+        let placed = view.place(&target.shape).map_err(|e| of.damaged(&e))?;
+        Ok(Self::new(placed, target.width(), of))
+    }
+}
+
+/// Where the chunks of an array lie, and what they are given.
+fn chunks(variant: &Arc<Variant>, place: (usize, usize)) -> Result<Chunks> {
+    let array = variant.array_at(place);
+    let (file, index) = (variant.shard(place.0), place.1);
+    let damaged =
+        |what: &dyn ToString| Error::damaged(&file.path, format!("{}: {}", array.key, what.to_string()));
+    let (name, mut next, verbatim) = match &array.encoding {
+        Encoding::Verbatim { file, offset } => (format!("{}/{file}", variant.name()).into(), *offset, true),
+        _ => {
+            let stream = file.stream(index).ok_or_else(|| damaged(&"it has no stream"))?;
+            (file.name.clone(), stream.start, false)
+        }
+    };
+    let records = file.records(index);
+    let mut places = Vec::with_capacity(records.len());
+    for (chunk, record) in (0u64..).zip(records) {
+        let (stored, decoded) =
+            (u64::from(record.length), array.bytes_of_chunk(chunk).map_err(|e| damaged(&e))?);
+        let fits = match record.form {
+            ChunkForm::Raw => stored == decoded,
+            ChunkForm::Coded => stored < decoded,
+            ChunkForm::Head => false,
+        };
+        if !fits {
+            return Err(damaged(&"a chunk has a length that its rows cannot have"));
+        }
+        places.push(Place { file: name.clone(), start: next, length: stored });
+        next = next.saturating_add(stored);
+    }
+    Ok(Chunks { places, codec: OnceLock::new(), given: given(variant, place)?, verbatim })
+}
+
+/// What the array at a place is given, if anything.
+fn given(variant: &Arc<Variant>, place: (usize, usize)) -> Result<Option<GivenReader>> {
+    let array = variant.array_at(place);
+    let path = &variant.shard(place.0).path;
+    let damaged = |what: &str| Error::damaged(path, format!("{}: {what}", array.key));
+    let Some(given) = array.encoding.given() else { return Ok(None) };
+    let shape = coded_shape(array).ok_or_else(|| damaged("a residual that is no matrix"))?;
+    let float = || FloatKind::of_stored(array).ok_or_else(|| damaged("a residual of other elements"));
+    let mut names: Vec<&ArrayRef> = given.values.arrays().collect();
+    let kind = match &array.encoding {
+        Encoding::Residual { .. } => Kind::Bins(float()?),
+        Encoding::StepResidual { subdivisions, .. } => Kind::Subdivisions(*subdivisions, float()?),
+        Encoding::CodeResidual { own, layout, .. } => {
+            names.extend(own.arrays());
+            Kind::Codes(own.clone(), layout.bits())
+        }
+        _ => return Ok(None),
+    };
+    let value = |name: &ArrayRef| {
+        let stored = variant.stored(name)?;
+        Ok(Value {
+            name: name.clone(),
+            dtype: stored.dtype,
+            shape: stored.shape.clone(),
+            bytes: stored.bytes().map_err(|e| damaged(&e.to_string()))?,
+            array: Box::new(ArrayReader::open_referred(variant, name)?),
+        })
+    };
+    let values = names.into_iter().map(value).collect::<Result<_>>()?;
+    let codes = variant.stored(&given.codes.array)?;
+    let reader = CodeReader::new(
+        ArrayReader::open_referred(variant, &given.codes.array)?,
+        &given.codes,
+        (codes.dtype, &codes.shape),
+        given.shape,
+    );
+    let reader = reader.map_err(|e| damaged(&format!("given.codes.{e}")))?;
+    let described = Described {
+        path: path.clone(),
+        key: array.key.clone(),
+        given: given.values.clone(),
+        given_shape: given.shape,
+        given_bits: given.bits(),
+        shape,
+        kind,
+        values,
+    };
+    Ok(Some(GivenReader::described(reader, described)))
+}
+
+/// Some bytes of a small array.
+pub(crate) fn read_part(reader: &ArrayReader, bytes: Range<u64>) -> Result<Vec<u8>> {
+    let mut out = zeroed(bytes.end.saturating_sub(bytes.start)).at(reader.folder(), "cannot hold scales")?;
+    reader.read(bytes.start, &mut out)?;
+    Ok(out)
+}
+
+/// All of several small arrays, one after another, which have `bytes` bytes together, from what was fetched.
+pub(crate) fn decode_each(
+    readers: &[ArrayReader],
+    from: &Fetched,
+    variant: &Variant,
+    bytes: u64,
+) -> Result<Vec<u8>> {
+    let wrong = || Error::damaged(variant.folder(), "tensors have other sizes than their file says");
+    let mut out = zeroed(bytes).at(variant.folder(), "cannot hold tensors")?;
+    let mut rest = &mut out[..];
+    for reader in readers {
+        let own = usize::try_from(reader.bytes()?).unwrap_or(usize::MAX);
+        let (own, tail) = rest.split_at_mut_checked(own).ok_or_else(wrong)?;
+        reader.decode(from, 0, own)?;
+        rest = tail;
+    }
+    if !rest.is_empty() {
+        return Err(wrong());
+    }
+    Ok(out)
+}
+
+/// The same, read.
+pub(crate) fn read_each<'k>(
+    variant: &Arc<Variant>,
+    keys: impl Iterator<Item = &'k ArrayKey>,
+    bytes: u64,
+) -> Result<Vec<u8>> {
+    let readers = keys.map(|key| ArrayReader::open(variant, key)).collect::<Result<Vec<_>>>()?;
+    let mut needs = Needs::default();
+    readers.iter().try_for_each(|reader| reader.needs(0..reader.bytes()?, &mut needs))?;
+    decode_each(&readers, &fetch(variant.storage(), needs)?, variant, bytes)
+}
+
+/// All of an array.
+pub(crate) fn read_whole(variant: &Arc<Variant>, key: &ArrayKey) -> Result<Vec<u8>> {
+    let reader = ArrayReader::open(variant, key)?;
+    read_part(&reader, 0..reader.bytes()?)
+}
+
+/// What the folder of a variant said of itself.
+///
+/// # Errors
+/// Its `config.json` cannot be read.
+pub(crate) fn checkpoint(variant: &Arc<Variant>) -> Result<Checkpoint> {
+    let keys = variant.files().iter().map(|file| (ArrayKey::File(file.path.clone()), file.bytes));
+    let mut configs = keys.filter(|(key, bytes)| is_config(key, *bytes) && variant.place(key).is_some());
+    let config = match configs.next() {
+        Some((key, _)) => serde_json::from_slice(&read_whole(variant, &key)?).unwrap_or_default(),
+        None => serde_json::Value::Null,
+    };
+    Ok(Checkpoint { tensors: variant.array_infos(), config })
+}

@@ -1,0 +1,258 @@
+//! Checking a variant whose plans have been read: that they fit its files, the manifest and each other.
+
+use std::fmt::Display;
+
+use qstore_container::limits::{MAX_TRANSPOSED_BYTES, MAX_VALUES_BYTES};
+use qstore_container::{
+    ArrayKey, ArrayRef, Axis, Encoding, FileContent, FormatError, QuantMatrix, SafetensorsHeader,
+    StoredArray, View,
+};
+
+use super::shape::coded_shape;
+use super::{Variant, content_hash};
+use crate::error::{Error, Result};
+use crate::quant::check_codes;
+
+impl Variant {
+    /// Whether all that arrays and files refer to is there and fits.
+    pub(super) fn check(&self) -> Result<()> {
+        self.check_arrays()?;
+        self.check_files()
+    }
+
+    /// Whether what arrays refer to fits them.
+    fn check_arrays(&self) -> Result<()> {
+        for shard in &self.shards {
+            for array in &shard.plan().arrays {
+                let damaged = |what: &str| Error::damaged(&shard.path, format!("{}: {what}", array.key));
+                if matches!(array.encoding, Encoding::Verbatim { .. }) != self.entry.verbatim {
+                    return Err(damaged(
+                        "the manifest says otherwise of whether its variant is kept as it is",
+                    ));
+                }
+                match &array.encoding {
+                    Encoding::Reference { to, view } => self.check_reference(array, to, view, damaged)?,
+                    Encoding::CodeResidual { given, own, .. } => {
+                        self.check_given(given, damaged)?;
+                        if !chunks_align(array, self.source_of(&given.codes.array)?) {
+                            return Err(damaged("its chunks are not those of the codes that it is given"));
+                        }
+                        own.arrays().try_for_each(|part| self.check_value(part, "own", damaged))?;
+                    }
+                    Encoding::Residual { given, .. } | Encoding::StepResidual { given, .. } => {
+                        self.check_given(given, damaged)?;
+                    }
+                    _ => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether an array may refer to a matrix of another.
+    fn check_reference(
+        &self,
+        array: &StoredArray,
+        to: &ArrayRef,
+        view: &View,
+        damaged: impl Fn(&str) -> Error,
+    ) -> Result<()> {
+        let target = self.stored(to)?;
+        // Else readers could go round in circles: from a reference to parts, from these to references to arrays, and no further.
+        match target.encoding {
+            Encoding::Reference { .. } => return Err(damaged("it refers to another reference")),
+            Encoding::Parts { .. } if matches!(array.key, ArrayKey::Part(_)) => {
+                return Err(damaged("a part that refers to what is made of parts"));
+            }
+            _ => {}
+        }
+        let bytes = if view.is_whole() {
+            target.bytes().ok()
+        } else {
+            let placed = view.place(&target.shape).map_err(|e| damaged(&e.to_string()))?;
+            if !target.dtype.bitsize().is_multiple_of(8) {
+                return Err(damaged("view: of elements that are no whole bytes"));
+            }
+            let slab = placed.elements();
+            let held = (slab.end - slab.start).saturating_mul(target.width());
+            if !placed.is_contiguous() && held > MAX_TRANSPOSED_BYTES {
+                return Err(damaged("view.slab: larger than a reader accepts"));
+            }
+            placed.shape[0].checked_mul(placed.shape[1]).and_then(|count| count.checked_mul(target.width()))
+        };
+        if bytes != array.bytes().ok() {
+            return Err(damaged("it refers to a tensor of another size"));
+        }
+        Ok(())
+    }
+
+    /// Whether a quantised matrix of another variant may be given to an array of this.
+    fn check_given(&self, given: &QuantMatrix<ArrayRef>, damaged: impl Fn(&str) -> Error) -> Result<()> {
+        for array in given.arrays() {
+            if array.variant == self.entry.name {
+                return Err(damaged("it is given its own variant"));
+            }
+        }
+        // Else opening one could take as many steps as there are paths through all the variants.
+        let source = self.source_of(&given.codes.array)?;
+        if source.encoding.is_float_residual() {
+            return Err(damaged("it is given what is itself a residual"));
+        }
+        if is_elsewhere(&source.encoding) {
+            return Err(damaged("it is given what lies in parts, or in a part of another tensor"));
+        }
+        let codes = self.stored(&given.codes.array)?;
+        let misfit = |e: FormatError| damaged(&format!("given.codes.{e}"));
+        check_codes(&given.codes, codes.dtype, &codes.shape, given.shape).map_err(misfit)?;
+        given.values.arrays().try_for_each(|part| self.check_value(part, "given", &damaged))
+    }
+
+    /// Whether an array may say what codes stand for.
+    fn check_value(&self, part: &ArrayRef, name: &str, damaged: impl Fn(&str) -> Error) -> Result<()> {
+        // Else a reader of one could need another, and so on.
+        let encoding = &self.source_of(part)?.encoding;
+        if encoding.is_residual() || is_elsewhere(encoding) {
+            return Err(damaged(&format!("{name}: {} is itself a residual, or lies in parts", part.array)));
+        }
+        if self.stored(part)?.bytes().is_ok_and(|bytes| bytes > MAX_VALUES_BYTES) {
+            return Err(damaged(&format!("{name}: {} is larger than a reader accepts", part.array)));
+        }
+        Ok(())
+    }
+
+    /// Whether files and arrays make up each other.
+    fn check_files(&self) -> Result<()> {
+        let Some(last) = self.shards.last() else {
+            return Err(Error::damaged(self.folder(), format!("variant {} has no shard", self.entry.name)));
+        };
+        let damaged = |what: String| Error::damaged(&last.path, what);
+        if content_hash(&last.plan().files, &last.plan().empty_folders) != self.entry.content {
+            return Err(damaged("its list of files is not the one that the manifest names".to_owned()));
+        }
+        // Which arrays are of a file; by far most come in the order of the files.
+        let mut parts: Vec<Vec<bool>> =
+            self.shards.iter().map(|s| vec![false; s.plan().arrays.len()]).collect();
+        let mut next = (0, 0);
+        let mut last_slice = None;
+        let (mut tensors, mut tensor_bytes, mut raw_bytes) = (0, 0u64, 0u64);
+        for file in &last.plan().files {
+            let wrong = |what: &dyn Display| damaged(format!("{}: {what}", file.path));
+            raw_bytes = raw_bytes.saturating_add(file.bytes);
+            match &file.content {
+                FileContent::Opaque => {
+                    let key = ArrayKey::File(file.path.clone());
+                    let place = self.place(&key).ok_or_else(|| wrong(&format!("it lacks {key}")))?;
+                    let (shard, at) = place;
+                    if self.array_at(place).bytes().ok() != Some(file.bytes) {
+                        return Err(wrong(&"it has another size than its array"));
+                    }
+                    parts[shard][at] = true;
+                    next = (shard, at + 1);
+                }
+                FileContent::Safetensors { header, tensors: names } => {
+                    let header = SafetensorsHeader::parse(header.clone().into_bytes(), file.bytes);
+                    let spans = header.map_err(|e| wrong(&e))?.tensors;
+                    if spans.len() != names.len() {
+                        return Err(wrong(&"its header has other tensors"));
+                    }
+                    for (span, name) in spans.iter().zip(names) {
+                        let place = self.place_from(next, name);
+                        let place = place.ok_or_else(|| wrong(&format!("it lacks tensor:{name}")))?;
+                        let (array, (shard, at)) = (self.array_at(place), place);
+                        let qualified = || format!("{}:{}", file.path, span.name);
+                        let named = *name == span.name || *name == qualified();
+                        if !named || array.dtype != span.dtype || array.shape != span.shape {
+                            return Err(wrong(&format!("its header has another {name}")));
+                        }
+                        tensors += 1;
+                        tensor_bytes = tensor_bytes.saturating_add(span.bytes.end - span.bytes.start);
+                        parts[shard][at] = true;
+                        next = (shard, at + 1);
+                        // In the order of the files, a bundle is left for good once the next one of its type begins.
+                        if array.encoding.is_slice() && last_slice.replace(place) >= Some(place) {
+                            return Err(wrong(&format!("{name} is not in the order of its file")));
+                        }
+                    }
+                }
+            }
+        }
+        let arrays = self.shards.iter().zip(&parts).flat_map(|(s, parts)| s.plan().arrays.iter().zip(parts));
+        // A bundle and a part are of no file: slices and what is made of parts are.
+        if arrays.into_iter().any(|(array, part)| *part == is_inner(&array.key)) {
+            return Err(damaged("it has arrays that belong to no file".to_owned()));
+        }
+        let entry = &self.entry;
+        let described = (entry.tensors, entry.tensor_bytes, entry.files, entry.raw_bytes);
+        if described != (tensors, tensor_bytes, last.plan().files.len() as u64, raw_bytes) {
+            return Err(damaged("its files are not those that the manifest counts".to_owned()));
+        }
+        Ok(())
+    }
+
+    /// The stored array that has the bytes of one that this variant's plan refers to.
+    fn source_of(&self, to: &ArrayRef) -> Result<&StoredArray> {
+        match &self.stored(to)?.encoding {
+            Encoding::Reference { to: next, view } if view.is_whole() => {
+                let variant = self.given.iter().find(|g| g.entry.name == to.variant);
+                variant.map_or(self, |given| given).stored(next)
+            }
+            _ => self.stored(to),
+        }
+    }
+
+    /// Where a tensor of its own is, which is likely to come next in the plan.
+    fn place_from(&self, next: (usize, usize), name: &str) -> Option<(usize, usize)> {
+        let (shard, mut at) = next;
+        let arrays = &self.shards.get(shard)?.plan().arrays;
+        while arrays.get(at).is_some_and(|array| is_inner(&array.key)) {
+            at += 1;
+        }
+        let found = arrays.get(at).is_some_and(|array| array.key.tensor() == Some(name));
+        if found { Some((shard, at)) } else { self.place(&ArrayKey::Tensor(name.to_owned())) }
+    }
+}
+
+/// Whether it is an array within others.
+fn is_inner(key: &ArrayKey) -> bool {
+    matches!(key, ArrayKey::Bundle(_) | ArrayKey::Part(_))
+}
+
+/// Whether an array that is stored so has no chunks that are its own, so that what is done chunk by chunk could take many for each.
+pub(crate) fn is_elsewhere(encoding: &Encoding) -> bool {
+    matches!(encoding, Encoding::Parts { .. } | Encoding::Reference { .. })
+}
+
+/// Whether each chunk of a matrix of codes is given one chunk of `source`, if that is itself given codes. Else each could ask for two, and each of these for two of
+/// the next, and so on.
+pub(crate) fn chunks_align(array: &StoredArray, source: &StoredArray) -> bool {
+    if !matches!(source.encoding, Encoding::CodeResidual { .. }) {
+        return true;
+    }
+    let (Some(own), Some(given)) = (code_rows(array), code_rows(source)) else { return false };
+    let across = |array: &StoredArray| array.chunks_across().unwrap_or(0);
+    own.0 == given.0
+        && own.1.min(own.0) == given.1.min(given.0)
+        && (across(array) == 1 && across(source) == 1 || code_cols(array) == code_cols(source))
+}
+
+/// Columns of codes of a matrix, and of a chunk of it.
+fn code_cols(array: &StoredArray) -> Option<(u64, u64)> {
+    let cols = coded_shape(array)?[1];
+    let of_chunk = match array.encoding.packing() {
+        Some(packing) if packing.along == Axis::Columns => packing.numbers_in(array.chunk.cols)?,
+        _ => array.chunk.cols,
+    };
+    Some((cols, of_chunk))
+}
+
+/// Rows of codes of a matrix, and of a chunk of it.
+fn code_rows(array: &StoredArray) -> Option<(u64, u64)> {
+    let rows = coded_shape(array)?[0];
+    let per_row = match array.encoding.packing() {
+        Some(packing) if packing.along == Axis::Rows => {
+            u64::from(packing.word) / u64::from(packing.bits.max(1))
+        }
+        _ => 1,
+    };
+    Some((rows, array.chunk.rows.saturating_mul(per_row)))
+}
