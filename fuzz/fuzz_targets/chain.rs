@@ -1,16 +1,16 @@
-//! Chains of the fuzzer's: two variants of packed codes below weights, with grids, codes and weights of the fuzzer's. What is packed comes back; and a
-//! store whose chunks and tables are then the fuzzer's, checksums made right, opens and reads without harm.
+//! Chains of the fuzzer's: two variants of packed codes below weights, with grids, codes and weights of the fuzzer's.
+//! What is packed comes back; and a store whose chunks and tables are then the fuzzer's, checksums made right, opens
+//! and reads without harm.
 #![no_main]
 
 use std::fmt::Write as _;
 use std::fs;
-use std::ops::Range;
 use std::path::Path;
 
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
 use qstore::{Options, Silent, Store, VariantSpec, pack, unpack, verify};
-use qstore_container::{ChunkRecord, Hash128, Manifest, ShardHeader, ShardLayout, write_chunks};
+use qstore_container::{ChunkForm, ChunkRecord, Hash128, Manifest, ShardContents, write_chunks};
 
 #[derive(Debug, Arbitrary)]
 struct Input {
@@ -162,46 +162,43 @@ fn spoil(path: &Path, damage: &[(bool, u16, u8)]) {
     let mut variants = Manifest::parse(&manifest).expect("a manifest").variants;
     // The lowest variant has the fewest arrays that a chain is made of.
     for (at, entry) in variants.iter_mut().enumerate().skip(1) {
-        for layer in &mut entry.layer {
-            let old = path.join(layer.name.as_str());
-            let file = fs::read(&old).expect("a layer");
-            let start = u64::from_le_bytes(*file.first_chunk().expect("a length")) + 8;
-            let within = |range: Range<u64>| &file[range.start as usize..range.end as usize];
-            let header = ShardHeader::parse(within(8..start).to_vec(), file.len() as u64).expect("a header");
-            let (plan, list) = (header.plan_range().expect("a plan"), header.chunks_range().expect("a list"));
-            let contents = header.contents(within(plan.clone()), within(list.clone())).expect("a layer");
-            let mut data = within(start..list.start).to_vec();
+        for shard in &mut entry.shards {
+            let old = path.join(shard.name.as_str());
+            let file = fs::read(&old).expect("a shard");
+            let (streams, tail) = file.split_at(file.len() - size(shard.tail.bytes()));
+            let contents = ShardContents::parse(shard, tail).expect("a shard");
+            let (header, streams) = streams.split_at(size(contents.header_bytes));
+            let (tables, rest) = tail.split_at(size(shard.tail.tables));
+            let plan = &rest[size(shard.tail.chunks)..];
+            let mut data = [streams, tables].concat();
             for (_, place, bits) in damage.iter().filter(|(top, ..)| *top == (at == 2)) {
                 let count = data.len().max(1);
                 if let Some(byte) = data.get_mut(usize::from(*place) * 7 % count) {
                     *byte ^= bits;
                 }
             }
-            let mut rest = &data[..];
+            let (mut streams, mut tables) = data.split_at(streams.len());
             let records = contents.records.iter().map(|record| {
-                let (own, tail) = rest.split_at(record.length as usize);
-                rest = tail;
+                let from = if record.form == ChunkForm::Head { &mut tables } else { &mut streams };
+                let (own, rest) = from.split_at(record.length as usize);
+                *from = rest;
                 ChunkRecord::of(record.form, own).expect("a record")
             });
             let records = write_chunks(&records.collect::<Vec<_>>());
-            let mut layout = ShardLayout::default();
-            for (array, stream) in contents.plan.arrays.iter().zip(&contents.streams) {
-                if let Some(stream) = stream {
-                    layout.push(&array.key, stream.end - stream.start);
-                }
-            }
-            let mut new =
-                layout.finish(&records, within(plan.clone()), start).expect("a header as long as before");
-            layer.id = Hash128::of(&new[8..]);
-            new.extend(&data);
-            new.extend(records);
-            new.extend(within(plan));
-            let name = format!("{}-{:.12}.safetensors", entry.name, layer.id.to_string());
-            layer.name = name.parse().expect("a path");
-            fs::remove_file(old).expect("a layer");
-            fs::write(path.join(name), new).expect("a layer");
+            // Streams, tables and records are as long as they were, and so the header stays.
+            let tail = [&data[data.len() - size(shard.tail.tables)..], &records, plan].concat();
+            shard.id = Hash128::of(&tail);
+            let name = format!("{}-{:.12}.safetensors", entry.name, shard.id.to_string());
+            shard.name = name.parse().expect("a path");
+            let streams = &data[..data.len() - size(shard.tail.tables)];
+            fs::remove_file(old).expect("a shard");
+            fs::write(path.join(name), [header, streams, &tail].concat()).expect("a shard");
         }
     }
     let manifest = Manifest::new(variants).write().expect("a manifest");
     fs::write(path.join(Manifest::FILE_NAME), manifest).expect("a manifest");
+}
+
+fn size(bytes: u64) -> usize {
+    usize::try_from(bytes).expect("it is in memory")
 }

@@ -1,5 +1,5 @@
-//! Chunks of the fuzzer's in every coder, with tables of the fuzzer's: decoding returns; what a coder encodes, it decodes to the same; and every
-//! backend does what the scalar one does.
+//! Chunks of the fuzzer's in every coder, with tables of the fuzzer's: decoding returns; what a coder encodes, it
+//! decodes to the same; and every backend does what the scalar one does.
 #![no_main]
 
 use arbitrary::Arbitrary;

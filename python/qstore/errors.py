@@ -1,8 +1,10 @@
-"""What qstore raises: every exception is a `QStoreError`, and one of Python's own where there is one that means the same."""
+"""What qstore raises: every exception is a `QStoreError`, and one of Python's own where there is one that means the
+same."""
 
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 
 
 class QStoreError(Exception):
@@ -10,6 +12,14 @@ class QStoreError(Exception):
 
     #: The file or folder that it is about, if it is about one.
     path: str | os.PathLike[str] | None = None
+    #: The variant that it is about.
+    variant: str | None = None
+    #: The original file of the variant that it is about.
+    file: str | None = None
+    #: The tensor that it is about.
+    tensor: str | None = None
+    #: The chunk of the tensor or file that it is about.
+    chunk: int | None = None
 
 
 class UsageError(QStoreError, ValueError):
@@ -28,11 +38,25 @@ class InputError(QStoreError, ValueError):
     """A checkpoint that cannot be stored exactly as it is. Nothing was stored."""
 
 
+@dataclass(frozen=True)
+class Problem:
+    """Something that `verify` found, in words and as data; as a string it is its text."""
+
+    text: str
+    variant: str
+    file: str | None = None
+    tensor: str | None = None
+    chunk: int | None = None
+
+    def __str__(self) -> str:
+        return self.text
+
+
 class DamagedError(QStoreError):
     """A store, or what was restored from it, is not what was written."""
 
-    #: Everything that `verify` found, each with the file that it is in.
-    problems: tuple[str, ...] = ()
+    #: Everything that `verify` found.
+    problems: tuple[Problem, ...] = ()
 
 
 class BusyError(QStoreError):
@@ -47,7 +71,7 @@ class FileError(QStoreError, OSError):
     """The system refused to read or write a file; `errno` and `filename` say what and where."""
 
     def __str__(self) -> str:
-        # All is in the text: the file, the deed and the system's reason.
+        # All is in the text: the file, the operation and the system's reason.
         return str(self.strerror)
 
 

@@ -22,7 +22,8 @@ class FileInspection:
     bytes: int
     #: SHA-256, as a model hub shows it.
     sha256: str
-    #: How it is stored: `tensors` of a safetensors file, whose tensors are described by themselves, else as a tensor is.
+    #: How it is stored: `tensors` of a safetensors file, whose tensors are described by themselves, else as a tensor
+    #: is.
     encoding: str
     #: The variant that it is equal to a file of.
     given: str | None
@@ -76,27 +77,28 @@ class VariantInspection:
     scheme: str
     #: The element type that most of its weights have.
     dtype: str
-    #: The variants that its tensors are stored given, or shared with; reading it reads these, and those that they are given in turn.
+    #: The variants that its tensors are stored given, or shared with; reading it reads these, and those that they are
+    #: given in turn.
     given: tuple[str, ...]
     #: Whether its files are kept as they are.
     verbatim: bool
     #: Number of tensors.
     tensor_count: int
-    #: Its original files; empty if its layer cannot be read.
+    #: Its original files; empty if its shards cannot be read.
     files: tuple[FileInspection, ...]
     #: The files of the store that hold it, relative to the store's folder.
-    layer_files: tuple[str, ...]
+    stored_files: tuple[str, ...]
     #: Those of them that are not there.
     missing_files: tuple[str, ...]
     #: Bytes of its original files.
     raw_bytes: int
     #: Bytes that it adds to the store: what its tensors and files take, and the overhead.
     stored_bytes: int
-    #: Bytes of headers, plans and lists of chunks; `None` if its layer cannot be read.
+    #: Bytes of headers, plans and lists of chunks; `None` if its shards cannot be read.
     overhead_bytes: int | None
-    #: Bytes that loading all its tensors reads; `None` if its layer cannot be read.
+    #: Bytes that loading all its tensors reads; `None` if its shards cannot be read.
     read_bytes: int | None
-    #: Why its layer cannot be read, if it cannot.
+    #: Why its shards cannot be read, if it cannot.
     problem: str | None
     #: Patterns of the files that were left out when it was stored.
     excluded: tuple[str, ...]
@@ -137,7 +139,8 @@ def inspect(path: str | PathLike[str], *, tensors: bool = False) -> Inspection:
 
     Raises:
         NotFoundError: There is no store.
-        DamagedError: Its manifest is not whole. (A variant that cannot be read is described as far as the manifest does, with its `problem`.)
+        DamagedError: Its manifest is not whole. (A variant that cannot be read is described as far as the manifest
+            does, with its `problem`.)
     """
     return _inspection(json.loads(_core.Store(path).inspect(tensors)))
 
@@ -152,7 +155,7 @@ def _variant(found: dict[str, Any]) -> VariantInspection:
     return VariantInspection(
         given=tuple(found.pop("given")),
         files=tuple(FileInspection(**file) for file in found.pop("files")),
-        layer_files=tuple(found.pop("layer_files")),
+        stored_files=tuple(found.pop("stored_files")),
         missing_files=tuple(found.pop("missing_files")),
         excluded=tuple(found.pop("excluded")),
         unshared=tuple(Unshared(with_variant=one.pop("with"), **one) for one in found.pop("unshared")),

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from qstore import _core
-from qstore.errors import DamagedError, UsageError
+from qstore.errors import DamagedError, Problem, UsageError
 from qstore.progress import Progress, Watched
 from qstore.store import checked_threads
 
@@ -31,13 +31,17 @@ def pack(
     """Makes a store of a model's variants. There is a store when it is complete, and nothing before.
 
     Args:
-        variants: A name that you choose and the Hugging Face folder of each variant, which is only read. Their order does not matter.
+        variants: A name that you choose and the Hugging Face folder of each variant, which is only read. Their order
+            does not matter.
         target: The folder to make the store in; new or empty.
-        verbatim: Variants whose files are kept as they are, so that any tool loads them from the store; takes more space.
-        given: For a variant, the others that it may be stored given (and reading it reads); `[]` makes it independent of all. Variants that are not
-            named may be given any lower one.
-        exclude: Patterns of files that are left out, which the store remembers: of a name anywhere (`.git`, `*.bin`) or of a path (`original/*`).
-        strict: Refuse folders that are not whole (shards missing, downloads under way, Git LFS pointers), where else a warning says so.
+        verbatim: Variants whose files are kept as they are, so that any tool loads them from the store; takes more
+            space.
+        given: For a variant, the others that it may be stored given (and reading it reads); `[]` makes it independent
+            of all. Variants that are not named may be given any lower one.
+        exclude: Patterns of files that are left out, which the store remembers: of a name anywhere (`.git`, `*.bin`) or
+            of a path (`original/*`).
+        strict: Refuse folders that are not whole (shards missing, downloads under way, Git LFS pointers), where else a
+            warning says so.
         threads: Worker threads; 0 for one a core. The store does not depend on it.
         memory: Bytes to work in, about; 1 GiB if not said.
         shard_size: Most bytes of one file of the store; 5 GB if not said.
@@ -72,7 +76,8 @@ def add(
     shard_size: int | None = None,
     progress: Progress = None,
 ) -> None:
-    """Adds a variant to a store. Those of higher precision are stored anew where it helps them; each is still what it was.
+    """Adds a variant to a store. Those of higher precision are stored anew where it helps them; each is still what it
+    was.
 
     Args:
         store: The store.
@@ -168,7 +173,8 @@ def verify(
     memory: int | None = None,
     progress: Progress = None,
 ) -> Verification:
-    """Checks that every file of a variant, or of all, comes back with its SHA-256. Goes on after damage, so that all of it is known.
+    """Checks that every file of a variant, or of all, comes back with its SHA-256. Goes on after damage, so that all of
+    it is known.
 
     Args:
         store: The store.
@@ -182,9 +188,12 @@ def verify(
     """
     with Watched(progress) as callback:
         found = json.loads(_core.verify(store, variant, quick, _limits(threads, memory), callback))
-    problems = tuple(f"{v['name']}: {problem}" for v in found["variants"] for problem in v.pop("problems"))
+    lines = [
+        f"{checked['name']}: {problem['text']}" for checked in found["variants"] for problem in checked["problems"]
+    ]
+    problems = tuple(Problem(**problem) for checked in found["variants"] for problem in checked.pop("problems"))
     if problems:
-        error = DamagedError("\n".join(problems))
+        error = DamagedError("\n".join(lines))
         error.path, error.problems = store, problems
         raise error
     return Verification(tuple(VariantVerification(**checked) for checked in found["variants"]))

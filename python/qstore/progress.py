@@ -10,8 +10,9 @@ from qstore.errors import UsageError
 if TYPE_CHECKING:
     from tqdm import tqdm
 
-#: Called with the stage that is under way, the bytes of it that are done, and its bytes in all, some twenty times a second, on the
-#: thread that called the operation. What it raises ends the operation, which undoes what it has done unless that is all.
+#: Called with the stage that is under way, the bytes of it that are done, and its bytes in all, some twenty times a
+#: second, on the thread that called the operation. What it raises ends the operation, which undoes what it has done
+#: unless that is all.
 Callback: TypeAlias = Callable[[str, int, int], object]
 
 #: What operations take as `progress`: a callback, or `True` for a bar, or `None` for neither.

@@ -152,8 +152,8 @@ class Store(Mapping[str, "Variant"]):
 class Variant:
     """A variant of a store: what `safetensors.safe_open` gives for a file, for all files of the variant together.
 
-    May be used from several threads: nothing that decodes holds Python's lock. Whoever has threads of their own may want to open the store with
-    `threads=1`.
+    May be used from several threads: nothing that decodes holds Python's lock. Whoever has threads of their own may
+    want to open the store with `threads=1`.
     """
 
     def __init__(
@@ -183,11 +183,13 @@ class Variant:
         return list(self._tensors)
 
     def metadata(self) -> dict[str, str] | None:
-        """What the files' headers say beside their tensors (`__metadata__`), such as `{"format": "pt"}`; `None` if nothing."""
+        """What the files' headers say beside their tensors (`__metadata__`), such as `{"format": "pt"}`; `None` if
+        nothing."""
         return self._core.metadata() or None
 
     def get_tensor(self, name: str) -> Any:
-        """A tensor: an array of the framework, of its own element type and shape. Its memory is its own, and may be written.
+        """A tensor: an array of the framework, of its own element type and shape. Its memory is its own, and may be
+        written.
 
         Raises:
             UnknownNameError: The variant has no such tensor.
@@ -199,8 +201,8 @@ class Variant:
         return self._framework.array(self._core.read(name, self._threads), dtype, shape)
 
     def get_slice(self, name: str) -> TensorSlice:
-        """A tensor that is not read yet: `get_slice(name)[10:20]` reads and decodes the chunks that hold those rows, and no others;
-        `[:, 10:20]` those that hold those columns.
+        """A tensor that is not read yet: `get_slice(name)[10:20]` reads and decodes the chunks that hold those rows,
+        and no others; `[:, 10:20]` those that hold those columns.
 
         Raises:
             UnknownNameError: The variant has no such tensor.
@@ -300,9 +302,9 @@ class TensorSlice:
         return self._dtype
 
     def __getitem__(self, index: Any) -> Any:
-        """A part of the tensor, as numpy and torch index: whole numbers, slices, `...` and `None`. Only the chunks that hold
-        some of it, from the first row to the last along the first dimension and from the first column to the last along the last, are read and decoded; of these,
-        what is asked for is given, in memory of its own.
+        """A part of the tensor, as numpy and torch index: whole numbers, slices, `...` and `None`. Only the chunks that
+        hold some of it, from the first row to the last along the first dimension and from the first column to the last
+        along the last, are read and decoded; of these, what is asked for is given, in memory of its own.
 
         Raises:
             IndexError: It has no such element, or not so many dimensions.
@@ -333,7 +335,8 @@ class TensorSlice:
         return made.compact(some[index], memory)
 
     def _parts(self, index: tuple[Any, ...]) -> tuple[_Range, _Range | None, tuple[Any, ...]] | None:
-        """The rows that an index needs, and the columns if it needs not all; and what then indexes them. `None` if it needs all of the tensor."""
+        """The rows that an index needs, and the columns if it needs not all; and what then indexes them. `None` if it
+        needs all of the tensor."""
         # Elements that share a byte cannot be read apart.
         if not self._shape or not index or self._dtype in ("F4", "F6_E2M3", "F6_E3M2"):
             return None
@@ -373,7 +376,8 @@ class TensorSlice:
 
 
 def _is_basic(part: object) -> bool:
-    """Whether it is a slice or a whole number. Arrays may have `__index__` as well, but index otherwise; so do truth values."""
+    """Whether it is a slice or a whole number. Arrays may have `__index__` as well, but index otherwise; so do truth
+    values."""
     if isinstance(part, slice):
         return True
     # numpy's had `__index__` up to release 2.2.

@@ -21,14 +21,16 @@ if TYPE_CHECKING:
 #: A model, a tokenizer, a configuration, ...
 T = TypeVar("T")
 
-#: Files that hold weights. Those in other formats than safetensors are not read here; a model's folder may have them beside it.
+#: Files that hold weights. Those in other formats than safetensors are not read here; a model's folder may have them
+#: beside it.
 _WEIGHTS = (".bin", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx", ".onnx_data", ".pt", ".pth", ".safetensors")
 
 
 def from_pretrained(
     cls: type[T], path: str | PathLike[str], *arguments: Any, variant: str | None = None, **options: Any
 ) -> T:
-    """What `cls.from_pretrained` gives for a variant's folder, without the folder: tensors are decoded one by one into the model.
+    """What `cls.from_pretrained` gives for a variant's folder, without the folder: tensors are decoded one by one into
+    the model.
 
         model = from_pretrained(AutoModelForCausalLM, "llama.qstore", variant="int8")
         tokenizer = from_pretrained(AutoTokenizer, "llama.qstore", variant="int8")
@@ -37,8 +39,8 @@ def from_pretrained(
         cls: A class of transformers that has `from_pretrained`: of models, tokenizers, processors, configurations.
         path: The store's folder.
         variant: The variant; may be left out where the store has one only.
-        arguments, options: What `cls.from_pretrained` takes after the folder, such as `dtype` and `device_map`; but no `state_dict`, `gguf_file` and
-            `subfolder`, and not its own `variant`.
+        arguments, options: What `cls.from_pretrained` takes after the folder, such as `dtype` and `device_map`; but no
+            `state_dict`, `gguf_file` and `subfolder`, and not its own `variant`.
 
     Raises:
         NotFoundError: There is no store, or a file of the variant is not there.
@@ -50,8 +52,8 @@ def from_pretrained(
         opened = store.variant(variant)
         temporary = tempfile.TemporaryDirectory(prefix="qstore-")
         try:
-            # transformers keeps code that comes with a model under the name of its folder, which should not be another each time, and takes `--`
-            # for the `/` of a name on the hub.
+            # transformers keeps code that comes with a model under the name of its folder, which should not be another
+            # each time, and takes `--` for the `/` of a name on the hub.
             folder = Path(temporary.name) / f"{Path(path).resolve().stem}-{opened.name}".replace("--", "-")
             _restore_small_files(opened, folder)
             if _has_weights(cls):
@@ -191,7 +193,8 @@ def _choice(cls: Any, config: Any, folder: str, options: dict[str, Any]) -> tupl
 
 
 def _weights(variant: Variant, described: dict[str, Any]) -> dict[str, str]:
-    """The tensors of the files that transformers takes a model from, in its order, and their names in the variant. Other files may lie beside these."""
+    """The tensors of the files that transformers takes a model from, in its order, and their names in the variant.
+    Other files may lie beside these."""
     held = {path: tensors or [] for path, _, tensors in variant._core.files()}
     first, index = "model.safetensors", "model.safetensors.index.json"
     named = described.get("transformers_weights") or (first if first in held or index not in held else index)

@@ -21,7 +21,8 @@ class Row:
     low_bytes: int
     stored_bytes: int
     low_stored_bytes: int
-    #: Stored bits for each weight of the matrices that both variants have, of 8 + the higher one's: codes, scales, residual.
+    #: Stored bits for each weight of the matrices that both variants have, of 8 + the higher one's: codes, scales,
+    #: residual.
     paired_bits: float
 
     @property
@@ -57,7 +58,8 @@ class Report:
 
 
 def paired_bits(inspected: dict[str, Any], high: str, shape: list[int] | None = None) -> float:
-    """Stored bits for each weight that is stored as a residual, in both variants together; of matrices of `shape` alone."""
+    """Stored bits for each weight that is stored as a residual, in both variants together; of matrices of `shape`
+    alone."""
     low = tensors_of(inspected, "int8")
     stored, weights = 0, 0
     for name, tensor in tensors_of(inspected, high).items():

@@ -1,4 +1,5 @@
-"""`python -m qstore.quantize` writes GPTQ folders that transformers loads, and that a store keeps with their original."""
+"""`python -m qstore.quantize` writes GPTQ folders that transformers loads, and that a store keeps with their
+original."""
 
 from __future__ import annotations
 

@@ -26,8 +26,9 @@ from .checkpoints import INPUT_IDS, VARIANT_NAMES, MakePair, MakeStore, Pair, as
 from .cli import QStore, variant_of
 from .models import BERT, BERT_MASKED_LM, GPT2, LLAMA, PAPER_FAMILIES, VOCAB, Family
 
-# torch keeps which functions make tensors when it is first asked for some without memory. Were that while transformers has put another in the place of one of
-# them, as it does where it loads, code that comes with a model could do what it cannot in a process that begins with a store.
+# torch keeps which functions make tensors when it is first asked for some without memory. Were that while transformers
+# has put another in the place of one of them, as it does where it loads, code that comes with a model could do what it
+# cannot in a process that begins with a store.
 with torch.device("meta"):
     torch.empty(0)
 
@@ -480,7 +481,8 @@ def test_options_without_meaning(option: str, cls: Any, store: Path) -> None:
 
 
 def test_older_transformers(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Not the module that was imported above: transformers puts another in its place when some of its parts are imported.
+    # Not the module that was imported above: transformers puts another in its place when some of its parts are
+    # imported.
     monkeypatch.setattr(sys.modules["transformers"], "__version__", "4.57.1")
     with pytest.raises(package.UsageError, match=r"4\.57\.1.*release 5 is"):
         from_pretrained(transformers.AutoModelForCausalLM, store, variant="int8")
@@ -515,22 +517,22 @@ def test_folders_that_are_no_model(lacking: str, qstore: QStore, tmp_path: Path)
 def test_no_model_of_a_damaged_store(
     family: Family, apart: bool, qstore: QStore, make_store: MakeStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Wherever a byte of a layer is wrong: no tensor of it is quietly left as it began."""
+    """Wherever a byte of a shard is wrong: no tensor of it is quietly left as it began."""
     if apart:
         monkeypatch.setenv("HF_DEACTIVATE_ASYNC_LOAD", "1")
     store = tmp_path / "store"
     shutil.copytree(make_store(family, torch.bfloat16), store)
     for variant in ("bf16", "int8"):
-        (layer,) = variant_of(qstore.inspect(store), variant)["layer_files"]
-        whole = (store / layer).read_bytes()
+        (shard,) = variant_of(qstore.inspect(store), variant)["stored_files"]
+        whole = (store / shard).read_bytes()
         for part in range(1, 8):
             damaged = bytearray(whole)
             damaged[len(whole) * part // 8] ^= 0x10
-            (store / layer).write_bytes(damaged)
+            (store / shard).write_bytes(damaged)
             for options in ({}, {"ignore_mismatched_sizes": True, "output_loading_info": True}):
                 with pytest.raises(package.DamagedError):
                     from_pretrained(transformers.AutoModelForCausalLM, store, variant=variant, **options)
-        (store / layer).write_bytes(whole)
+        (store / shard).write_bytes(whole)
         from_pretrained(transformers.AutoModelForCausalLM, store, variant=variant)
 
 
@@ -553,20 +555,20 @@ def test_no_model_even_if_transformers_gives_one(qstore: QStore, make_store: Mak
     store = tmp_path / "store"
     shutil.copytree(make_store(LLAMA, torch.bfloat16), store)
     assert from_pretrained(Careless, store, variant="int8")
-    (layer,) = variant_of(qstore.inspect(store), "int8")["layer_files"]
-    damaged = bytearray((store / layer).read_bytes())
+    (shard,) = variant_of(qstore.inspect(store), "int8")["stored_files"]
+    damaged = bytearray((store / shard).read_bytes())
     damaged[len(damaged) // 2] ^= 1
-    (store / layer).write_bytes(damaged)
+    (store / shard).write_bytes(damaged)
     for options in ({}, {"other": 1}):
         with pytest.raises(package.DamagedError):
             from_pretrained(Careless, store, variant="int8", **options)
 
 
-def test_missing_layer(qstore: QStore, make_store: MakeStore, tmp_path: Path) -> None:
+def test_missing_shards(qstore: QStore, make_store: MakeStore, tmp_path: Path) -> None:
     store = tmp_path / "store"
     shutil.copytree(make_store(LLAMA, torch.bfloat16), store)
-    for layer in variant_of(qstore.inspect(store), "bf16")["layer_files"]:
-        (store / layer).unlink()
+    for shard in variant_of(qstore.inspect(store), "bf16")["stored_files"]:
+        (store / shard).unlink()
     with pytest.raises(package.NotFoundError):
         from_pretrained(transformers.AutoModelForCausalLM, store, variant="bf16")
     from_pretrained(transformers.AutoModelForCausalLM, store, variant="int8")

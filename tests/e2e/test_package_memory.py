@@ -1,4 +1,5 @@
-"""Loading a model from a store takes the model's own memory, and little more: tensors are decoded into it one by one."""
+"""Loading a model from a store takes the model's own memory, and little more: tensors are decoded into it one by
+one."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ from .cli import QStore
 #: A loader that holds all tensors twice takes 2; those that are decoded at the same time take some hundredths.
 MOST = 1.35
 
-#: A process begins to count anew what it used at most when it writes here; other systems than Linux have nothing like it.
+#: A process begins to count anew what it used at most when it writes here; other systems than Linux have nothing like
+#: it.
 RESET = Path("/proc/self/clear_refs")
 
 MEASURE = r"""
@@ -35,7 +37,8 @@ def growth(variant, **options):
     before = resident("VmRSS")
     model = from_pretrained(AutoModelForCausalLM, sys.argv[1], variant=variant, **options)
     peak = resident("VmHWM")
-    return peak - before, sum(tensor.nbytes for tensor in model.state_dict().values() if isinstance(tensor, torch.Tensor))
+    return peak - before, sum(tensor.nbytes for tensor in model.state_dict().values() if isinstance(tensor,
+    torch.Tensor))
 
 # What is imported when it is needed is no part of a model.
 AutoModelForCausalLM.from_config(LlamaConfig(hidden_size=64, num_hidden_layers=1, vocab_size=64))

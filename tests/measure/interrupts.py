@@ -1,7 +1,7 @@
 """How long a command goes on after Ctrl-C: `python tests/measure/interrupts.py QSTORE BF16 INT8 [MOMENTS]`.
 
-Runs every long command on the two folders and interrupts it at moments spread over the time that it takes. Prints the longest time from the signal to the
-end, and fails if something is left behind. Not a test: times depend on the machine.
+Runs every long command on the two folders and interrupts it at moments spread over the time that it takes. Prints the
+longest time from the signal to the end, and fails if something is left behind. Not a test: times depend on the machine.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Model folders for the tests, made without qstore: safetensors files written by hand, LLM.int8() from its definition."""
+"""Model folders for the tests, made without qstore: safetensors files written by hand, LLM.int8() from its
+definition."""
 
 from __future__ import annotations
 

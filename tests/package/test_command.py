@@ -125,13 +125,13 @@ def test_exit_statuses(qstore_command: Command, store: Path, tmp_path: Path) -> 
 
 def test_damage_is_an_exit_status(qstore_command: Command, folders: dict[str, Path], tmp_path: Path) -> None:
     qstore.pack({"int8": folders["int8"]}, tmp_path / "store")
-    (layer,) = (tmp_path / "store").glob("*.safetensors")
-    data = bytearray(layer.read_bytes())
+    (shard,) = (tmp_path / "store").glob("*.safetensors")
+    data = bytearray(shard.read_bytes())
     data[len(data) // 2] ^= 1
-    layer.write_bytes(data)
+    shard.write_bytes(data)
     ran = qstore_command("verify", tmp_path / "store")
     assert ran.returncode == 1
-    assert layer.name in ran.stdout + ran.stderr
+    assert shard.name in ran.stdout + ran.stderr
 
 
 def test_bench_starts_itself(qstore_command: Command, folders: dict[str, Path], tmp_path: Path) -> None:

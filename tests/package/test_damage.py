@@ -1,7 +1,8 @@
-"""A store that is not what was written raises a QStoreError, or what is read of it is right all the same. It never crashes and never gives other data.
+"""A store that is not what was written raises a QStoreError, or what is read of it is right all the same. It never
+crashes and never gives other data.
 
-Bits of every file are flipped, files are cut, deleted, and replaced by what they are not. Bytes that pad a header may hold anything that is JSON's white space,
-hence the second half of the rule.
+Bits of every file are flipped, files are cut, deleted, and replaced by what they are not. Bytes that pad a header may
+hold anything that is JSON's white space, hence the second half of the rule.
 """
 
 from __future__ import annotations
@@ -173,15 +174,15 @@ def test_deleted_files(damaged: Path, expected: dict[str, dict[str, Raw]]) -> No
         shutil.move(damaged.parent / "away", path)
 
 
-def layer(store: Path, variant: str) -> Path:
+def shard(store: Path, variant: str) -> Path:
     (inspected,) = (v for v in qstore.inspect(store).variants if v.name == variant)
     # Those in folders are kept files.
-    (name,) = (name for name in inspected.layer_files if "/" not in name)
+    (name,) = (name for name in inspected.stored_files if "/" not in name)
     return store / name
 
 
-def test_a_variant_needs_no_layer_of_another(damaged: Path, expected: dict[str, dict[str, Raw]]) -> None:
-    layer(damaged, "bf16").unlink()
+def test_a_variant_needs_no_shard_of_another(damaged: Path, expected: dict[str, dict[str, Raw]]) -> None:
+    shard(damaged, "bf16").unlink()
     with qstore.open(damaged) as store:
         assert store.variants == ("int8", "bf16")
         loaded = store["int8"].get_tensors()
@@ -189,13 +190,13 @@ def test_a_variant_needs_no_layer_of_another(damaged: Path, expected: dict[str, 
         with pytest.raises(NotFoundError):
             store["bf16"]
     assert [variant.name for variant in qstore.verify(damaged, "int8").variants] == ["int8"]
-    layer(damaged, "int8").unlink()
+    shard(damaged, "int8").unlink()
     with qstore.open(damaged) as store, pytest.raises(NotFoundError):
         store["int8"]
 
 
 def test_verify_lists_all_that_is_wrong(damaged: Path) -> None:
-    paths = [layer(damaged, name) for name in ("int8", "bf16")]
+    paths = [shard(damaged, name) for name in ("int8", "bf16")]
     for path in paths:
         data = bytearray(path.read_bytes())
         data[8 + int.from_bytes(data[:8], "little") + 40] ^= 4
@@ -206,16 +207,18 @@ def test_verify_lists_all_that_is_wrong(damaged: Path) -> None:
         error = raised.value
         assert isinstance(error.problems, tuple)
         assert error.path == damaged
-        assert {problem.partition(":")[0] for problem in error.problems} == {"int8", "bf16"}
-        assert all(any(path.name in problem for path in paths) for problem in error.problems)
-        assert str(error) == "\n".join(error.problems)
+        # What is wrong with one is wrong with whatever is given it.
+        assert {line.partition(":")[0] for line in str(error).splitlines()} == {"int8", "bf16"}
+        assert {problem.variant for problem in error.problems} <= {"int8", "bf16"}
+        assert all(any(path.name in problem.text for path in paths) for problem in error.problems)
+        assert len(str(error).splitlines()) == len(error.problems)
         with pytest.raises(DamagedError) as raised:
             qstore.verify(damaged, "int8", quick=quick)
-        assert {problem.partition(":")[0] for problem in raised.value.problems} == {"int8"}
+        assert {problem.variant for problem in raised.value.problems} == {"int8"}
 
 
 def test_inspect_tells_what_cannot_be_read(damaged: Path) -> None:
-    path = layer(damaged, "bf16")
+    path = shard(damaged, "bf16")
     path.write_bytes(path.read_bytes()[:50])
     variants = {variant.name: variant for variant in qstore.inspect(damaged, tensors=True).variants}
     assert variants["int8"].problem is None
@@ -286,7 +289,7 @@ def test_what_lies_where_files_were(damaged: Path, expected: dict[str, dict[str,
 def test_nothing_changes_what_is_damaged(
     damaged: Path, expected: dict[str, dict[str, Raw]], small: dict[str, Path]
 ) -> None:
-    path = layer(damaged, "int8")
+    path = shard(damaged, "int8")
     path.write_bytes(path.read_bytes()[:-9])
     before = tree(damaged)
     errors(damaged, expected)

@@ -1,4 +1,5 @@
-"""What goes wrong is a QStoreError, and also what Python calls it, so that programs that know nothing of qstore handle it as they would."""
+"""What goes wrong is a QStoreError, and also what Python calls it, so that programs that know nothing of qstore handle
+it as they would."""
 
 from __future__ import annotations
 
@@ -51,7 +52,7 @@ def test_pickles(class_: type[errors.QStoreError], protocol: int) -> None:
     made = class_(errno.EACCES, "a/b: no", Path("a/b")) if os_error else class_("a/b: no")
     made.path = Path("a/b")
     if isinstance(made, errors.DamagedError):
-        made.problems = ("one", "two")
+        made.problems = (errors.Problem("one", "int8"), errors.Problem("two", "bf16", tensor="x", chunk=3))
     for found in (pickle.loads(pickle.dumps(made, protocol)), copy.copy(made)):
         assert type(found) is class_
         assert str(found) == str(made) == "a/b: no"

@@ -1,6 +1,7 @@
 """A thousand opens leave nothing behind: no memory, no open file. Nor do a thousand mistakes.
 
-In a process of its own, whose memory is that of nothing else. The tensor that is read has a megabyte, so one that stays would show a thousandfold.
+In a process of its own, whose memory is that of nothing else. The tensor that is read has a megabyte, so one that stays
+would show a thousandfold.
 """
 
 from __future__ import annotations
@@ -96,10 +97,10 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     write_folder(root / "model", {"large": large, "small": np.arange(4)}, {}, None)
     for name in ("whole", "damaged"):
         qstore.pack({"only": root / "model"}, root / name)
-    (layer,) = (root / "damaged").glob("*.safetensors")
-    data = bytearray(layer.read_bytes())
+    (shard,) = (root / "damaged").glob("*.safetensors")
+    data = bytearray(shard.read_bytes())
     data[len(data) // 2] ^= 1
-    layer.write_bytes(data)
+    shard.write_bytes(data)
     return root / "whole", root / "damaged"
 
 

@@ -189,7 +189,7 @@ def test_inspect_says_what_there_is(
         described = {tensor.name: (tensor.dtype, tensor.shape, tensor.raw_bytes) for tensor in variant.tensors}
         assert described == {n: (t.dtype, t.shape, len(t.data)) for n, t in originals[variant.name].items()}
         assert variant.tensor_count == len(variant.tensors)
-        assert variant.stored_bytes == sum((store / name).stat().st_size for name in variant.layer_files)
+        assert variant.stored_bytes == sum((store / name).stat().st_size for name in variant.stored_files)
         assert variant.raw_bytes == sum(p.stat().st_size for p in folders[variant.name].rglob("*") if p.is_file())
         assert variant.problem is None
     schemes = {variant.name: variant.scheme for variant in found.variants}

@@ -1,6 +1,7 @@
 """Progress is told on the caller's thread; what it raises, and Ctrl-C, end an operation as if it had not begun.
 
-The model is one of zeros, half a gigabyte to read, so that an operation is far from its end when it first tells of progress.
+The model is one of zeros, half a gigabyte to read, so that an operation is far from its end when it first tells of
+progress.
 """
 
 from __future__ import annotations

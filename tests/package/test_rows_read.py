@@ -1,7 +1,7 @@
 """One row of a matrix costs the chunks that hold it, of the matrix and of what it is given, and no more.
 
-`bytes_read` counts what is read of the store's files. A chunk of a matrix of this width is 128 rows, so that the bound of a hundredth is some 60 KB above
-what is read; whoever reads two chunks, or all, is far beyond it.
+`bytes_read` counts what is read of the store's files. A chunk of a matrix of this width is 128 rows, so that the bound
+of a hundredth is some 60 KB above what is read; whoever reads two chunks, or all, is far beyond it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ ROWS, COLUMNS = 14336, 4096
 
 @pytest.fixture(scope="module")
 def matrix() -> Array:
-    """Of a Llama of 8 billion weights. Its rows are some thousand drawn ones, each several times with another factor."""
+    """Of a Llama of 8 billion weights. Its rows are some thousand drawn ones, each several times with another
+    factor."""
     rng = np.random.default_rng(11)
     some = weights(rng, (ROWS // 8, COLUMNS))
     return np.concatenate([some * some.dtype.type(1 + number / 8) for number in range(8)])
@@ -79,7 +80,7 @@ def test_a_row_of_codes_reads_nothing_of_floats(
         opened.get_slice(NAME)[4321]
         assert 0 < opened.bytes_read - opened_with <= codes.stored_bytes / 100
         opened.get_slice(NAME)[:0]
-        layers = {variant.name: variant.layer_files for variant in qstore.inspect(wide).variants}
+        layers = {variant.name: variant.stored_files for variant in qstore.inspect(wide).variants}
         opened.get_tensors()
         size = sum((wide / name).stat().st_size for name in layers["int8"])
         assert opened.bytes_read <= 1.03 * size

@@ -1,4 +1,5 @@
-"""`qstore.safe_open` is `safetensors.safe_open`: the same calls, on a store and on the file that it was made of, give the same."""
+"""`qstore.safe_open` is `safetensors.safe_open`: the same calls, on a store and on the file that it was made of, give
+the same."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""Slices are those of numpy and of torch: whatever index these take of a whole tensor, a slice takes, and gives the same.
+"""Slices are those of numpy and of torch: whatever index these take of a whole tensor, a slice takes, and gives the
+same.
 
-Of a tensor that is stored given others, rows are decoded with the rows of the others that they are given; of one that is stored turned, such as the
-weights of GPT-2, rows are columns of what is stored.
+Of a tensor that is stored given others, rows are decoded with the rows of the others that they are given; of one that
+is stored turned, such as the weights of GPT-2, rows are columns of what is stored.
 """
 
 from __future__ import annotations
@@ -52,7 +53,8 @@ def draw_part(rng: np.random.Generator, size: int) -> Any:
 
 
 def draw(rng: np.random.Generator, shape: tuple[int, ...]) -> Any:
-    """A number, a slice, or a tuple of these with `...` and `None` in between; rarely more than there are dimensions."""
+    """A number, a slice, or a tuple of these with `...` and `None` in between; rarely more than there are
+    dimensions."""
     if rng.random() < 0.3:
         return draw_part(rng, shape[0] if shape else 1)
     count = int(rng.integers(len(shape) + 1 + (rng.random() < 0.1)))

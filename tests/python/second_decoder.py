@@ -417,7 +417,7 @@ Decode = Callable[[Cursor, Cursor, tuple[slice, slice]], bytes]
 
 
 @dataclass(frozen=True)
-class Layer:
+class Contents:
     """What the shards of a variant hold together (4)."""
 
     arrays: dict[str, Array]
@@ -430,7 +430,7 @@ class Store:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.variants = folder, dict[str, Json]()
-        self.layer = cache(self._layer)
+        self.contents = cache(self._contents)
         self.kept_array = lru_cache(32)(self.array)
         file = self._file("qstore.json")
         check(file.stat().st_size <= 16 * MIB, "the manifest is too large")
@@ -484,9 +484,9 @@ class Store:
         check(file.is_file(), f"{path} is no file")
         return file
 
-    def _layer(self, name: str) -> Layer:
+    def _contents(self, name: str) -> Contents:
         """All shards of a variant, whose `content` is checked (2, 3, 4, 5)."""
-        variant, layer = self.variants[name], Layer({}, [], [])
+        variant, contents = self.variants[name], Contents({}, [], [])
         for entry in variant["shards"]:
             shard = Shard(self._file(entry["name"]), entry, lambda path: self._file(f"{name}/{relative(path)}"))
             plan = shard.plan
@@ -494,55 +494,55 @@ class Store:
             check(all(given in variant["given"] for given in plan["given"]), f"{shard.path}: given")
             for array in shard.arrays:
                 key = array.plan["key"]
-                check(key not in layer.arrays, f"a second {key}")
+                check(key not in contents.arrays, f"a second {key}")
                 is_verbatim = array.kind == "verbatim"
                 check(is_verbatim == ("verbatim" in variant), f"{key} is of the kind {array.kind}")
-                layer.arrays[key] = array
+                contents.arrays[key] = array
             check_bundles(shard.arrays)
             check_parts(shard.arrays)
             is_last = entry is variant["shards"][-1]
             check(is_last == ("files" in plan) and plan.get("empty_folders", ["none"]), f"{shard.path}: files")
             check(is_last or "empty_folders" not in plan, f"{shard.path}: empty folders too early")
-            layer.files.extend(plan.get("files", []))
-            layer.empty_folders.extend(plan.get("empty_folders", []))
-        named = [f"tensor:{name}" for file in layer.files for name in file["content"].get("tensors", [])]
-        whole = [f"file:{file['path']}" for file in layer.files if file["content"]["kind"] == "opaque"]
-        of_files = [key for key in layer.arrays if not key.startswith(("bundle:", "part:"))]
+            contents.files.extend(plan.get("files", []))
+            contents.empty_folders.extend(plan.get("empty_folders", []))
+        named = [f"tensor:{name}" for file in contents.files for name in file["content"].get("tensors", [])]
+        whole = [f"file:{file['path']}" for file in contents.files if file["content"]["kind"] == "opaque"]
+        of_files = [key for key in contents.arrays if not key.startswith(("bundle:", "part:"))]
         check(sorted(of_files) == sorted(named + whole), f"arrays of {name} that are of no file, or lack")
-        for file in layer.files:
+        for file in contents.files:
             if file["content"]["kind"] == "safetensors":
-                check_tensors(file, layer.arrays)
-        tensors = [layer.arrays[key].size for key in named]
-        counts = len(tensors), sum(tensors), len(layer.files), sum(file["bytes"] for file in layer.files)
+                check_tensors(file, contents.arrays)
+        tensors = [contents.arrays[key].size for key in named]
+        counts = len(tensors), sum(tensors), len(contents.files), sum(file["bytes"] for file in contents.files)
         said = tuple(variant[key] for key in ("tensors", "tensor_bytes", "files", "raw_bytes"))
         check(counts == said, f"{name} has {counts} tensors and files, not {said}")
-        slices = {key for key, array in layer.arrays.items() if array.kind == "slice"}
-        in_order = [key for key in layer.arrays if key in slices] == [key for key in named if key in slices]
+        slices = {key for key, array in contents.arrays.items() if array.kind == "slice"}
+        in_order = [key for key in contents.arrays if key in slices] == [key for key in named if key in slices]
         check(in_order, f"slices of {name} do not come in the order of its files")
-        lines = [f"{file['sha256']} {file['bytes']} {relative(file['path'])}\n" for file in layer.files]
-        lines += [f"{relative(folder)}/\n" for folder in layer.empty_folders]
+        lines = [f"{file['sha256']} {file['bytes']} {relative(file['path'])}\n" for file in contents.files]
+        lines += [f"{relative(folder)}/\n" for folder in contents.empty_folders]
         check(xxh3_128("".join(lines).encode()) == variant["content"], f"{name} is not what its content says")
-        paths = [file["path"] for file in layer.files] + layer.empty_folders
+        paths = [file["path"] for file in contents.files] + contents.empty_folders
         above = {str(folder) for path in paths for folder in PurePosixPath(path).parents}
         apart = len(set(paths)) == len(paths) and not above & set(paths)
-        check(apart and len(layer.files) <= 1_000_000, f"files of {name}")
-        return layer
+        check(apart and len(contents.files) <= 1_000_000, f"files of {name}")
+        return contents
 
     def _find(self, variant: str, array: Array, ref: Json) -> tuple[str, str]:
         """The variant and the key that a REF of an array leads to (4)."""
         has_fields(ref, "variant array")
         check(ref["variant"] in {variant} | array.given, f"{array.plan['key']} is not given {ref['variant']}")
         check(not ref["array"].startswith("bundle:"), f"{variant} refers to a bundle")
-        check(ref["array"] in self.layer(ref["variant"]).arrays, f"{variant} refers to no array")
+        check(ref["array"] in self.contents(ref["variant"]).arrays, f"{variant} refers to no array")
         return ref["variant"], ref["array"]
 
     def array(self, variant: str, key: str) -> bytes:
         """The bytes of an array (8), once their hash was checked (4)."""
-        array = self.layer(variant).arrays[key]
+        array = self.contents(variant).arrays[key]
         encoding = array.plan["encoding"]
         if encoding["kind"] == "reference":
             name, to = self._find(variant, array, encoding["to"])
-            target = self.layer(name).arrays[to]
+            target = self.contents(name).arrays[to]
             is_last = target.kind != "reference" and not (target.kind == "parts" and key.startswith("part:"))
             check(is_last, f"{key} of {variant} leads to what is a {target.kind}")
             if "view" in encoding:
@@ -578,11 +578,11 @@ class Store:
 
     def _source(self, name: str, key: str) -> Array:
         """The array that has the bytes of another one, if that is a reference (4)."""
-        array = self.layer(name).arrays[key]
+        array = self.contents(name).arrays[key]
         if array.kind != "reference":
             return array
         name, key = self._find(name, array, array.plan["encoding"]["to"])
-        return self.layer(name).arrays[key]
+        return self.contents(name).arrays[key]
 
     def _fetch(self, variant: str, array: Array, may_be_own: bool = False, is_codes: bool = False) -> Fetch:
         """Finds arrays that a residual of a variant needs, if they may be such (4)."""
@@ -590,7 +590,7 @@ class Store:
         def fetch(ref: Json) -> Part:
             name, key = self._find(variant, array, ref)
             check(may_be_own or name != variant, f"{key} is of {variant} itself")
-            plan, source = self.layer(name).arrays[key].plan, self._source(name, key)
+            plan, source = self.contents(name).arrays[key].plan, self._source(name, key)
             check("view" not in plan["encoding"] and source.kind != "parts", f"{key} is not stored in one")
             check(source.kind not in (FLOAT_RESIDUALS if is_codes else RESIDUALS), f"{key} is itself a residual")
             return Part(plan["dtype"], plan["shape"], self.array(name, key))
@@ -670,7 +670,7 @@ class Store:
 
     def files(self, variant: str) -> Iterator[tuple[str, bytes]]:
         """Each original file of a variant, once its size and SHA-256 were checked (10)."""
-        for file in self.layer(variant).files:
+        for file in self.contents(variant).files:
             has_fields(file, "path bytes sha256 content")
             content = file["content"]
             if content["kind"] == "opaque":
@@ -692,7 +692,7 @@ class Store:
         for path, data in self.files(variant):
             (target / path).parent.mkdir(parents=True, exist_ok=True)
             (target / path).write_bytes(data)
-        for folder in self.layer(variant).empty_folders:
+        for folder in self.contents(variant).empty_folders:
             (target / folder).mkdir(parents=True, exist_ok=True)
 
 

@@ -1,4 +1,5 @@
-"""`qstore bench` measures safetensors by its own Python package. Here with numpy, as torch is too large for this tier."""
+"""`qstore bench` measures safetensors by its own Python package. Here with numpy, as torch is too large for this
+tier."""
 
 from __future__ import annotations
 

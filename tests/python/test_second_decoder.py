@@ -324,7 +324,7 @@ def pack(binary: Path, folders: dict[str, Path], store: Path, *options: str) -> 
 
 
 def plans(store: Store) -> list[dict[str, Any]]:
-    return [array.plan for name in store.variants for array in store.layer(name).arrays.values()]
+    return [array.plan for name in store.variants for array in store.contents(name).arrays.values()]
 
 
 def kinds(store: Store) -> set[str]:
@@ -351,7 +351,7 @@ def test_restores_what_the_binary_packs(binary: Path, pair: dict[str, Path], tmp
     assert_restores(store, pair, tmp_path / "restored")
     # Otherwise this test says less than it seems to.
     assert kinds(store) == KINDS
-    assert max(array.records.size for array in store.layer("high").arrays.values()) > 1
+    assert max(array.records.size for array in store.contents("high").arrays.values()) > 1
 
 
 def test_meets_every_rounding(binary: Path, bf16_pair: dict[str, Path], tmp_path: Path) -> None:
@@ -533,7 +533,7 @@ def test_restores_very_many_small_tensors(binary: Path, tmp_path: Path) -> None:
     save_file(tensors, folder / "model.safetensors")
     for number, options in enumerate(((), ("--shard-size", "100kB"))):
         store = pack(binary, {"small": folder}, tmp_path / f"store-{number}", *options)
-        bundles = [key for key in store.layer("small").arrays if key.startswith("bundle:")]
+        bundles = [key for key in store.contents("small").arrays if key.startswith("bundle:")]
         assert len(bundles) > 3
         assert_restores(store, {"small": folder}, tmp_path / f"restored-{number}")
 
@@ -593,7 +593,7 @@ def test_restores_experts(
     store = pack(binary, folders, tmp_path / "store", *options)
     assert_restores(store, folders, tmp_path / "restored")
     # Otherwise this test says less than it seems to.
-    arrays = [array for key, array in store.layer(names[0]).arrays.items() if "expert" in key or "part:" in key]
+    arrays = [array for key, array in store.contents(names[0]).arrays.items() if "expert" in key or "part:" in key]
     views = [part["view"] for array in arrays if array.kind == "parts" for part in array.plan["encoding"]["parts"]]
     found = [array.kind + " with a view" * ("view" in array.plan["encoding"]) for array in arrays]
     assert {kind for kind in found if kind != "parts"} == expected
@@ -605,7 +605,7 @@ def test_restores_experts(
         assert {tuple(view["order"]) for view in views if "order" in view} == ({(96, 2)} if interleaved else set())
     if names[0] == "each":
         assert {array.plan["encoding"]["to"]["variant"] for array in arrays} == {"fused"}
-        assert bool(views) or any("part:" in key for key in store.layer("fused").arrays)
+        assert bool(views) or any("part:" in key for key in store.contents("fused").arrays)
 
 
 def test_restores_codes_that_a_sample_misses(binary: Path, tmp_path: Path) -> None:
@@ -636,7 +636,7 @@ def test_shards_are_safetensors(binary: Path, bf16_pair: dict[str, Path], tmp_pa
             assert tail == b"".join(sections.pop(f"qstore.{part}").tobytes() for part in entry["tail"])
             stored = {
                 key
-                for key, array in store.layer(name).arrays.items()
+                for key, array in store.contents(name).arrays.items()
                 if array.plan["encoding"]["kind"] not in ("reference", "verbatim", "slice", "parts")
             }
             assert set(sections) == stored
@@ -1224,7 +1224,7 @@ def test_restores_matrices_whose_chunks_lie_side_by_side(binary: Path, tmp_path:
         some = {name: folders[name] for name in names}
         store = pack(binary, some, tmp_path / f"store-{number}")
         assert_restores(store, some, tmp_path / f"restored-{number}")
-        layers = [store.layer(name).arrays.values() for name in names]
+        layers = [store.contents(name).arrays.values() for name in names]
         cut = [array for arrays in layers for array in arrays if array.is_matrix and len(array.blocks) > 8]
         across = [array for array in cut if array.chunk_shape[1] < array.coded_shape[1]]
         assert [array.kind for array in across] == [["codes"], ["code-residual", "codes"]][number]

@@ -1,5 +1,6 @@
-"""What the Python peers of `qstore bench` share; one of them follows in the same program. It takes a job as JSON on standard input and answers
-with an outcome as JSON, as the Rust peers do. Only the work of `save` and `load` is timed: imports come before, the comparison comes after."""
+"""What the Python peers of `qstore bench` share; one of them follows in the same program. It takes a job as JSON on
+standard input and answers with an outcome as JSON, as the Rust peers do. Only the work of `save` and `load` is timed:
+imports come before, the comparison comes after."""
 
 import json
 import os
@@ -47,7 +48,8 @@ def sync(path):
 
 
 def difference(variants, loaded):
-    """The first difference between the tensors in `loaded`, by variant, file and name, and the source; None if there is none."""
+    """The first difference between the tensors in `loaded`, by variant, file and name, and the source; None if there is
+    none."""
     for variant in variants:
         for file in tensor_files(variant):
             with open(os.path.join(variant["folder"], file["path"]), "rb") as source:
@@ -119,8 +121,9 @@ def from_files(load):
 
 
 def serve(describe, prepare, save, load, as_bytes):
-    """Does the job with a peer's functions. `prepare(job)` makes ready what is not timed; `save(job)` stores all variants; `load(job)` gives all tensors
-    by variant, file and name, and the bytes that it read; `as_bytes(tensor)` shows such a tensor as bytes."""
+    """Does the job with a peer's functions. `prepare(job)` makes ready what is not timed; `save(job)` stores all
+    variants; `load(job)` gives all tensors by variant, file and name, and the bytes that it read; `as_bytes(tensor)`
+    shows such a tensor as bytes."""
     job = json.load(sys.stdin)
     if job["task"] == "describe":
         print(json.dumps({"version": describe()}))

@@ -55,7 +55,7 @@ def await_layers(job):
                 seen.add(name)
                 waiting += described[name].given
         for name in seen:
-            for file in described[name].layer_files:
+            for file in described[name].stored_files:
                 await_file(f"{job['stored']}/{file}", job["bytes_per_second"])  # noqa: F821
 
 

@@ -1,4 +1,5 @@
-//! The folders that are measured: which files they have, and where each tensor is. Every peer's output is compared with these bytes.
+//! The folders that are measured: which files they have, and where each tensor is. Every peer's output is compared with
+//! these bytes.
 
 use std::fs::File;
 use std::io::Read as _;

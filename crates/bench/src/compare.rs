@@ -1,4 +1,5 @@
-//! Whether what a peer has in memory is what the source holds, byte for byte. This is done after the time is taken, so it may be slow.
+//! Whether what a peer has in memory is what the source holds, byte for byte. This is done after the time is taken, so
+//! it may be slow.
 
 use std::collections::HashMap;
 use std::fs::File;

@@ -1,5 +1,5 @@
-//! What is asked of a measuring process and what it answers: a job in JSON on its standard input, an outcome in JSON on its standard output.
-//! The Python peers speak the same.
+//! What is asked of a measuring process and what it answers: a job in JSON on its standard input, an outcome in JSON on
+//! its standard output. The Python peers speak the same.
 
 use std::path::PathBuf;
 

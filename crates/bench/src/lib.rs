@@ -1,7 +1,8 @@
 //! QStore measured against what people use instead: over the same bytes, in one run, by the real libraries.
 //!
-//! [`run`] stores variants of a model with each peer, loads them again, compares every loaded byte with the source, and gives a [`Report`].
-//! Each measurement is made in a process of its own; those of peers written in Rust call [`serve`], the others are Python programs.
+//! [`run`] stores variants of a model with each peer, loads them again, compares every loaded byte with the source, and
+//! gives a [`Report`]. Each measurement is made in a process of its own; those of peers written in Rust call [`serve`],
+//! the others are Python programs.
 
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::float_cmp, reason = "what is compared is exact in binary"))]

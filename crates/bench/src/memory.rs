@@ -7,7 +7,8 @@ use qstore::TensorBytes;
 /// A byte of every page is as good as all.
 const PAGE: usize = 4096;
 
-/// The most memory that was resident at once, in bytes; `None` where the system does not tell (elsewhere than on Linux).
+/// The most memory that was resident at once, in bytes; `None` where the system does not tell (elsewhere than on
+/// Linux).
 #[must_use]
 pub fn peak_rss_bytes() -> Option<u64> {
     // See proc_pid_status(5); the unit is always kB.
@@ -17,8 +18,8 @@ pub fn peak_rss_bytes() -> Option<u64> {
 
 /// Uses `bytes` of memory and gives them back, and begins to count the peak anew.
 ///
-/// A virtual machine's host takes away what is free for seconds, and it comes back slowly: of peers that load as much, the one that comes first
-/// was seen to take ten times as long as the others.
+/// A virtual machine's host takes away what is free for seconds, and it comes back slowly: of peers that load as much,
+/// the one that comes first was seen to take ten times as long as the others.
 pub(crate) fn settle(bytes: u64) {
     if let Ok(mut memory) = TensorBytes::zeroed(bytes) {
         memory.iter_mut().step_by(PAGE).for_each(|byte| *byte = 1);

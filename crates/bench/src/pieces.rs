@@ -1,6 +1,6 @@
-//! Files read, copied and coded in pieces, by all threads of the current pool at once. This is the best that we know for peers that have no
-//! threads of their own, so that what is compared is coders and not loops around them. For the same reason their results lie in the library's
-//! kind of memory, huge pages where the system has them.
+//! Files read, copied and coded in pieces, by all threads of the current pool at once. This is the best that we know
+//! for peers that have no threads of their own, so that what is compared is coders and not loops around them. For the
+//! same reason their results lie in the library's kind of memory, huge pages where the system has them.
 
 use std::fs::{self, File};
 use std::io;
@@ -14,8 +14,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, IoContext as _, Result};
 
-/// Bytes of a piece before it is coded: enough for any coder's window, and many pieces for each thread. Of 128 KiB to 16 MiB, pieces of 1 to 4 MiB
-/// were read fastest into fresh memory, in half the time of a plain read of the whole file.
+/// Bytes of a piece before it is coded: enough for any coder's window, and many pieces for each thread. Of 128 KiB to
+/// 16 MiB, pieces of 1 to 4 MiB were read fastest into fresh memory, in half the time of a plain read of the whole
+/// file.
 pub(crate) const PIECE: usize = 4 << 20;
 
 /// `PIECE` as an offset.

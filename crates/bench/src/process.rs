@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use crate::error::{Error, Result};
 use crate::job::{Job, Outcome, Task};
-use crate::peers::{Peer, Runs};
+use crate::peers::{Peer, Runner};
 
 /// What every Python peer's program begins with.
 const FRAME: &str = include_str!("../python/frame.py");
@@ -49,8 +49,8 @@ impl Processes {
     /// The version of a peer, or why it is absent.
     pub(crate) fn describe(&self, peer: &dyn Peer) -> Result<String, Absence> {
         let install = match peer.runs() {
-            Runs::Here { version, .. } => return Ok(version),
-            Runs::Python { install, .. } => install,
+            Runner::Here { version, .. } => return Ok(version),
+            Runner::Python { install, .. } => install,
         };
         let python = self.python.display();
         let absent = |why: String| Absence {
@@ -113,7 +113,7 @@ impl Processes {
 
     fn command(&self, peer: &dyn Peer) -> std::io::Result<Command> {
         match peer.runs() {
-            Runs::Here { .. } => {
+            Runner::Here { .. } => {
                 let (program, arguments) = self
                     .worker
                     .split_first()
@@ -122,7 +122,7 @@ impl Processes {
                 command.args(arguments);
                 Ok(command)
             }
-            Runs::Python { script, .. } => {
+            Runner::Python { script, .. } => {
                 let mut command = Command::new(&self.python);
                 command.arg("-c").arg(format!("{FRAME}\n\n{script}"));
                 Ok(command)

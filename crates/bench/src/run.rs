@@ -1,7 +1,7 @@
 //! The order of measurements.
 //!
-//! All peers take turns at each measurement, and all measurements are made before any is repeated, so that whatever else the machine does hits
-//! all peers alike.
+//! All peers take turns at each measurement, and all measurements are made before any is repeated, so that whatever
+//! else the machine does hits all peers alike.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -50,8 +50,8 @@ struct Contender {
 /// Measures.
 ///
 /// # Errors
-/// [`Error::Usage`] for a request that makes no sense, [`Error::Peer`] if a peer fails or gives back something else than it was given, others
-/// if files cannot be read or written.
+/// [`Error::Usage`] for a request that makes no sense, [`Error::Peer`] if a peer fails or gives back something else
+/// than it was given, others if files cannot be read or written.
 pub fn run(options: &Options, progress: &dyn Progress) -> Result<Report> {
     let variants = scan(options)?;
     let loads = loads(&variants);

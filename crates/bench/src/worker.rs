@@ -6,10 +6,10 @@ use std::time::Instant;
 use crate::error::{Error, Result};
 use crate::job::{Job, Outcome, Task};
 use crate::memory::{peak_rss_bytes, settle};
-use crate::peers::{self, Runs, Work};
+use crate::peers::{self, Runner, Work};
 
-/// Does the job that comes as JSON from `input`, and writes its outcome as JSON to `output`. This is what the processes that [`run`](crate::run)
-/// starts must call.
+/// Does the job that comes as JSON from `input`, and writes its outcome as JSON to `output`. This is what the processes
+/// that [`run`](crate::run) starts must call.
 ///
 /// # Errors
 /// The job cannot be understood, or the peer fails.
@@ -18,7 +18,7 @@ pub fn serve(mut input: impl Read, mut output: impl Write) -> Result<()> {
     let mut text = String::new();
     input.read_to_string(&mut text).map_err(|e| broken(&e))?;
     let job: Job = serde_json::from_str(&text).map_err(|e| broken(&e))?;
-    let Runs::Here { work, .. } = peers::find(&job.peer)?.runs() else {
+    let Runner::Here { work, .. } = peers::find(&job.peer)?.runs() else {
         return Err(broken(&format!("{} runs elsewhere", job.peer)));
     };
     let outcome = perform(work, &job)?;
@@ -76,7 +76,7 @@ mod tests {
     }
 
     fn work(name: &str) -> &'static dyn Work {
-        let Runs::Here { work, .. } = peers::find(name).unwrap().runs() else { panic!("{name}") };
+        let Runner::Here { work, .. } = peers::find(name).unwrap().runs() else { panic!("{name}") };
         work
     }
 

@@ -4,14 +4,16 @@ use std::path::PathBuf;
 
 use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use qstore::{GroupSize, VariantName};
+use qstore::VariantName;
+use qstore_quantize::GroupSize;
 
 use crate::values::{NamedFolder, given_only, named_folder, size};
 
 /// Keep one model in every precision that you use, in little more space than the largest takes alone.
 ///
-/// A store holds several variants of one model, such as BF16 and INT8, each as a Hugging Face folder. The lowest precision is stored by itself,
-/// each higher one as what it adds to that. Every variant can be loaded from the store, and every file comes back byte for byte.
+/// A store holds several variants of one model, such as BF16 and INT8, each as a Hugging Face folder. The lowest
+/// precision is stored by itself, each higher one as what it adds to that. Every variant can be loaded from the store,
+/// and every file comes back byte for byte.
 #[derive(Debug, Parser)]
 #[command(name = "qstore", version, arg_required_else_help = true, after_help = EXAMPLES)]
 pub(crate) struct Arguments {
@@ -113,7 +115,8 @@ pub(crate) struct Pack {
 /// Variants to keep as they are.
 #[derive(Debug, Args)]
 pub(crate) struct Verbatim {
-    /// Keep this variant's files as they are, so that any tool loads them from the store; takes more space. Can be repeated
+    /// Keep this variant's files as they are, so that any tool loads them from the store; takes more space. Can be
+    /// repeated
     #[arg(long, value_name = "NAME")]
     pub(crate) verbatim: Vec<VariantName>,
 }
@@ -121,7 +124,8 @@ pub(crate) struct Verbatim {
 /// What of the folders is stored.
 #[derive(Debug, Args)]
 pub(crate) struct Contents {
-    /// Leave out what matches: a name anywhere (.git, '*.bin') or a path in the folder ('original/*'). Recorded in the store. Can be repeated
+    /// Leave out what matches: a name anywhere (.git, '*.bin') or a path in the folder ('original/*'). Recorded in the
+    /// store. Can be repeated
     #[arg(long, value_name = "GLOB")]
     pub(crate) exclude: Vec<String>,
     /// Refuse incomplete folders (shards missing, downloads under way, Git LFS pointers) instead of warning
@@ -132,7 +136,8 @@ pub(crate) struct Contents {
 /// What variants may be stored given.
 #[derive(Debug, Args)]
 pub(crate) struct GivenOnly {
-    /// Store this variant given that other one alone, as in bf16:int8, where else each tensor is given whichever lower one saves most. Can be repeated
+    /// Store this variant given that other one alone, as in bf16:int8, where else each tensor is given whichever lower
+    /// one saves most. Can be repeated
     #[arg(long, value_name = "NAME:LOWER", value_parser = given_only)]
     pub(crate) given: Vec<(VariantName, VariantName)>,
     /// Store this variant by itself, so that reading it reads no other. Can be repeated
@@ -296,7 +301,8 @@ pub(crate) struct Analyze {
     /// Draw the figures into this file, as SVG
     #[arg(long, value_name = "FILE.svg")]
     pub(crate) chart: Option<PathBuf>,
-    /// Add results to this file as they come; run again with the same file, an interrupted analysis goes on where it was
+    /// Add results to this file as they come; run again with the same file, an interrupted analysis goes on where it
+    /// was
     #[arg(long, value_name = "FILE")]
     pub(crate) resume: Option<PathBuf>,
     #[command(flatten)]
@@ -320,7 +326,8 @@ pub(crate) struct Bench {
     /// A name that you choose and the folder of that variant, once for each; their order does not matter
     #[arg(value_name = "NAME=DIR", required_unless_present = "kernels", value_parser = named_folder)]
     pub(crate) variants: Vec<NamedFolder>,
-    /// Time the coders by themselves against memcpy, each backend that this processor has, on made-up weights; then it needs no variants
+    /// Time the coders by themselves against memcpy, each backend that this processor has, on made-up weights; then it
+    /// needs no variants
     #[arg(long, conflicts_with_all = ["variants", "peers", "bandwidth", "cache", "output", "dir", "python"])]
     pub(crate) kernels: bool,
     /// What to measure, separated by commas; all but zstd-1 by default
@@ -329,7 +336,8 @@ pub(crate) struct Bench {
     /// How often to measure everything
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(crate) repeats: u32,
-    /// Measure loads also with stored bytes arriving at these speeds in MiB/s, such as 20,100,500; the slowest takes long
+    /// Measure loads also with stored bytes arriving at these speeds in MiB/s, such as 20,100,500; the slowest takes
+    /// long
     #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub(crate) bandwidth: Vec<u32>,
     /// What the system's page cache holds when a load begins: the stored files, nothing, or each in turn

@@ -13,8 +13,9 @@ use std::ffi::OsString;
 
 use clap::Parser as _;
 
-/// Runs a command line, of which the first argument is the command's name, and returns its exit status. `program` is the program, with its first arguments,
-/// that does the same with the command lines of its own processes: `bench` measures in such.
+/// Runs a command line, of which the first argument is the command's name, and returns its exit status. `program` is
+/// the program, with its first arguments, that does the same with the command lines of its own processes: `bench`
+/// measures in such.
 pub fn run(arguments: impl IntoIterator<Item = OsString>, program: Vec<OsString>) -> u8 {
     let arguments = match args::Arguments::try_parse_from(arguments) {
         Ok(arguments) => arguments,

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use comfy_table::{CellAlignment, Table, presets};
 use humansize::{DECIMAL, format_size};
-use qstore::{Inspection, Options, Store, VariantInspection};
+use qstore::{Inspection, Store, VariantInspection, WriteOptions};
 use serde::Serialize;
 
 use crate::failure::Failure;
@@ -15,17 +15,17 @@ use crate::progress::Bars;
 
 /// What every command has at hand: the options for the library, and where to speak.
 pub(crate) struct Console {
-    pub(crate) options: Options,
+    pub(crate) options: WriteOptions,
     /// Receives the library's progress.
     pub(crate) bars: Bars,
     quiet: bool,
-    /// Whether the reader of standard output has gone away, as `head` does. What is left to say is dropped then, and the exit status remains
-    /// the truth about the work.
+    /// Whether the reader of standard output has gone away, as `head` does. What is left to say is dropped then, and
+    /// the exit status remains the truth about the work.
     unread: Cell<bool>,
 }
 
 impl Console {
-    pub(crate) fn new(options: Options, quiet: bool) -> Self {
+    pub(crate) fn new(options: WriteOptions, quiet: bool) -> Self {
         Self { options, bars: Bars::new(quiet), quiet, unread: Cell::new(false) }
     }
 
@@ -73,7 +73,7 @@ impl Console {
 /// Says on standard error why a command failed.
 pub(crate) fn complain(failure: &Failure) {
     // There is nobody left to tell if this fails.
-    drop(writeln!(io::stderr(), "error: {}", shown(&failure.to_string())));
+    drop(writeln!(io::stderr(), "error: {}", shown_in_line(&failure.to_string())));
 }
 
 /// A table without lines; the columns from `numbers` on are aligned to the right.
@@ -116,13 +116,22 @@ pub(crate) fn remarks(inspection: &Inspection) -> Vec<String> {
 
 /// Text without what would steer a terminal: names in a store may hold anything.
 pub(crate) fn shown(text: &str) -> String {
-    let escape =
-        |c: char| if c.is_control() && c != '\n' { c.escape_default().collect() } else { c.to_string() };
-    if text.chars().any(|c| c.is_control() && c != '\n') {
-        text.chars().map(escape).collect()
-    } else {
-        text.to_owned()
-    }
+    escaped(text, |c| c != '\n' && steers(c))
+}
+
+/// The same in one line.
+pub(crate) fn shown_in_line(text: &str) -> String {
+    escaped(text, steers)
+}
+
+/// Whether a character does something to a terminal, or to the order in which others are shown.
+fn steers(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+fn escaped(text: &str, is_bad: impl Fn(char) -> bool) -> String {
+    let escape = |c: char| if is_bad(c) { c.escape_default().collect() } else { c.to_string() };
+    text.chars().map(escape).collect()
 }
 
 /// A size for people.

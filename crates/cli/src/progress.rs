@@ -32,8 +32,8 @@ impl Bars {
         }
     }
 
-    /// Has Ctrl-C, or a request to terminate, stop the work under way at its next report if it writes, so that it leaves nothing behind. The second one,
-    /// or the first where there is nothing to leave, ends the program at once.
+    /// Has Ctrl-C, or a request to terminate, stop the work under way at its next report if it writes, so that it
+    /// leaves nothing behind. The second one, or the first where there is nothing to leave, ends the program at once.
     pub(crate) fn heed_interrupts(&self, writes: bool) {
         let interrupted = self.interrupted.clone();
         let heard = move || {
@@ -41,7 +41,8 @@ impl Bars {
                 std::process::exit(INTERRUPTED.into());
             }
         };
-        // Where it cannot be heard, it ends the program, which leaves no half store either, but files that the next change deletes.
+        // Where it cannot be heard, it ends the program, which leaves no half store either, but files that the next
+        // change deletes.
         drop(ctrlc::set_handler(heard));
     }
 

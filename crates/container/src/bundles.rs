@@ -1,8 +1,8 @@
 //! Bundles: small tensors one after another in one array, which a reader decodes once for all of them.
 //!
-//! Each such tensor is a slice of its bundle. In the order of the plan, the slices of one element type fill that type's bundles one after
-//! another, without a gap and each from its first byte to its last. So no byte of a bundle is of no tensor, and whoever reads a layer in its
-//! order needs at most one bundle of each type at a time.
+//! Each such tensor is a slice of its bundle. In the order of the plan, the slices of one element type fill that type's
+//! bundles one after another, without a gap and each from its first byte to its last. So no byte of a bundle is of no
+//! tensor, and whoever reads a variant in its order needs at most one bundle of each type at a time.
 
 use std::collections::{BTreeMap, HashMap};
 

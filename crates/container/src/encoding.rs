@@ -13,7 +13,7 @@ use crate::{
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ArrayRef {
-    /// The variant: the one that the referring array is in, or one that its layer is given.
+    /// The variant: the one that the referring array is in, or one that this is given.
     pub variant: VariantName,
     /// The array.
     pub array: ArrayKey,
@@ -111,8 +111,8 @@ pub enum Encoding {
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         transposed: bool,
     },
-    /// As what floats add to codes that a quantiser has moved: by how many subdivisions of its scale each weight lies off
-    /// its code, then its place in the subdivision.
+    /// As what floats add to codes that a quantiser has moved: by how many subdivisions of its scale each weight lies
+    /// off its code, then its place in the subdivision.
     StepResidual {
         /// The quantised matrix.
         given: Box<QuantMatrix<ArrayRef>>,

@@ -1,7 +1,8 @@
 //! Reading the plan's objects that come in several kinds.
 //!
-//! serde's own way to read such objects holds all of their JSON in a form that is many times as large before it looks at the kind, and lets
-//! unknown fields of kinds without fields pass. Here each field is read as what it is, and then the kind says which ones must be there.
+//! serde's own way to read such objects holds all of their JSON in a form that is many times as large before it looks
+//! at the kind, and lets unknown fields of kinds without fields pass. Here each field is read as what it is, and then
+//! the kind says which ones must be there.
 
 use serde::{Deserialize, Deserializer};
 

@@ -112,8 +112,8 @@ fn check_spans(tensors: &[TensorSpan]) -> Result<u64, String> {
     Ok(end)
 }
 
-/// The entries of a header, not yet checked against each other. The safetensors library's own reading keeps one of the values of a name that
-/// occurs twice, in silence, and holds all of the JSON in a form that is many times as large.
+/// The entries of a header, not yet checked against each other. The safetensors library's own reading keeps one of the
+/// values of a name that occurs twice, in silence, and holds all of the JSON in a form that is many times as large.
 struct Entries {
     metadata: Option<HashMap<String, String>>,
     /// Offsets count from the end of the header.

@@ -1,10 +1,11 @@
 //! The typed headers of a QStore store: bytes in, checked values out, and back. No file is opened here.
 //!
-//! A store is a folder with a [`Manifest`] (`qstore.json`) and shards, each a safetensors file whose streams are described by a [`ShardPlan`]
-//! and located by [`ChunkRecord`]s, both at its end ([`ShardContents`]). `docs/format.md` is the normative text.
+//! A store is a folder with a [`Manifest`] (`qstore.json`) and shards, each a safetensors file whose streams are
+//! described by a [`ShardPlan`] and located by [`ChunkRecord`]s, both at its end ([`ShardContents`]). `docs/format.md`
+//! is the normative text.
 //!
-//! Everything read here may be hostile: each parser checks lengths against [`limits`] and the real size of the file before it allocates,
-//! and what it returns is consistent in itself.
+//! Everything read here may be hostile: each parser checks lengths against [`limits`] and the real size of the file
+//! before it allocates, and what it returns is consistent in itself.
 
 #![forbid(unsafe_code)]
 

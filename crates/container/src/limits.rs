@@ -42,7 +42,7 @@ pub const MAX_VARIANT_NAME: usize = 64;
 pub const MAX_PATH: usize = 4096;
 /// Variants in one store.
 pub const MAX_VARIANTS: usize = 256;
-/// Files of one kind (layer shards of a variant, original files) that a list may name.
+/// Files of one kind (shards of a variant, original files) that a list may name.
 pub const MAX_FILES: usize = 1_000_000;
 /// Bytes of a text of a note in the manifest, and of a pattern of files that were left out.
 pub const MAX_NOTE_TEXT: usize = 4096;

@@ -166,7 +166,8 @@ impl Manifest {
         Ok(bare)
     }
 
-    /// The variants of `names` among the first `count`, and all that they are given: a tensor of one may be kept in another.
+    /// The variants of `names` among the first `count`, and all that they are given: a tensor of one may be kept in
+    /// another.
     fn reach<'a>(&'a self, names: &'a [VariantName], count: usize) -> HashSet<&'a VariantName> {
         let mut reach: HashSet<&VariantName> = names.iter().collect();
         for variant in self.variants[..count].iter().rev().filter(|_| !names.is_empty()) {

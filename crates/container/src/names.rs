@@ -83,17 +83,17 @@ impl FromStr for RelativePath {
     }
 }
 
-/// What an array is: a tensor of the variant, a file of it that is not safetensors, a bundle of small tensors, or a part
-/// of a tensor.
+/// What an array is: a tensor of the variant, a file of it that is not safetensors, a bundle of small tensors, or a
+/// part of a tensor.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ArrayKey {
     /// A tensor, by its name; where another file of the variant has one of that name, by `FILE:NAME`.
     Tensor(String),
     /// A file, by its path.
     File(RelativePath),
-    /// Small tensors one after another, by their number in the layer.
+    /// Small tensors one after another, by their number in the variant.
     Bundle(u32),
-    /// A matrix of a tensor, by its number in the layer.
+    /// A matrix of a tensor, by its number in the variant.
     Part(u32),
 }
 

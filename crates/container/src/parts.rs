@@ -17,7 +17,8 @@ pub struct Part {
     pub view: View,
 }
 
-/// Fails unless every part among the arrays of a shard is of the array that follows it, and these are made up of their parts.
+/// Fails unless every part among the arrays of a shard is of the array that follows it, and these are made up of their
+/// parts.
 pub(crate) fn check(arrays: &[StoredArray]) -> Result<(), FormatError> {
     let mut first = 0;
     for (index, array) in arrays.iter().enumerate() {
@@ -163,7 +164,7 @@ mod tests {
     #[test]
     fn parts_have_every_element_once() {
         let shape = [2, 6, 4];
-        let turned = |start, end| View { transposed: true, ..slab(start, end) };
+        let transposed = |start, end| View { transposed: true, ..slab(start, end) };
         let split = |start, end| View { order: Some([3, 2].into()), ..slab(start, end) };
         let good = [
             vec![View::WHOLE],
@@ -171,7 +172,7 @@ mod tests {
             vec![slab(0, 6), slab(6, 12)],
             vec![slab(0, 1), slab(1, 12)],
             vec![rows(slab(0, 6), 0, 2), rows(slab(0, 6), 2, 6), slab(6, 12)],
-            vec![rows(turned(0, 6), 0, 1), rows(turned(0, 6), 1, 4), turned(6, 12)],
+            vec![rows(transposed(0, 6), 0, 1), rows(transposed(0, 6), 1, 4), transposed(6, 12)],
             vec![rows(split(0, 6), 0, 3), rows(split(0, 6), 3, 6), rows(split(6, 12), 0, 6)],
         ];
         for views in good {
@@ -190,7 +191,7 @@ mod tests {
             (vec![rows(slab(0, 6), 0, 2), rows(slab(0, 6), 1, 6), slab(6, 12)], "view.rows"),
             (vec![rows(slab(0, 6), 0, 2), rows(slab(0, 6), 2, 2), slab(6, 12)], "view.rows"),
             (vec![slab(0, 6), slab(6, 12), slab(12, 12)], "view.rows"),
-            (vec![rows(turned(0, 12), 0, 3)], "all of it"),
+            (vec![rows(transposed(0, 12), 0, 3)], "all of it"),
             (vec![slab(0, 6), View { pitch: Some(8), ..slab(3, 6) }], "view.pitch"),
         ];
         for (views, word) in bad {

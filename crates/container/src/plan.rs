@@ -39,7 +39,7 @@ pub struct OriginalFile {
     pub content: FileContent,
 }
 
-/// A variant that a layer depends on, pinned to what it held.
+/// A variant that another is given, pinned to what it held.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Given {
@@ -125,7 +125,7 @@ impl ShardPlan {
                 }
                 if !known {
                     let text = format!(
-                        "{}: it needs variant {}, which its layer is not given",
+                        "{}: it needs variant {}, which its own is not given",
                         array.key, need.variant
                     );
                     return Err(FormatError::new(text));

@@ -1,9 +1,9 @@
 //! Shards: safetensors files whose tensors are our streams.
 //!
-//! Each array with a stream has an entry of its own, U8, under its [`ArrayKey`]. At the end of the file lies its tail: the tables of all
-//! arrays, the list of chunks and the plan. The manifest says how long these are and pins the tail by hash. So one read opens a shard, and a
-//! reader that starts from the manifest notices any change of any byte that it uses. The safetensors header is for other tools: all that it
-//! says follows from the tail.
+//! Each array with a stream has an entry of its own, U8, under its [`ArrayKey`]. At the end of the file lies its tail:
+//! the tables of all arrays, the list of chunks and the plan. The manifest says how long these are and pins the tail by
+//! hash. So one read opens a shard, and a reader that starts from the manifest notices any change of any byte that it
+//! uses. The safetensors header is for other tools: all that it says follows from the tail.
 
 use std::fmt::Write as _;
 use std::ops::Range;
@@ -30,7 +30,8 @@ impl ShardLayout {
         self.streams.push((key.to_string(), bytes));
     }
 
-    /// Bytes to reserve for the length field and the header of a shard with streams for `keys` of at most `bytes` together.
+    /// Bytes to reserve for the length field and the header of a shard with streams for `keys` of at most `bytes`
+    /// together.
     #[must_use]
     pub fn reserve<'a>(keys: impl Iterator<Item = &'a ArrayKey>, bytes: u64) -> u64 {
         let mut layout = Self::default();

@@ -10,8 +10,8 @@ use crate::limits::{
 };
 use crate::{ArrayKey, Axis, Dtype, Encoding, FormatError, Hash128, Packing};
 
-/// How an array is cut into chunks: rows of `cols` elements, `rows` rows to a chunk; the last row and the last chunk may be
-/// short.
+/// How an array is cut into chunks: rows of `cols` elements, `rows` rows to a chunk; the last row and the last chunk
+/// may be short.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ChunkShape {
@@ -93,14 +93,16 @@ pub struct StoredArray {
     /// XXH3-128 of its bytes; a slice has none of its own.
     #[serde(default, deserialize_with = "some_hash", skip_serializing_if = "Option::is_none")]
     pub hash: Option<Hash128>,
-    /// Its chunks. Elements of a type smaller than a byte count as packed: by bytes. [`ChunkShape::NONE`] for a slice and for what is stored by parts.
+    /// Its chunks. Elements of a type smaller than a byte count as packed: by bytes. [`ChunkShape::NONE`] for a slice
+    /// and for what is stored by parts.
     #[serde(
         default = "no_chunk",
         deserialize_with = "some_chunk",
         skip_serializing_if = "ChunkShape::is_none"
     )]
     pub chunk: ChunkShape,
-    /// Mantissa bits that its floats use, where an encoding of floats makes use of their having fewer than their type: 7 of F16 that was once BF16.
+    /// Mantissa bits that its floats use, where an encoding of floats makes use of their having fewer than their type:
+    /// 7 of F16 that was once BF16.
     #[serde(default, deserialize_with = "some_mantissa", skip_serializing_if = "Option::is_none")]
     pub mantissa: Option<u8>,
     /// Encoding.
@@ -136,7 +138,8 @@ impl StoredArray {
         self.chunk.cols.saturating_mul(self.chunk.rows).saturating_mul(self.width())
     }
 
-    /// Rows and columns of what is coded: of an array of a matrix its own, or those of its transposed; of any other, rows of `cols`, of which the last may be short.
+    /// Rows and columns of what is coded: of an array of a matrix its own, or those of its transposed; of any other,
+    /// rows of `cols`, of which the last may be short.
     ///
     /// # Errors
     /// As [`bytes`](Self::bytes).
@@ -148,7 +151,8 @@ impl StoredArray {
         Ok([elements.div_ceil(self.chunk.cols.max(1)), self.chunk.cols])
     }
 
-    /// Chunks that rows are cut into side by side: more than one where chunks of codes have fewer columns than there are.
+    /// Chunks that rows are cut into side by side: more than one where chunks of codes have fewer columns than there
+    /// are.
     ///
     /// # Errors
     /// As [`bytes`](Self::bytes).
@@ -170,7 +174,8 @@ impl StoredArray {
         Ok(self.coded_shape()?[0].div_ceil(self.chunk.rows.max(1)).saturating_mul(self.chunks_across()?))
     }
 
-    /// The rows and columns that chunk `index` has of what is coded. The last row of an array that is no matrix may be short.
+    /// The rows and columns that chunk `index` has of what is coded. The last row of an array that is no matrix may be
+    /// short.
     ///
     /// # Errors
     /// As [`bytes`](Self::bytes).

@@ -76,8 +76,8 @@ impl RowOrder {
 
 /// Which matrix of an array is meant. By default it is the array seen as rows of its last dimension.
 ///
-/// The array is cut into rows of [`pitch`](Self::pitch) elements. Of these, [`slab`](Self::slab) are taken, which may be
-/// [`transposed`](Self::transposed); the rows of the result are put in [`order`](Self::order), and
+/// The array is cut into rows of [`pitch`](Self::pitch) elements. Of these, [`slab`](Self::slab) are taken, which may
+/// be [`transposed`](Self::transposed); the rows of the result are put in [`order`](Self::order), and
 /// [`rows`](Self::rows) of them are taken.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -1,8 +1,9 @@
-//! Slots arranged so that a decoder needs no table of 4096 entries (Walker's alias method, as Giesen applied it to such coders in 2014).
+//! Slots arranged so that a decoder needs no table of 4096 entries (Walker's alias method, as Giesen applied it to such
+//! coders in 2014).
 //!
-//! The slots form 256 buckets of 16, one for each symbol. A bucket holds slots of its own symbol first and, if these are fewer than 16, slots of one
-//! other symbol after them. So the symbol follows from the bucket and one comparison, and all lookups are of tables of 256 bytes, which fit into
-//! vector registers.
+//! The slots form 256 buckets of 16, one for each symbol. A bucket holds slots of its own symbol first and, if these
+//! are fewer than 16, slots of one other symbol after them. So the symbol follows from the bucket and one comparison,
+//! and all lookups are of tables of 256 bytes, which fit into vector registers.
 
 #![allow(
     clippy::cast_possible_truncation,

@@ -1,7 +1,7 @@
 //! Bit planes: values of a fixed width, packed.
 //!
-//! Values are written low bit first into a little-endian bit stream. Every 64 values of width `w` fill exactly `8 * w` bytes, so that
-//! each block of 64 starts on a byte; a last partial block is padded with zero bits to a whole byte.
+//! Values are written low bit first into a little-endian bit stream. Every 64 values of width `w` fill exactly `8 * w`
+//! bytes, so that each block of 64 starts on a byte; a last partial block is padded with zero bits to a whole byte.
 
 use crate::error::DecodeError;
 

@@ -1,7 +1,8 @@
 //! Row classes: rows of similar spread share a frequency table.
 //!
-//! Each row falls into one of [`BUCKETS`] buckets by a statistic of its own. Neighbouring buckets are merged for as long as that saves
-//! bits, tables and the class numbers of rows counted. The buckets are the encoder's affair; a chunk stores only each row's class.
+//! Each row falls into one of [`BUCKETS`] buckets by a statistic of its own. Neighbouring buckets are merged for as
+//! long as that saves bits, tables and the class numbers of rows counted. The buckets are the encoder's affair; a chunk
+//! stores only each row's class.
 
 use crate::cost::entropy_bits;
 use crate::error::DecodeError;
@@ -186,22 +187,23 @@ pub(crate) fn class_width(classes: usize) -> u32 {
 
 /// Rows that are coded one after another with one table and begin at lane 0 each.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Run {
+pub(crate) struct ClassRun {
     pub(crate) class: u8,
     /// Neighbours whose lengths are multiples of the number of lanes count as one row: each begins at lane 0 anyway.
     pub(crate) elements: std::ops::Range<usize>,
 }
 
-/// The rows in the order in which a chunk codes their symbols: by class, then as they come, so that a decoder changes tables rarely.
-pub(crate) struct Runs(Vec<Run>);
+/// The rows in the order in which a chunk codes their symbols: by class, then as they come, so that a decoder changes
+/// tables rarely.
+pub(crate) struct ClassRuns(Vec<ClassRun>);
 
-impl Runs {
+impl ClassRuns {
     pub(crate) fn new(rows: Rows, classes: &[u8], layout: Layout) -> Self {
         let mut order: Vec<usize> = (0..classes.len()).collect();
         if classes.iter().any(|class| *class != 0) {
             order.sort_by_key(|&row| classes[row]);
         }
-        let mut runs: Vec<Run> = Vec::new();
+        let mut runs: Vec<ClassRun> = Vec::new();
         for row in order {
             let (class, elements) = (classes[row], rows.range(row));
             match runs.last_mut() {
@@ -212,13 +214,13 @@ impl Runs {
                 {
                     last.elements.end = elements.end;
                 }
-                _ => runs.push(Run { class, elements }),
+                _ => runs.push(ClassRun { class, elements }),
             }
         }
         Self(runs)
     }
 
-    pub(crate) fn iter(&self) -> std::slice::Iter<'_, Run> {
+    pub(crate) fn iter(&self) -> std::slice::Iter<'_, ClassRun> {
         self.0.iter()
     }
 }

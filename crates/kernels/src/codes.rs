@@ -8,15 +8,15 @@
 //! words       u16 ...
 //! ```
 //!
-//! An exception is a code that its row's table lacks (tables may come from a sample); the stream has that table's likeliest symbol in its
-//! place.
+//! An exception is a code that its row's table lacks (tables may come from a sample); the stream has that table's
+//! likeliest symbol in its place.
 
 use std::sync::OnceLock;
 
 use crate::Scratch;
 use crate::backend::Backend;
 use crate::bits::{pack_plane, plane_bytes, unpack_plane};
-use crate::classes::{BUCKETS, Classifier, Runs, check_classes, class_width};
+use crate::classes::{BUCKETS, ClassRuns, Classifier, check_classes, class_width};
 use crate::cost::log2_q16;
 use crate::error::{DecodeError, EncodeError};
 use crate::rows::Rows;
@@ -197,7 +197,8 @@ impl Tables {
         self.tables.get(usize::from(class)).ok_or(EncodeError::Shape)
     }
 
-    /// Codes `symbols` by class and row into `words`, and returns the states. Symbols that their table lacks become exceptions.
+    /// Codes `symbols` by class and row into `words`, and returns the states. Symbols that their table lacks become
+    /// exceptions.
     pub(crate) fn encode(
         &self,
         symbols: &[u8],
@@ -214,7 +215,7 @@ impl Tables {
         let tables = self
             .encode
             .get_or_init(|| self.tables.iter().map(|table| EncodeTable::new(table, self.layout)).collect());
-        for run in Runs::new(rows, classes, self.layout).iter().rev() {
+        for run in ClassRuns::new(rows, classes, self.layout).iter().rev() {
             let table = tables.get(usize::from(run.class)).ok_or(EncodeError::Shape)?;
             let symbols = &symbols[run.elements.clone()];
             symbols::encode_row(self.backend, &mut states, words, table, symbols, &mut |range| {
@@ -235,7 +236,7 @@ impl Tables {
         out: &mut [u8],
     ) -> Result<(), DecodeError> {
         let mut words = WordReader::new(words)?;
-        for run in Runs::new(rows, classes, self.layout).iter() {
+        for run in ClassRuns::new(rows, classes, self.layout).iter() {
             let table = &self.decode[usize::from(run.class)];
             symbols::decode_row(
                 self.backend,

@@ -1,11 +1,11 @@
-//! The entropy coders of QStore: symbols (quantisation codes, float exponents), floats without a twin, and the residual that
-//! turns quantisation codes back into the floats they came from.
+//! The entropy coders of QStore: symbols (quantisation codes, float exponents), floats without a twin, and the residual
+//! that turns quantisation codes back into the floats they came from.
 //!
 //! Everything here is a pure function of byte and integer slices. The layouts are normative and written down in
 //! `docs/format.md`; the scalar code in this crate is their definition, which faster backends must equal bit for bit.
 //!
-//! A *chunk* is a run of whole rows of one tensor, coded on its own. Each coder has an `encode` that returns a chunk's bytes and a
-//! `decode` that fills a slice whose length the caller knows.
+//! A *chunk* is a run of whole rows of one tensor, coded on its own. Each coder has an `encode` that returns a chunk's
+//! bytes and a `decode` that fills a slice whose length the caller knows.
 
 #![cfg_attr(
     test,

@@ -98,7 +98,8 @@ fn expect(runs: &[ExpectRun], given: &[u8], level: LevelOf, range: CodeRange, ou
 #[must_use]
 #[inline(always)]
 pub fn nearest_byte(value: f32, range: CodeRange) -> u8 {
-    // Between 2^23 and 2^24, values of FP32 are whole numbers: adding 1.5 * 2^23 rounds half to even and leaves the code in the low bits.
+    // Between 2^23 and 2^24, values of FP32 are whole numbers: adding 1.5 * 2^23 rounds half to even and leaves the
+    // code in the low bits.
     const WHOLE: f32 = 12_582_912.0;
     // In this order comparisons take a NaN for the bound.
     let value = if value > range.least { value } else { range.least };
@@ -115,8 +116,8 @@ pub struct ZeroRun {
     pub zero: u8,
 }
 
-/// Adds `(code - zero) * 2^shift` of each of `codes` to `out`, modulo 256; `shift` is below 8. `runs` cover the codes in
-/// order; where either ends, so does the work.
+/// Adds `(code - zero) * 2^shift` of each of `codes` to `out`, modulo 256; `shift` is below 8. `runs` cover the codes
+/// in order; where either ends, so does the work.
 #[allow(unsafe_code, reason = "calls functions that need instructions")]
 pub fn add_multiples(backend: Backend, runs: &[ZeroRun], codes: &[u8], shift: u32, out: &mut [u8]) {
     match backend.kind() {

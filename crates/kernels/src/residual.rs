@@ -1,13 +1,14 @@
 //! Chunks of 16-bit floats given their quantisation codes.
 //!
-//! A quantiser maps a bin of neighbouring floats to each code. Given the code `q` of a weight `w` and the row's scale, what is left of `w` is
-//! its place in the bin: `r = m - lo[|q|]`, where `m` is the magnitude of `w` (its 15 low bits, which order floats of one sign) and
-//! `lo[k]` the least magnitude that the quantiser maps to `k` or more. It is coded as an evenly spread number: slot `s` of 65,536 means
-//! `r = s / f[|q|]`. The bins come from the caller ([`BinTable`]); a bin that does not fit the weights costs size, never correctness.
+//! A quantiser maps a bin of neighbouring floats to each code. StreamInputs the code `q` of a weight `w` and the row's
+//! scale, what is left of `w` is its place in the bin: `r = m - lo[|q|]`, where `m` is the magnitude of `w` (its 15 low
+//! bits, which order floats of one sign) and `lo[k]` the least magnitude that the quantiser maps to `k` or more. It is
+//! coded as an evenly spread number: slot `s` of 65,536 means `r = s / f[|q|]`. The bins come from the caller
+//! ([`BinTable`]); a bin that does not fit the weights costs size, never correctness.
 //!
-//! Codes of 0 say little: their bin reaches down to zero across all binades. Those weights form a list of their own in the order of the
-//! chunk, coded ahead of the others in the same lanes, as rows of one long row: symbol `(lo[1] >> mantissa) - (m >> mantissa)`, the
-//! number of binades below the bin's edge, with sign and mantissa kept raw.
+//! Codes of 0 say little: their bin reaches down to zero across all binades. Those weights form a list of their own in
+//! the order of the chunk, coded ahead of the others in the same lanes, as rows of one long row: symbol `(lo[1] >>
+//! mantissa) - (m >> mantissa)`, the number of binades below the bin's edge, with sign and mantissa kept raw.
 //!
 //! ```text
 //! exceptions  u32
@@ -17,14 +18,14 @@
 //! words       u16 ...
 //! ```
 //!
-//! A weight whose sign differs from its code's, or whose `r` has no slot, is an exception; the stream then has `r = 0` (or the zero table's
-//! likeliest symbol) in its place. `|q|` counts as at most 127.
+//! A weight whose sign differs from its code's, or whose `r` has no slot, is an exception; the stream then has `r = 0`
+//! (or the zero table's likeliest symbol) in its place. `|q|` counts as at most 127.
 
 use crate::Half;
 use std::sync::OnceLock;
 
 use crate::backend::Backend;
-use crate::bins::{self, BinTable, Given, MAGNITUDE, ZEROS_SLACK};
+use crate::bins::{self, BinTable, MAGNITUDE, StreamInputs, ZEROS_SLACK};
 use crate::bits::{pack_plane, plane_bytes, unpack_plane};
 use crate::codes::{Exceptions, Input};
 use crate::error::{DecodeError, EncodeError};
@@ -69,7 +70,8 @@ pub struct ResidualCoder {
 }
 
 impl ResidualCoder {
-    /// A coder for floats with `mantissa_bits` stored mantissa bits (7 for BF16, 10 for FP16), `zero` being the table of the codes of 0.
+    /// A coder for floats with `mantissa_bits` stored mantissa bits (7 for BF16, 10 for FP16), `zero` being the table
+    /// of the codes of 0.
     ///
     /// # Errors
     /// `mantissa_bits` outside 1 to 14.
@@ -234,7 +236,7 @@ impl ResidualCoder {
             rest = (symbols.1, after.1);
         }
 
-        let given = Given { rows, bins, codes, zeros };
+        let given = StreamInputs { rows, bins, codes, zeros };
         bins::decode(self.backend, &mut states, &mut words, &given, out)?;
         words.finish()?;
         states.finish()?;
@@ -336,7 +338,8 @@ mod tests {
                 k => (0x1000 + step * (u16::from(k) - 1) + r % step) | if q < 0 { SIGN } else { 0 },
             }).collect();
             let bytes = round_trip(&codes, &values, cols, &bins).unwrap();
-            // log2(step) bits a weight, 8 raw and at most 12 coded for each code of 0, states and a little for rounding.
+            // log2(step) bits a weight, 8 raw and at most 12 coded for each code of 0, states and a little for
+            // rounding.
             let zeros = codes.iter().filter(|&&q| q == 0).count();
             let bits = f64::from(step).log2() * seeds.len() as f64 + 20.0 * zeros as f64;
             prop_assert!(bytes as f64 <= bits * 1.02 / 8.0 + 700.0, "{bytes} bytes for {bits} bits");

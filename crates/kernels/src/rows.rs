@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-/// A run of `len` elements in rows of `cols`, the last of which may be short. Each row may be cut further, all at the same
-/// columns; the pieces then count as rows.
+/// A run of `len` elements in rows of `cols`, the last of which may be short. Each row may be cut further, all at the
+/// same columns; the pieces then count as rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rows<'a> {
     len: usize,
@@ -21,8 +21,8 @@ impl Rows<'static> {
 }
 
 impl<'a> Rows<'a> {
-    /// `len` elements in rows that are cut into pieces, which end at the columns `ends`: they ascend from 1 on, and the last
-    /// is the number of columns.
+    /// `len` elements in rows that are cut into pieces, which end at the columns `ends`: they ascend from 1 on, and the
+    /// last is the number of columns.
     #[must_use]
     pub fn cut(len: usize, ends: &'a [usize]) -> Self {
         let is_one = ends.len() < 2;

@@ -3,7 +3,8 @@
 use crate::Half;
 use crate::stream::WordWriter;
 
-/// Buffers that a thread keeps from chunk to chunk: fresh memory costs more than coding does. Their contents never matter.
+/// Buffers that a thread keeps from chunk to chunk: fresh memory costs more than coding does. Their contents never
+/// matter.
 #[derive(Debug, Default)]
 pub struct Scratch {
     pub(crate) words: WordWriter,

@@ -1,4 +1,5 @@
-//! Chunks of 16-bit floats without a twin: the high bits of the magnitude are coded, sign and low bits are kept as they are.
+//! Chunks of 16-bit floats without a twin: the high bits of the magnitude are coded, sign and low bits are kept as they
+//! are.
 //!
 //! ```text
 //! exceptions  u32
@@ -9,11 +10,12 @@
 //! words       u16 ...
 //! ```
 //!
-//! The coded symbol of a magnitude `m` (15 bits) is 0 where `m >> shift` is 0, and `(m >> shift) - base + 1` where that lies in 1 to 255. All
-//! others (tiny or huge values far from the bulk) are exceptions, coded as the likeliest symbol of their row's table.
+//! The coded symbol of a magnitude `m` (15 bits) is 0 where `m >> shift` is 0, and `(m >> shift) - base + 1` where that
+//! lies in 1 to 255. All others (tiny or huge values far from the bulk) are exceptions, coded as the likeliest symbol
+//! of their row's table.
 //!
-//! With `shift` equal to the mantissa's width the symbol is the exponent; a smaller `shift` adds leading mantissa bits, which are not quite
-//! evenly spread either.
+//! With `shift` equal to the mantissa's width the symbol is the exponent; a smaller `shift` adds leading mantissa bits,
+//! which are not quite evenly spread either.
 
 use crate::Half;
 use crate::backend::Backend;
@@ -137,7 +139,8 @@ pub fn split_bucket(window: SplitWindow, mantissa_bits: u32, row: impl Iterator<
 
 /// The bucket of a row whose `count` symbols add up to `sum`.
 fn bucket_of(window: SplitWindow, mantissa_bits: u32, sum: u64, count: u64) -> u8 {
-    // In eighths of a binade, modulo the number of buckets: the means of a tensor's rows rarely lie more than 8 binades apart.
+    // In eighths of a binade, modulo the number of buckets: the means of a tensor's rows rarely lie more than 8 binades
+    // apart.
     let binades = (sum * 8).checked_div(count).unwrap_or(0) >> mantissa_bits.saturating_sub(window.shift);
     (binades % BUCKETS as u64).to_le_bytes()[0]
 }

@@ -17,8 +17,8 @@ pub struct SymbolTable {
 }
 
 impl SymbolTable {
-    /// The table that codes `histogram` at nearly the least cost. Exactly the symbols with a count (and, where only one has, a neighbour)
-    /// get a frequency.
+    /// The table that codes `histogram` at nearly the least cost. Exactly the symbols with a count (and, where only one
+    /// has, a neighbour) get a frequency.
     #[must_use]
     pub fn from_histogram(histogram: &[u64; 256]) -> Self {
         let total: u128 = histogram.iter().map(|&c| u128::from(c)).sum();
@@ -110,8 +110,8 @@ impl SymbolTable {
         u64::try_from(sum >> 16).unwrap_or(u64::MAX)
     }
 
-    /// Appends the stored form: a bitmap of the symbols present (32 bytes, low bit first), then each one's frequency in order, as one byte
-    /// below 128, else as two: `0x80 | f & 0x7f`, `f >> 7`.
+    /// Appends the stored form: a bitmap of the symbols present (32 bytes, low bit first), then each one's frequency in
+    /// order, as one byte below 128, else as two: `0x80 | f & 0x7f`, `f >> 7`.
     pub fn write(&self, out: &mut Vec<u8>) {
         for group in self.frequency.chunks(8) {
             let bits = group.iter().enumerate().filter(|(_, f)| **f > 0);

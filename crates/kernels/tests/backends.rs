@@ -1,5 +1,6 @@
-//! What every backend must do: write the bytes that the portable code writes, and read every stream, whole or damaged, to the same result. `./test`
-//! runs this under AddressSanitizer as well, which shows that no stream makes a backend read or write out of bounds.
+//! What every backend must do: write the bytes that the portable code writes, and read every stream, whole or damaged,
+//! to the same result. `./test` runs this under AddressSanitizer as well, which shows that no stream makes a backend
+//! read or write out of bounds.
 
 #![allow(
     clippy::cast_possible_truncation,
@@ -97,7 +98,8 @@ impl Coder {
     }
 }
 
-/// Every backend encodes `data` to the same chunk, and decodes it, every damaged form of it and every truncation to the same.
+/// Every backend encodes `data` to the same chunk, and decodes it, every damaged form of it and every truncation to the
+/// same.
 fn check(coder: &Coder, data: &[u8], cols: usize, damage: &[(usize, u8)]) {
     let scratch = &mut Scratch::default();
     let scalar = coder.on(Backend::SCALAR);
@@ -286,8 +288,8 @@ fn every_length_of_a_row() {
     }
 }
 
-/// Long streams, as divisions that are estimated may be wrong for one state in millions. Distributions from flat to nearly certain have quotients of all
-/// lengths.
+/// Long streams, as divisions that are estimated may be wrong for one state in millions. Distributions from flat to
+/// nearly certain have quotients of all lengths.
 #[test]
 fn long_streams() {
     let mut state = 1u64;
@@ -319,7 +321,8 @@ fn long_streams() {
     }
 }
 
-/// Long rows, for which backends look more closely at the bins: with few widths or many, in a small range or a large one.
+/// Long rows, for which backends look more closely at the bins: with few widths or many, in a small range or a large
+/// one.
 #[test]
 fn long_rows() {
     let next = std::cell::Cell::new(5u64);

@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 use std::path::Path;
 
 use pyo3::prelude::*;
-use qstore::Error;
+use qstore::{Error, Subject};
 
 /// The exception that an error is.
 pub(crate) fn exception(py: Python<'_>, error: &Error) -> PyErr {
@@ -15,7 +15,7 @@ pub(crate) fn exception(py: Python<'_>, error: &Error) -> PyErr {
 fn make(py: Python<'_>, error: &Error) -> PyResult<PyErr> {
     let (class, path) = match error {
         Error::Usage(_) => ("UsageError", None),
-        Error::UnknownName(_) => ("UnknownNameError", None),
+        Error::UnknownName { .. } => ("UnknownNameError", None),
         Error::Missing { path, .. } => ("NotFoundError", Some(path)),
         Error::Input { path, .. } => ("InputError", Some(path)),
         Error::Damaged { path, .. } => ("DamagedError", Some(path)),
@@ -45,6 +45,12 @@ fn make(py: Python<'_>, error: &Error) -> PyResult<PyErr> {
         _ => class.call1((text,))?,
     };
     exception.setattr("path", path)?;
+    if let Some(Subject { variant, file, tensor, chunk, .. }) = error.subject() {
+        exception.setattr("variant", variant)?;
+        exception.setattr("file", file)?;
+        exception.setattr("tensor", tensor)?;
+        exception.setattr("chunk", chunk)?;
+    }
     Ok(PyErr::from_value(exception))
 }
 

@@ -1,5 +1,5 @@
-//! The Rust half of the Python package `qstore`, as its module `qstore._core`. What people call, and what documents it, is in `python/qstore`: here are the
-//! calls that it makes, and nothing that the library knows is said again.
+//! The Rust half of the Python package `qstore`, as its module `qstore._core`. What people call, and what documents it,
+//! is in `python/qstore`: here are the calls that it makes, and nothing that the library knows is said again.
 
 #![forbid(unsafe_code)]
 

@@ -4,7 +4,8 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use qstore::TensorBytes;
 
-/// The bytes of a tensor, which numpy uses where they are: `numpy.asarray(memory)` keeps this object for as long as there is an array of it.
+/// The bytes of a tensor, which numpy uses where they are: `numpy.asarray(memory)` keeps this object for as long as
+/// there is an array of it.
 #[pyclass(frozen, module = "qstore._core")]
 pub(crate) struct Memory {
     /// Nothing in Rust reads or writes them from here on: they are whoever's holds the address.

@@ -3,16 +3,16 @@
 use std::path::PathBuf;
 
 use pyo3::prelude::*;
-use qstore::{GivenRule, Options, Store, VariantSpec};
+use qstore::{GivenRule, Store, VariantSpec, WriteOptions};
 
 use crate::store::{json, parse};
 use crate::watch;
 
-/// How an operation uses the machine: threads (0 for all), bytes of memory and of a layer file.
+/// How an operation uses the machine: threads (0 for all), bytes of memory and of a shard.
 #[derive(FromPyObject)]
 pub(crate) struct Limits(usize, Option<u64>, Option<u64>);
 
-impl From<Limits> for Options {
+impl From<Limits> for WriteOptions {
     fn from(Limits(threads, memory, shard_size): Limits) -> Self {
         let usual = Self::default();
         Self {
@@ -23,8 +23,8 @@ impl From<Limits> for Options {
     }
 }
 
-/// A variant to store: its name, its folder, whether its files are kept as they are, what it may be given alone, what of it is left out, and whether it is
-/// refused unless it is whole.
+/// A variant to store: its name, its folder, whether its files are kept as they are, what it may be given alone, what
+/// of it is left out, and whether it is refused unless it is whole.
 #[derive(FromPyObject)]
 pub(crate) struct Spec(String, PathBuf, bool, Option<Vec<String>>, Vec<String>, bool);
 
@@ -92,7 +92,13 @@ pub(crate) fn unpack(
 ) -> PyResult<()> {
     let variant = parse(py, variant)?;
     watch::run(py, progress, |progress| {
-        qstore::unpack(&Store::open(&store)?, &variant, &target, &limits.into(), progress)
+        qstore::unpack(
+            &Store::open(&store)?,
+            &variant,
+            &target,
+            &WriteOptions::from(limits).machine(),
+            progress,
+        )
     })
 }
 
@@ -108,7 +114,13 @@ pub(crate) fn verify(
 ) -> PyResult<String> {
     let variant = variant.map(|name| parse(py, name)).transpose()?;
     let verification = watch::run(py, progress, |progress| {
-        qstore::verify(&Store::open(&store)?, variant.as_ref(), quick, &limits.into(), progress)
+        qstore::verify(
+            &Store::open(&store)?,
+            variant.as_ref(),
+            quick,
+            &WriteOptions::from(limits).machine(),
+            progress,
+        )
     })?;
     json(py, &verification)
 }

@@ -88,7 +88,8 @@ impl Variant {
         tensors.map(|tensor| (tensor.name, tensor.dtype.to_string(), tensor.shape)).collect()
     }
 
-    /// Each original file's path and size, and of a safetensors file its tensors by the names that they have in the variant.
+    /// Each original file's path and size, and of a safetensors file its tensors by the names that they have in the
+    /// variant.
     fn files(&self) -> Vec<(&str, u64, Option<&[String]>)> {
         let described = self.variant.files().iter().map(|file| {
             let tensors = match &file.content {
@@ -124,7 +125,8 @@ impl Variant {
         rows.map(Memory::new).or_raise(py)
     }
 
-    /// Decodes columns of rows of a tensor that is seen as rows of its last dimension; each is from one to before another.
+    /// Decodes columns of rows of a tensor that is seen as rows of its last dimension; each is from one to before
+    /// another.
     fn read_block(
         &self,
         py: Python<'_>,

@@ -16,8 +16,9 @@ use crate::errors::OrRaise as _;
 /// How often Python hears of progress, and Ctrl-C is heard.
 const INTERVAL: Duration = Duration::from_millis(50);
 
-/// Runs `work` on another thread. Meanwhile this one calls `callback(stage, done, total)`, gives Python's warnings, and handles signals; if one of them raises,
-/// the work is stopped, and that is what is raised. No stage goes on before its beginning was told of.
+/// Runs `work` on another thread. Meanwhile this one calls `callback(stage, done, total)`, gives Python's warnings, and
+/// handles signals; if one of them raises, the work is stopped, and that is what is raised. No stage goes on before its
+/// beginning was told of.
 ///
 /// # Errors
 /// What `work` returns, or what was raised meanwhile.

@@ -1,7 +1,7 @@
 //! Makes the golden stores: `cargo run -p qstore --example golden -- crates/qstore/tests/golden/v1`.
 //!
-//! Run it once for each version of the format. Stores that are there already stay as they are: that today's code reads what yesterday's wrote
-//! is what they are for.
+//! Run it once for each version of the format. Stores that are there already stay as they are: that today's code reads
+//! what yesterday's wrote is what they are for.
 #![allow(clippy::panic, missing_docs, reason = "a tool for developers")]
 #![allow(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "test data")]
 
@@ -14,7 +14,7 @@ use std::fs;
 use std::path::Path;
 
 use common::{Gptq, Tensor, Tensors, gptq, llm_int8, model, spec, tree, write_checkpoint, write_pair};
-use qstore::{Dtype, GivenRule, Options, Silent, VariantName, VariantSpec, pack};
+use qstore::{Dtype, GivenRule, Silent, VariantName, VariantSpec, WriteOptions, pack};
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use sha2::{Digest as _, Sha256};
@@ -49,7 +49,8 @@ fn keep(root: &Path, name: &str, work: &Path, verbatim: &str, shard_size: u64) -
     keep_as(root, name, work, shard_size, |spec| spec.verbatim = spec.name.as_str() == verbatim)
 }
 
-/// Packs the variants that are in `work` into `root/name`, with the SHA-256 of every original file beside the store; `change` says how each is kept.
+/// Packs the variants that are in `work` into `root/name`, with the SHA-256 of every original file beside the store;
+/// `change` says how each is kept.
 fn keep_as(root: &Path, name: &str, work: &Path, shard_size: u64, change: impl Fn(&mut VariantSpec)) -> Made {
     let folder = root.join(name);
     if folder.exists() {
@@ -69,7 +70,7 @@ fn keep_as(root: &Path, name: &str, work: &Path, shard_size: u64, change: impl F
         }
     }
     fs::create_dir_all(&folder)?;
-    pack(&specs, &folder.join("store"), &Options { shard_size, ..Options::default() }, &Silent)?;
+    pack(&specs, &folder.join("store"), &WriteOptions { shard_size, ..WriteOptions::default() }, &Silent)?;
     fs::write(folder.join("expected.sha256"), expected)?;
     println!("{name}: made");
     Ok(())
@@ -169,8 +170,8 @@ fn bundles(root: &Path) -> Made {
     Ok(())
 }
 
-/// Arrays of more than a million elements, whose coders have 128 lanes; elements are of few kinds, which keeps the files small. The rows of one are no
-/// multiple of the lanes.
+/// Arrays of more than a million elements, whose coders have 128 lanes; elements are of few kinds, which keeps the
+/// files small. The rows of one are no multiple of the lanes.
 fn wide(root: &Path) -> Made {
     let work = tempfile::tempdir()?;
     let mut tensors = model(26, Dtype::BF16, &[(30, 40)]);
@@ -207,8 +208,8 @@ fn turned(tensor: &Tensor) -> Tensor {
     Tensor::float(tensor.dtype, &[cols, rows], &values)
 }
 
-/// Five variants: floats given codes that follow from them or were moved, codes given codes, and packed codes. Each matrix is unlike the others in
-/// one respect.
+/// Five variants: floats given codes that follow from them or were moved, codes given codes, and packed codes. Each
+/// matrix is unlike the others in one respect.
 fn chain(root: &Path) -> Made {
     let work = tempfile::tempdir()?;
     let mut rng = StdRng::seed_from_u64(27);
@@ -257,8 +258,8 @@ fn owned((name, tensor): (&String, &Tensor)) -> (String, Tensor) {
     (name.clone(), tensor.clone())
 }
 
-/// FP16 that was once BF16, alone, given codes that follow from it, and given moved ones in eight steps and groups in any order; a few of its numbers are too small to
-/// keep their zeros. One variant may be given no others than it is.
+/// FP16 that was once BF16, alone, given codes that follow from it, and given moved ones in eight steps and groups in
+/// any order; a few of its numbers are too small to keep their zeros. One variant may be given no others than it is.
 fn short(root: &Path) -> Made {
     let work = tempfile::tempdir()?;
     let bf16 = model(28, Dtype::BF16, &[(192, 192), (96, 128)]);
@@ -318,7 +319,8 @@ fn fp8(root: &Path) -> Made {
     Ok(())
 }
 
-/// Two sets of weights in a folder, scales in a column of F16, files left out, and matrices that share nothing, which the manifest says.
+/// Two sets of weights in a folder, scales in a column of F16, files left out, and matrices that share nothing, which
+/// the manifest says.
 fn odd_folders(root: &Path) -> Made {
     let work = tempfile::tempdir()?;
     let high = model(31, Dtype::BF16, &[(64, 200), (48, 120)]);

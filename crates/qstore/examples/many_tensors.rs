@@ -1,6 +1,8 @@
-//! Makes a checkpoint of very many small tensors: `cargo run --release -p qstore --example many_tensors -- COUNT BYTES FOLDER`.
+//! Makes a checkpoint of very many small tensors: `cargo run --release -p qstore --example many_tensors -- COUNT BYTES
+//! FOLDER`.
 //!
-//! Elements are BF16, F32 and U8 in turn, each tensor with a spread of its own; `BYTES` is what each takes, and a multiple of 4.
+//! Elements are BF16, F32 and U8 in turn, each tensor with a spread of its own; `BYTES` is what each takes, and a
+//! multiple of 4.
 #![allow(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,

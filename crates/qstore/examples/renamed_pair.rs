@@ -1,5 +1,5 @@
-//! Makes very many tiny matrices in BF16, and LLM.int8() of them under another prefix:
-//! `cargo run --release -p qstore --example renamed_pair -- COUNT FOLDER`. `qstore pack` of the two takes time in proportion to COUNT.
+//! Makes very many tiny matrices in BF16, and LLM.int8() of them under another prefix: `cargo run --release -p qstore
+//! --example renamed_pair -- COUNT FOLDER`. `qstore pack` of the two takes time in proportion to COUNT.
 
 #[path = "../tests/common/mod.rs"]
 mod common;

@@ -1,20 +1,21 @@
-//! What `analyze` says of a small chain agrees with itself and with what is packed, whether it runs at once or in two goes.
+//! What `analyze` says of a small chain agrees with itself and with what is packed, whether it runs at once or in two
+//! goes.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use qstore::{
-    Analysis, Bits, Error, ModelSpec, Options, Precision, Silent, Store, VariantMeasure, VariantName,
-    analyze, inspect, pack, quantize, synthesise,
+    Analysis, Bits, Error, Options, Silent, Store, VariantMeasure, VariantName, analyze, inspect, pack,
 };
+use qstore_quantize::{ModelSpec, Precision, WriteOptions, quantize, synthesise};
 use tempfile::TempDir;
 
 /// A BF16 model and its INT8 twin.
 fn chain() -> (TempDir, Vec<(VariantName, PathBuf)>) {
     let dir = tempfile::tempdir().unwrap();
     let (bf16, int8) = (dir.path().join("bf16"), dir.path().join("int8"));
-    synthesise(&ModelSpec::llama(128, 256, 2, 500), &bf16, &Options::default(), &Silent).unwrap();
+    synthesise(&ModelSpec::llama(128, 256, 2, 500), &bf16, &WriteOptions::default(), &Silent).unwrap();
     quantize(&bf16, &int8, Precision::Int8, &Options::default(), &Silent).unwrap();
     (dir, vec![("bf16".parse().unwrap(), bf16), ("int8".parse().unwrap(), int8)])
 }
@@ -75,7 +76,7 @@ fn ours_is_what_a_store_takes() {
     let spec =
         |(name, folder): &(VariantName, PathBuf)| qstore::VariantSpec::new(name.clone(), folder.clone());
     let specs: Vec<_> = variants.iter().map(spec).collect();
-    pack(&specs, &store, &Options::default(), &Silent).unwrap();
+    pack(&specs, &store, &WriteOptions::default(), &Silent).unwrap();
     let inspection = inspect(&Store::open(&store).unwrap(), true).unwrap();
     for (name, given) in [("int8", None), ("bf16", Some("int8"))] {
         let stored = inspection.variants.iter().find(|variant| variant.name == name).unwrap();

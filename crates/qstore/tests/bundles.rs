@@ -1,4 +1,5 @@
-//! Small tensors, which are stored in bundles: in any number, of any type, between large ones, in several files and shards.
+//! Small tensors, which are stored in bundles: in any number, of any type, between large ones, in several files and
+//! shards.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::cast_possible_truncation, reason = "tests")]
 
 mod common;
@@ -7,9 +8,10 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use common::{Tensor, assert_same_tree, options, spec, weights};
+use common::{Tensor, assert_same_tree, options, spec, weights, write_options};
 use qstore::{
-    Dtype, Options, Silent, Store, TensorBytes, Variant, add, inspect, load, pack, remove, unpack, verify,
+    Dtype, Silent, Store, TensorBytes, Variant, WriteOptions, add, inspect, load, pack, remove, unpack,
+    verify,
 };
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
@@ -88,12 +90,12 @@ fn small_tensors_between_large_ones_come_back() {
     write(&dir.path().join("bf16/none.safetensors"), &[]);
     fs::write(dir.path().join("bf16/config.json"), "{}").unwrap();
     for shard_size in [u64::MAX, 300_000, 5000] {
-        let options = Options { shard_size, ..options() };
+        let options = WriteOptions { shard_size, ..write_options() };
         pack(&[spec(dir.path(), "bf16")], &dir.path().join("store"), &options, &Silent).unwrap();
         check(dir.path(), "bf16");
         let store = Store::open(&dir.path().join("store")).unwrap();
         let variant = store.variant(&"bf16".parse().unwrap()).unwrap();
-        let loaded = load(&variant, &options, &Silent).unwrap();
+        let loaded = load(&variant, &options.machine(), &Silent).unwrap();
         assert_eq!(loaded.len(), first.len() + second.len());
         // The first file's tensors keep the names that the other has as well.
         let qualified = second.iter().map(|(name, tensor)| {
@@ -104,7 +106,8 @@ fn small_tensors_between_large_ones_come_back() {
             let found = loaded.iter().find(|found| found.name == name).unwrap();
             assert!(found.data == tensor.data && found.dtype == tensor.dtype, "{name}");
         }
-        // What loading reads is known before, each bundle counted once; a reader that cannot hold all bundles may read some again.
+        // What loading reads is known before, each bundle counted once; a reader that cannot hold all bundles may read
+        // some again.
         let inspection = inspect(&store, true).unwrap();
         let (expected, read) = (inspection.variants[0].read_bytes.unwrap(), variant.bytes_read());
         assert!(expected == read || shard_size < u64::MAX && expected < read, "{expected} {read}");
@@ -123,7 +126,7 @@ fn output_does_not_depend_on_threads() {
     let mut trees = Vec::new();
     for (threads, memory) in [(1, 1 << 20), (2, 1 << 30), (5, 1 << 28)] {
         let target = dir.path().join(format!("store-{threads}"));
-        let options = Options { threads, memory, shard_size: 500_000 };
+        let options = WriteOptions { threads, memory, shard_size: 500_000 };
         pack(&[spec(dir.path(), "bf16")], &target, &options, &Silent).unwrap();
         trees.push(common::tree(&target));
     }
@@ -139,7 +142,7 @@ fn very_many_take_less_than_their_file() {
         .collect();
     write(&dir.path().join("bf16/model.safetensors"), &tensors);
     let file = fs::metadata(dir.path().join("bf16/model.safetensors")).unwrap().len();
-    pack(&[spec(dir.path(), "bf16")], &dir.path().join("store"), &options(), &Silent).unwrap();
+    pack(&[spec(dir.path(), "bf16")], &dir.path().join("store"), &write_options(), &Silent).unwrap();
     check(dir.path(), "bf16");
     let store = Store::open(&dir.path().join("store")).unwrap();
     let stored = inspect(&store, false).unwrap().stored_bytes;
@@ -153,7 +156,7 @@ fn one_small_tensor_is_read_with_its_bundle_alone() {
     let tensors: Vec<_> =
         (0..1000).map(|index| (format!("t.{index}"), weights(&mut rng, Dtype::F32, 2, 200))).collect();
     write(&dir.path().join("bf16/model.safetensors"), &tensors);
-    pack(&[spec(dir.path(), "bf16")], &dir.path().join("store"), &options(), &Silent).unwrap();
+    pack(&[spec(dir.path(), "bf16")], &dir.path().join("store"), &write_options(), &Silent).unwrap();
     let store = Store::open(&dir.path().join("store")).unwrap();
     let variant = store.variant(&"bf16".parse().unwrap()).unwrap();
     let opening = variant.bytes_read();
@@ -182,7 +185,7 @@ fn equal_ones_are_stored_once_whatever_comes_first() {
     write(&dir.path().join("low/model.safetensors"), &low);
     write(&dir.path().join("high/model.safetensors"), &high);
     let store = dir.path().join("store");
-    pack(&[spec(dir.path(), "high"), spec(dir.path(), "low")], &store, &options(), &Silent).unwrap();
+    pack(&[spec(dir.path(), "high"), spec(dir.path(), "low")], &store, &write_options(), &Silent).unwrap();
     check(dir.path(), "low");
     check(dir.path(), "high");
     let want = common::tree(&store);
@@ -200,10 +203,10 @@ fn equal_ones_are_stored_once_whatever_comes_first() {
     assert_eq!(encoding(1, "t.1"), "slice");
 
     fs::remove_dir_all(&store).unwrap();
-    pack(&[spec(dir.path(), "low")], &store, &options(), &Silent).unwrap();
-    add(&store, &spec(dir.path(), "high"), &options(), &Silent).unwrap();
+    pack(&[spec(dir.path(), "low")], &store, &write_options(), &Silent).unwrap();
+    add(&store, &spec(dir.path(), "high"), &write_options(), &Silent).unwrap();
     assert!(common::tree(&store) == want);
-    remove(&store, &"low".parse().unwrap(), &options(), &Silent).unwrap();
+    remove(&store, &"low".parse().unwrap(), &write_options(), &Silent).unwrap();
     check(dir.path(), "high");
 }
 
@@ -214,7 +217,7 @@ fn damage_in_a_bundle_is_noticed_by_each_of_its_tensors() {
     let tensors: Vec<_> =
         (0..20).map(|index| (format!("t.{index}"), weights(&mut rng, Dtype::BF16, 1, 100))).collect();
     write(&dir.path().join("bf16/model.safetensors"), &tensors);
-    pack(&[spec(dir.path(), "bf16")], &dir.path().join("store"), &options(), &Silent).unwrap();
+    pack(&[spec(dir.path(), "bf16")], &dir.path().join("store"), &write_options(), &Silent).unwrap();
     let store = Store::open(&dir.path().join("store")).unwrap();
     let path = dir.path().join("store").join(store.manifest().variants[0].shards[0].name.as_str());
     let mut bytes = fs::read(&path).unwrap();

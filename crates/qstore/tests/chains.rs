@@ -1,4 +1,5 @@
-//! Chains of GPTQ variants below each other: codes given codes, floats given codes that were moved. Whatever is in them comes back byte for byte.
+//! Chains of GPTQ variants below each other: codes given codes, floats given codes that were moved. Whatever is in them
+//! comes back byte for byte.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 #![allow(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "test data")]
 #![allow(clippy::type_complexity, reason = "tables of cases")]
@@ -10,7 +11,7 @@ use std::path::Path;
 
 use common::{
     Gptq, Tensor, Tensors, Warnings, assert_same_tree, check_blocks, gptq, gptq_tensors, llm_int8, model,
-    options, spec, words, write_checkpoint,
+    options, spec, words, write_checkpoint, write_options,
 };
 use qstore::{
     Dtype, Error, Inspection, Options, Silent, Store, VariantSpec, add, inspect, load, pack, remove, unpack,
@@ -39,7 +40,7 @@ fn folders(high: &Tensors, names: &[&str]) -> TempDir {
 fn pack_these(root: &Path, names: &[&str], options: &Options) -> Vec<String> {
     let specs: Vec<_> = names.iter().map(|name| spec(root, name)).collect();
     let warnings = Warnings::default();
-    pack(&specs, &root.join("store"), options, &warnings).unwrap();
+    pack(&specs, &root.join("store"), &options.clone().into(), &warnings).unwrap();
     // What shares less than one would expect is told by the store.
     let inspection = inspect(&Store::open(&root.join("store")).unwrap(), false).unwrap();
     let told = inspection.variants.into_iter().flat_map(|variant| variant.unshared);
@@ -129,7 +130,7 @@ fn chains_shrink() {
     }
     for name in ["bf16", "gptq8"] {
         let alone = dir.path().join(format!("alone-{name}"));
-        pack(&[spec(dir.path(), name)], &alone, &options(), &Silent).unwrap();
+        pack(&[spec(dir.path(), name)], &alone, &write_options(), &Silent).unwrap();
         let alone = inspect(&Store::open(&alone).unwrap(), true).unwrap();
         let stored = |inspection: &Inspection| {
             let variant = inspection.variants.iter().find(|v| v.name == name).unwrap();
@@ -160,7 +161,7 @@ fn output_does_not_depend_on_threads() {
     let dir = folders(&model(4, Dtype::BF16, &[(1056, 1024), (64, 256)]), &names);
     let mut stores = Vec::new();
     for (threads, memory) in [(1, 1 << 20), (3, 1 << 30)] {
-        let options = Options { threads, memory, ..options() };
+        let options = Options { threads, memory };
         pack_these(dir.path(), &names, &options);
         stores.push(common::tree(&dir.path().join("store")));
         if threads == 3 {
@@ -179,7 +180,7 @@ fn a_variant_needs_nothing_from_above() {
     let store = Store::open(&dir.path().join("store")).unwrap();
     let inspection = inspect(&store, false).unwrap();
     for above in inspection.variants.iter().skip(1).rev() {
-        for file in &above.layer_files {
+        for file in &above.stored_files {
             fs::remove_file(dir.path().join("store").join(file)).unwrap();
         }
         for below in inspection.variants.iter().take_while(|variant| variant.name != above.name) {
@@ -205,9 +206,9 @@ fn adding_and_removing_in_the_middle() {
     let want = common::tree(&path);
     for middle in all {
         let others: Vec<_> = all.into_iter().filter(|name| *name != middle).collect();
-        remove(&path, &middle.parse().unwrap(), &options(), &Silent).unwrap();
+        remove(&path, &middle.parse().unwrap(), &write_options(), &Silent).unwrap();
         check(dir.path(), &others);
-        add(&path, &spec(dir.path(), middle), &options(), &Silent).unwrap();
+        add(&path, &spec(dir.path(), middle), &write_options(), &Silent).unwrap();
         check(dir.path(), &all);
         let found = common::tree(&path);
         assert!(found.keys().eq(want.keys()) && found == want, "{middle} removed and added");
@@ -219,14 +220,15 @@ fn kept_variants_serve_as_well() {
     let names = ["gptq3", "gptq4", "bf16"];
     let dir = folders(&model(7, Dtype::F16, &[(96, 256), (32, 544)]), &names);
     let specs = names.map(|name| VariantSpec { verbatim: name == "gptq3", ..spec(dir.path(), name) });
-    pack(&specs, &dir.path().join("store"), &options(), &Silent).unwrap();
+    pack(&specs, &dir.path().join("store"), &write_options(), &Silent).unwrap();
     let inspection = check(dir.path(), &names);
     assert!(encodings(&inspection, "gptq3", "").iter().all(|encoding| encoding == "verbatim"));
     assert_eq!(encodings(&inspection, "gptq4", "qweight"), ["code-residual"; 2]);
     assert_eq!(encodings(&inspection, "bf16", "_proj.weight"), ["step-residual"; 2]);
 }
 
-/// Groups in and out of order, of several sizes, the last one short; zero-points in the middle or not, stored in both ways; every type of float.
+/// Groups in and out of order, of several sizes, the last one short; zero-points in the middle or not, stored in both
+/// ways; every type of float.
 #[test]
 fn every_kind_of_grid() {
     let kinds = [Dtype::BF16, Dtype::F16, Dtype::F32];
@@ -333,7 +335,8 @@ fn damaged_grids_are_stored_as_they_are() {
     let high = model(10, Dtype::F32, &[(64, 256)]);
     let rows = 64;
     let columns = |value: u32| words(&[256], &vec![value; 256]);
-    // What is said of it where it is given to the weights, or is to be given codes itself; nothing where the tensors are not known to belong together.
+    // What is said of it where it is given to the weights, or is to be given codes itself; nothing where the tensors
+    // are not known to belong together.
     let cases: [(&str, Option<&str>, &dyn Fn(&mut Tensors, u8)); 13] = [
         ("groups out of range", Some("a column of a group"), &|t, _| set(t, "g_idx", columns(4))),
         ("negative groups", Some("a column of a group"), &|t, _| set(t, "g_idx", columns(u32::MAX))),
@@ -382,7 +385,8 @@ fn damaged_grids_are_stored_as_they_are() {
     }
 }
 
-/// Official GPTQ folders have matrices that were padded before they were quantised. One such matrix is no reason to refuse all.
+/// Official GPTQ folders have matrices that were padded before they were quantised. One such matrix is no reason to
+/// refuse all.
 #[test]
 fn codes_of_another_shape_are_stored_alone() {
     let dir = folders(&model(11, Dtype::BF16, &[(64, 256)]), &["bf16"]);
@@ -400,7 +404,8 @@ fn plain(base: &str, shape: [usize; 2], bits: u8, zero: u32, codes: &[u32]) -> T
     gptq_tensors(base, shape, Gptq::of_bits(bits), grid)
 }
 
-/// A reference has the bytes of the other array and its own shape. What is given it must not change when the other array is stored in another way.
+/// A reference has the bytes of the other array and its own shape. What is given it must not change when the other
+/// array is stored in another way.
 #[test]
 fn codes_that_refer_to_codes_of_another_shape() {
     let mut rng = StdRng::seed_from_u64(12);
@@ -433,7 +438,7 @@ fn codes_that_refer_to_codes_of_another_shape() {
     assert_eq!(encodings(&with, "middle", "a_proj.qweight"), ["code-residual"]);
     assert_eq!(encodings(&with, "middle", "b_proj.qweight"), ["reference"]);
     assert_eq!(encodings(&with, "high", "b_proj.weight"), ["step-residual"]);
-    remove(&path, &"low".parse().unwrap(), &options(), &Silent).unwrap();
+    remove(&path, &"low".parse().unwrap(), &write_options(), &Silent).unwrap();
     let without = check(dir.path(), &["middle", "high"]);
     assert_eq!(encodings(&without, "middle", "a_proj.qweight"), ["raw"]);
     let stored = |inspection: &Inspection| inspection.variants.last().unwrap().stored_bytes;
@@ -497,7 +502,8 @@ fn an_eighth_of_a_packed_matrix_is_read_from_an_eighth_of_its_chunks() {
         write_checkpoint(&dir.path().join(format!("gptq{bits}")), &gptq(&high, Gptq::of_bits(bits)));
     }
     let names = ["gptq8", "gptq4"];
-    pack(&names.map(|name| spec(dir.path(), name)), &dir.path().join("store"), &options(), &Silent).unwrap();
+    pack(&names.map(|name| spec(dir.path(), name)), &dir.path().join("store"), &write_options(), &Silent)
+        .unwrap();
     let store = Store::open(&dir.path().join("store")).unwrap();
     let inspection = inspect(&store, true).unwrap();
     for name in names {

@@ -1,4 +1,5 @@
-//! Adding, removing, keeping files as they are: after each change every variant is still what it was, and each read opens only what it needs.
+//! Adding, removing, keeping files as they are: after each change every variant is still what it was, and each read
+//! opens only what it needs.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 mod common;
@@ -7,7 +8,7 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use common::{assert_same_tree, llm_int8, model, options, spec, write_checkpoint, write_pair};
+use common::{assert_same_tree, llm_int8, model, options, spec, write_checkpoint, write_options, write_pair};
 use qstore::{
     Dtype, Error, Inspection, Silent, Store, VariantSpec, add, inspect, load, pack, remove, unpack, verify,
 };
@@ -23,7 +24,7 @@ fn pair() -> (TempDir, PathBuf) {
 
 fn pack_these(root: &Path, names: &[&str]) {
     let specs: Vec<_> = names.iter().map(|name| spec(root, name)).collect();
-    pack(&specs, &root.join("store"), &options(), &Silent).unwrap();
+    pack(&specs, &root.join("store"), &write_options(), &Silent).unwrap();
 }
 
 fn check(root: &Path, names: &[&str]) -> Inspection {
@@ -56,7 +57,7 @@ fn the_order_of_adding_does_not_matter() {
     for (first, second) in [("int8", "bf16"), ("bf16", "int8")] {
         let (dir, store) = pair();
         pack_these(dir.path(), &[first]);
-        add(&store, &spec(dir.path(), second), &options(), &Silent).unwrap();
+        add(&store, &spec(dir.path(), second), &write_options(), &Silent).unwrap();
         check(dir.path(), &["int8", "bf16"]);
         assert!(common::tree(&store) == want, "{first} then {second}");
     }
@@ -67,15 +68,15 @@ fn removing_frees_space_and_keeps_the_rest() {
     let (dir, store) = pair();
     pack_these(dir.path(), &["bf16", "int8"]);
     let both = check(dir.path(), &["int8", "bf16"]).stored_bytes;
-    remove(&store, &"int8".parse().unwrap(), &options(), &Silent).unwrap();
+    remove(&store, &"int8".parse().unwrap(), &write_options(), &Silent).unwrap();
     let high = check(dir.path(), &["bf16"]);
     assert!(high.variants[0].given.is_empty());
     assert!(high.stored_bytes < both + 10_000);
 
-    add(&store, &spec(dir.path(), "int8"), &options(), &Silent).unwrap();
-    remove(&store, &"bf16".parse().unwrap(), &options(), &Silent).unwrap();
+    add(&store, &spec(dir.path(), "int8"), &write_options(), &Silent).unwrap();
+    remove(&store, &"bf16".parse().unwrap(), &write_options(), &Silent).unwrap();
     assert!(check(dir.path(), &["int8"]).stored_bytes < both * 4 / 5);
-    let error = remove(&store, &"int8".parse().unwrap(), &options(), &Silent).unwrap_err();
+    let error = remove(&store, &"int8".parse().unwrap(), &write_options(), &Silent).unwrap_err();
     assert!(matches!(&error, Error::Usage(text) if text.contains("only variant")), "{error}");
     check(dir.path(), &["int8"]);
 }
@@ -86,7 +87,7 @@ fn the_low_variant_needs_nothing_of_the_high_one() {
     pack_these(dir.path(), &["bf16", "int8"]);
     let store = Store::open(&path).unwrap();
     let high = &inspect(&store, false).unwrap().variants[1];
-    for file in &high.layer_files {
+    for file in &high.stored_files {
         fs::remove_file(path.join(file)).unwrap();
     }
     let low = "int8".parse().unwrap();
@@ -101,7 +102,7 @@ fn the_low_variant_needs_nothing_of_the_high_one() {
 
     let all = verify(&store, None, true, &options(), &Silent).unwrap();
     assert!(all.variants[0].problems.is_empty());
-    assert!(all.variants[1].problems[0].contains("missing"), "{:?}", all.variants[1].problems);
+    assert!(all.variants[1].problems[0].text.contains("missing"), "{:?}", all.variants[1].problems);
     let error =
         unpack(&store, &"bf16".parse().unwrap(), &dir.path().join("no"), &options(), &Silent).unwrap_err();
     assert!(matches!(&error, Error::Io { source, .. } if source.kind() == ErrorKind::NotFound));
@@ -113,7 +114,7 @@ fn a_verbatim_variant_is_a_folder_that_any_tool_loads() {
     let (dir, path) = pair();
     fs::create_dir(dir.path().join("int8/empty")).unwrap();
     let kept = VariantSpec { verbatim: true, ..spec(dir.path(), "int8") };
-    pack(&[spec(dir.path(), "bf16"), kept.clone()], &path, &options(), &Silent).unwrap();
+    pack(&[spec(dir.path(), "bf16"), kept.clone()], &path, &write_options(), &Silent).unwrap();
     assert_same_tree(&dir.path().join("int8"), &path.join("int8"));
     let inspection = check(dir.path(), &["int8", "bf16"]);
     assert!(inspection.variants[1].tensors.iter().flatten().any(|t| t.encoding == "residual"));
@@ -139,22 +140,22 @@ fn a_verbatim_variant_is_a_folder_that_any_tool_loads() {
     };
     bytes[20] ^= 1;
     fs::write(&file, &bytes).unwrap();
-    assert!(problems()[0].contains("model.safetensors"), "{:?}", problems());
+    assert!(problems()[0].text.contains("model.safetensors"), "{:?}", problems());
     bytes[20] ^= 1;
     bytes.push(0);
     fs::write(&file, &bytes).unwrap();
-    assert!(problems()[0].contains("SHA-256"), "{:?}", problems());
+    assert!(problems()[0].text.contains("SHA-256"), "{:?}", problems());
     bytes.pop();
     fs::write(&file, &bytes).unwrap();
     fs::write(path.join("int8/more.txt"), "").unwrap();
-    assert!(problems()[0].contains("not packed"), "{:?}", problems());
+    assert!(problems()[0].text.contains("not packed"), "{:?}", problems());
     fs::remove_file(path.join("int8/more.txt")).unwrap();
     assert!(problems().is_empty(), "{:?}", problems());
 
-    remove(&path, &"int8".parse().unwrap(), &options(), &Silent).unwrap();
+    remove(&path, &"int8".parse().unwrap(), &write_options(), &Silent).unwrap();
     check(dir.path(), &["bf16"]);
     assert!(!path.join("int8").exists());
-    add(&path, &kept, &options(), &Silent).unwrap();
+    add(&path, &kept, &write_options(), &Silent).unwrap();
     check(dir.path(), &["int8", "bf16"]);
 }
 
@@ -172,7 +173,7 @@ fn three_variants_share_what_is_equal() {
     let encoding = |name: &str| tuned.iter().find(|t| t.name == name).unwrap().encoding.as_str();
     assert_eq!(encoding("model.layers.0.mlp.up_proj.weight"), "float-split");
     assert_eq!(encoding("model.layers.1.mlp.up_proj.weight"), "reference");
-    remove(&store, &"bf16".parse().unwrap(), &options(), &Silent).unwrap();
+    remove(&store, &"bf16".parse().unwrap(), &write_options(), &Silent).unwrap();
     check(dir.path(), &["int8", "tuned"]);
 }
 
@@ -186,17 +187,20 @@ fn wrong_use_changes_nothing() {
         assert!(error.is_usage() && error.to_string().contains(word), "{error}");
         assert!(common::tree(&path) == before);
     };
-    usage(add(&path, &spec(dir.path(), "bf16"), &options(), &Silent), "already");
-    usage(add(&path, &spec(dir.path(), "none"), &options(), &Silent), "no such folder");
-    usage(add(dir.path(), &spec(dir.path(), "int8"), &options(), &Silent), "no store");
-    usage(remove(&path, &"int8".parse().unwrap(), &options(), &Silent), "no variant int8");
-    usage(pack(&[spec(dir.path(), "int8")], &path, &options(), &Silent), "already");
-    usage(pack(&[], &dir.path().join("x"), &options(), &Silent), "no variant");
+    usage(add(&path, &spec(dir.path(), "bf16"), &write_options(), &Silent), "already");
+    usage(add(&path, &spec(dir.path(), "none"), &write_options(), &Silent), "no such folder");
+    usage(add(dir.path(), &spec(dir.path(), "int8"), &write_options(), &Silent), "no store");
+    usage(remove(&path, &"int8".parse().unwrap(), &write_options(), &Silent), "no variant int8");
+    usage(pack(&[spec(dir.path(), "int8")], &path, &write_options(), &Silent), "already");
+    usage(pack(&[], &dir.path().join("x"), &write_options(), &Silent), "no variant");
     let twice = [spec(dir.path(), "int8"), spec(dir.path(), "int8")];
-    usage(pack(&twice, &dir.path().join("x"), &options(), &Silent), "names must differ");
-    usage(pack(&[spec(dir.path(), "int8")], &dir.path().join("bf16"), &options(), &Silent), "not an empty");
+    usage(pack(&twice, &dir.path().join("x"), &write_options(), &Silent), "names must differ");
     usage(
-        pack(&[spec(dir.path(), "int8")], &dir.path().join("bf16/config.json"), &options(), &Silent),
+        pack(&[spec(dir.path(), "int8")], &dir.path().join("bf16"), &write_options(), &Silent),
+        "not an empty",
+    );
+    usage(
+        pack(&[spec(dir.path(), "int8")], &dir.path().join("bf16/config.json"), &write_options(), &Silent),
         "not a folder",
     );
     let store = Store::open(&path).unwrap();
@@ -205,8 +209,8 @@ fn wrong_use_changes_nothing() {
     usage(unpack(&store, &"x".parse().unwrap(), &dir.path().join("y"), &options(), &Silent), "no variant x");
     // A store is no checkpoint, and no place for one.
     let own = VariantSpec::new("again".parse().unwrap(), path.clone());
-    usage(add(&path, &own, &options(), &Silent), "only read");
-    let error = pack(&[own], &dir.path().join("x"), &options(), &Silent).unwrap_err();
+    usage(add(&path, &own, &write_options(), &Silent), "only read");
+    let error = pack(&[own], &dir.path().join("x"), &write_options(), &Silent).unwrap_err();
     assert!(matches!(&error, Error::Input { what, .. } if what.contains("itself a store")), "{error}");
     // An empty target is as good as none.
     fs::create_dir(dir.path().join("empty")).unwrap();
@@ -240,14 +244,14 @@ fn variants_are_given_what_they_may_be() {
     let independent = |root: &Path| VariantSpec { given: only(&[]), ..spec(root, "bf16") };
 
     let (dir, store) = pair();
-    pack(&[independent(dir.path()), spec(dir.path(), "int8")], &store, &options(), &Silent).unwrap();
+    pack(&[independent(dir.path()), spec(dir.path(), "int8")], &store, &write_options(), &Silent).unwrap();
     assert_eq!(given(&store, "bf16"), [""; 0]);
     check(dir.path(), &["int8", "bf16"]);
 
     // What was asked for once holds for what comes later.
     let (dir, store) = pair();
-    pack(&[independent(dir.path())], &store, &options(), &Silent).unwrap();
-    add(&store, &spec(dir.path(), "int8"), &options(), &Silent).unwrap();
+    pack(&[independent(dir.path())], &store, &write_options(), &Silent).unwrap();
+    add(&store, &spec(dir.path(), "int8"), &write_options(), &Silent).unwrap();
     assert_eq!(given(&store, "bf16"), [""; 0]);
     check(dir.path(), &["int8", "bf16"]);
 
@@ -259,12 +263,12 @@ fn variants_are_given_what_they_may_be() {
     );
     let other = VariantSpec { given: only(&["another"]), ..spec(dir.path(), "bf16") };
     let lower = ["another", "int8"].map(|name| spec(dir.path(), name));
-    pack(&[&[other][..], &lower].concat(), &store, &options(), &Silent).unwrap();
+    pack(&[&[other][..], &lower].concat(), &store, &write_options(), &Silent).unwrap();
     assert!(!given(&store, "bf16").contains(&"int8".to_owned()));
 
     let (dir, store) = pair();
     let unknown = VariantSpec { given: only(&["int4"]), ..spec(dir.path(), "bf16") };
-    let error = pack(&[unknown, spec(dir.path(), "int8")], &store, &options(), &Silent).unwrap_err();
+    let error = pack(&[unknown, spec(dir.path(), "int8")], &store, &write_options(), &Silent).unwrap_err();
     assert!(matches!(error, Error::Usage(_)) && error.to_string().contains("int4"), "{error}");
     assert!(!store.exists());
 }
@@ -285,7 +289,7 @@ fn what_one_variant_keeps_in_another_comes_along() {
             ..spec(dir.path(), "wide")
         },
     ];
-    pack(&specs, &store, &options(), &Silent).unwrap();
+    pack(&specs, &store, &write_options(), &Silent).unwrap();
     check(dir.path(), &["int8", "bf16", "wide"]);
     // The same model once more: all of it is kept in what the first one is given.
     write_checkpoint(&dir.path().join("again"), &model(11, Dtype::BF16, &[(512, 512), (300, 1024)]));
@@ -293,6 +297,6 @@ fn what_one_variant_keeps_in_another_comes_along() {
         given: qstore::GivenRule::Only(vec!["bf16".parse().unwrap()]),
         ..spec(dir.path(), "again")
     };
-    add(&store, &again, &options(), &Silent).unwrap();
+    add(&store, &again, &write_options(), &Silent).unwrap();
     check(dir.path(), &["int8", "bf16", "again", "wide"]);
 }

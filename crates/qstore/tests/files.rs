@@ -6,7 +6,7 @@ mod common;
 use std::collections::HashMap;
 use std::fs;
 
-use common::{model, options, spec, tree, write_checkpoint};
+use common::{model, options, spec, tree, write_checkpoint, write_options};
 use qstore::{Dtype, Error, Silent, Store, pack, read_file};
 use safetensors::tensor::TensorView;
 
@@ -17,7 +17,7 @@ fn a_file_comes_back_alone_as_it_was() {
     write_checkpoint(&folder, &model(5, Dtype::BF16, &[(300, 300)]));
     fs::create_dir(folder.join("onnx")).unwrap();
     fs::write(folder.join("onnx/empty.txt"), "").unwrap();
-    pack(&[spec(dir.path(), "bf16")], &dir.path().join("store"), &options(), &Silent).unwrap();
+    pack(&[spec(dir.path(), "bf16")], &dir.path().join("store"), &write_options(), &Silent).unwrap();
     let variant = Store::open(&dir.path().join("store")).unwrap().variant(&"bf16".parse().unwrap()).unwrap();
     let mut files = 0;
     for (path, want) in tree(&folder) {
@@ -28,7 +28,7 @@ fn a_file_comes_back_alone_as_it_was() {
     assert_eq!(files, 4);
     for missing in ["config", "onnx", "../bf16/config.json"] {
         let error = read_file(&variant, missing, &options()).unwrap_err();
-        assert!(matches!(&error, Error::UnknownName(text) if text.contains(missing)), "{error}");
+        assert!(matches!(&error, Error::UnknownName { what: text, .. } if text.contains(missing)), "{error}");
     }
 }
 
@@ -53,7 +53,7 @@ fn metadata_is_that_of_all_files() {
     }
     let null = br#"{"__metadata__": null}"#;
     fs::write(folder.join("d.safetensors"), [&22u64.to_le_bytes()[..], null].concat()).unwrap();
-    pack(&[spec(dir.path(), "bf16")], &dir.path().join("store"), &options(), &Silent).unwrap();
+    pack(&[spec(dir.path(), "bf16")], &dir.path().join("store"), &write_options(), &Silent).unwrap();
     let variant = Store::open(&dir.path().join("store")).unwrap().variant(&"bf16".parse().unwrap()).unwrap();
     let metadata: HashMap<_, _> = variant.metadata().unwrap().into_iter().collect();
     assert_eq!(metadata, says(&[("format", "pt"), ("only-a", "1"), ("only-b", "2")]));

@@ -1,6 +1,6 @@
-//! Folders as people have them: two sets of weights, downloads that did not finish, clones, padded matrices, heads that are tied. Each test is a public bug
-//! report about some store or quantiser, turned into a folder. All of it is lossless; what it is about is that nothing is refused without need, dear
-//! without a word, or said that is not so.
+//! Folders as people have them: two sets of weights, downloads that did not finish, clones, padded matrices, heads that
+//! are tied. Each test is a public bug report about some store or quantiser, turned into a folder. All of it is
+//! lossless; what it is about is that nothing is refused without need, dear without a word, or said that is not so.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::cast_possible_truncation, reason = "tests")]
 
 mod common;
@@ -11,7 +11,7 @@ use std::path::Path;
 
 use common::{
     Gptq, Tensor, Tensors, Warnings, assert_same_tree, copy, gptq, llm_int8, model, options, spec, tree,
-    write_tensors,
+    write_options, write_tensors,
 };
 use qstore::{
     Dtype, Error, GivenRule, Inspection, Silent, Store, VariantSpec, inspect, pack, unpack, verify,
@@ -64,7 +64,7 @@ impl Room {
     fn pack_specs(&mut self, specs: &[VariantSpec]) -> Inspection {
         let (store, warnings) = (self.path("store"), Warnings::default());
         drop(fs::remove_dir_all(&store));
-        pack(specs, &store, &options(), &warnings).unwrap();
+        pack(specs, &store, &write_options(), &warnings).unwrap();
         self.warnings = warnings.take();
         let store = Store::open(&store).unwrap();
         assert!(verify(&store, None, false, &options(), &Silent).unwrap().is_sound());
@@ -79,7 +79,8 @@ impl Room {
     }
 
     fn refused(&self, spec: &VariantSpec) -> String {
-        let error = pack(std::slice::from_ref(spec), &self.path("refused"), &options(), &Silent).unwrap_err();
+        let error =
+            pack(std::slice::from_ref(spec), &self.path("refused"), &write_options(), &Silent).unwrap_err();
         assert!(matches!(error, Error::Input { .. }), "{error}");
         assert!(!self.path("refused").exists());
         error.to_string()
@@ -139,7 +140,8 @@ fn halves(tensors: &Tensors) -> [Tensors; 2] {
 
 const SHARDS: [&str; 2] = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"];
 
-/// Mistral ships `consolidated.safetensors`, with names of its own, beside Hugging Face's shards; others the same names twice.
+/// Mistral ships `consolidated.safetensors`, with names of its own, beside Hugging Face's shards; others the same names
+/// twice.
 #[test]
 fn a_second_set_of_weights_costs_nothing() {
     let mut room = Room::new();
@@ -305,7 +307,8 @@ fn a_clone_costs_what_its_files_do() {
     assert!(room.warnings.is_empty());
 }
 
-/// Which variant is lower is a matter of precision: a head twice, or embeddings in FP32, make INT8 larger than BF16 as a folder.
+/// Which variant is lower is a matter of precision: a head twice, or embeddings in FP32, make INT8 larger than BF16 as
+/// a folder.
 #[test]
 fn lower_is_what_has_fewer_bits() {
     let mut room = Room::new();
@@ -383,15 +386,15 @@ fn given_may_be_whatever_is_no_circle() {
         }
     }
     for specs in circles {
-        let error = pack(&specs, &room.path("refused"), &options(), &Silent).unwrap_err();
+        let error = pack(&specs, &room.path("refused"), &write_options(), &Silent).unwrap_err();
         assert!(error.is_usage(), "{error}");
     }
     // The same when variants come one by one.
     let store = room.path("one-by-one");
-    pack(&room.specs(&["bf16"]), &store, &options(), &Silent).unwrap();
+    pack(&room.specs(&["bf16"]), &store, &write_options(), &Silent).unwrap();
     let int8 = VariantSpec { given: only(&["bf16"]), ..spec(room.dir.path(), "int8") };
-    qstore::add(&store, &int8, &options(), &Silent).unwrap();
-    qstore::add(&store, &spec(room.dir.path(), "gptq4"), &options(), &Silent).unwrap();
+    qstore::add(&store, &int8, &write_options(), &Silent).unwrap();
+    qstore::add(&store, &spec(room.dir.path(), "gptq4"), &write_options(), &Silent).unwrap();
     assert_eq!(names(&inspect(&Store::open(&store).unwrap(), false).unwrap()), ["gptq4", "bf16", "int8"]);
 }
 
@@ -463,7 +466,8 @@ fn padded_matrices_and_small_groups_are_paired() {
     assert_eq!(told(&inspection, "bf16"), []);
 }
 
-/// What this version does not pair is stored alone, and said: other shapes, experts in one tensor, floats given floats, other formats.
+/// What this version does not pair is stored alone, and said: other shapes, experts in one tensor, floats given floats,
+/// other formats.
 #[test]
 fn what_cannot_be_paired_is_told() {
     let mut room = Room::new();
@@ -542,12 +546,12 @@ fn what_cannot_be_paired_is_told() {
     );
     assert!(inspection.variants[0].unshared[0].text.contains("compressed-tensors"));
     // What is told of another variant goes with that.
-    qstore::remove(&room.path("store"), &"other".parse().unwrap(), &options(), &Silent).unwrap();
+    qstore::remove(&room.path("store"), &"other".parse().unwrap(), &write_options(), &Silent).unwrap();
     let mut store = room.pack(&["bf16", "gptq8"]);
     assert_eq!(told(&store, "bf16").len(), 1);
     room.folder("gptq4", &[("model.safetensors", &gptq(&high, Gptq::of_bits(4)))]);
-    qstore::add(&room.path("store"), &spec(room.dir.path(), "gptq4"), &options(), &Silent).unwrap();
-    qstore::remove(&room.path("store"), &"gptq8".parse().unwrap(), &options(), &Silent).unwrap();
+    qstore::add(&room.path("store"), &spec(room.dir.path(), "gptq4"), &write_options(), &Silent).unwrap();
+    qstore::remove(&room.path("store"), &"gptq8".parse().unwrap(), &write_options(), &Silent).unwrap();
     store = inspect(&Store::open(&room.path("store")).unwrap(), false).unwrap();
     assert_eq!(told(&store, "bf16"), []);
 }
@@ -634,17 +638,17 @@ fn what_is_not_the_stores_is_told_apart() {
     assert_eq!(after.stored_bytes, before.stored_bytes);
     assert_eq!(after.foreign, ["README.md", "bf16", "bf16-0123456789ab.safetensors", "int8/notes.txt"]);
     // A kept variant goes without them.
-    qstore::remove(&store, &"int8".parse().unwrap(), &options(), &Silent).unwrap();
+    qstore::remove(&store, &"int8".parse().unwrap(), &write_options(), &Silent).unwrap();
     assert!(mine.iter().all(|name| fs::read(store.join(name)).unwrap() == b"mine"));
     assert_eq!(fs::read_dir(store.join("int8")).unwrap().count(), 1, "of the store's nothing is left");
-    // A layer file that is missing is told as well.
+    // A shard that is missing is told as well.
     let copied = room.path("copied");
     copy(&store, &copied);
     let left = inspect(&Store::open(&store).unwrap(), false).unwrap();
-    let layer = &left.variants[0].layer_files;
-    fs::remove_file(copied.join(&layer[0])).unwrap();
+    let files = &left.variants[0].stored_files;
+    fs::remove_file(copied.join(&files[0])).unwrap();
     let partial = inspect(&Store::open(&copied).unwrap(), true).unwrap();
-    assert_eq!(partial.variants[0].missing_files, *layer);
+    assert_eq!(partial.variants[0].missing_files, *files);
     assert_eq!(partial.stored_bytes, partial.manifest_bytes);
 }
 
@@ -662,7 +666,7 @@ fn a_store_that_changed_under_its_reader_says_so() {
     let store = Store::open(&path).unwrap();
     let open = store.variant(&"int8".parse().unwrap()).unwrap();
     let tensor = qstore::Tensor::open(&open, "model.embed_tokens.weight").unwrap();
-    qstore::remove(&path, &"int8".parse().unwrap(), &options(), &Silent).unwrap();
+    qstore::remove(&path, &"int8".parse().unwrap(), &write_options(), &Silent).unwrap();
     for error in [
         store.variant(&"int8".parse().unwrap()).unwrap_err(),
         store.variant(&"bf16".parse().unwrap()).unwrap_err(),
@@ -677,7 +681,8 @@ fn a_store_that_changed_under_its_reader_says_so() {
     assert!(Store::open(&path).unwrap().variant(&"bf16".parse().unwrap()).is_ok());
 }
 
-/// Equal files across variants: a variant that is stored anew was read by the name of what it refers to, and its own file of that name was taken for that.
+/// Equal files across variants: a variant that is stored anew was read by the name of what it refers to, and its own
+/// file of that name was taken for that.
 #[test]
 fn files_that_equal_others_under_their_own_names() {
     let room = Room::new();
@@ -689,8 +694,8 @@ fn files_that_equal_others_under_their_own_names() {
     }
     let high = VariantSpec { given: only(&["low"]), ..spec(room.dir.path(), "high") };
     let store = room.path("store");
-    pack(&[spec(room.dir.path(), "low"), high], &store, &options(), &Silent).unwrap();
-    qstore::remove(&store, &"low".parse().unwrap(), &options(), &Silent).unwrap();
+    pack(&[spec(room.dir.path(), "low"), high], &store, &write_options(), &Silent).unwrap();
+    qstore::remove(&store, &"low".parse().unwrap(), &write_options(), &Silent).unwrap();
     let out = room.path("out");
     unpack(&Store::open(&store).unwrap(), &"high".parse().unwrap(), &out, &options(), &Silent).unwrap();
     assert_same_tree(&room.path("high"), &out);
@@ -710,15 +715,16 @@ fn what_is_out_of_reach_is_stored_anew() {
     for gone in ["a", "b"] {
         let store = room.path("store");
         drop(fs::remove_dir_all(&store));
-        pack(&specs, &store, &options(), &Silent).unwrap();
-        qstore::remove(&store, &gone.parse().unwrap(), &options(), &Silent).unwrap();
+        pack(&specs, &store, &write_options(), &Silent).unwrap();
+        qstore::remove(&store, &gone.parse().unwrap(), &write_options(), &Silent).unwrap();
         let store = Store::open(&store).unwrap();
         assert!(verify(&store, None, false, &options(), &Silent).unwrap().is_sound());
         assert_eq!(store.manifest().variants.len(), 2);
     }
 }
 
-/// Equal arrays of which some are paired, some not, and some say what codes stand for: none refers to what is itself a reference.
+/// Equal arrays of which some are paired, some not, and some say what codes stand for: none refers to what is itself a
+/// reference.
 #[test]
 fn equal_arrays_of_every_kind() {
     let mut room = Room::new();
@@ -764,7 +770,8 @@ fn shards_beyond_their_set() {
     }
 }
 
-/// Very many matrices under another prefix, and of names that all end alike: found in time that grows with their number alone.
+/// Very many matrices under another prefix, and of names that all end alike: found in time that grows with their number
+/// alone.
 #[test]
 fn very_many_matrices_under_another_prefix() {
     let room = Room::new();
@@ -773,12 +780,13 @@ fn very_many_matrices_under_another_prefix() {
     let alike = renamed(&low, |name| format!("{}.a.b.c", name.replace('.', "_")));
     room.folder("alike", &[("model.safetensors", &alike)]);
     let store = room.path("store");
-    pack(&room.specs(&["bf16", "int8", "alike"]), &store, &options(), &Silent).unwrap();
+    pack(&room.specs(&["bf16", "int8", "alike"]), &store, &write_options(), &Silent).unwrap();
     let inspection = inspect(&Store::open(&store).unwrap(), false).unwrap();
     assert_eq!(told(&inspection, "bf16"), []);
 }
 
-/// Names that have nothing in common, of many matrices of one shape: values tell which is which, also the other way round.
+/// Names that have nothing in common, of many matrices of one shape: values tell which is which, also the other way
+/// round.
 #[test]
 fn matrices_whose_names_say_nothing() {
     let mut room = Room::new();

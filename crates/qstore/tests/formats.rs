@@ -1,9 +1,10 @@
-//! Formats other than those that `chains.rs` and `round_trip.rs` are about: packed with their BF16 they come back, and share what they should.
+//! Formats other than those that `chains.rs` and `round_trip.rs` are about: packed with their BF16 they come back, and
+//! share what they should.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod common;
 
-use common::{Tensors, assert_same_tree, fp8_blocks, model, options, spec, write_checkpoint};
+use common::{Tensors, assert_same_tree, fp8_blocks, model, options, spec, write_checkpoint, write_options};
 use qstore::{Dtype, Inspection, Silent, Store, inspect, pack, unpack};
 
 /// Packs these folders, checks that they come back, and describes the store.
@@ -14,7 +15,7 @@ fn packed(folders: &[(&str, &Tensors)]) -> Inspection {
     }
     let specs: Vec<_> = folders.iter().map(|(name, _)| spec(dir.path(), name)).collect();
     let store = dir.path().join("store");
-    pack(&specs, &store, &options(), &Silent).unwrap();
+    pack(&specs, &store, &write_options(), &Silent).unwrap();
     let opened = Store::open(&store).unwrap();
     for (name, _) in folders {
         let out = dir.path().join("out").join(name);

@@ -1,6 +1,7 @@
-//! Tensors of several matrices: all experts of a layer, or projections side by side. Whatever the other variant has as tensors of their own is shared with
-//! them, in whatever order they lie; else all of it is stored alone. A report behind it: GPTQ stores an expert each, transformers' classes one BF16 tensor
-//! for all experts, and nothing was shared.
+//! Tensors of several matrices: all experts of a layer, or projections side by side. Whatever the other variant has as
+//! tensors of their own is shared with them, in whatever order they lie; else all of it is stored alone. A report
+//! behind it: GPTQ stores an expert each, transformers' classes one BF16 tensor for all experts, and nothing was
+//! shared.
 #![allow(
     clippy::unwrap_used,
     clippy::cast_possible_truncation,
@@ -15,7 +16,7 @@ use std::fs;
 use common::experts::{EXPERTS, Lie, each, fused};
 use common::{
     Gptq, Tensor, Tensors, assert_same_tree, check_blocks, fp8_blocks, gptq, llm_int8, options, spec,
-    weights, write_checkpoint,
+    weights, write_checkpoint, write_options,
 };
 use qstore::{Dtype, Inspection, Silent, Store, VariantInspection, inspect, load, pack, unpack};
 use rand::SeedableRng as _;
@@ -23,7 +24,8 @@ use rand::rngs::StdRng;
 
 const MODULE: &str = "model.layers.0.mlp.experts";
 
-/// Packs these, in this order where they are equally precise, and checks that each comes back by files, by tensors and by parts of tensors.
+/// Packs these, in this order where they are equally precise, and checks that each comes back by files, by tensors and
+/// by parts of tensors.
 fn packed(folders: &[(&str, &Tensors)]) -> Inspection {
     packed_with(folders, "{}")
 }
@@ -36,7 +38,7 @@ fn packed_with(folders: &[(&str, &Tensors)], config: &str) -> Inspection {
     }
     let specs: Vec<_> = folders.iter().map(|(name, _)| spec(dir.path(), name)).collect();
     let store = dir.path().join("store");
-    pack(&specs, &store, &options(), &Silent).unwrap();
+    pack(&specs, &store, &write_options(), &Silent).unwrap();
     let opened = Store::open(&store).unwrap();
     for (name, tensors) in folders {
         let out = dir.path().join("out").join(name);
@@ -109,7 +111,8 @@ fn what_lies_elsewhere_costs_nothing() {
     }
 }
 
-/// Codes below, one matrix each, then all matrices in one tensor, then one each again, then all in one in another order.
+/// Codes below, one matrix each, then all matrices in one tensor, then one each again, then all in one in another
+/// order.
 #[test]
 fn all_of_them_together() {
     let apart = each(MODULE, 81, Dtype::BF16);

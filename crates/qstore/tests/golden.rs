@@ -1,4 +1,5 @@
-//! Stores that earlier versions wrote are read for ever. Each folder in `golden/VERSION` has a store and the SHA-256 of every file that was packed.
+//! Stores that earlier versions wrote are read for ever. Each folder in `golden/VERSION` has a store and the SHA-256 of
+//! every file that was packed.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 mod common;

@@ -8,7 +8,9 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use common::{Gptq, assert_same_tree, gptq, model, options, spec, write_checkpoint, write_pair};
+use common::{
+    Gptq, assert_same_tree, gptq, model, options, spec, tree, write_checkpoint, write_options, write_pair,
+};
 use qstore::{
     Dtype, Error, Folder, Hints, Options, Silent, Storage, Store, inspect, load, pack, unpack, verify,
 };
@@ -98,7 +100,7 @@ fn packed() -> tempfile::TempDir {
     write_pair(dir.path(), &high);
     write_checkpoint(&dir.path().join("gptq4"), &gptq(&high, Gptq::of_bits(4)));
     let variants = ["bf16", "int8", "gptq4"].map(|name| spec(dir.path(), name));
-    pack(&variants, &dir.path().join("store"), &options(), &Silent).unwrap();
+    pack(&variants, &dir.path().join("store"), &write_options(), &Silent).unwrap();
     dir
 }
 
@@ -119,8 +121,8 @@ fn bytes(reads: &[(String, Range<u64>)]) -> u64 {
     reads.iter().map(|(_, range)| range.end - range.start).sum()
 }
 
-/// That no byte of a file was read twice, that `own` was read from beginning to end, others but for what is needed before
-/// its turn, and that what lies together was read in pieces of at least 1 MiB.
+/// That no byte of a file was read twice, that `own` was read from beginning to end, others but for what is needed
+/// before its turn, and that what lies together was read in pieces of at least 1 MiB.
 fn assert_in_order(reads: &[(String, Range<u64>)], own: Option<&str>) {
     for (name, ranges) in by_file(reads) {
         let length = |range: &Range<u64>| range.end - range.start;
@@ -264,6 +266,96 @@ fn sizes_are_not_asked_for_where_they_are_unknown() {
     let recording = Recording { has_sizes: false, ..Recording::new(&dir.path().join("store")) };
     let (_, store) = open(recording);
     assert!(verify(&store, None, true, &options(), &Silent).unwrap().is_sound());
+    // One that is cut short is noticed all the same.
+    let shard = dir.path().join("store").join(store.manifest().variants[0].shards[0].name.as_str());
+    let bytes = std::fs::read(&shard).unwrap();
+    std::fs::write(&shard, &bytes[..bytes.len() - 1]).unwrap();
+    let recording = Recording { has_sizes: false, ..Recording::new(&dir.path().join("store")) };
+    let (_, store) = open(recording);
+    let error = store.variant(&NAMES[0].parse().unwrap()).unwrap_err();
+    assert!(error.to_string().contains("it is cut short"), "{error}");
+}
+
+/// A check goes on where something cannot be read, so that all is known of the rest.
+#[test]
+fn a_check_goes_on() {
+    let dir = packed();
+    let broken = Some((3, Broken::Fails));
+    let recording = Recording { broken, ..Recording::new(&dir.path().join("store")) };
+    let (_, store) = open(recording);
+    let name = "gptq4".parse().unwrap();
+    let found = verify(&store, Some(&name), true, &options(), &Silent).unwrap();
+    // Of each array that comes after it.
+    assert!(found.variants[0].problems.len() > 3, "{found:?}");
+}
+
+/// Files by name, and nothing of the local file system.
+#[derive(Debug)]
+struct Memory(BTreeMap<String, Vec<u8>>);
+
+impl Memory {
+    fn of(folder: &Path) -> Self {
+        let files = tree(folder).into_iter().filter_map(|(name, bytes)| Some((name, bytes?)));
+        Self(files.collect())
+    }
+
+    fn file(&self, name: &str) -> qstore::Result<&[u8]> {
+        let source = std::io::ErrorKind::NotFound.into();
+        let missing = Error::Io { path: name.into(), what: "cannot read", source };
+        self.0.get(name).map(Vec::as_slice).ok_or(missing)
+    }
+}
+
+impl Storage for Memory {
+    fn location(&self) -> &Path {
+        Path::new("memory")
+    }
+
+    fn read_all(&self, name: &str, _: u64) -> qstore::Result<Vec<u8>> {
+        self.file(name).map(<[u8]>::to_vec)
+    }
+
+    fn read(&self, name: &str, offset: u64, out: &mut [u8]) -> qstore::Result<()> {
+        let from = offset as usize;
+        out.copy_from_slice(&self.file(name)?[from..from + out.len()]);
+        Ok(())
+    }
+
+    fn size(&self, name: &str) -> qstore::Result<Option<u64>> {
+        self.file(name).map(|bytes| Some(bytes.len() as u64))
+    }
+}
+
+#[test]
+fn a_store_in_memory_is_described_checked_and_read() {
+    let dir = tempfile::tempdir().unwrap();
+    write_pair(dir.path(), &model(12, Dtype::BF16, &[(256, 512)]));
+    let kept = qstore::VariantSpec { verbatim: true, ..spec(dir.path(), "int8") };
+    let path = dir.path().join("store");
+    pack(&[spec(dir.path(), "bf16"), kept], &path, &write_options(), &Silent).unwrap();
+    let of_folder = inspect(&Store::open(&path).unwrap(), true).unwrap();
+    let memory = Memory::of(&path);
+    let names: Vec<_> = memory.0.keys().cloned().collect();
+    let store = Store::open_in(Arc::new(memory)).unwrap();
+    let described = inspect(&store, true).unwrap();
+    let json = |inspection| serde_json::to_value(inspection).unwrap();
+    assert_eq!(json(&described), json(&of_folder));
+    for quick in [true, false] {
+        let found = verify(&store, None, quick, &options(), &Silent).unwrap();
+        assert!(found.is_sound(), "{found:?}");
+    }
+    for name in ["int8", "bf16"] {
+        let target = dir.path().join("out").join(name);
+        unpack(&store, &name.parse().unwrap(), &target, &options(), &Silent).unwrap();
+        assert_same_tree(&dir.path().join(name), &target);
+    }
+    // Of any file that is missing it is said.
+    for missing in names.iter().filter(|name| *name != "qstore.json") {
+        let mut memory = Memory::of(&path);
+        memory.0.remove(missing);
+        let store = Store::open_in(Arc::new(memory)).unwrap();
+        assert!(!verify(&store, None, false, &options(), &Silent).unwrap().is_sound(), "{missing}");
+    }
 }
 
 /// Whatever goes wrong, and when: reading ends, says so, and gives nothing.
@@ -275,8 +367,6 @@ fn storages_that_break() {
         for after in 0..12 {
             let recording = Recording { broken: Some((after + 1, broken)), ..Recording::new(&path) };
             let (recording, store) = open(recording);
-            let hints = recording.hints;
-            assert_eq!(hints, Hints::default());
             let loaded = store
                 .variant(&"bf16".parse().unwrap())
                 .and_then(|variant| load(&variant, &options(), &Silent));
@@ -284,8 +374,14 @@ fn storages_that_break() {
             match loaded {
                 Ok(_) => assert!(count <= after + 1, "{broken:?} after {after}"),
                 Err(Error::Io { .. }) => assert!(matches!(broken, Broken::Fails)),
-                Err(Error::Damaged { .. }) => assert!(matches!(broken, Broken::Lies)),
-                Err(other) => panic!("{other}"),
+                Err(error) => {
+                    assert!(matches!((&error, broken), (Error::Damaged { .. }, Broken::Lies)), "{error}");
+                    let about = error.subject().unwrap();
+                    assert!(about.variant.is_some(), "{about:?}");
+                    // The first reads are of the shards' tails.
+                    let is_whole = |named: bool| named == (after >= NAMES.len());
+                    assert!(is_whole(about.tensor.is_some()) && is_whole(about.chunk.is_some()), "{about:?}");
+                }
             }
         }
     }

@@ -8,19 +8,21 @@ use std::path::Path;
 
 use common::{
     Gptq, Tensor, Tensors, Warnings, assert_same_tree, check_blocks, gptq, llm_int8, model, options, spec,
-    write_checkpoint, write_pair,
+    write_checkpoint, write_options, write_pair,
 };
 use proptest::prelude::*;
-use qstore::{Dtype, Error, Options, Silent, Store, VariantName, inspect, load, pack, unpack, verify};
+use qstore::{
+    Dtype, Error, Options, Silent, Store, VariantName, WriteOptions, inspect, load, pack, unpack, verify,
+};
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 
 /// Packs the folders `names` of `root`, restores each, compares, verifies, and loads each.
-fn check(root: &Path, names: &[&str], options: &Options) -> Store {
+fn check(root: &Path, names: &[&str], options: &WriteOptions) -> Store {
     let specs: Vec<_> = names.iter().map(|name| spec(root, name)).collect();
     let target = root.join("store");
     pack(&specs, &target, options, &Warnings::default()).unwrap();
-    let store = Store::open(&target).unwrap();
+    let (store, options) = (Store::open(&target).unwrap(), &options.machine());
     for name in names {
         check_variant(&store, root, name, options);
     }
@@ -65,7 +67,7 @@ fn a_pair_shrinks_and_comes_back() {
     for dtype in [Dtype::BF16, Dtype::F16, Dtype::F32] {
         let dir = tempfile::tempdir().unwrap();
         write_pair(dir.path(), &model(1, dtype, &[(512, 768), (100, 4096), (3, 70), (2048, 512)]));
-        let store = check(dir.path(), &["bf16", "int8"], &options());
+        let store = check(dir.path(), &["bf16", "int8"], &write_options());
         let inspection = inspect(&store, true).unwrap();
         let high = &inspection.variants[1];
         assert_eq!((high.name.as_str(), &high.given[..]), ("bf16", &["int8".to_owned()][..]));
@@ -86,7 +88,8 @@ fn a_pair_shrinks_and_comes_back() {
 fn small_shards_hold_the_same() {
     let dir = tempfile::tempdir().unwrap();
     write_pair(dir.path(), &model(2, Dtype::BF16, &[(256, 256); 6]));
-    let store = check(dir.path(), &["int8", "bf16"], &Options { shard_size: 100_000, ..options() });
+    let store =
+        check(dir.path(), &["int8", "bf16"], &WriteOptions { shard_size: 100_000, ..write_options() });
     assert!(store.manifest().variants.iter().all(|v| v.shards.len() > 3));
 }
 
@@ -98,7 +101,7 @@ fn output_does_not_depend_on_threads_or_memory() {
     let mut trees = Vec::new();
     for (threads, memory) in [(1, 1 << 20), (2, 1 << 30), (5, 1 << 28)] {
         let target = dir.path().join(format!("store-{threads}"));
-        pack(&specs, &target, &Options { threads, memory, ..options() }, &Silent).unwrap();
+        pack(&specs, &target, &Options { threads, memory }.into(), &Silent).unwrap();
         trees.push(common::tree(&target));
     }
     assert!(trees.windows(2).all(|pair| pair[0] == pair[1]));
@@ -138,7 +141,7 @@ fn every_dtype_and_odd_shape() {
     pair.insert("empty_proj.weight".to_owned(), Tensor::new(Dtype::BF16, &[5, 0], Vec::new()));
     pair.insert("none_proj.weight".to_owned(), Tensor::new(Dtype::BF16, &[0, 5], Vec::new()));
     write_pair(dir.path(), &pair);
-    check(dir.path(), &["bf16", "int8"], &options());
+    check(dir.path(), &["bf16", "int8"], &write_options());
     fs::remove_dir_all(dir.path().join("store")).unwrap();
     let shapes: [&[usize]; 8] = [&[], &[0], &[8], &[5, 0], &[0, 5], &[4, 6], &[3, 8, 2], &[7000, 8]];
     for dtype in all {
@@ -158,7 +161,7 @@ fn every_dtype_and_odd_shape() {
         }
     }
     write_checkpoint(&dir.path().join("odd"), &tensors);
-    check(dir.path(), &["odd"], &options());
+    check(dir.path(), &["odd"], &write_options());
 }
 
 #[test]
@@ -184,7 +187,7 @@ fn special_values_survive_in_weights_codes_and_scales() {
     }
     write_checkpoint(&dir.path().join("bf16"), &high);
     write_checkpoint(&dir.path().join("int8"), &low);
-    check(dir.path(), &["bf16", "int8"], &options());
+    check(dir.path(), &["bf16", "int8"], &write_options());
 }
 
 #[test]
@@ -193,7 +196,7 @@ fn an_unrelated_int8_is_lossless_and_the_user_is_told() {
     write_checkpoint(&dir.path().join("bf16"), &model(5, Dtype::BF16, &[(256, 256)]));
     write_checkpoint(&dir.path().join("int8"), &llm_int8(&model(6, Dtype::BF16, &[(256, 256)])));
     let specs = [spec(dir.path(), "bf16"), spec(dir.path(), "int8")];
-    pack(&specs, &dir.path().join("store"), &options(), &Silent).unwrap();
+    pack(&specs, &dir.path().join("store"), &write_options(), &Silent).unwrap();
     let store = Store::open(&dir.path().join("store")).unwrap();
     let told = inspect(&store, false).unwrap().variants[1].unshared.clone();
     let reasons: Vec<_> = told.iter().map(|one| (one.reason, one.with.as_deref(), one.matrices)).collect();
@@ -203,7 +206,8 @@ fn an_unrelated_int8_is_lossless_and_the_user_is_told() {
     check_variant(&store, dir.path(), "int8", &options());
 }
 
-/// GPT-2's `Conv1D` keeps its weights transposed against what bitsandbytes quantises; a square one shows it by nothing but its values.
+/// GPT-2's `Conv1D` keeps its weights transposed against what bitsandbytes quantises; a square one shows it by nothing
+/// but its values.
 #[test]
 fn codes_of_the_transposed_matrix_serve_as_well() {
     for dtype in [Dtype::BF16, Dtype::F32] {
@@ -222,7 +226,7 @@ fn codes_of_the_transposed_matrix_serve_as_well() {
         }
         write_checkpoint(&dir.path().join("bf16"), &high);
         write_checkpoint(&dir.path().join("int8"), &low);
-        let store = check(dir.path(), &["bf16", "int8"], &options());
+        let store = check(dir.path(), &["bf16", "int8"], &write_options());
         for tensor in inspect(&store, true).unwrap().variants[1].tensors.iter().flatten() {
             let large = tensor.name.ends_with("_proj.weight") && tensor.raw_bytes > 10_000;
             assert!(!large || tensor.encoding == "residual", "{} is {}", tensor.name, tensor.encoding);
@@ -236,7 +240,7 @@ fn other_shapes_under_the_same_names_are_stored_alone_and_told() {
     write_checkpoint(&dir.path().join("bf16"), &model(5, Dtype::BF16, &[(256, 256)]));
     write_checkpoint(&dir.path().join("int8"), &llm_int8(&model(6, Dtype::BF16, &[(256, 128)])));
     let specs = [spec(dir.path(), "bf16"), spec(dir.path(), "int8")];
-    pack(&specs, &dir.path().join("store"), &options(), &Silent).unwrap();
+    pack(&specs, &dir.path().join("store"), &write_options(), &Silent).unwrap();
     let store = Store::open(&dir.path().join("store")).unwrap();
     let told = inspect(&store, false).unwrap().variants[1].unshared[0].clone();
     assert_eq!((told.reason, told.matrices), ("other-shape", 1));
@@ -256,7 +260,7 @@ fn codes_of_another_model_are_not_used() {
     write_checkpoint(&dir.path().join("bf16"), &ours);
     write_checkpoint(&dir.path().join("int8"), &llm_int8(&theirs));
     write_checkpoint(&dir.path().join("gptq4"), &gptq(&model(10, Dtype::BF16, &shapes), Gptq::of_bits(4)));
-    let store = check(dir.path(), &["bf16", "int8", "gptq4"], &options());
+    let store = check(dir.path(), &["bf16", "int8", "gptq4"], &write_options());
     for (variant, encoding) in
         inspect(&store, true).unwrap().variants.iter().skip(1).zip(["codes", "float-split"])
     {
@@ -286,7 +290,7 @@ fn files_folders_and_shared_bytes_come_back() {
     fs::copy(folder.join("model.safetensors"), folder.join("consolidated.safetensors")).unwrap();
     let specs = [spec(dir.path(), "bf16"), spec(dir.path(), "int8")];
     let target = dir.path().join("store");
-    pack(&specs, &target, &options(), &Silent).unwrap();
+    pack(&specs, &target, &write_options(), &Silent).unwrap();
     let store = Store::open(&target).unwrap();
     unpack(&store, &"bf16".parse().unwrap(), &dir.path().join("out"), &options(), &Silent).unwrap();
     assert_same_tree(&folder, &dir.path().join("out"));
@@ -342,12 +346,12 @@ proptest! {
     fn any_tensors_come_back(tensors in any_tensors(), other in any_tensors()) {
         let dir = tempfile::tempdir().unwrap();
         write_checkpoint(&dir.path().join("a"), &tensors);
-        check(dir.path(), &["a"], &options());
+        check(dir.path(), &["a"], &write_options());
         // As a second variant they may clash by name and shape, which is an error; else they come back as well.
         write_checkpoint(&dir.path().join("b"), &other);
         let specs = [spec(dir.path(), "a"), spec(dir.path(), "b")];
         let target = dir.path().join("both");
-        if pack(&specs, &target, &options(), &Silent).is_ok() {
+        if pack(&specs, &target, &write_options(), &Silent).is_ok() {
             let store = Store::open(&target).unwrap();
             check_variant(&store, dir.path(), "a", &options());
             check_variant(&store, dir.path(), "b", &options());
@@ -369,7 +373,7 @@ proptest! {
         }
         *weights = Tensor::float(dtype, &[rows, cols], &values);
         write_pair(dir.path(), &tensors);
-        check(dir.path(), &["bf16", "int8"], &options());
+        check(dir.path(), &["bf16", "int8"], &write_options());
     }
 }
 
@@ -378,7 +382,7 @@ fn a_large_tensor_is_the_same_on_any_number_of_threads() {
     let dir = tempfile::tempdir().unwrap();
     write_pair(dir.path(), &model(77, Dtype::BF16, &[(3000, 2000)]));
     let store = dir.path().join("store");
-    pack(&[spec(dir.path(), "bf16"), spec(dir.path(), "int8")], &store, &options(), &Silent).unwrap();
+    pack(&[spec(dir.path(), "bf16"), spec(dir.path(), "int8")], &store, &write_options(), &Silent).unwrap();
     let variant = Store::open(&store).unwrap().variant(&"bf16".parse().unwrap()).unwrap();
     let name = "model.layers.0.mlp.up_proj.weight";
     let tensor = qstore::Tensor::open(&variant, name).unwrap();
@@ -391,7 +395,7 @@ fn a_large_tensor_is_the_same_on_any_number_of_threads() {
         assert!(*rows == want[7 * 4000..2990 * 4000], "rows by {threads} threads");
     }
     let error = qstore::Tensor::open(&variant, "none").unwrap_err();
-    assert!(matches!(error, Error::UnknownName(_)), "{error}");
+    assert!(matches!(error, Error::UnknownName { .. }), "{error}");
 }
 
 /// Codes that are no matrix are coded in rows of other lengths than their last dimension.
@@ -406,7 +410,7 @@ fn blocks_of_codes_with_more_dimensions() {
         tensors.insert(name.to_owned(), Tensor::new(Dtype::I8, shape, codes));
     }
     write_checkpoint(&dir.path().join("int8"), &tensors);
-    check(dir.path(), &["int8"], &options());
+    check(dir.path(), &["int8"], &write_options());
     let store = Store::open(&dir.path().join("store")).unwrap();
     let inspection = inspect(&store, true).unwrap();
     let encodings = inspection.variants[0].tensors.iter().flatten().map(|tensor| tensor.encoding.clone());
@@ -428,7 +432,7 @@ fn blocks_of_references_of_another_type() {
         tensors.insert(name.to_owned(), Tensor::new(dtype, &shape, bytes.clone()));
     }
     write_checkpoint(&dir.path().join("all"), &tensors);
-    check(dir.path(), &["all"], &options());
+    check(dir.path(), &["all"], &write_options());
     let inspection = inspect(&Store::open(&dir.path().join("store")).unwrap(), true).unwrap();
     let tensors = inspection.variants[0].tensors.iter().flatten();
     assert_eq!(tensors.filter(|tensor| tensor.encoding == "reference").count(), 3);

@@ -1,11 +1,12 @@
-//! An operation whose progress says to stop ends with that error, wherever it is by then, and leaves everything as it was.
+//! An operation whose progress says to stop ends with that error, wherever it is by then, and leaves everything as it
+//! was.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 mod common;
 
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use common::{llm_int8, model, options, spec, tree, write_checkpoint, write_pair};
+use common::{llm_int8, model, options, spec, tree, write_checkpoint, write_options, write_pair};
 use qstore::{Dtype, Error, Progress, Result, Silent, Stop, Store, add, load, pack, remove, unpack, verify};
 
 /// Says to stop after so many calls of `advance`.
@@ -35,16 +36,16 @@ fn every_operation_stops_where_it_is_told_to_and_leaves_what_was_there() {
     tuned.retain(|name, _| !name.ends_with("bias"));
     write_checkpoint(&root.join("tuned"), &tuned);
     let (store, out, new) = (root.join("store"), root.join("out"), root.join("new"));
-    pack(&[spec(root, "bf16"), spec(root, "int8")], &store, &options(), &Silent).unwrap();
+    pack(&[spec(root, "bf16"), spec(root, "int8")], &store, &write_options(), &Silent).unwrap();
     let open = Store::open(&store).unwrap();
     let bf16 = "bf16".parse().unwrap();
     let int8 = "int8".parse().unwrap();
 
     type Operation<'a> = Box<dyn Fn(&dyn Progress) -> Result<()> + 'a>;
     let operations: [(&str, Operation); 7] = [
-        ("pack", Box::new(|p| pack(&[spec(root, "bf16"), spec(root, "int8")], &new, &options(), p))),
-        ("add", Box::new(|p| add(&store, &spec(root, "tuned"), &options(), p))),
-        ("remove", Box::new(|p| remove(&store, &int8, &options(), p))),
+        ("pack", Box::new(|p| pack(&[spec(root, "bf16"), spec(root, "int8")], &new, &write_options(), p))),
+        ("add", Box::new(|p| add(&store, &spec(root, "tuned"), &write_options(), p))),
+        ("remove", Box::new(|p| remove(&store, &int8, &write_options(), p))),
         ("unpack", Box::new(|p| unpack(&open, &bf16, &out, &options(), p))),
         ("verify", Box::new(|p| verify(&open, None, false, &options(), p).map(drop))),
         ("verify --quick", Box::new(|p| verify(&open, None, true, &options(), p).map(drop))),

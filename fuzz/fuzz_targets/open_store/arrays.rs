@@ -26,7 +26,8 @@ pub struct Array {
     kind: Kind,
     /// For a kind that a bundle may have: a bundle, of one slice.
     is_bundle: bool,
-    /// For a matrix: whether it is a part, the only one, of a tensor which lies the other way round, or in another order.
+    /// For a matrix: whether it is a part, the only one, of a tensor which lies the other way round, or in another
+    /// order.
     part_of: Option<(bool, Option<[u8; 2]>)>,
     head: Vec<u8>,
     /// Symbols of its tables; without any the head is taken as it is.

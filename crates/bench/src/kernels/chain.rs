@@ -2,10 +2,8 @@
 
 use std::sync::Arc;
 
-use qstore::{
-    Gptq, GptqBits, GroupSize, ModelSpec, Options, Precision, Silent, Store, Tensor, TensorInfo, Variant,
-    VariantName, VariantSpec, ZeroPoint,
-};
+use qstore::{Options, Silent, Store, Tensor, TensorInfo, Variant, VariantName, VariantSpec, WriteOptions};
+use qstore_quantize::{Gptq, GptqBits, GroupSize, ModelSpec, Precision, ZeroPoint};
 use tempfile::TempDir;
 
 use crate::error::{Error, Result};
@@ -36,17 +34,23 @@ impl Chain {
         let root = folder.path();
         let options = Options::default();
         let spec = ModelSpec::llama(2048, 8192, 1, 256);
-        qstore::synthesise(&spec, &root.join("bf16"), &options, &Silent)?;
+        qstore_quantize::synthesise(&spec, &root.join("bf16"), &WriteOptions::default(), &Silent)?;
         for (name, bits) in [("gptq8", GptqBits::Eight), ("gptq4", GptqBits::Four)] {
             let group_size = GroupSize::default();
             let gptq = Gptq { bits, group_size, zero_point: ZeroPoint::Symmetric };
-            qstore::quantize(&root.join("bf16"), &root.join(name), Precision::Gptq(gptq), &options, &Silent)?;
+            qstore_quantize::quantize(
+                &root.join("bf16"),
+                &root.join(name),
+                Precision::Gptq(gptq),
+                &options,
+                &Silent,
+            )?;
         }
         let names = ALL.map(|(_, name)| name.parse::<VariantName>());
         let names = names.into_iter().collect::<std::result::Result<Vec<_>, _>>();
         let names = names.map_err(|e| Error::Usage(e.to_string()))?;
         let specs = names.iter().map(|name| VariantSpec::new(name.clone(), root.join(name.as_str())));
-        qstore::pack(&specs.collect::<Vec<_>>(), &root.join("store"), &options, &Silent)?;
+        qstore::pack(&specs.collect::<Vec<_>>(), &root.join("store"), &WriteOptions::default(), &Silent)?;
         let store = Store::open(&root.join("store"))?;
         let mut variants = Vec::new();
         let (mut weights, mut most) = (0, 0);

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::{Peer, Runs, Work, load_coded, save_coded};
+use super::{Peer, Runner, Work, load_coded, save_coded};
 use crate::compare::Loaded;
 use crate::error::Result;
 use crate::job::Job;
@@ -24,10 +24,10 @@ impl Peer for Lz4 {
          a block that does not shrink is kept as it is, as LZ4's own frames do."
     }
 
-    fn runs(&self) -> Runs<'_> {
+    fn runs(&self) -> Runner<'_> {
         let version = ::lz4::version();
         let (major, minor, patch) = (version / 10_000, version / 100 % 100, version % 100);
-        Runs::Here { work: self, version: format!("liblz4 {major}.{minor}.{patch}") }
+        Runner::Here { work: self, version: format!("liblz4 {major}.{minor}.{patch}") }
     }
 }
 

@@ -43,11 +43,11 @@ pub(crate) trait Peer: Sync {
         true
     }
     /// What does the work.
-    fn runs(&self) -> Runs<'_>;
+    fn runs(&self) -> Runner<'_>;
 }
 
 /// What does a peer's work.
-pub(crate) enum Runs<'a> {
+pub(crate) enum Runner<'a> {
     /// A process of this program.
     Here { work: &'a dyn Work, version: String },
     /// A Python interpreter.

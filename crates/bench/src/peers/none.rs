@@ -1,6 +1,6 @@
 //! No compression: the files as they are.
 
-use super::{Peer, Runs, Work, each_file, load_files};
+use super::{Peer, Runner, Work, each_file, load_files};
 use crate::compare::Loaded;
 use crate::error::Result;
 use crate::job::Job;
@@ -22,8 +22,8 @@ impl Peer for NoCompression {
          Memory is in huge pages where the system has them, as it is for LZ4, Zstd and QStore."
     }
 
-    fn runs(&self) -> Runs<'_> {
-        Runs::Here { work: self, version: "pread".to_owned() }
+    fn runs(&self) -> Runner<'_> {
+        Runner::Here { work: self, version: "pread".to_owned() }
     }
 }
 

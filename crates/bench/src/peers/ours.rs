@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use qstore::{Folder, Options, Silent, Storage, Store, Throttle, Throttled, VariantName, VariantSpec};
 
-use super::{Peer, Runs, Work};
+use super::{Peer, Runner, Work};
 use crate::checkpoint::Checkpoint;
 use crate::compare::{Loaded, Part, What};
 use crate::error::{Error, Result};
@@ -26,8 +26,8 @@ impl Peer for Ours {
          one after another, which checks every chunk's checksum. All through the library."
     }
 
-    fn runs(&self) -> Runs<'_> {
-        Runs::Here { work: self, version: format!("qstore {}", env!("CARGO_PKG_VERSION")) }
+    fn runs(&self) -> Runner<'_> {
+        Runner::Here { work: self, version: format!("qstore {}", env!("CARGO_PKG_VERSION")) }
     }
 }
 
@@ -35,7 +35,7 @@ impl Work for Ours {
     fn save(&self, job: &Job) -> Result<()> {
         let spec = |variant: &Checkpoint| Ok(VariantSpec::new(name_of(variant)?, variant.folder.clone()));
         let variants = job.variants.iter().map(spec).collect::<Result<Vec<_>>>()?;
-        Ok(qstore::pack(&variants, &job.stored, &options(job), &Silent)?)
+        Ok(qstore::pack(&variants, &job.stored, &options(job).into(), &Silent)?)
     }
 
     fn load(&self, job: &Job) -> Result<Loaded> {
@@ -64,5 +64,5 @@ fn name_of(variant: &Checkpoint) -> Result<VariantName> {
 }
 
 fn options(job: &Job) -> Options {
-    Options { threads: job.threads, memory: job.memory, ..Options::default() }
+    Options { threads: job.threads, memory: job.memory }
 }

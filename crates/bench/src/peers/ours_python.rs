@@ -1,6 +1,6 @@
 //! QStore, through its Python package.
 
-use super::{Peer, Runs};
+use super::{Peer, Runner};
 
 pub(crate) struct OursInPython;
 
@@ -22,8 +22,8 @@ impl Peer for OursInPython {
         false
     }
 
-    fn runs(&self) -> Runs<'_> {
-        Runs::Python {
+    fn runs(&self) -> Runner<'_> {
+        Runner::Python {
             script: include_str!("../../python/ours_peer.py"),
             install: "pip install . (in a clone of the repository)",
         }

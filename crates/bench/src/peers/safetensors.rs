@@ -1,6 +1,6 @@
 //! safetensors: what the weights come in, and its Python package to load them.
 
-use super::{Peer, Runs};
+use super::{Peer, Runner};
 
 pub(crate) struct Safetensors;
 
@@ -19,8 +19,8 @@ impl Peer for Safetensors {
          not copied."
     }
 
-    fn runs(&self) -> Runs<'_> {
-        Runs::Python {
+    fn runs(&self) -> Runner<'_> {
+        Runner::Python {
             script: include_str!("../../python/safetensors_peer.py"),
             install: "pip install safetensors torch (or, without torch: safetensors numpy ml_dtypes)",
         }

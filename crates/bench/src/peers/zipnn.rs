@@ -1,6 +1,6 @@
 //! ZipNN: a compressor for weights, by its Python package.
 
-use super::{Peer, Runs};
+use super::{Peer, Runner};
 
 pub(crate) struct ZipNn;
 
@@ -19,7 +19,7 @@ impl Peer for ZipNn {
          shrinks them. What does not shrink is kept as it is."
     }
 
-    fn runs(&self) -> Runs<'_> {
-        Runs::Python { script: include_str!("../../python/zipnn_peer.py"), install: "pip install zipnn" }
+    fn runs(&self) -> Runner<'_> {
+        Runner::Python { script: include_str!("../../python/zipnn_peer.py"), install: "pip install zipnn" }
     }
 }

@@ -5,7 +5,7 @@ use std::io;
 
 use ::zstd::bulk::{Compressor, Decompressor};
 
-use super::{Peer, Runs, Work, load_coded, save_coded};
+use super::{Peer, Runner, Work, load_coded, save_coded};
 use crate::compare::Loaded;
 use crate::error::Result;
 use crate::job::Job;
@@ -45,9 +45,9 @@ impl Peer for Zstd {
         self.level != 1
     }
 
-    fn runs(&self) -> Runs<'_> {
+    fn runs(&self) -> Runner<'_> {
         let version = ::zstd::zstd_safe::version_string();
-        Runs::Here { work: self, version: format!("libzstd {version}") }
+        Runner::Here { work: self, version: format!("libzstd {version}") }
     }
 }
 

@@ -21,7 +21,8 @@ pub(crate) fn run(arguments: &Analyze, console: &Console) -> Result<(), Failure>
     }
     let variants: Vec<_> =
         arguments.variants.iter().map(|named| (named.name.clone(), named.folder.clone())).collect();
-    let analysis = qstore::analyze(&variants, arguments.resume.as_deref(), &console.options, &console.bars)?;
+    let analysis =
+        qstore::analyze(&variants, arguments.resume.as_deref(), &console.options.machine(), &console.bars)?;
     if let Some(path) = &arguments.chart {
         let svg = qstore_bench::analysis_chart(&analysis)?;
         let failed = |source| Failure::File { path: path.clone(), what: "cannot write", source };

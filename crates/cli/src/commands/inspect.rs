@@ -4,7 +4,7 @@ use qstore::{FileInspection, Inspection, Store, TensorInspection, VariantInspect
 
 use crate::args::Inspect;
 use crate::failure::Failure;
-use crate::output::{Console, bytes, count, percent, remarks, table};
+use crate::output::{Console, bytes, count, percent, remarks, shown_in_line, table};
 
 pub(crate) fn run(arguments: &Inspect, console: &Console) -> Result<(), Failure> {
     let inspection = qstore::inspect(&Store::open(&arguments.store)?, arguments.tensors)?;
@@ -124,7 +124,7 @@ fn tensors_table(variant: &VariantInspection) -> Option<String> {
         let shape: Vec<_> = tensor.shape.iter().map(u64::to_string).collect();
         sum = sum.saturating_add(*stored_bytes);
         table.add_row([
-            name.clone(),
+            shown_in_line(name),
             dtype.clone(),
             if shape.is_empty() { "scalar".to_owned() } else { shape.join(" x ") },
             encoding.clone(),
@@ -138,7 +138,7 @@ fn tensors_table(variant: &VariantInspection) -> Option<String> {
         let given = given.clone().unwrap_or_else(none);
         sum = sum.saturating_add(*stored_bytes);
         table.add_row([
-            format!("file {path}"),
+            shown_in_line(&format!("file {path}")),
             none(),
             none(),
             encoding.clone(),

@@ -36,7 +36,7 @@ pub(crate) fn run(arguments: &Load, console: &Console) -> Result<(), Failure> {
 pub(crate) fn load(store: &Path, name: &VariantName, console: &Console) -> Result<Loaded, Failure> {
     let began = Instant::now();
     let variant = Store::open(store)?.variant(name)?;
-    let tensors = qstore::load(&variant, &console.options, &console.bars)?;
+    let tensors = qstore::load(&variant, &console.options.machine(), &console.bars)?;
     let seconds = began.elapsed().as_secs_f64();
     Ok(Loaded {
         variant: name.clone(),

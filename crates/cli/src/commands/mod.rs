@@ -12,7 +12,7 @@ mod verify;
 
 use std::ffi::OsString;
 
-use qstore::Options;
+use qstore::WriteOptions;
 
 use crate::args::{Arguments, Command, ShardSize};
 use crate::failure::Failure;
@@ -21,7 +21,7 @@ use crate::output::Console;
 /// Runs the command; `program` starts this program anew.
 pub(crate) fn run(arguments: Arguments, program: Vec<OsString>) -> Result<(), Failure> {
     let Arguments { common, command } = arguments;
-    let mut options = Options::default();
+    let mut options = WriteOptions::default();
     // The library takes 0 for all cores.
     options.threads = common.threads.map_or(0, usize::from);
     options.memory = common.memory.unwrap_or(options.memory);

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use qstore::{Gptq, GptqBits, ZeroPoint};
+use qstore_quantize::{Gptq, GptqBits, ZeroPoint};
 
 use crate::args::{Precision, Quantize};
 use crate::failure::Failure;
@@ -12,7 +12,8 @@ pub(crate) fn run(arguments: &Quantize, console: &Console) -> Result<(), Failure
     let began = Instant::now();
     let Quantize { source, output, .. } = arguments;
     let precision = precision(arguments)?;
-    let quantized = qstore::quantize(source, output, precision, &console.options, &console.bars)?;
+    let quantized =
+        qstore_quantize::quantize(source, output, precision, &console.options.machine(), &console.bars)?;
     let seconds = time(began.elapsed());
     let (made, kept) = (count(quantized.quantized, "tensor"), quantized.kept);
     console.note(format_args!(
@@ -22,7 +23,7 @@ pub(crate) fn run(arguments: &Quantize, console: &Console) -> Result<(), Failure
 }
 
 /// What the options ask for together.
-fn precision(arguments: &Quantize) -> Result<qstore::Precision, Failure> {
+fn precision(arguments: &Quantize) -> Result<qstore_quantize::Precision, Failure> {
     let Quantize { to, group_size, asymmetric, .. } = arguments;
     let bits = match to {
         Precision::Int8 => {
@@ -31,12 +32,16 @@ fn precision(arguments: &Quantize) -> Result<qstore::Precision, Failure> {
                 Some((option, _)) => Err(Failure::Usage(format!(
                     "{option} is for --to gptq8 and gptq4; INT8 has no such choice"
                 ))),
-                None => Ok(qstore::Precision::Int8),
+                None => Ok(qstore_quantize::Precision::Int8),
             };
         }
         Precision::Gptq8 => GptqBits::Eight,
         Precision::Gptq4 => GptqBits::Four,
     };
     let zero_point = if *asymmetric { ZeroPoint::MinMax } else { ZeroPoint::Symmetric };
-    Ok(qstore::Precision::Gptq(Gptq { bits, group_size: group_size.unwrap_or_default(), zero_point }))
+    Ok(qstore_quantize::Precision::Gptq(Gptq {
+        bits,
+        group_size: group_size.unwrap_or_default(),
+        zero_point,
+    }))
 }

@@ -12,7 +12,7 @@ pub(crate) fn run(arguments: &Unpack, console: &Console) -> Result<(), Failure> 
     let began = Instant::now();
     let Unpack { store, name, output } = arguments;
     let store = Store::open(store)?;
-    qstore::unpack(&store, name, output, &console.options, &console.bars)?;
+    qstore::unpack(&store, name, output, &console.options.machine(), &console.bars)?;
     let elapsed = began.elapsed();
     // The library knows the variant, since it restored it.
     let Some(entry) = store.manifest().variant(name) else { return Ok(()) };

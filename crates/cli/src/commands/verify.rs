@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::args::Verify;
 use crate::failure::Failure;
-use crate::output::{Console, bytes, count, time};
+use crate::output::{Console, bytes, count, shown_in_line, time};
 
 /// What `--json` prints.
 #[derive(Serialize)]
@@ -21,8 +21,13 @@ struct Report<'a> {
 pub(crate) fn run(arguments: &Verify, console: &Console) -> Result<(), Failure> {
     let began = Instant::now();
     let Verify { store, name, quick, json } = arguments;
-    let verification =
-        qstore::verify(&Store::open(store)?, name.as_ref(), *quick, &console.options, &console.bars)?;
+    let verification = qstore::verify(
+        &Store::open(store)?,
+        name.as_ref(),
+        *quick,
+        &console.options.machine(),
+        &console.bars,
+    )?;
     let elapsed = began.elapsed();
     let sound = verification.is_sound();
     if json.json {
@@ -36,10 +41,9 @@ pub(crate) fn run(arguments: &Verify, console: &Console) -> Result<(), Failure> 
                 console.note(format_args!("{what}: {found}"))?;
             } else {
                 console.result(format_args!("{what}: DAMAGED"))?;
-                variant
-                    .problems
-                    .iter()
-                    .try_for_each(|problem| console.result(format_args!("  {problem}")))?;
+                variant.problems.iter().try_for_each(|problem| {
+                    console.result(format_args!("  {}", shown_in_line(&problem.text)))
+                })?;
             }
         }
         if sound {

@@ -1,5 +1,5 @@
-//! `qstore bench`: that it measures, that it checks what it measures, and that it names what it cannot. No figure is tested, and nothing needs a
-//! Python package.
+//! `qstore bench`: that it measures, that it checks what it measures, and that it names what it cannot. No figure is
+//! tested, and nothing needs a Python package.
 
 use std::fs;
 use std::path::Path;

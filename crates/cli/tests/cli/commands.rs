@@ -44,7 +44,7 @@ fn inspect_describes_the_store() {
         let raw: usize = files(folder.as_ref()).values().map(Vec::len).sum();
         assert_eq!(variant["raw_bytes"], raw);
         assert!(variant["read_bytes"].as_u64().unwrap() > 0);
-        for file in names(&variant["layer_files"]) {
+        for file in names(&variant["stored_files"]) {
             assert!(Path::new(&store).join(file).is_file(), "{file}");
         }
         assert_eq!(variant["tensor_count"], variant["tensors"].as_array().unwrap().len());
@@ -120,7 +120,7 @@ fn shards_are_split_as_asked() {
     let store = pair.path("store");
     succeed(&["pack", &pair.named("bf16"), "-o", &store, "--shard-size", "100kB", "--memory", "64MiB"]);
     let report = json(&["inspect", &store, "--json"]);
-    assert!(names(&report["variants"][0]["layer_files"]).len() > 2, "{report}");
+    assert!(names(&report["variants"][0]["stored_files"]).len() > 2, "{report}");
 }
 
 #[test]
@@ -143,11 +143,11 @@ fn damage_is_found_and_located() {
     let pair = Pair::new();
     let store = pair.pack();
     let report = json(&["inspect", &store, "--json"]);
-    let layer = Path::new(&store).join(names(&report["variants"][1]["layer_files"])[0]);
-    let mut bytes = fs::read(&layer).unwrap();
+    let shard = Path::new(&store).join(names(&report["variants"][1]["stored_files"])[0]);
+    let mut bytes = fs::read(&shard).unwrap();
     let middle = bytes.len() * 3 / 4;
     bytes[middle] ^= 1;
-    fs::write(&layer, bytes).unwrap();
+    fs::write(&shard, bytes).unwrap();
 
     for quick in [&["--quick"][..], &[]] {
         let verify = [&["verify", &store, "--json"], quick].concat();

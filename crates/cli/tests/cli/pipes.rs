@@ -1,4 +1,5 @@
-//! `qstore inspect STORE --tensors | head` once ended in a panic in many a tool: Rust ignores SIGPIPE, and `println!` panics when its write fails.
+//! `qstore inspect STORE --tensors | head` once ended in a panic in many a tool: Rust ignores SIGPIPE, and `println!`
+//! panics when its write fails.
 
 use std::process::Stdio;
 

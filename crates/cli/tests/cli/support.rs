@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use qstore::{ModelSpec, Options, Silent, synthesise};
+use qstore_quantize::{ModelSpec, Silent, WriteOptions, synthesise};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -75,7 +75,7 @@ impl Pair {
         let pair = Self { dir: tempfile::tempdir().unwrap() };
         // Large enough that a residual is the best encoding of its matrices.
         let spec = ModelSpec::llama(128, 256, 2, 500);
-        synthesise(&spec, pair.path("bf16").as_ref(), &Options::default(), &Silent).unwrap();
+        synthesise(&spec, pair.path("bf16").as_ref(), &WriteOptions::default(), &Silent).unwrap();
         succeed(&["quantize", &pair.path("bf16"), "--to", "int8", "-o", &pair.path("int8")]);
         pair
     }

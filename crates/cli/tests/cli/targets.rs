@@ -56,7 +56,8 @@ fn names_that_are_taken() {
     succeed(&["add", &pair.path("store"), &pair.named("int8"), "--verbatim", "int8"]);
 }
 
-/// An empty mounted file system is a target, were there no room beside it; one that is too small is refused before anything is written.
+/// An empty mounted file system is a target, were there no room beside it; one that is too small is refused before
+/// anything is written.
 #[test]
 fn mount_points() {
     let pair = Pair::new();

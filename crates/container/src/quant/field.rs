@@ -30,8 +30,8 @@ pub enum Axis {
 
 /// Numbers of a few bits in words, which are the elements of a matrix.
 ///
-/// The words that follow each other along one axis are a stream of bits, low bits first, and the numbers that follow each
-/// other along that axis are cut from it; or, where an [`order`](Self::order) is given, each word by itself.
+/// The words that follow each other along one axis are a stream of bits, low bits first, and the numbers that follow
+/// each other along that axis are cut from it; or, where an [`order`](Self::order) is given, each word by itself.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Packing {

@@ -1,7 +1,7 @@
 //! Quantised matrices, described as data.
 //!
-//! A producer's format is no case here: it is a [`QuantMatrix`] that says where codes, scales and zero-points lie, and what
-//! a code stands for. `docs/format.md` has the arithmetic.
+//! A producer's format is no case here: it is a [`QuantMatrix`] that says where codes, scales and zero-points lie, and
+//! what a code stands for. `docs/format.md` has the arithmetic.
 
 mod field;
 mod levels;

@@ -38,8 +38,8 @@ pub enum Inverse {
     Quotient,
 }
 
-/// How a quantiser that rounds each weight by itself arrives at a code: the level that is nearest to the weight divided by
-/// its scale, ties to the code that is even.
+/// How a quantiser that rounds each weight by itself arrives at a code: the level that is nearest to the weight divided
+/// by its scale, ties to the code that is even.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rule {

@@ -1,5 +1,5 @@
-//! 16 lanes a register. States are kept as their two halves of 16 bits: the low half is the slot, the product of frequency and high half comes as
-//! two halves as well, and a state needs a word exactly when its high half is 0.
+//! 16 lanes a register. States are kept as their two halves of 16 bits: the low half is the slot, the product of
+//! frequency and high half comes as two halves as well, and a state needs a word exactly when its high half is 0.
 
 #![allow(clippy::cast_possible_wrap, clippy::cast_sign_loss, reason = "constants of intrinsics, and masks")]
 
@@ -13,7 +13,7 @@ use std::arch::x86_64::{
 };
 
 use super::pieces::{EDGES, Hidden, NARROW, Tables, WIDE};
-use super::{BinTable, Given, MAGNITUDE, RESIDUAL_BITS, SIGN};
+use super::{BinTable, MAGNITUDE, RESIDUAL_BITS, SIGN, StreamInputs};
 use crate::Half;
 use crate::error::DecodeError;
 use crate::stream::{LANES, States, WINDOW, WordReader, WordWriter};
@@ -24,7 +24,7 @@ use crate::x86::avx2::{Halves, load, load_8_lanes, load_twice, store, store_8_la
 pub(super) fn decode(
     states: &mut States,
     words: &mut WordReader,
-    given: &Given,
+    given: &StreamInputs,
     out: &mut [Half],
 ) -> Result<(), DecodeError> {
     let mut sets = [Halves::load(states.set(0)), Halves::load(states.set(1))];
@@ -85,7 +85,8 @@ fn decode_row<const N: usize>(
     Ok(())
 }
 
-/// Values of a block, and one more that may be overwritten, like the rest of a last block: it is the first of the next block.
+/// Values of a block, and one more that may be overwritten, like the rest of a last block: it is the first of the next
+/// block.
 const ROOM: usize = LANES + 1;
 
 /// The lanes whose codes are 0.
@@ -101,7 +102,8 @@ fn zeros_of(codes: &[u8; LANES]) -> u64 {
 }
 
 /// Puts the values of codes of 0 in their places.
-// Q: why four at once? Most blocks have fewer, and how many is at random: a loop for each block would be left too late or too early in half of them.
+// Q: why four at once? Most blocks have fewer, and how many is at random: a loop for each block would be left too late
+// or too early in half of them.
 #[inline]
 #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
 fn place_zeros(set: u64, zeros: &mut &[Half], out: &mut [Half; ROOM]) {
@@ -203,7 +205,8 @@ fn step(
     let less = _mm256_sub_epi16(offset, frequency);
     let offset = _mm256_min_epu16(offset, less);
     let place = _mm256_sub_epi16(place, _mm256_cmpeq_epi16(offset, less));
-    // The next state, frequency * high + offset, in halves. Of codes of 0, whose frequency is 0 here, the offset is the low half.
+    // The next state, frequency * high + offset, in halves. Of codes of 0, whose frequency is 0 here, the offset is the
+    // low half.
     let product = _mm256_mullo_epi16(frequency, upper);
     let low = _mm256_add_epi16(product, offset);
     // A sum below one of its terms has overflown.
@@ -318,7 +321,8 @@ fn starts(values: __m256i, codes: __m256i, lo: __m256i, frequency: __m256i) -> S
     let place = _mm256_sub_epi16(magnitude, lo);
     let start = _mm256_mullo_epi16(place, frequency);
     let over = _mm256_mulhi_epu16(place, frequency);
-    // The place's interval ends by 2^16: start <= 2^16 - frequency, which in 16 bits is -frequency, as no frequency is 0.
+    // The place's interval ends by 2^16: start <= 2^16 - frequency, which in 16 bits is -frequency, as no frequency is
+    // 0.
     let ends = _mm256_cmpeq_epi16(_mm256_min_epu16(start, _mm256_sub_epi16(none, frequency)), start);
     let fits = _mm256_and_si256(_mm256_and_si256(reaches, ends), _mm256_cmpeq_epi16(over, none));
     let other_sign = _mm256_srai_epi16::<15>(_mm256_xor_si256(values, codes));

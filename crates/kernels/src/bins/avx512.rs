@@ -1,5 +1,5 @@
-//! 32 lanes a register. States are kept as their two halves of 16 bits: the low half is the slot, the product of frequency and high half comes as
-//! two halves as well, and a state needs a word exactly when its high half is 0.
+//! 32 lanes a register. States are kept as their two halves of 16 bits: the low half is the slot, the product of
+//! frequency and high half comes as two halves as well, and a state needs a word exactly when its high half is 0.
 
 #![allow(
     clippy::cast_possible_truncation,
@@ -19,7 +19,7 @@ use std::arch::x86_64::{
 };
 use std::array::from_mut;
 
-use super::{BinTable, Given, MAGNITUDE, RESIDUAL_BITS, SIGN, ZEROS_SLACK, scalar};
+use super::{BinTable, MAGNITUDE, RESIDUAL_BITS, SIGN, StreamInputs, ZEROS_SLACK, scalar};
 use crate::Half;
 use crate::error::DecodeError;
 use crate::stream::{LANES, States, WINDOW, WordReader, WordWriter};
@@ -75,7 +75,7 @@ impl Planes {
 pub(super) fn decode(
     states: &mut States,
     words: &mut WordReader,
-    given: &Given,
+    given: &StreamInputs,
     out: &mut [Half],
 ) -> Result<(), DecodeError> {
     if states.sets().len() == 1 {
@@ -90,7 +90,7 @@ pub(super) fn decode(
 fn decode_chunk<const SETS: usize>(
     states: &mut States,
     words: &mut WordReader,
-    given: &Given,
+    given: &StreamInputs,
     out: &mut [Half],
 ) -> Result<(), DecodeError> {
     let mut lanes: [Halves; SETS] = std::array::from_fn(|set| Halves::load(states.set(set)));
@@ -304,7 +304,8 @@ fn encode_block(
         let place = _mm512_sub_epi16(magnitude, lo[half]);
         let begin = _mm512_mullo_epi16(place, frequency[half]);
         let over = _mm512_mulhi_epu16(place, frequency[half]);
-        // The place's interval ends by 2^16: begin <= 2^16 - frequency, which in 16 bits is -frequency, as no frequency is 0.
+        // The place's interval ends by 2^16: begin <= 2^16 - frequency, which in 16 bits is -frequency, as no frequency
+        // is 0.
         let last = _mm512_sub_epi16(_mm512_setzero_si512(), frequency[half]);
         let fits = _mm512_testn_epi16_mask(over, over)
             & _mm512_cmple_epu16_mask(begin, last)

@@ -22,11 +22,11 @@ pub(crate) const SIGN: u16 = 0x8000;
 /// Slots of the uniform coder: `2^RESIDUAL_BITS`.
 pub(crate) const RESIDUAL_BITS: u32 = 16;
 
-/// Values that follow the last code of 0 in [`Given::zeros`], for backends that read whole registers.
+/// Values that follow the last code of 0 in [`StreamInputs::zeros`], for backends that read whole registers.
 pub(crate) const ZEROS_SLACK: usize = 32;
 
 /// What the main stream of a chunk is decoded with.
-pub(crate) struct Given<'a> {
+pub(crate) struct StreamInputs<'a> {
     pub(crate) rows: Rows<'a>,
     /// The bins of each row; as many as there are rows.
     pub(crate) bins: &'a [&'a BinTable],
@@ -36,13 +36,14 @@ pub(crate) struct Given<'a> {
     pub(crate) zeros: &'a [Half],
 }
 
-/// Decodes the main stream and puts the values of codes of 0 in their places. `out` has as many values as there are codes.
+/// Decodes the main stream and puts the values of codes of 0 in their places. `out` has as many values as there are
+/// codes.
 #[allow(unsafe_code, reason = "calls functions that need instructions")]
 pub(crate) fn decode(
     backend: Backend,
     states: &mut States,
     words: &mut WordReader,
-    given: &Given,
+    given: &StreamInputs,
     out: &mut [Half],
 ) -> Result<(), DecodeError> {
     match backend.kind() {
@@ -56,8 +57,8 @@ pub(crate) fn decode(
     }
 }
 
-/// Codes one row, its last element first; codes of 0 are passed over. `outside` gets the column of each weight that is not in its bin, in whose
-/// place there is the bin's first.
+/// Codes one row, its last element first; codes of 0 are passed over. `outside` gets the column of each weight that is
+/// not in its bin, in whose place there is the bin's first.
 #[allow(unsafe_code, reason = "calls functions that need instructions")]
 pub(crate) fn encode_row(
     backend: Backend,
@@ -79,7 +80,8 @@ pub(crate) fn encode_row(
     }
 }
 
-/// Copies the values whose codes are 0 to the front of `list`, which has room for all and [`ZEROS_SLACK`] more; returns how many they are.
+/// Copies the values whose codes are 0 to the front of `list`, which has room for all and [`ZEROS_SLACK`] more; returns
+/// how many they are.
 #[allow(unsafe_code, reason = "calls functions that need instructions")]
 pub(crate) fn list_zeros(backend: Backend, codes: &[u8], values: &[Half], list: &mut [Half]) -> usize {
     match backend.kind() {

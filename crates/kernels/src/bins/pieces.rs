@@ -1,7 +1,8 @@
 //! Tables of bins looked up by shuffles of 16 bytes.
 //!
-//! Q: why differences? An index less 16 times a piece's number is negative in pieces above its own; there a byte shuffle yields 0. In all pieces up to its
-//! own the shuffle takes the same place, and the differences add up to that of its own piece. So nothing has to be selected.
+//! Q: why differences? An index less 16 times a piece's number is negative in pieces above its own; there a byte
+//! shuffle yields 0. In all pieces up to its own the shuffle takes the same place, and the differences add up to that
+//! of its own piece. So nothing has to be selected.
 
 use std::arch::x86_64::{
     __m256i, _mm256_abs_epi8, _mm256_add_epi8, _mm256_and_si256, _mm256_cmpeq_epi8, _mm256_min_epu8,
@@ -18,7 +19,8 @@ use crate::x86::avx2::{load, load_twice, store};
 #[repr(align(32))]
 pub(super) struct Piece<const N: usize>([[u8; 32]; N]);
 
-/// `N` bytes of each entry of a table, in pieces of 16 entries. Of each piece but the first there is the difference (XOR) from the one before.
+/// `N` bytes of each entry of a table, in pieces of 16 entries. Of each piece but the first there is the difference
+/// (XOR) from the one before.
 #[inline]
 #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
 fn pieces<const N: usize, const P: usize>(planes: [&[[u8; 16]]; N]) -> [Piece<N>; P] {
@@ -55,7 +57,8 @@ pub(super) const EDGES: usize = 4;
 pub(super) const NARROW: usize = 5;
 /// And its other byte and the shift.
 pub(super) const WIDE: usize = 7;
-/// The low byte of `lo`; and the class of the bin's width with, above it, how much the high byte of `lo` is above the lowest.
+/// The low byte of `lo`; and the class of the bin's width with, above it, how much the high byte of `lo` is above the
+/// lowest.
 pub(super) const CLASSES: usize = 2;
 
 impl<const N: usize> Tables<N> {
@@ -69,8 +72,10 @@ impl<const N: usize> Tables<N> {
     }
 }
 
-/// The widths of a table that is not wide. Most tables have some fifteen of them, so that the class of a bin takes five bits.
-// Q: why? The frequency and the factor follow from the width: three bytes of a bin become three of a class, for which there are two pieces and not eight.
+/// The widths of a table that is not wide. Most tables have some fifteen of them, so that the class of a bin takes five
+/// bits.
+// Q: why? The frequency and the factor follow from the width: three bytes of a bin become three of a class, for which
+// there are two pieces and not eight.
 struct Classes {
     /// Both bytes of the frequency, and the factor.
     widths: [Piece<3>; 2],
@@ -128,7 +133,8 @@ impl Tables<CLASSES> {
 }
 
 impl<const N: usize> Tables<N> {
-    /// The same, and how many pieces there are is hidden: so that the loop over them stays one. All at once do not fit into registers.
+    /// The same, and how many pieces there are is hidden: so that the loop over them stays one. All at once do not fit
+    /// into registers.
     pub(super) fn hidden(&self) -> Hidden<'_, N> {
         Hidden { bins: std::hint::black_box(&self.bins[..]), classes: &self.classes }
     }

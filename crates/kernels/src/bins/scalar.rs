@@ -3,7 +3,7 @@
 #![allow(clippy::cast_possible_truncation, reason = "halves of 32 bits")]
 #![allow(clippy::needless_range_loop, reason = "a lane is a place in several arrays")]
 
-use super::{BinTable, Given, MAGNITUDE, RESIDUAL_BITS, SIGN, bin_of, is_negative};
+use super::{BinTable, MAGNITUDE, RESIDUAL_BITS, SIGN, StreamInputs, bin_of, is_negative};
 use crate::Half;
 use crate::error::DecodeError;
 use crate::stream::{HalvedStates, Halves, LANES, States, WINDOW, WordReader, WordWriter, multiply_add, put};
@@ -11,7 +11,7 @@ use crate::stream::{HalvedStates, Halves, LANES, States, WINDOW, WordReader, Wor
 pub(super) fn decode(
     states: &mut States,
     words: &mut WordReader,
-    given: &Given,
+    given: &StreamInputs,
     out: &mut [Half],
 ) -> Result<(), DecodeError> {
     let mut halved = HalvedStates::of(states);
@@ -44,10 +44,10 @@ pub(super) fn decode(
 /// A row's bins by code, which takes less work a weight than by magnitude.
 pub(super) struct Bins([Bin; 256]);
 
-/// One code's bin, in the 8 bytes that a lookup fetches: in the high halves the least value (sign included) and the frequency, in the low ones the halves
-/// of the reciprocal.
-// Q: what is done for codes of 0, which use no lane? They have a frequency of 0, which says that a state is to stay as it is. So the loop needs no branch;
-// the values that belong there are put in place when the row is done.
+/// One code's bin, in the 8 bytes that a lookup fetches: in the high halves the least value (sign included) and the
+/// frequency, in the low ones the halves of the reciprocal.
+// Q: what is done for codes of 0, which use no lane? They have a frequency of 0, which says that a state is to stay as
+// it is. So the loop needs no branch; the values that belong there are put in place when the row is done.
 #[derive(Clone, Copy)]
 struct Bin([u32; 2]);
 
@@ -92,7 +92,8 @@ impl Bins {
 }
 
 /// The bins of a block's codes.
-// Q: why pass by pass? Lookups do not wait for each other, and of what does one thing with all lanes compilers make vector code.
+// Q: why pass by pass? Lookups do not wait for each other, and of what does one thing with all lanes compilers make
+// vector code.
 struct BinsOfLanes {
     bins: [Bin; LANES],
     /// The parts of the bins.
@@ -190,7 +191,8 @@ impl BinsOfLanes {
 /// A slot divided by a frequency, given `floor(2^16 / frequency)`: quotient and remainder.
 #[inline(always)]
 fn divide(slot: u16, frequency: u16, factor: u16) -> (u16, u16) {
-    // The factor lacks less than 1 of 2^16 / frequency and the slot is below 2^16, so this quotient is right or one too low.
+    // The factor lacks less than 1 of 2^16 / frequency and the slot is below 2^16, so this quotient is right or one too
+    // low.
     let quotient = ((u32::from(slot) * u32::from(factor)) >> 16) as u16;
     let remainder = slot - quotient * frequency;
     let more = remainder >= frequency;

@@ -5,13 +5,15 @@
 pub struct BinTable {
     /// Least magnitude of each bin, and above it (16 bits on) its frequency.
     pub(super) edges: [u32; 128],
-    /// `floor(2^32 / frequency) + 1`: `(slot * reciprocal) >> 32` is `slot / frequency` exactly, as both are below 2^16.
+    /// `floor(2^32 / frequency) + 1`: `(slot * reciprocal) >> 32` is `slot / frequency` exactly, as both are below
+    /// 2^16.
     pub(super) reciprocal: [u32; 128],
     /// The same once more for backends that look bytes up in registers.
     pub(super) planes: Planes,
 }
 
-/// A byte of each entry in a plane of its own. A slot divided by its frequency is about `slot * factor >> (16 + shift)`: that, or one more.
+/// A byte of each entry in a plane of its own. A slot divided by its frequency is about `slot * factor >> (16 +
+/// shift)`: that, or one more.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Planes {
     pub(super) lo: [[u8; 128]; 2],
@@ -24,7 +26,8 @@ pub(super) struct Planes {
 }
 
 impl BinTable {
-    /// From each bin's least magnitude and the number of magnitudes in it, for codes of 0 to 127. A width of 0 counts as 1.
+    /// From each bin's least magnitude and the number of magnitudes in it, for codes of 0 to 127. A width of 0 counts
+    /// as 1.
     #[must_use]
     #[allow(
         clippy::cast_possible_truncation,
@@ -32,8 +35,9 @@ impl BinTable {
         reason = "every quotient is below the type's end; see the ranges beside them"
     )]
     pub fn new(lo: &[u16; 128], width: &[u16; 128]) -> Self {
-        // Whole arrays at a time and without branches, so that compilers make vector code of it: on short rows this costs more than decoding.
-        // Quotients of such numbers are never so close to the next integer that rounding them in binary32 or binary64 reaches it.
+        // Whole arrays at a time and without branches, so that compilers make vector code of it: on short rows this
+        // costs more than decoding. Quotients of such numbers are never so close to the next integer that rounding them
+        // in binary32 or binary64 reaches it.
         let width = width.map(|width| width.clamp(1, 1 << 15));
         // Between 2 and 65,535.
         let frequency = width.map(|width| (65_536.0 / f32::from(width)).min(65_535.0) as i32 as u16);

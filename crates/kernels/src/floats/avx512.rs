@@ -18,7 +18,8 @@ use crate::split::SplitWindow;
 use crate::stream::LANES;
 use crate::x86::avx512::{load, load_front, store};
 
-/// Where a register's worth of bits lies among its bytes: for each of 32 elements the four bytes from its first bit on, and how far into them.
+/// Where a register's worth of bits lies among its bytes: for each of 32 elements the four bytes from its first bit on,
+/// and how far into them.
 struct Places {
     low: [u8; 64],
     high: [u8; 64],

@@ -10,7 +10,8 @@ use crate::Half;
 use crate::backend::{Backend, Kind};
 use crate::split::SplitWindow;
 
-/// The symbol of each value into `symbols`, 0 for those that have none. Returns the sum of the symbols and how many values have none.
+/// The symbol of each value into `symbols`, 0 for those that have none. Returns the sum of the symbols and how many
+/// values have none.
 #[allow(unsafe_code, reason = "calls functions that need instructions")]
 pub(crate) fn cut(
     backend: Backend,

@@ -1,4 +1,5 @@
-//! Cutting floats: the portable code compiled for more instructions, but for the packing of raw bits, for which there is one.
+//! Cutting floats: the portable code compiled for more instructions, but for the packing of raw bits, for which there
+//! is one.
 
 use std::arch::x86_64::_pext_u64;
 
@@ -21,7 +22,8 @@ pub(super) fn append_lows_avx2(window: SplitWindow, values: &[Half], out: &mut V
     scalar::append_lows(window, values, out);
 }
 
-// Q: why here alone? Processors of AMD's before Zen 3 have AVX2 and this instruction, but take a hundred cycles and more for it; all with AVX-512 take one.
+// Q: why here alone? Processors of AMD's before Zen 3 have AVX2 and this instruction, but take a hundred cycles and
+// more for it; all with AVX-512 take one.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt")]
 pub(super) fn append_lows_avx512(window: SplitWindow, values: &[Half], out: &mut Vec<u8>) {
     // Of each of four values the low bits and the sign, which is above them already.

@@ -32,14 +32,15 @@ impl HalvedStates {
 }
 
 /// The states of a set, their high halves and their low halves, and behind them a lane that nobody reads.
-// Q: why apart? All arithmetic is then of 16 bits, eight lanes to a register even where these have 128 bits; a state is too low if its high half is 0; and
-// to fill it up its low half becomes the high one and the word the low one.
+// Q: why apart? All arithmetic is then of 16 bits, eight lanes to a register even where these have 128 bits; a state is
+// too low if its high half is 0; and to fill it up its low half becomes the high one and the word the low one.
 pub(crate) struct Halves {
     pub(crate) high: [u16; LANES + 1],
     pub(crate) low: [u16; LANES + 1],
 }
 
-/// Lanes that are filled up in one go. How many there are is random and so is guessed wrongly; in fours it is so less often.
+/// Lanes that are filled up in one go. How many there are is random and so is guessed wrongly; in fours it is so less
+/// often.
 const GROUP: usize = 4;
 
 impl Halves {
@@ -62,10 +63,11 @@ impl Halves {
         }
     }
 
-    /// Fills up those states that are too low, in the order of their lanes, each with the next word of `window`. Returns how
-    /// many that were.
-    // Q: why not as each state is made? Of codes half of all states need a word, of weights a fifth, and which ones is random. A branch for each would be
-    // guessed wrongly; doing it for all and keeping what counts takes longer. So all lanes to visit are found first, without a branch.
+    /// Fills up those states that are too low, in the order of their lanes, each with the next word of `window`.
+    /// Returns how many that were.
+    // Q: why not as each state is made? Of codes half of all states need a word, of weights a fifth, and which ones is
+    // random. A branch for each would be guessed wrongly; doing it for all and keeping what counts takes longer. So all
+    // lanes to visit are found first, without a branch.
     #[inline(always)]
     pub(crate) fn refill(&mut self, window: &[u8; WINDOW]) -> usize {
         let words = window.as_chunks::<2>().0;

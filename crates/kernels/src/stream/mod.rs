@@ -1,11 +1,12 @@
 //! Range asymmetric numeral systems (Duda 2013), 64 or 128 interleaved lanes.
 //!
-//! With `n` lanes, lane `j` codes elements `j`, `j + n`, ... of a row; a new row starts at lane 0. States are 32 bits wide and kept in
-//! `[2^16, 2^32)`; renormalisation moves whole 16-bit words, at most one a symbol, which the decoder reads in the order of its elements. The
-//! encoder runs backwards from states of 2^16, so a decoder that ends anywhere else has read a damaged stream.
+//! With `n` lanes, lane `j` codes elements `j`, `j + n`, ... of a row; a new row starts at lane 0. States are 32 bits
+//! wide and kept in `[2^16, 2^32)`; renormalisation moves whole 16-bit words, at most one a symbol, which the decoder
+//! reads in the order of its elements. The encoder runs backwards from states of 2^16, so a decoder that ends anywhere
+//! else has read a damaged stream.
 //!
-//! A *block* is up to 64 elements of a row, one in each lane of a *set*: the unit of work of every backend. Where there are two sets, blocks use
-//! them in turn, so that the work on one hides the latencies of the other.
+//! A *block* is up to 64 elements of a row, one in each lane of a *set*: the unit of work of every backend. Where there
+//! are two sets, blocks use them in turn, so that the work on one hides the latencies of the other.
 
 mod halves;
 mod words;
@@ -103,9 +104,10 @@ impl States {
     }
 }
 
-/// Codes a symbol in a lane, which is what every encoder does: `slot` says which of `2^bits` slots is the symbol's number so and so. `frequency`, how
-/// many it has, is at least 1 and below `2^bits`; `bits` is at most 16. `reciprocal` is `2^32 / frequency` or less, by at most 1.
-/// `used` counts the words that the block has put into `room`, from its end.
+/// Codes a symbol in a lane, which is what every encoder does: `slot` says which of `2^bits` slots is the symbol's
+/// number so and so. `frequency`, how many it has, is at least 1 and below `2^bits`; `bits` is at most 16. `reciprocal`
+/// is `2^32 / frequency` or less, by at most 1. `used` counts the words that the block has put into `room`, from its
+/// end.
 #[inline(always)]
 #[allow(clippy::cast_possible_truncation, reason = "halves of 32 and of 64 bits")]
 pub(crate) fn put(
@@ -122,7 +124,8 @@ pub(crate) fn put(
     room[(LANES - 1).wrapping_sub(*used) % LANES] = (*state as u16).to_le_bytes();
     *used += usize::from(full);
     let rest = std::hint::select_unpredictable(full, *state >> 16, *state);
-    // Division is what takes the longest. As the reciprocal lacks at most 1, the quotient by it is right or one too low.
+    // Division is what takes the longest. As the reciprocal lacks at most 1, the quotient by it is right or one too
+    // low.
     let quotient = ((u64::from(rest) * u64::from(reciprocal)) >> 32) as u32;
     let offset = rest - quotient * frequency;
     let more = offset >= frequency;
@@ -131,7 +134,8 @@ pub(crate) fn put(
 }
 
 /// Fills up a decoder's state if it is too low, with the first word of `window` that is not used yet.
-// Q: why no branch? Half of all symbols need a word, at random: a wrong guess costs more than all else that a symbol takes.
+// Q: why no branch? Half of all symbols need a word, at random: a wrong guess costs more than all else that a symbol
+// takes.
 #[inline(always)]
 pub(crate) fn refill(next: u32, window: &[u8; WINDOW], used: &mut usize) -> u32 {
     // Fewer than 64 words have been used when the last element of a block asks.

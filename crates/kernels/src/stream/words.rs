@@ -22,8 +22,8 @@ impl<'a> WordReader<'a> {
         Ok(Self { bytes, at: 0, end: [0; WINDOW] })
     }
 
-    /// The next words, as many as a block can need. Behind the last one follow zeros, so that a block needs no check of its own: a stream that is too
-    /// short is found when the next block begins, or at the end.
+    /// The next words, as many as a block can need. Behind the last one follow zeros, so that a block needs no check of
+    /// its own: a stream that is too short is found when the next block begins, or at the end.
     #[inline(always)]
     pub(crate) fn window(&mut self) -> Result<&[u8; WINDOW], DecodeError> {
         // Written so that the usual case costs one comparison.
@@ -84,7 +84,8 @@ impl WordWriter {
         self.buffer.capacity()
     }
 
-    /// The room in front for as many words as a block can need, the last of which comes first: what is used of it is then [kept](Self::keep).
+    /// The room in front for as many words as a block can need, the last of which comes first: what is used of it is
+    /// then [kept](Self::keep).
     #[inline(always)]
     pub(crate) fn room(&mut self) -> &mut [[u8; 2]; LANES] {
         // `begin` leaves a block more than the words that a stream has at most, so there is one in front of them all.
@@ -109,7 +110,8 @@ impl WordWriter {
         &mut self.buffer[self.at..]
     }
 
-    /// Makes room for `words` words in front, at most 8, and returns the 16 bytes that end with them. What is in those before them does not matter.
+    /// Makes room for `words` words in front, at most 8, and returns the 16 bytes that end with them. What is in those
+    /// before them does not matter.
     #[inline(always)]
     #[cfg(target_arch = "x86_64")]
     pub(crate) fn place_at_end(&mut self, words: usize) -> &mut [u8] {

@@ -1,6 +1,8 @@
-//! Alias tables with 512-bit registers: 32 lanes each, states kept as halves of 16 bits, every lookup a permutation of bytes.
+//! Alias tables with 512-bit registers: 32 lanes each, states kept as halves of 16 bits, every lookup a permutation of
+//! bytes.
 //!
-//! Q: why not gather from a table of all slots? On Zen 4 the gathers alone took 0.37 ns a symbol, and all of this takes 0.27, or 0.23 without high bytes (`qstore bench --kernels`).
+//! Q: why not gather from a table of all slots? On Zen 4 the gathers alone took 0.37 ns a symbol, and all of this takes
+//! 0.27, or 0.23 without high bytes (`qstore bench --kernels`).
 
 #![allow(
     clippy::cast_possible_truncation,
@@ -42,7 +44,8 @@ pub(super) fn decode_row(
     }
 }
 
-/// `LARGE`: some symbol has 256 slots or more. If none has, as of 8-bit codes, frequencies and offsets are bytes: a third of the lookups less.
+/// `LARGE`: some symbol has 256 slots or more. If none has, as of 8-bit codes, frequencies and offsets are bytes: a
+/// third of the lookups less.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt")]
 fn decode_row_of<const LARGE: bool>(
@@ -126,8 +129,8 @@ fn decode_block<const LARGE: bool>(
         let active = (active >> (32 * half)) as __mmask32;
         let (low, high) = (lanes.low[half], lanes.high[half]);
         let (frequency, offset) = (frequency[half], offset[half]);
-        // The next state is frequency * (state >> 12) + offset. With state >> 12 = 16 * high + (low >> 12) that is the product of 16 * frequency
-        // and high, and a rest of at most 4095 * 15 + 4094 < 2^16.
+        // The next state is frequency * (state >> 12) + offset. With state >> 12 = 16 * high + (low >> 12) that is the
+        // product of 16 * frequency and high, and a rest of at most 4095 * 15 + 4094 < 2^16.
         let rest = _mm512_add_epi16(_mm512_mullo_epi16(frequency, _mm512_srli_epi16::<12>(low)), offset);
         let sixteen = _mm512_slli_epi16::<4>(frequency);
         let next_low = _mm512_add_epi16(_mm512_mullo_epi16(sixteen, high), rest);

@@ -27,7 +27,8 @@ pub(super) fn decode_row(
     out: &mut [u8],
 ) -> Result<(), DecodeError> {
     let (blocks, rest) = out.as_chunks_mut::<LANES>();
-    // The lanes stay in memory between blocks: there are twice as many as there are registers anyway, and slots are read from there.
+    // The lanes stay in memory between blocks: there are twice as many as there are registers anyway, and slots are
+    // read from there.
     let both = states.sets().len() - 1;
     let last = blocks.len();
     let mut slots =
@@ -170,8 +171,8 @@ fn encode_block(
     marked(seen) != 0
 }
 
-/// Makes room for a symbol in each lane of `active`, whose frequencies are at least 1; see [`crate::stream::put`]. Returns the next states but for their slots,
-/// and the offsets of these.
+/// Makes room for a symbol in each lane of `active`, whose frequencies are at least 1; see [`crate::stream::put`].
+/// Returns the next states but for their slots, and the offsets of these.
 #[inline]
 #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
 pub(crate) fn put<const BITS: i32>(
@@ -185,8 +186,9 @@ pub(crate) fn put<const BITS: i32>(
     put_words(words, state, marked(full));
     let state = _mm256_blendv_epi8(state, _mm256_srli_epi32::<16>(state), full);
 
-    // The quotient has at most 20 bits. Converting the state, dividing and subtracting make its estimate wrong by less than 3/16 (a state of 2^31 or more has a
-    // divisor of 2^11 at least). Less 1/4 it lies between the quotient and one below: cut to an integer it is right or one too small.
+    // The quotient has at most 20 bits. Converting the state, dividing and subtracting make its estimate wrong by less
+    // than 3/16 (a state of 2^31 or more has a divisor of 2^11 at least). Less 1/4 it lies between the quotient and one
+    // below: cut to an integer it is right or one too small.
     let signed = _mm256_cvtepi32_ps(state);
     let upper = _mm256_and_ps(_mm256_castsi256_ps(_mm256_srai_epi32::<31>(state)), _mm256_set1_ps(TWO_32));
     let estimate = _mm256_div_ps(_mm256_add_ps(signed, upper), _mm256_cvtepi32_ps(frequency));

@@ -140,7 +140,8 @@ pub(super) fn encode_row(
     }
 }
 
-/// Codes a symbol in each lane of `active` of blocks that use different sets of lanes; returns whether the table lacks one.
+/// Codes a symbol in each lane of `active` of blocks that use different sets of lanes; returns whether the table lacks
+/// one.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt")]
 fn encode_blocks<const BLOCKS: usize>(
@@ -180,10 +181,10 @@ pub(crate) fn widen_both(halves: [__m512i; 2]) -> [__m512i; 4] {
     [a, b, c, d]
 }
 
-/// Codes a symbol in each lane of `active` of blocks that use different sets of lanes; see [`crate::stream::put`]. Frequencies are at least 1. `slot` gets
-/// the block, the quarter of its lanes and the symbols' numbers.
-// Q: why step by step for all blocks? Every step waits for the one before it, and a processor does not look far enough ahead to find the next block's
-// by itself: so it takes a quarter longer.
+/// Codes a symbol in each lane of `active` of blocks that use different sets of lanes; see [`crate::stream::put`].
+/// Frequencies are at least 1. `slot` gets the block, the quarter of its lanes and the symbols' numbers.
+// Q: why step by step for all blocks? Every step waits for the one before it, and a processor does not look far enough
+// ahead to find the next block's by itself: so it takes a quarter longer.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt")]
 pub(crate) fn put<const BITS: u32, const BLOCKS: usize>(
@@ -209,8 +210,8 @@ pub(crate) fn put<const BITS: u32, const BLOCKS: usize>(
     }
     for block in 0..BLOCKS {
         for quarter in 0..4 {
-            // The quotient has at most 20 bits. Its estimate is made a little too small on purpose, by 2^-21 of it, which is more than all roundings together
-            // and less than one: so it is right or one too small.
+            // The quotient has at most 20 bits. Its estimate is made a little too small on purpose, by 2^-21 of it,
+            // which is more than all roundings together and less than one: so it is right or one too small.
             let divisor = to_floats(frequencies[block][quarter]);
             let estimate = _mm512_rcp14_ps(divisor);
             let error = _mm512_fnmadd_ps(divisor, estimate, _mm512_set1_ps(2.0 - 1.0 / 2_097_152.0));

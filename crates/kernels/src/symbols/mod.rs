@@ -32,7 +32,8 @@ pub(crate) enum DecodeTable {
     Planes(Box<AliasPlanes>),
 }
 
-/// The entries of slots, with room before and behind: so that four entries can be loaded wherever one of them is wanted, in any of four places.
+/// The entries of slots, with room before and behind: so that four entries can be loaded wherever one of them is
+/// wanted, in any of four places.
 #[derive(Debug, Clone)]
 #[repr(C)]
 pub(crate) struct Framed {
@@ -111,8 +112,8 @@ fn arrangement(table: &SymbolTable, layout: Layout) -> Vec<(u8, u16)> {
 /// A table as encoders use it.
 #[derive(Debug, Clone)]
 pub(crate) struct EncodeTable {
-    /// For each symbol the sum of the frequencies below it, and its frequency 16 bits above. A symbol that the table lacks has those of the likeliest one,
-    /// and [`MISSING`] set.
+    /// For each symbol the sum of the frequencies below it, and its frequency 16 bits above. A symbol that the table
+    /// lacks has those of the likeliest one, and [`MISSING`] set.
     entries: Box<[u32; 256]>,
     /// For each symbol `floor((2^32 - 1) / frequency)`.
     reciprocals: Box<[u32; 256]>,
@@ -126,7 +127,8 @@ pub(crate) struct EncodeTable {
     slots: Option<Box<[u32; SLOTS]>>,
 }
 
-/// What an encoder needs of each symbol of a table whose frequencies are bytes, a byte of each entry in a plane of its own.
+/// What an encoder needs of each symbol of a table whose frequencies are bytes, a byte of each entry in a plane of its
+/// own.
 #[cfg(target_arch = "x86_64")]
 #[derive(Debug, Clone)]
 struct SmallPlanes {
@@ -230,8 +232,8 @@ pub(crate) fn decode_row(
     }
 }
 
-/// Codes one row, its last element first. In the place of a symbol that the table lacks there is the likeliest one; `lacking` gets short ranges in
-/// which there are such, the last one first.
+/// Codes one row, its last element first. In the place of a symbol that the table lacks there is the likeliest one;
+/// `lacking` gets short ranges in which there are such, the last one first.
 #[allow(unsafe_code, reason = "calls functions that need instructions")]
 pub(crate) fn encode_row(
     backend: Backend,

@@ -70,8 +70,10 @@ pub(super) fn decode_block(
     used
 }
 
-/// The slots of a whole block's lanes, which are decoded together. It comes to the same as [`decode_block`], in less time.
-// Q: why pass by pass? Lookups do not wait for each other, and of what does one thing with all lanes compilers make vector code.
+/// The slots of a whole block's lanes, which are decoded together. It comes to the same as [`decode_block`], in less
+/// time.
+// Q: why pass by pass? Lookups do not wait for each other, and of what does one thing with all lanes compilers make
+// vector code.
 struct Slots {
     /// As the table has them.
     entries: [u32; LANES],
@@ -100,8 +102,8 @@ impl Slots {
         }
         for lane in 0..LANES {
             let (frequency, offset) = (self.frequency[lane], self.offset[lane]);
-            // The state without its 12 low bits is 16 times its high half, and the 4 high bits of its low half. As the offset is below the frequency, and that
-            // below 2^12, the sum is below 2^16 and the whole below 2^32.
+            // The state without its 12 low bits is 16 times its high half, and the 4 high bits of its low half. As the
+            // offset is below the frequency, and that below 2^12, the sum is below 2^16 and the whole below 2^32.
             let rest = frequency * (set.low[lane] >> TABLE_BITS) + offset;
             (set.high[lane], set.low[lane]) = multiply_add(frequency << 4, set.high[lane], rest);
         }

@@ -1,6 +1,8 @@
-//! Encoding with alias tables none of whose frequencies takes more than a byte, as those of 8-bit codes: 32 lanes a register, states kept as halves.
+//! Encoding with alias tables none of whose frequencies takes more than a byte, as those of 8-bit codes: 32 lanes a
+//! register, states kept as halves.
 //!
-//! Q: why not as all others? Halves put as many lanes again into a register, and a division in three steps of 8 bits takes no longer than one of floats.
+//! Q: why not as all others? Halves put as many lanes again into a register, and a division in three steps of 8 bits
+//! takes no longer than one of floats.
 
 #![allow(
     clippy::cast_possible_truncation,
@@ -71,9 +73,10 @@ pub(super) fn encode_row(
     lanes[1].store(states.set(1));
 }
 
-/// Codes a symbol in each lane of `active` of blocks that use different sets of lanes; returns whether the table lacks one.
-// Q: why step by step for all blocks? Every step waits for the one before it, and a processor does not look far enough ahead to find the next block's
-// by itself: so it takes a third longer.
+/// Codes a symbol in each lane of `active` of blocks that use different sets of lanes; returns whether the table lacks
+/// one.
+// Q: why step by step for all blocks? Every step waits for the one before it, and a processor does not look far enough
+// ahead to find the next block's by itself: so it takes a third longer.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt")]
 fn encode_blocks<const BLOCKS: usize>(
@@ -113,7 +116,8 @@ fn encode_blocks<const BLOCKS: usize>(
         }
     }
 
-    // Now the high half is below 16 times the frequency, and each rest below the frequency, which is a byte: all that is divided has 16 bits.
+    // Now the high half is below 16 times the frequency, and each rest below the frequency, which is a byte: all that
+    // is divided has 16 bits.
     let mut quotient = [[[none; 2]; BLOCKS]; 3];
     for step in 0..3 {
         for block in 0..BLOCKS {

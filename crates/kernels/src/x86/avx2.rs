@@ -65,7 +65,8 @@ pub(crate) fn store(bytes: &mut [u8; 32], value: __m256i) {
     unsafe { _mm256_storeu_si256(bytes.as_mut_ptr().cast(), value) }
 }
 
-/// The slots of 64 states: their low bits. Nothing but [`set`](Self::set) writes others than 0, so each is below [`SLOTS`].
+/// The slots of 64 states: their low bits. Nothing but [`set`](Self::set) writes others than 0, so each is below
+/// [`SLOTS`].
 pub(crate) struct Slots([[[u16; 8]; 2]; 4]);
 
 impl Slots {
@@ -107,16 +108,18 @@ impl Slots {
     }
 
     /// The entries of four slots of half a quarter, from number `at` on.
-    // Q: why not the gather instruction? On the processors that have AVX2 and no more it takes longer than eight loads. And why loads of four entries of
-    // which one is wanted? A blend takes its operand from memory, which inserting an entry into a register does in two steps.
+    // Q: why not the gather instruction? On the processors that have AVX2 and no more it takes longer than eight loads.
+    // And why loads of four entries of which one is wanted? A blend takes its operand from memory, which inserting an
+    // entry into a register does in two steps.
     #[inline]
     #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
     fn four(&self, table: &Framed, quarter: usize, half: usize, at: usize) -> __m128i {
         let slots = &self.0[quarter][half];
         let first = std::ptr::from_ref(table).cast::<u32>();
         let [a, b, c, d] = [0, 1, 2, 3].map(|place| Framed::BEFORE + usize::from(slots[at + place]) - place);
-        // SAFETY: each loads four entries from `slot - place` on, counted from the first slot's. A slot is below `SLOTS` and a place at most 3, so these are all
-        // in the table with its 3 entries before the first slot's and 3 after the last one's.
+        // SAFETY: each loads four entries from `slot - place` on, counted from the first slot's. A slot is below
+        // `SLOTS` and a place at most 3, so these are all in the table with its 3 entries before the first slot's and 3
+        // after the last one's.
         unsafe {
             let [a, b, c, d] =
                 [first.add(a).cast(), first.add(b).cast(), first.add(c).cast(), first.add(d).cast()];
@@ -141,8 +144,8 @@ fn load_two(low: &[u8; 16], high: &[u8; 16]) -> __m256i {
     _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(load_16(low)), load_16(high))
 }
 
-/// The states of a set as their halves of 16 bits, 16 lanes a register: of each 32 lanes the first and third 8 in one, the second and fourth in the
-/// next, as unpacking bytes leaves them.
+/// The states of a set as their halves of 16 bits, 16 lanes a register: of each 32 lanes the first and third 8 in one,
+/// the second and fourth in the next, as unpacking bytes leaves them.
 #[derive(Clone, Copy)]
 pub(crate) struct Halves {
     pub(crate) low: [__m256i; 4],
@@ -189,7 +192,8 @@ impl Halves {
     }
 }
 
-/// For each set of 8 lanes the bytes of the words that go to them, one word of two bytes for each lane of the set, and zeros for the others.
+/// For each set of 8 lanes the bytes of the words that go to them, one word of two bytes for each lane of the set, and
+/// zeros for the others.
 static WORD_PLACES: [[u8; 16]; 256] = word_places();
 
 const fn word_places() -> [[u8; 16]; 256] {
@@ -228,7 +232,8 @@ pub(crate) fn words_for(window: &[u8; WINDOW], set: u64, eighths: [usize; 2]) ->
     _mm256_shuffle_epi8(load_two(low, high), load_two(places[0], places[1]))
 }
 
-/// For each set of 8 lanes the bytes of the words that go to them, one word of two bytes for each lane of the set, widened to four.
+/// For each set of 8 lanes the bytes of the words that go to them, one word of two bytes for each lane of the set,
+/// widened to four.
 static WIDE_PLACES: [[u8; 32]; 256] = wide_places();
 
 const fn wide_places() -> [[u8; 32]; 256] {
@@ -246,8 +251,8 @@ const fn wide_places() -> [[u8; 32]; 256] {
     places
 }
 
-/// The words for those of an eighth of a block that are in `set`, in their lanes of 32 bits, and zeros in the other lanes. `before` are the lanes of the
-/// block that have taken words.
+/// The words for those of an eighth of a block that are in `set`, in their lanes of 32 bits, and zeros in the other
+/// lanes. `before` are the lanes of the block that have taken words.
 #[inline]
 #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
 pub(crate) fn wide_words_for(window: &[u8; WINDOW], before: u64, eighth: usize, set: u8) -> __m256i {
@@ -294,8 +299,8 @@ pub(crate) fn put_words(words: &mut WordWriter, states: __m256i, set: u8) {
     }
 }
 
-/// The table's entries at `indices`, of which only the low bits count: `N` is a power of two. For encoders, whose indices come in registers; loads as in
-/// [`Slots::entries`] were not tried there.
+/// The table's entries at `indices`, of which only the low bits count: `N` is a power of two. For encoders, whose
+/// indices come in registers; loads as in [`Slots::entries`] were not tried there.
 #[inline]
 #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
 pub(crate) fn gather<const N: usize>(table: &[u32; N], indices: __m256i) -> __m256i {

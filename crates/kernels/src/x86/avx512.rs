@@ -216,15 +216,16 @@ impl Plane256 {
     }
 }
 
-/// A half of each of 64 bytes, widened to 16 bits with another 64 bytes above them: the even or the odd groups of eight. [`in_order`] makes of
-/// these the first and second half.
+/// A half of each of 64 bytes, widened to 16 bits with another 64 bytes above them: the even or the odd groups of
+/// eight. [`in_order`] makes of these the first and second half.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt")]
 pub(crate) fn interleave(low: __m512i, high: __m512i) -> [__m512i; 2] {
     [_mm512_unpacklo_epi8(low, high), _mm512_unpackhi_epi8(low, high)]
 }
 
-/// Sorts bytes so that interleaving yields the first 32 and the last 32 in their order: it works on each 128 bits by themselves.
+/// Sorts bytes so that interleaving yields the first 32 and the last 32 in their order: it works on each 128 bits by
+/// themselves.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt")]
 pub(crate) fn in_order(bytes: __m512i) -> __m512i {

@@ -6,6 +6,7 @@ use super::counts::real;
 
 /// Bits that some weights take in all. `None` where a way does not apply.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Bits {
     /// How many weights.
     pub weights: u64,
@@ -62,6 +63,7 @@ impl Bits {
 
 /// Bits for each weight; see [`Bits`].
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct PerWeight {
     /// As they lie in their file.
     pub raw: Option<f64>,

@@ -4,21 +4,19 @@ use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use qstore_checkpoint::{Error, FloatKind, Progress, Result, Scan, Source, scan_folder};
 use qstore_container::{ArrayKey, VariantName};
 
-use crate::error::{Error, Result};
 use crate::formats::{QuantGroup, find_groups};
-use crate::ingest::{Scan, Source, scan_folder};
+use crate::ingest::checkpoint_of;
 use crate::plan::{Lower, Pairs, precisions};
-use crate::progress::Progress;
-use crate::quant::FloatKind;
 
 /// All variants.
 pub(super) struct Chain {
     /// Few bits first.
     pub(super) members: Vec<Member>,
     /// The matrices that are quantised in one of them at least.
-    pub(super) rows: Vec<Row>,
+    pub(super) rows: Vec<SharedMatrix>,
 }
 
 /// A variant.
@@ -36,7 +34,7 @@ pub(super) struct Member {
 }
 
 /// A matrix in every variant that shares it.
-pub(super) struct Row {
+pub(super) struct SharedMatrix {
     /// Its name in the lowest of them.
     pub(super) weight: String,
     /// Output features and input features.
@@ -55,7 +53,7 @@ pub(super) struct Cell {
     pub(super) own: Option<QuantGroup>,
 }
 
-impl Row {
+impl SharedMatrix {
     pub(super) fn weights(&self) -> u64 {
         self.shape[0].saturating_mul(self.shape[1])
     }
@@ -78,7 +76,7 @@ impl Chain {
             sources.push((name, Arc::new(scan_folder(folder, &Scan::default(), progress)?)));
         }
         let checkpoints =
-            sources.iter().map(|(_, source)| source.checkpoint()).collect::<Result<Vec<_>>>()?;
+            sources.iter().map(|(_, source)| checkpoint_of(source)).collect::<Result<Vec<_>>>()?;
         let mut sources: Vec<_> = sources.into_iter().zip(precisions(&checkpoints)).collect();
         sources.sort_by_key(|((name, _), precision)| (*precision, *name));
         let mut members: Vec<Member> = Vec::with_capacity(sources.len());
@@ -89,7 +87,7 @@ impl Chain {
                 Ok((index, Pairs::find(&source, &[lower], progress)?))
             });
             let given = given.collect::<Result<_>>()?;
-            let groups = find_groups(&source.checkpoint()?);
+            let groups = find_groups(&checkpoint_of(&source)?);
             members.push(Member {
                 name: name.clone(),
                 alone: Pairs::find(&source, &[], progress)?,
@@ -104,8 +102,8 @@ impl Chain {
     }
 }
 
-fn rows(members: &[Member]) -> Vec<Row> {
-    let mut rows: Vec<Row> = Vec::new();
+fn rows(members: &[Member]) -> Vec<SharedMatrix> {
+    let mut rows: Vec<SharedMatrix> = Vec::new();
     let mut row_of: HashMap<(usize, &ArrayKey), usize> = HashMap::new();
     for (index, member) in members.iter().enumerate() {
         for (array, source) in member.source.arrays.iter().enumerate() {
@@ -117,7 +115,11 @@ fn rows(members: &[Member]) -> Vec<Row> {
             let row = match (below.min(), own) {
                 (Some(row), _) if own.is_some() || FloatKind::of(source.dtype).is_some() => row,
                 (None, Some(group)) => {
-                    rows.push(Row { weight: group.weight.clone(), shape: group.shape(), cells: Vec::new() });
+                    rows.push(SharedMatrix {
+                        weight: group.weight.clone(),
+                        shape: group.shape(),
+                        cells: Vec::new(),
+                    });
                     rows.len() - 1
                 }
                 _ => continue,

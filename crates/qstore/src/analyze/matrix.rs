@@ -1,22 +1,20 @@
 //! Measuring one matrix: in each variant alone, and given each one below.
 
+use qstore_checkpoint::{Error, IoContext as _, Result, Source, SourceArray, transpose, zeroed};
 use qstore_container::{ArrayKey, VariantName};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::bits::Bits;
-use super::chain::{Cell, Chain, Row};
+use super::chain::{Cell, Chain, SharedMatrix};
 use super::counts::{Counter, Symbols, counts_given, entropy_bits, whole};
 use super::prefix::{DENSE, huffman_bits};
 use super::published::grouped_bits;
 use super::raw::raw_bits;
 use crate::decode::CodeReader;
 use crate::encode::measure;
-use crate::error::{Error, IoContext as _, Result};
-use crate::file::zeroed;
-use crate::ingest::{SharedArray, Source, SourceArray};
-use crate::plan::{Action, Chooser, Pairs, Planned};
-use crate::quant::transpose;
+use crate::ingest::SharedArray;
+use crate::plan::{Action, Chooser, Pairs, Planned, Unusable};
 
 /// A matrix in one variant, measured.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -35,8 +33,9 @@ pub(super) struct Measure {
     pub(super) encoding: String,
 }
 
-/// Bytes that measuring a matrix holds, about: every variant's symbols, and as much again to work in; more where symbols have to be sorted.
-pub(super) fn memory(chain: &Chain, row: &Row) -> u64 {
+/// Bytes that measuring a matrix holds, about: every variant's symbols, and as much again to work in; more where
+/// symbols have to be sorted.
+pub(super) fn memory(chain: &Chain, row: &SharedMatrix) -> u64 {
     let of_cell = |cell: &Cell| {
         let array = &chain.members[cell.member].source.arrays[cell.array];
         match &cell.own {
@@ -49,7 +48,7 @@ pub(super) fn memory(chain: &Chain, row: &Row) -> u64 {
 }
 
 /// Measures a matrix in all variants.
-pub(super) fn measure_row(chain: &Chain, row: &Row) -> Result<Vec<CellBits>> {
+pub(super) fn measure_row(chain: &Chain, row: &SharedMatrix) -> Result<Vec<CellBits>> {
     let symbols = row.cells.par_iter().map(|cell| symbols(chain, row, cell)).collect::<Result<Vec<_>>>()?;
     let of_cell = |(index, cell): (usize, &Cell)| {
         let member = &chain.members[cell.member];
@@ -66,7 +65,7 @@ pub(super) fn measure_row(chain: &Chain, row: &Row) -> Result<Vec<CellBits>> {
 }
 
 /// The codes of a matrix one a byte, or its floats as they are stored.
-fn symbols(chain: &Chain, row: &Row, cell: &Cell) -> Result<Symbols> {
+fn symbols(chain: &Chain, row: &SharedMatrix, cell: &Cell) -> Result<Symbols> {
     let source = &chain.members[cell.member].source;
     let array = &source.arrays[cell.array];
     let hold = "cannot hold a matrix";
@@ -84,7 +83,7 @@ fn symbols(chain: &Chain, row: &Row, cell: &Cell) -> Result<Symbols> {
     Ok(Symbols { bytes, width: 1 })
 }
 
-fn alone(chain: &Chain, row: &Row, cell: &Cell, symbols: &Symbols) -> Result<Measure> {
+fn alone(chain: &Chain, row: &SharedMatrix, cell: &Cell, symbols: &Symbols) -> Result<Measure> {
     let member = &chain.members[cell.member];
     let array = &member.source.arrays[cell.array];
     let raw = raw_bits(&member.source, array, |_| {})?;
@@ -107,7 +106,7 @@ fn alone(chain: &Chain, row: &Row, cell: &Cell, symbols: &Symbols) -> Result<Mea
 
 fn given(
     chain: &Chain,
-    row: &Row,
+    row: &SharedMatrix,
     cell: &Cell,
     (lower, pairs): (usize, &Pairs),
     high: &Symbols,
@@ -122,7 +121,8 @@ fn given(
     let transposed = if transposed { Some(transposed_matrix(&member.source, array, high)?) } else { None };
     let high = transposed.as_ref().unwrap_or(high);
     let counts = counts_given(high, &low.bytes);
-    let grouped = pair.open(row.shape)?.ok().map(|given| grouped_bits(high, &low.bytes, &given.values));
+    let grouped =
+        Unusable::skip(pair.open(row.shape))?.map(|given| grouped_bits(high, &low.bytes, &given.values));
     let bits = Bits {
         weights: row.weights(),
         raw: array.bytes * 8,
@@ -147,7 +147,8 @@ fn transposed_matrix(source: &Source, array: &SourceArray, matrix: &Symbols) -> 
     Ok(Symbols { bytes, width: matrix.width })
 }
 
-/// Whether floats lie transposed against the codes: as the residual says where there is one, as a square matrix may be either.
+/// Whether floats lie transposed against the codes: as the residual says where there is one, as a square matrix may be
+/// either.
 fn is_transposed(planned: &Planned, shape: &[u64], codes: [u64; 2]) -> bool {
     if let Planned::Now(planned) = planned
         && let Action::Code(coding) = &planned.action

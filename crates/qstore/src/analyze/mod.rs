@@ -1,7 +1,8 @@
 //! Bits per weight: of each variant alone and given each quantised one below, in every way that one would measure them.
 //!
-//! What each figure means is in `docs/analyze.md`. Nothing is stored. A matrix is one piece of work, in all variants at once; what else a variant has is another.
-//! What a store would take comes from its own planner and coders, applied to a pair of folders.
+//! What each figure means is in `docs/analyze.md`. Nothing is stored. A matrix is one piece of work, in all variants at
+//! once; what else a variant has is another. What a store would take comes from its own planner and coders, applied to
+//! a pair of folders.
 
 mod bits;
 mod chain;
@@ -16,12 +17,9 @@ mod resume;
 
 use std::path::{Path, PathBuf};
 
+use qstore_checkpoint::{CHUNK_MEMORY, Error, Options, Progress, Result, Window, ordered};
 use qstore_container::VariantName;
 
-use crate::error::{Error, Result};
-use crate::pipeline::{self, CHUNK_MEMORY, Window};
-use crate::progress::Progress;
-use crate::store::Options;
 use chain::Chain;
 use matrix::{CellBits, measure_row};
 use rest::{RestBits, measure_rest};
@@ -36,15 +34,17 @@ pub use report::{
 #[derive(Debug, Clone, Copy)]
 enum Unit {
     /// A matrix in all variants.
-    Row(usize),
+    SharedMatrix(usize),
     /// What else a variant has.
     Rest(usize),
 }
 
-/// Measures variants, given as names and folders, which are only read. With `resume`, results are added to that file as they come, and those that are there are not measured again.
+/// Measures variants, given as names and folders, which are only read. With `resume`, results are added to that file as
+/// they come, and those that are there are not measured again.
 ///
 /// # Errors
-/// [`Error::Usage`] for no variant, a name given twice, or a `resume` file of other inputs; [`Error::Input`] for a folder that could not be packed.
+/// [`Error::Usage`] for no variant, a name given twice, or a `resume` file of other inputs; [`Error::Input`] for a
+/// folder that could not be packed.
 pub fn analyze(
     variants: &[(VariantName, PathBuf)],
     resume: Option<&Path>,
@@ -65,7 +65,7 @@ pub fn analyze(
             Done::Matrix { row, cells } => match (rows.get_mut(row), chain.rows.get(row)) {
                 (Some(place), Some(of)) if of.cells.len() == cells.len() => {
                     *place = Some(cells);
-                    Unit::Row(row)
+                    Unit::SharedMatrix(row)
                 }
                 _ => return Ok(()),
             },
@@ -81,21 +81,22 @@ pub fn analyze(
     };
     done.into_iter().try_for_each(|done| keep(done, &mut rows, &mut rests))?;
 
-    let left_rows = rows.iter().enumerate().filter(|(_, done)| done.is_none()).map(|(row, _)| Unit::Row(row));
+    let left_rows =
+        rows.iter().enumerate().filter(|(_, done)| done.is_none()).map(|(row, _)| Unit::SharedMatrix(row));
     let left_rests =
         rests.iter().enumerate().filter(|(_, done)| done.is_none()).map(|(at, _)| Unit::Rest(at));
     let units: Vec<Unit> = left_rows.chain(left_rests).collect();
     let pool = options.pool()?;
     let window = Window { jobs: pool.current_num_threads(), bytes: options.memory };
     let holds = |unit: &Unit| match unit {
-        Unit::Row(row) => matrix::memory(&chain, &chain.rows[*row]),
+        Unit::SharedMatrix(row) => matrix::memory(&chain, &chain.rows[*row]),
         Unit::Rest(_) => CHUNK_MEMORY,
     };
     let work = |unit| match unit {
-        Unit::Row(row) => Ok(Done::Matrix { row, cells: measure_row(&chain, &chain.rows[row])? }),
+        Unit::SharedMatrix(row) => Ok(Done::Matrix { row, cells: measure_row(&chain, &chain.rows[row])? }),
         Unit::Rest(member) => Ok(Done::Rest { member, rest: measure_rest(&chain, member)? }),
     };
-    pipeline::ordered(&pool, window, units.into_iter().map(Ok), holds, work, |done| {
+    ordered(&pool, window, units.into_iter().map(Ok), holds, work, |done| {
         if let Some(resume) = &mut resume {
             resume.add(&done)?;
         }
@@ -104,7 +105,7 @@ pub fn analyze(
     for member in &chain.members {
         member.source.files.iter().try_for_each(|file| member.source.check_unchanged(file))?;
     }
-    let missing = || Error::usage("a result is missing");
+    let missing = || Error::internal("a result is missing");
     let rows = rows.into_iter().collect::<Option<Vec<_>>>().ok_or_else(missing)?;
     let rests = rests.into_iter().collect::<Option<Vec<_>>>().ok_or_else(missing)?;
     Ok(report::report(&chain, &rows, &rests))
@@ -115,7 +116,7 @@ fn bytes_of(chain: &Chain, unit: Unit) -> u64 {
     let of_cell = |cell: &chain::Cell| chain.members[cell.member].source.arrays[cell.array].bytes;
     let cells = chain.rows.iter().flat_map(|row| &row.cells);
     match unit {
-        Unit::Row(row) => chain.rows[row].cells.iter().map(of_cell).sum(),
+        Unit::SharedMatrix(row) => chain.rows[row].cells.iter().map(of_cell).sum(),
         Unit::Rest(member) => {
             let in_rows: u64 = cells.filter(|cell| cell.member == member).map(of_cell).sum();
             chain.members[member].source.tensor_bytes().saturating_sub(in_rows)

@@ -2,13 +2,14 @@
 
 /// Bits of the longest code word, where so few bits suffice for as many symbols.
 const LIMIT: u32 = 16;
-/// Fewer symbols in all never get a code word longer than [`LIMIT`]: for one of n bits Huffman's tree needs the (n + 2)th Fibonacci number of them.
+/// Fewer symbols in all never get a code word longer than [`LIMIT`]: for one of n bits Huffman's tree needs the (n +
+/// 2)th Fibonacci number of them.
 const LEAST_DEEP: u64 = 4181;
 /// A table for symbols of which many occur: the length of each one's code word, a byte.
 pub(super) const DENSE: u64 = 8;
 
-/// Bits of all symbols that occur so often, coded, and of a table with `entry` bits for each that does. A symbol that is alone takes no bits, as the table
-/// names it.
+/// Bits of all symbols that occur so often, coded, and of a table with `entry` bits for each that does. A symbol that
+/// is alone takes no bits, as the table names it.
 pub(super) fn huffman_bits(counts: &[u64], entry: u64) -> u64 {
     let mut counts: Vec<u64> = counts.iter().copied().filter(|count| *count > 0).collect();
     counts.sort_unstable();
@@ -21,7 +22,8 @@ fn coded_bits(counts: &[u64]) -> u64 {
     if shallow || counts.len() > 1 << LIMIT { unlimited(counts) } else { limited(counts, LIMIT) }
 }
 
-/// Huffman: the two rarest become one until one is left. What is joined is a bit longer each time, so the sum of all that is joined is the length in all.
+/// Huffman: the two rarest become one until one is left. What is joined is a bit longer each time, so the sum of all
+/// that is joined is the length in all.
 fn unlimited(counts: &[u64]) -> u64 {
     let mut leaves = counts.iter().copied().peekable();
     // Sums are made in ascending order, so a queue suffices.
@@ -40,8 +42,8 @@ fn unlimited(counts: &[u64]) -> u64 {
     bits
 }
 
-/// Package-merge (Larmore and Hirschberg): each symbol is a coin of every denomination from 2^-1 to 2^-limit, worth its count; the cheapest coins that make
-/// up n - 1 are as many for each symbol as its code word has bits.
+/// Package-merge (Larmore and Hirschberg): each symbol is a coin of every denomination from 2^-1 to 2^-limit, worth its
+/// count; the cheapest coins that make up n - 1 are as many for each symbol as its code word has bits.
 fn limited(counts: &[u64], limit: u32) -> u64 {
     if counts.len() < 2 {
         return 0;

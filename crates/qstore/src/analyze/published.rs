@@ -6,8 +6,8 @@ use super::counts::{Symbols, counts_by_code};
 use super::prefix::huffman_bits;
 use crate::quant::Dequantizer;
 
-/// Bits of `high` given the codes `low`, all groups' tables included. Few of all symbols occur in a group, so its table names each, and has a byte for the
-/// length of its code word.
+/// Bits of `high` given the codes `low`, all groups' tables included. Few of all symbols occur in a group, so its table
+/// names each, and has a byte for the length of its code word.
 pub(super) fn grouped_bits(high: &Symbols, low: &[u8], values: &Dequantizer) -> u64 {
     let entry = 8 * (high.width as u64 + 1);
     let cols = values.cols();

@@ -2,12 +2,11 @@
 
 use std::io::{self, Write};
 
+use qstore_checkpoint::{IoContext as _, Result, Source, SourceArray};
 use qstore_container::Dtype;
 use zstd::stream::write::Encoder;
 
 use super::prefix::{DENSE, huffman_bits};
-use crate::error::{IoContext as _, Result};
-use crate::ingest::{Source, SourceArray};
 
 /// The level that `zstd` has if none is asked for.
 const ZSTD_LEVEL: i32 = 3;
@@ -43,8 +42,8 @@ pub(super) fn raw_bits(source: &Source, array: &SourceArray, mut see: impl FnMut
     Ok(RawBits { zstd, zipnn: huffman_bits(&exponents, DENSE) + (array.bytes - coded) * 8 })
 }
 
-/// Counts the byte of each element that is coded: the exponent, or that with the sign and two bits of the mantissa where it has five bits. Of what is no float,
-/// every byte.
+/// Counts the byte of each element that is coded: the exponent, or that with the sign and two bits of the mantissa
+/// where it has five bits. Of what is no float, every byte.
 fn count_exponents(dtype: Dtype, bytes: &[u8], counts: &mut [u64; 256]) {
     let mut count = |byte: u8| counts[usize::from(byte)] += 1;
     let (halves, words) = (bytes.as_chunks::<2>().0, bytes.as_chunks::<4>().0);

@@ -3,12 +3,13 @@
 use serde::ser::{Serialize, SerializeStruct as _, Serializer};
 
 use super::bits::Bits;
-use super::chain::{Chain, Member, Row};
+use super::chain::{Chain, Member, SharedMatrix};
 use super::matrix::{CellBits, Measure};
 use super::rest::{RestBits, RestMeasure};
 
 /// Bits per weight of every variant, alone and given each quantised one below.
 #[derive(Debug, Clone, serde::Serialize)]
+#[non_exhaustive]
 pub struct Analysis {
     /// The variants, few bits first.
     pub variants: Vec<VariantAnalysis>,
@@ -18,6 +19,7 @@ pub struct Analysis {
 
 /// A variant.
 #[derive(Debug, Clone, serde::Serialize)]
+#[non_exhaustive]
 pub struct VariantAnalysis {
     /// Its name.
     pub name: String,
@@ -31,6 +33,7 @@ pub struct VariantAnalysis {
 
 /// A variant, alone or given one below.
 #[derive(Debug, Clone, serde::Serialize)]
+#[non_exhaustive]
 pub struct VariantMeasure {
     /// The variant that it is given.
     pub given: Option<String>,
@@ -46,6 +49,7 @@ pub struct VariantMeasure {
 
 /// A matrix.
 #[derive(Debug, Clone, serde::Serialize)]
+#[non_exhaustive]
 pub struct MatrixAnalysis {
     /// Its name.
     pub name: String,
@@ -57,6 +61,7 @@ pub struct MatrixAnalysis {
 
 /// A matrix in one variant.
 #[derive(Debug, Clone, serde::Serialize)]
+#[non_exhaustive]
 pub struct MatrixVariant {
     /// The variant.
     pub name: String,
@@ -68,6 +73,7 @@ pub struct MatrixVariant {
 
 /// A matrix in one variant, alone or given one below.
 #[derive(Debug, Clone, serde::Serialize)]
+#[non_exhaustive]
 pub struct MatrixMeasure {
     /// The variant that it is given.
     pub given: Option<String>,
@@ -105,7 +111,7 @@ pub(super) fn report(chain: &Chain, rows: &[Vec<CellBits>], rests: &[RestBits]) 
         tensor_bytes: member.source.tensor_bytes(),
         measures: rests[index].measures.iter().map(|rest| total(chain, index, rows, rest)).collect(),
     };
-    let of_row = |(row, cells): (&Row, &Vec<CellBits>)| {
+    let of_row = |(row, cells): (&SharedMatrix, &Vec<CellBits>)| {
         let of_cell = |(cell, bits): (&super::chain::Cell, &CellBits)| {
             let measure = |measure: &Measure| MatrixMeasure {
                 given: measure.given.map(name),

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use qstore_checkpoint::{IoContext as _, Result, Source, SourceArray, zeroed};
 use qstore_container::Encoding;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -14,9 +15,6 @@ use super::matrix::keys_of_rows;
 use super::prefix::{DENSE, huffman_bits};
 use super::raw::raw_bits;
 use crate::encode::{measure, measure_bundle};
-use crate::error::{IoContext as _, Result};
-use crate::file::zeroed;
-use crate::ingest::{Source, SourceArray};
 use crate::plan::{Bundles, Chooser, Pairs, is_small};
 
 /// Bytes read at a time.
@@ -118,7 +116,8 @@ fn hash(source: &Source, array: &SourceArray) -> Result<u128> {
     Ok(hasher.finish_128())
 }
 
-/// What all take where arrays with these hashes are there already: a tensor that is there, or comes again, takes nothing.
+/// What all take where arrays with these hashes are there already: a tensor that is there, or comes again, takes
+/// nothing.
 fn sum(
     source: &Source,
     given: Option<usize>,

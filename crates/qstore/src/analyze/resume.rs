@@ -5,14 +5,13 @@ use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
+use qstore_checkpoint::{Error, IoContext as _, Result, SourceContent};
 use serde::{Deserialize, Serialize};
 use twox_hash::XxHash3_128;
 
 use super::chain::{Chain, Member};
 use super::matrix::CellBits;
 use super::rest::RestBits;
-use crate::error::{Error, IoContext as _, Result};
-use crate::ingest::SourceContent;
 
 /// Changes with the meaning of a line.
 const VERSION: u32 = 1;

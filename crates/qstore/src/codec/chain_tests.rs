@@ -1,4 +1,5 @@
-//! Coders of codes given codes, and of floats given codes, on codes, values and weights of any kind: also of formats that nobody has yet.
+//! Coders of codes given codes, and of floats given codes, on codes, values and weights of any kind: also of formats
+//! that nobody has yet.
 
 use proptest::prelude::*;
 use qstore_container::{
@@ -194,7 +195,7 @@ struct Case<'a> {
     classifier: Classifier,
     raw: &'a [u8],
     cols: usize,
-    given: Given<'a>,
+    given: GivenOfChunk<'a>,
 }
 
 impl Case<'_> {
@@ -205,7 +206,8 @@ impl Case<'_> {
         codec.decode(stored, self.cols, self.given, &mut workspace, &mut out).map(|()| out)
     }
 
-    /// Decodes what was encoded, by a codec read from its head; then each of some damaged chunks, which may decode to anything or not.
+    /// Decodes what was encoded, by a codec read from its head; then each of some damaged chunks, which may decode to
+    /// anything or not.
     fn check(&self, encoding: Encoding, dtype: Dtype, seed: u64) -> Result<bool, TestCaseError> {
         let array = StoredArray {
             key: "tensor:x".parse().unwrap(),
@@ -336,7 +338,7 @@ proptest! {
         }
         let fit = fit(&symbols, cols);
         let codec = Codec::CodeResidual(CodeResidual::new(&layout_of_codes, fit.tables, layout(wide)).unwrap());
-        let case = Case { codec, wide, classifier: fit.classifier, raw: &raw, cols: words, given: Given::Codes(given_of) };
+        let case = Case { codec, wide, classifier: fit.classifier, raw: &raw, cols: words, given: GivenOfChunk::Codes(given_of) };
         let encoding = Encoding::CodeResidual { given: any_given(), own: Box::new(any_given().values), layout: layout_of_codes.clone() };
         let shrank = case.check(encoding, Dtype::U8, seed)?;
         prop_assert!(shrank || !close || raw.len() < 1500, "{} bytes", raw.len());
@@ -345,8 +347,8 @@ proptest! {
         prop_assert!(shifts_of(&raw, fewer).is_none());
         let mut out = vec![0; raw.len()];
         let workspace = &mut Workspace::default();
-        prop_assert!(case.codec.decode(&[0; 900], words, Given::Codes(fewer), workspace, &mut out).is_err());
-        prop_assert!(case.codec.decode(&[0; 900], words, Given::Nothing, workspace, &mut out).is_err());
+        prop_assert!(case.codec.decode(&[0; 900], words, GivenOfChunk::Codes(fewer), workspace, &mut out).is_err());
+        prop_assert!(case.codec.decode(&[0; 900], words, GivenOfChunk::Nothing, workspace, &mut out).is_err());
     }
 
     #[test]
@@ -365,14 +367,14 @@ proptest! {
         parts.count_zeros(&raw, given_of, &mut zeros);
         let fit = fit(&parts.shifts, cols);
         let residual = StepResidual::new(float, fit.tables, SymbolTable::from_histogram(&zeros), layout(wide)).unwrap();
-        let case = Case { codec: Codec::StepResidual(residual), wide, classifier: fit.classifier, raw: &raw, cols, given: Given::Subdivisions(given_of) };
+        let case = Case { codec: Codec::StepResidual(residual), wide, classifier: fit.classifier, raw: &raw, cols, given: GivenOfChunk::Subdivisions(given_of) };
         let encoding = Encoding::StepResidual { given: any_given(), subdivisions: exponent, transposed: false };
         case.check(encoding, dtype, seed)?;
         let fewer = GivenSubdivisions { codes: &given_codes[1..], ..given_of };
         prop_assert!(split(&raw, fewer).is_none());
         let mut out = vec![0; raw.len()];
         let mut chunk = vec![0; 900];
-        prop_assert!(case.codec.decode(&chunk, cols, Given::Subdivisions(fewer), &mut Workspace::default(), &mut out).is_err());
+        prop_assert!(case.codec.decode(&chunk, cols, GivenOfChunk::Subdivisions(fewer), &mut Workspace::default(), &mut out).is_err());
         chunk[..4].fill(0xff);
         prop_assert!(case.codec.decode(&chunk, cols, case.given, &mut Workspace::default(), &mut out).is_err());
     }
@@ -395,11 +397,11 @@ proptest! {
         let mut zeros = [0; 256];
         count_zeros(float, &raw, given_of, &mut zeros);
         let residual = Residual::fit(float, &zeros, layout(wide)).unwrap();
-        let case = Case { codec: Codec::Residual(residual), wide, classifier: Classifier::single(), raw: &raw, cols, given: Given::Bins(given_of) };
+        let case = Case { codec: Codec::Residual(residual), wide, classifier: Classifier::single(), raw: &raw, cols, given: GivenOfChunk::Bins(given_of) };
         case.check(Encoding::Residual { given: any_given(), transposed: false }, dtype, seed)?;
         let fewer = GivenBins { codes: &given_codes[1..], ..given_of };
         let mut out = vec![0; raw.len()];
-        prop_assert!(case.codec.decode(&[0; 900], cols, Given::Bins(fewer), &mut Workspace::default(), &mut out).is_err());
+        prop_assert!(case.codec.decode(&[0; 900], cols, GivenOfChunk::Bins(fewer), &mut Workspace::default(), &mut out).is_err());
     }
 
     #[test]
@@ -419,7 +421,7 @@ proptest! {
         let symbols = Symbols::of(&layout_of_codes);
         let fit = fit(&symbols.read(&raw, cols), symbols.cols(cols));
         let codec = Codec::Codes(Codes::new(&layout_of_codes, fit.tables, layout(wide)).unwrap());
-        let case = Case { codec, wide, classifier: fit.classifier, raw: &raw, cols, given: Given::Nothing };
+        let case = Case { codec, wide, classifier: fit.classifier, raw: &raw, cols, given: GivenOfChunk::Nothing };
         let dtype = if word == 8 { Dtype::U8 } else { Dtype::I32 };
         let shrank = case.check(Encoding::Codes { layout: layout_of_codes }, dtype, seed)?;
         prop_assert!(shrank || raw.len() < 3000 || bits == 1, "{} bytes", raw.len());

@@ -1,7 +1,8 @@
 //! Codes given those of a lower variant.
 //!
-//! A code of the lower variant stands for a value, and that value for a code of this one, if it were rounded: what is coded is by how many levels the code lies off
-//! that, modulo 256. Error feedback and calibration move codes by a few; the rest is what the finer quantiser adds.
+//! A code of the lower variant stands for a value, and that value for a code of this one, if it were rounded: what is
+//! coded is by how many levels the code lies off that, modulo 256. Error feedback and calibration move codes by a few;
+//! the rest is what the finer quantiser adds.
 
 use qstore_container::{CodeLayout, Packing};
 use qstore_kernels::{
@@ -10,7 +11,7 @@ use qstore_kernels::{
 
 use super::head::{read_tables, write_tables};
 use super::workspace::{Workspace, at_least};
-use crate::quant::{Dequantizer, Run, codes_of_words, words_of_codes};
+use crate::quant::{ColumnRun, Dequantizer, codes_of_words, words_of_codes};
 
 /// What the codes of one matrix let expect of those of another.
 #[derive(Debug)]
@@ -55,8 +56,8 @@ impl Predictor {
         let (mut owns, mut givens) = (of_own.into_iter().peekable(), of_given.into_iter().peekable());
         let mut start = 0;
         while let (
-            Some(&Run { end: own_end, group: own, .. }),
-            Some(&Run { end: given_end, group: given, .. }),
+            Some(&ColumnRun { end: own_end, group: own, .. }),
+            Some(&ColumnRun { end: given_end, group: given, .. }),
         ) = (owns.peek(), givens.peek())
         {
             let end = own_end.min(given_end);
@@ -172,7 +173,8 @@ impl CodeResidual {
     }
 }
 
-/// How far the codes of a chunk lie off those that are expected; `None` if there are not as many. Rows of the chunk have `elements` elements.
+/// How far the codes of a chunk lie off those that are expected; `None` if there are not as many. Rows of the chunk
+/// have `elements` elements.
 pub(crate) fn shifts(
     packing: Option<&Packing>,
     raw: &[u8],

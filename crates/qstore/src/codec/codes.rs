@@ -1,7 +1,7 @@
 //! Codes by themselves: one a byte, or packed into words.
 //!
-//! Symbols are bytes. Of codes of fewer bits as many as a byte holds are one symbol, those that follow each other in a row, low bits first. Where words hold
-//! them so, symbols are the bytes of the words.
+//! Symbols are bytes. Of codes of fewer bits as many as a byte holds are one symbol, those that follow each other in a
+//! row, low bits first. Where words hold them so, symbols are the bytes of the words.
 
 use std::borrow::Cow;
 

@@ -1,10 +1,10 @@
 //! Floats without a twin.
 //!
-//! 32-bit floats are cut in two: their high halves are coded as 16-bit floats are, and their low halves follow as a bit plane, without the low
-//! bits that are 0 in the whole chunk (all of them where the floats were widened from BF16).
+//! 32-bit floats are cut in two: their high halves are coded as 16-bit floats are, and their low halves follow as a bit
+//! plane, without the low bits that are 0 in the whole chunk (all of them where the floats were widened from BF16).
 //!
-//! FP16 numbers that were once BF16 have mantissas that end in three zeros; they are coded without these, and the few that end otherwise (the least
-//! ones, which FP16 cannot hold exactly) are listed.
+//! FP16 numbers that were once BF16 have mantissas that end in three zeros; they are coded without these, and the few
+//! that end otherwise (the least ones, which FP16 cannot hold exactly) are listed.
 //!
 //! ```text
 //! long    u32    short F16 alone: how many mantissas end in other bits
@@ -17,6 +17,7 @@
 
 use std::borrow::Cow;
 
+use qstore_checkpoint::FloatKind;
 use qstore_kernels::{
     Classifier, DecodeError, Half, Layout, SplitCoder, SplitWindow, SymbolTable, pack_plane, plane_bytes,
     unpack_plane,
@@ -24,7 +25,6 @@ use qstore_kernels::{
 
 use super::head::{read_tables, write_tables};
 use super::workspace::{Workspace, at_least};
-use crate::quant::FloatKind;
 
 /// Codes floats of one kind with the window and tables of one array.
 #[derive(Debug, Clone)]
@@ -197,7 +197,8 @@ impl<'a> Parts<'a> {
         Ok(Self { high, rest: Rest::Low(width, plane) })
     }
 
-    /// Decodes the floats into `out`, their high halves by `decode`, which is given the part that holds them; `buffer` is for those of 32-bit floats.
+    /// Decodes the floats into `out`, their high halves by `decode`, which is given the part that holds them; `buffer`
+    /// is for those of 32-bit floats.
     pub(crate) fn decode(
         &self,
         out: &mut [u8],

@@ -23,7 +23,7 @@ pub(crate) use residual::{Bins, GivenBins, Residual, count_zeros};
 pub(crate) use step_residual::{GivenSubdivisions, StepResidual, Subdivisions, split};
 pub(crate) use workspace::{Workspace, at_least, with_workspace};
 
-use crate::quant::FloatKind;
+use qstore_checkpoint::FloatKind;
 
 /// How the chunks of one array are coded, tables included.
 #[derive(Debug, Clone)]
@@ -39,7 +39,7 @@ pub(crate) enum Codec {
 
 /// What a chunk is coded given.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Given<'a> {
+pub(crate) enum GivenOfChunk<'a> {
     Nothing,
     /// For a residual.
     Bins(GivenBins<'a>),
@@ -64,7 +64,7 @@ impl Codec {
         raw: &[u8],
         cols: usize,
         classifier: &Classifier,
-        given: Given,
+        given: GivenOfChunk,
         workspace: &mut Workspace,
     ) -> Option<Vec<u8>> {
         let coded = match (self, given) {
@@ -72,11 +72,11 @@ impl Codec {
             (Self::Zstd(planes), _) => planes.encode(raw),
             (Self::Codes(codes), _) => codes.encode(raw, cols, classifier, workspace),
             (Self::FloatSplit(split), _) => split.encode(raw, cols, classifier, workspace),
-            (Self::Residual(residual), Given::Bins(given)) => residual.encode(raw, given, workspace),
-            (Self::StepResidual(residual), Given::Subdivisions(given)) => {
+            (Self::Residual(residual), GivenOfChunk::Bins(given)) => residual.encode(raw, given, workspace),
+            (Self::StepResidual(residual), GivenOfChunk::Subdivisions(given)) => {
                 residual.encode(raw, given, classifier, workspace)
             }
-            (Self::CodeResidual(residual), Given::Codes(given)) => {
+            (Self::CodeResidual(residual), GivenOfChunk::Codes(given)) => {
                 residual.encode(raw, cols, given, classifier, workspace)
             }
             (Self::Residual(_) | Self::StepResidual(_) | Self::CodeResidual(_), _) => None,
@@ -89,7 +89,7 @@ impl Codec {
         &self,
         stored: &[u8],
         cols: usize,
-        given: Given,
+        given: GivenOfChunk,
         workspace: &mut Workspace,
         out: &mut [u8],
     ) -> Result<(), DecodeError> {
@@ -98,11 +98,13 @@ impl Codec {
             (Self::Zstd(planes), _) => planes.decode(stored, out),
             (Self::Codes(codes), _) => codes.decode(stored, cols, out),
             (Self::FloatSplit(split), _) => split.decode(stored, cols, workspace, out),
-            (Self::Residual(residual), Given::Bins(given)) => residual.decode(stored, given, workspace, out),
-            (Self::StepResidual(residual), Given::Subdivisions(given)) => {
+            (Self::Residual(residual), GivenOfChunk::Bins(given)) => {
                 residual.decode(stored, given, workspace, out)
             }
-            (Self::CodeResidual(residual), Given::Codes(given)) => {
+            (Self::StepResidual(residual), GivenOfChunk::Subdivisions(given)) => {
+                residual.decode(stored, given, workspace, out)
+            }
+            (Self::CodeResidual(residual), GivenOfChunk::Codes(given)) => {
                 residual.decode(stored, cols, given, workspace, out)
             }
             (Self::Residual(_) | Self::StepResidual(_) | Self::CodeResidual(_), _) => {

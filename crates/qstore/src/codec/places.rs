@@ -1,22 +1,24 @@
 //! Floats given the number of a bin for each: their places among the floats of their bins.
 //!
-//! Bins follow from scales, and so are those of a group of columns in a row. Columns are sorted by group, those of a group in their own order, so that each group is one
-//! run of them.
+//! Bins follow from scales, and so are those of a group of columns in a row. Columns are sorted by group, those of a
+//! group in their own order, so that each group is one run of them.
 
 use std::borrow::Cow;
 use std::collections::hash_map::Entry;
 use std::ops::Range;
 use std::sync::OnceLock;
 
+use qstore_checkpoint::FloatKind;
 use qstore_container::limits::MAX_CHUNK_GROUPS;
 use qstore_kernels::{BinTable, DecodeError, ResidualCoder, Rows, zero_symbols};
 use rustc_hash::FxHashMap;
 
 use super::float::{Parts, high_halves, with_rest};
 use super::workspace::Workspace;
-use crate::quant::{Columns, FloatKind, Quantizer};
+use crate::quant::{Columns, Quantizer};
 
-/// Tables that are kept at most, of 2 KiB each. Scales of a matrix are mostly numbers of 16 bits, of which there are some hundred different ones.
+/// Tables that are kept at most, of 2 KiB each. Scales of a matrix are mostly numbers of 16 bits, of which there are
+/// some hundred different ones.
 const MOST_KEPT: usize = 16384;
 
 /// Weights of whole rows, and the bin of each.
@@ -29,7 +31,8 @@ pub(super) struct Binned<'a> {
     pub(super) bins: &'a [u8],
 }
 
-/// The bins of every group of every row of a matrix. Groups of equal scale share a table, which is made when it is first asked for.
+/// The bins of every group of every row of a matrix. Groups of equal scale share a table, which is made when it is
+/// first asked for.
 #[derive(Debug)]
 pub(crate) struct Places {
     quantizer: Quantizer,

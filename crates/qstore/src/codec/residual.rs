@@ -1,11 +1,12 @@
 //! Floats given codes that follow from them by a rule: the bin of each is that of its code.
 
+use qstore_checkpoint::FloatKind;
 use qstore_kernels::{DecodeError, Layout, ResidualCoder, SymbolTable};
 
 use super::float::LONG_BYTES;
 use super::places::{Binned, Places};
 use super::workspace::{Workspace, at_least};
-use crate::quant::{Dequantizer, FloatKind, Quantizer};
+use crate::quant::{Dequantizer, Quantizer};
 
 /// The bins of one matrix of codes for one type of floats.
 #[derive(Debug)]

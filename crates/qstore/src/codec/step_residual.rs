@@ -1,8 +1,8 @@
 //! Floats given codes that their quantiser has moved.
 //!
-//! GPTQ feeds the error of one weight into the next ones before it rounds them, so a code is not that of its weight rounded, though seldom far from it. The
-//! weight is counted in subdivisions of its scale: what is coded first is by how many its multiple lies off the code's, and then its place among the floats that
-//! are nearest to that multiple.
+//! GPTQ feeds the error of one weight into the next ones before it rounds them, so a code is not that of its weight
+//! rounded, though seldom far from it. The weight is counted in subdivisions of its scale: what is coded first is by
+//! how many its multiple lies off the code's, and then its place among the floats that are nearest to that multiple.
 //!
 //! ```text
 //! length  u32   bytes of the shifts
@@ -10,6 +10,7 @@
 //! places  ...   coded as a residual given the multiples
 //! ```
 
+use qstore_checkpoint::FloatKind;
 use qstore_kernels::{
     Backend, Classifier, CodeRange, CodesCoder, DecodeError, ExpectRun, Layout, ResidualCoder, SymbolTable,
     ZeroRun, add_expected, add_multiples, nearest_byte,
@@ -18,7 +19,7 @@ use qstore_kernels::{
 use super::head::{read_tables, write_tables};
 use super::places::{Binned, Places};
 use super::workspace::{Workspace, at_least};
-use crate::quant::{Dequantizer, FloatKind, Quantizer, Run};
+use crate::quant::{ColumnRun, Dequantizer, Quantizer};
 
 /// The multiples that weights are counted in, for one matrix of codes and one type of floats.
 #[derive(Debug)]
@@ -27,7 +28,7 @@ pub(crate) struct Subdivisions {
     /// How many a scale has: a power of two, of this exponent.
     exponent: i8,
     values: Dequantizer,
-    runs: Vec<Run>,
+    runs: Vec<ColumnRun>,
     places: Places,
 }
 
@@ -83,7 +84,8 @@ impl Subdivisions {
         for (row, (codes, out)) in (given.first_row..).zip(rows) {
             let values = self.values.row(row);
             runs.clear();
-            let of_run = |run: &Run| ZeroRun { len: run.end - run.start, zero: values.zero_byte(run.group) };
+            let of_run =
+                |run: &ColumnRun| ZeroRun { len: run.end - run.start, zero: values.zero_byte(run.group) };
             runs.extend(self.runs.iter().map(of_run));
             let codes = if self.values.levels().ranks_are_codes() {
                 codes

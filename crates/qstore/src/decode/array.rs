@@ -4,19 +4,17 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
+use qstore_checkpoint::{Error, IoContext as _, Result, size, zeroed};
 use qstore_container::{ChunkForm, CodeLayout, StoredArray};
 use qstore_kernels::DecodeError;
 
 use super::bytes::{ArrayBytes, fetch_for};
 use super::given::GivenReader;
 use super::parts::{Parts, Rows};
-use crate::codec::{Codec, Given, Workspace, with_workspace};
-use crate::error::{Error, IoContext as _, Result};
+use crate::codec::{Codec, GivenOfChunk, Workspace, with_workspace};
 use crate::fetch::{Fetched, Needs, Place};
-use crate::file::zeroed;
-use crate::memory::size;
 use crate::storage::Storage;
-use crate::variant::{Shard, Variant};
+use crate::variant::{Shard, Variant, about_array};
 
 /// Stored bytes of a stretch of chunks that are checked at a time.
 const STRETCH_BYTES: u64 = 4 << 20;
@@ -86,7 +84,20 @@ impl ArrayReader {
             _ => None,
         };
         let path = kept.map_or_else(|| shard.path.clone(), |place| self.folder().join(&*place.file));
-        Error::damaged(path, format!("{}: {}", self.stored().key, what.to_string()))
+        let error = Error::damaged(path, format!("{}: {}", self.stored().key, what.to_string()));
+        about_array(error, self.variant.name(), &self.stored().key)
+    }
+
+    /// That something is wrong with one of its chunks.
+    fn damaged_chunk(&self, index: u64, what: &dyn ToString) -> Error {
+        let error = self.damaged(&format!("chunk {index}{}", what.to_string()));
+        error.about(|subject| subject.chunk = Some(index))
+    }
+
+    /// `error` of reading what the array lies in, which is about this array.
+    fn of_this(&self, error: Error) -> Error {
+        let known = error.subject().is_some_and(|subject| subject.tensor.is_some());
+        if known { error } else { about_array(error, self.variant.name(), &self.stored().key) }
     }
 
     pub(super) fn held(&self) -> &Held {
@@ -142,11 +153,11 @@ impl ArrayReader {
         };
         let stored = from.get(place)?;
         if !record.matches(stored) {
-            return Err(self.damaged(&format!("chunk {index} is damaged: its checksum does not fit")));
+            return Err(self.damaged_chunk(index, &" is damaged: its checksum does not fit"));
         }
         if record.form == ChunkForm::Raw {
             if out.len() != stored.len() {
-                return Err(self.damaged(&format!("chunk {index} has another length than its rows")));
+                return Err(self.damaged_chunk(index, &" has another length than its rows"));
             }
             out.copy_from_slice(stored);
             return Ok(());
@@ -166,9 +177,9 @@ impl ArrayReader {
         let codec = self.codec(chunks)?;
         let place = self.stored().chunk_place(index).map_err(|e| self.damaged(&e))?;
         let cols = size(place.cols.end - place.cols.start);
-        let explain = |e: DecodeError| self.damaged(&format!("chunk {index}: {e}"));
+        let explain = |e: DecodeError| self.damaged_chunk(index, &format!(": {e}"));
         let Some(given) = &chunks.given else {
-            return codec.decode(stored, cols, Given::Nothing, workspace, out).map_err(explain);
+            return codec.decode(stored, cols, GivenOfChunk::Nothing, workspace, out).map_err(explain);
         };
         let mut buffer = std::mem::take(&mut workspace.codes);
         let result = given.with_block(from, self.given_block(index)?, &mut buffer, |given| {
@@ -210,7 +221,8 @@ impl ArrayReader {
         let records = self.of_shard().records(self.index).iter().zip(places);
         for (index, (record, place)) in records.enumerate().skip(chunks.start).take(chunks.len()) {
             if !record.matches(from.get(place)?) {
-                return Err(self.damaged(&format!("chunk {index} is damaged: its checksum does not fit")));
+                let index = index as u64;
+                return Err(self.damaged_chunk(index, &" is damaged: its checksum does not fit"));
             }
         }
         Ok(())
@@ -232,7 +244,8 @@ impl ArrayReader {
         self.decode(&from, offset, out)
     }
 
-    /// The whole rows of the array's own that hold these bytes, and the bytes of a row, if it is read by rows of a matrix.
+    /// The whole rows of the array's own that hold these bytes, and the bytes of a row, if it is read by rows of a
+    /// matrix.
     fn rows_of(&self, bytes: &Range<u64>) -> Option<(Range<u64>, u64)> {
         let array = self.stored();
         let [rows, cols] = self.coded_matrix().filter(|_| !bytes.is_empty())?;
@@ -260,7 +273,10 @@ impl ArrayReader {
         };
         let bytes = self.variant.bundles().get((bundle.shard, bundle.index), bundle.bytes()?, decode);
         let bytes = bytes.map_err(|error| match error {
-            Error::Damaged { path, what } => Error::damaged(path, format!("{}: {what}", self.stored().key)),
+            Error::Damaged { path, what, subject } => {
+                let what = format!("{}: {what}", self.stored().key);
+                self.of_this(Error::Damaged { path, what, subject })
+            }
             other => other,
         })?;
         self.copy_slice(&bytes, start, out)
@@ -300,7 +316,7 @@ impl ArrayBytes for ArrayReader {
             Held::Slice { bundle, start } => {
                 return self.decode_slice(from, bundle, start.saturating_add(offset), out);
             }
-            Held::Parts(parts) => return parts.decode(from, offset, out),
+            Held::Parts(parts) => return parts.decode(from, offset, out).map_err(|e| self.of_this(e)),
             Held::Rows(rows) => return rows.decode(from, offset, out),
             Held::Chunks(_) => {}
         }

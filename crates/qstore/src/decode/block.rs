@@ -2,16 +2,13 @@
 
 use std::ops::Range;
 
+use qstore_checkpoint::{IoContext as _, Result, size, transpose, zeroed};
 use qstore_container::ChunkPlace;
 
 use super::array::{ArrayReader, Held};
 use super::bytes::ArrayBytes as _;
 use crate::codec::at_least;
-use crate::error::{IoContext as _, Result};
 use crate::fetch::{Fetched, Needs};
-use crate::file::zeroed;
-use crate::memory::size;
-use crate::quant::transpose;
 
 /// A chunk of which a stretch of bytes has a part.
 struct Stretch {
@@ -120,14 +117,15 @@ impl ArrayReader {
         Ok(())
     }
 
-    /// Whether columns of the array, seen as rows of so many elements of so many bytes, are columns of the matrix that is coded: what a reference leads to
-    /// may have another shape and type.
+    /// Whether columns of the array, seen as rows of so many elements of so many bytes, are columns of the matrix that
+    /// is coded: what a reference leads to may have another shape and type.
     fn is_matrix_of(&self, [cols, width]: [u64; 2]) -> bool {
         let array = self.stored();
         array.shape.last() == Some(&cols) && array.width() == width && self.coded_matrix().is_some()
     }
 
-    /// Rows of so many bytes that are decoded at a time for some of their columns; `None` if each is rather read by itself, as it has a chunk or more.
+    /// Rows of so many bytes that are decoded at a time for some of their columns; `None` if each is rather read by
+    /// itself, as it has a chunk or more.
     fn lines_at_once(&self, line: u64) -> Option<u64> {
         let at_once = self.stored().chunk_bytes() / line.max(1);
         (at_once >= 2).then_some(at_once)
@@ -151,8 +149,8 @@ impl ArrayReader {
         rows.into_iter().try_for_each(|row| self.needs(of_row(row), needs))
     }
 
-    /// Fills `out` with columns `columns` of rows `rows` of an array that is seen as rows of `cols` elements of `width` bytes. Of a matrix whose chunks have a part of
-    /// the columns only those are decoded that hold some of them.
+    /// Fills `out` with columns `columns` of rows `rows` of an array that is seen as rows of `cols` elements of `width`
+    /// bytes. Of a matrix whose chunks have a part of the columns only those are decoded that hold some of them.
     pub(super) fn decode_of_columns(
         &self,
         from: &Fetched,

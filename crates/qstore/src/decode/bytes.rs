@@ -4,11 +4,10 @@ use std::fmt::Debug;
 use std::ops::Range;
 use std::path::Path;
 
+use qstore_checkpoint::{Error, Result, size};
 use qstore_container::CodeLayout;
 
-use crate::error::{Error, Result};
 use crate::fetch::{Fetched, Needs, fetch};
-use crate::memory::size;
 use crate::storage::Storage;
 
 /// The bytes of an array.
@@ -17,8 +16,8 @@ pub(crate) trait ArrayBytes: Debug + Send + Sync {
     fn needs(&self, bytes: Range<u64>, needs: &mut Needs) -> Result<()>;
     /// Fills `out` from byte `offset` on.
     fn decode(&self, from: &Fetched, offset: u64, out: &mut [u8]) -> Result<()>;
-    /// How the codes of the array are coded, if they are, and how many elements a coded row has. An array that refers to another has the bytes of that, but
-    /// maybe another shape.
+    /// How the codes of the array are coded, if they are, and how many elements a coded row has. An array that refers
+    /// to another has the bytes of that, but maybe another shape.
     fn coded(&self) -> Option<(&CodeLayout, u64)>;
     /// Adds what decoding columns `cols` of rows `rows` of what is coded needs, where there is [`coded`](Self::coded).
     fn needs_coded(&self, rows: Range<u64>, cols: Range<u64>, needs: &mut Needs) -> Result<()>;
@@ -33,7 +32,8 @@ pub(crate) trait ArrayBytes: Debug + Send + Sync {
     /// Where what it needs is read, if it needs anything.
     fn storage(&self) -> Option<&dyn Storage>;
 
-    /// Adds what decoding columns `columns` of rows `rows` needs, of the array seen as rows of so many elements of so many bytes.
+    /// Adds what decoding columns `columns` of rows `rows` needs, of the array seen as rows of so many elements of so
+    /// many bytes.
     fn needs_columns(
         &self,
         [cols, width]: [u64; 2],

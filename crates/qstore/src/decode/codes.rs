@@ -2,18 +2,16 @@
 
 use std::borrow::Cow;
 use std::ops::Range;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
+use qstore_checkpoint::{IoContext as _, Result, gather, size, zeroed};
 use qstore_container::limits::MAX_TRANSPOSED_BYTES;
 use qstore_container::{Axis, Dtype, Field, FormatError, Packing, Placed};
 
 use super::bytes::{ArrayBytes, fetch_for};
 use crate::codec::{at_least, with_workspace};
-use crate::error::{IoContext as _, Result};
-use crate::fetch::{Fetched, Needs};
-use crate::file::zeroed;
-use crate::memory::size;
-use crate::quant::{check_codes, codes_of_words, gather, greatest_common_divisor, unpack};
+use crate::fetch::{Fetched, Group, Needs};
+use crate::quant::{check_codes, codes_of_words, greatest_common_divisor, unpack};
 
 /// The codes of a quantised matrix, one a byte, in rows of output features.
 #[derive(Debug)]
@@ -37,7 +35,17 @@ enum Access {
     /// As they are coded.
     Coded,
     /// From a copy in memory, made when it is first needed.
-    Whole(OnceLock<Vec<u8>>),
+    Whole(Whole),
+}
+
+/// A copy of all words, in the order of the matrix.
+#[derive(Debug, Default)]
+struct Whole {
+    words: OnceLock<Vec<u8>>,
+    /// Held by who makes it.
+    making: Mutex<()>,
+    /// What it is made of.
+    group: Group,
 }
 
 impl CodeReader {
@@ -61,7 +69,7 @@ impl CodeReader {
         } else if placed.is_contiguous() {
             Access::Direct
         } else {
-            Access::Whole(OnceLock::new())
+            Access::Whole(Whole::default())
         };
         let width = dtype.bitsize() as u64 / 8;
         let packing = field.packing.clone();
@@ -166,10 +174,11 @@ impl CodeReader {
                 self.array.needs_coded(first + rows.start..first + rows.end, cols, needs)
             }
             Access::Direct => self.array.needs(self.bytes_of(&rows), needs),
-            Access::Whole(whole) if whole.get().is_some() => Ok(()),
-            Access::Whole(_) => {
+            Access::Whole(whole) if whole.words.get().is_some() => Ok(()),
+            Access::Whole(whole) => {
                 let elements = self.placed.elements();
-                self.array.needs(elements.start * self.width..elements.end * self.width, needs)
+                let bytes = elements.start * self.width..elements.end * self.width;
+                whole.group.add_to(needs, |listed| self.array.needs(bytes, listed))
             }
         }
     }
@@ -242,11 +251,18 @@ impl CodeReader {
         let Access::Whole(whole) = &self.access else {
             return self.array.decode(from, self.bytes_of(&rows).start, words);
         };
-        let all = match whole.get() {
+        let all = match whole.words.get() {
             Some(all) => all,
             None => {
-                let all = self.gather(from)?;
-                whole.get_or_init(|| all)
+                // One thread makes it; others wait, rather than make as many.
+                let _making = whole.making.lock().unwrap_or_else(PoisonError::into_inner);
+                match whole.words.get() {
+                    Some(all) => all,
+                    None => {
+                        let all = self.gather(from)?;
+                        whole.words.get_or_init(|| all)
+                    }
+                }
             }
         };
         let start = size(rows.start.saturating_mul(self.placed.shape[1]).saturating_mul(self.width));
@@ -289,8 +305,8 @@ fn units(packing: &Packing) -> [u64; 2] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::Error;
     use crate::storage::Storage;
+    use qstore_checkpoint::Error;
     use qstore_container::{CodeLayout, View};
     use std::path::Path;
 

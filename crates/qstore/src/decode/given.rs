@@ -4,18 +4,17 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
-use qstore_container::{ArrayKey, ArrayRef, Dequantization, Dtype, FormatError};
+use qstore_checkpoint::{Error, FloatKind, IoContext as _, Result, size, zeroed};
+use qstore_container::{ArrayKey, ArrayRef, Dequantization, Dtype, FormatError, VariantName};
 
 use super::bytes::ArrayBytes;
 use super::codes::CodeReader;
 use crate::codec::{
-    Bins, Given, GivenBins, GivenCodes, GivenSubdivisions, Predictor, Subdivisions, at_least,
+    Bins, GivenBins, GivenCodes, GivenOfChunk, GivenSubdivisions, Predictor, Subdivisions, at_least,
 };
-use crate::error::{Error, IoContext as _, Result};
-use crate::fetch::{Fetched, Needs};
-use crate::file::zeroed;
-use crate::memory::size;
-use crate::quant::{Arrays, Dequantizer, FloatKind};
+use crate::fetch::{Fetched, Group, Needs};
+use crate::quant::{Arrays, Dequantizer};
+use crate::variant::about_array;
 
 /// What the chunks of one array are given.
 #[derive(Debug)]
@@ -47,7 +46,8 @@ pub(crate) enum Meaning {
 /// What a plan says that the codes mean.
 #[derive(Debug)]
 pub(super) struct Described {
-    /// The file and the array that errors name.
+    /// The variant, the file and the array that errors name.
+    pub(super) variant: VariantName,
     pub(super) path: PathBuf,
     pub(super) key: ArrayKey,
     pub(super) given: Dequantization<ArrayRef>,
@@ -59,6 +59,8 @@ pub(super) struct Described {
     pub(super) kind: Kind,
     /// The arrays of the values.
     pub(super) values: Vec<Value>,
+    /// What these need: every chunk asks for it until one has been decoded.
+    pub(super) values_group: Group,
 }
 
 /// What is given codes.
@@ -95,21 +97,24 @@ impl GivenReader {
 
     /// Adds what a block of rows and columns needs.
     pub(crate) fn needs(&self, [rows, columns]: [Range<usize>; 2], needs: &mut Needs) -> Result<()> {
-        if self.meaning.get().is_none() {
-            let values = self.described.iter().flat_map(|described| &described.values);
-            values.into_iter().try_for_each(|value| value.array.needs(0..value.bytes, needs))?;
+        if let (None, Some(Described { values, values_group, .. })) = (self.meaning.get(), &self.described) {
+            let each = |listed: &mut Needs| {
+                values.iter().try_for_each(|value| value.array.needs(0..value.bytes, listed))
+            };
+            values_group.add_to(needs, each)?;
         }
         let [rows, columns] = [rows, columns].map(|range| range.start as u64..range.end as u64);
         self.codes.needs(rows, columns, needs)
     }
 
-    /// Calls `work` with what a block of rows and columns is given, of codes where it is one of those; floats come in whole rows. `buffer` is for the codes.
+    /// Calls `work` with what a block of rows and columns is given, of codes where it is one of those; floats come in
+    /// whole rows. `buffer` is for the codes.
     pub(crate) fn with_block<R>(
         &self,
         from: &Fetched,
         [rows, columns]: [Range<usize>; 2],
         buffer: &mut Vec<u8>,
-        work: impl FnOnce(Given) -> R,
+        work: impl FnOnce(GivenOfChunk) -> R,
     ) -> Result<R> {
         let Opened { meaning, fill } = self.open(from)?;
         let codes = at_least(buffer, rows.len().saturating_mul(columns.len()));
@@ -117,13 +122,13 @@ impl GivenReader {
         let wanted = columns.start as u64..columns.end as u64;
         self.codes.decode(from, rows.start as u64, wanted, *fill, codes)?;
         Ok(match meaning {
-            Meaning::Bins(bins) => work(Given::Bins(GivenBins { codes, first_row, bins })),
+            Meaning::Bins(bins) => work(GivenOfChunk::Bins(GivenBins { codes, first_row, bins })),
             Meaning::Subdivisions(subdivisions) => {
-                work(Given::Subdivisions(GivenSubdivisions { codes, first_row, subdivisions }))
+                work(GivenOfChunk::Subdivisions(GivenSubdivisions { codes, first_row, subdivisions }))
             }
             Meaning::Codes(predictor) => {
                 let columns = (columns.start, columns.end);
-                work(Given::Codes(GivenCodes { codes, first_row, columns, predictor }))
+                work(GivenOfChunk::Codes(GivenCodes { codes, first_row, columns, predictor }))
             }
         })
     }
@@ -133,7 +138,7 @@ impl GivenReader {
         &self,
         block: [Range<usize>; 2],
         buffer: &mut Vec<u8>,
-        work: impl FnOnce(Given) -> R,
+        work: impl FnOnce(GivenOfChunk) -> R,
     ) -> Result<R> {
         let from = self.codes.fetch(|needs| self.needs(block.clone(), needs))?;
         self.with_block(&from, block, buffer, work)
@@ -152,7 +157,10 @@ impl GivenReader {
 impl Described {
     fn open(&self, from: &Fetched) -> Result<Opened> {
         let arrays = FetchedValues { values: &self.values, from };
-        let damaged = |what: &str| Error::damaged(&self.path, format!("{}: {what}", self.key));
+        let damaged = |what: &str| {
+            let error = Error::damaged(&self.path, format!("{}: {what}", self.key));
+            about_array(error, &self.variant, &self.key)
+        };
         let wrong = |field: &'static str| move |error: FormatError| damaged(&format!("{field}.{error}"));
         let values = Dequantizer::open(&self.given, self.given_shape, self.given_bits, &arrays);
         let values = values.map_err(|e| e.explain(wrong("given")))?.resized(self.shape.map(size));

@@ -1,4 +1,5 @@
-//! From stored bytes to a variant's arrays. What a part of an array needs follows from plans; what was fetched of it is then decoded, by the processor alone.
+//! From stored bytes to a variant's arrays. What a part of an array needs follows from plans; what was fetched of it is
+//! then decoded, without reading any of what is stored.
 
 mod array;
 mod block;

@@ -1,8 +1,10 @@
-//! From a plan's entry to a reader: of the array, of what it refers to, and of what it is given. Nothing is read for that.
+//! From a plan's entry to a reader: of the array, of what it refers to, and of what it is given. Nothing is read for
+//! that.
 
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
+use qstore_checkpoint::{Error, FloatKind, IoContext as _, Result, zeroed};
 use qstore_container::{ArrayKey, ArrayRef, ChunkForm, Encoding};
 
 use super::array::{ArrayReader, Chunks, Held};
@@ -10,13 +12,9 @@ use super::bytes::ArrayBytes as _;
 use super::codes::CodeReader;
 use super::given::{Described, GivenReader, Kind, Value};
 use super::parts::{Part, Parts, Rows};
-use crate::error::{Error, IoContext as _, Result};
-use crate::fetch::{Fetched, Needs, Place, fetch};
-use crate::file::zeroed;
+use crate::fetch::{Fetched, Group, Needs, Place, fetch};
 use crate::formats::Checkpoint;
-use crate::ingest::is_config;
-use crate::quant::FloatKind;
-use crate::variant::{Variant, coded_shape};
+use crate::variant::{Variant, about_array, coded_shape};
 
 impl ArrayReader {
     /// A reader of one array of a variant; of a reference to all of another that one's.
@@ -40,8 +38,7 @@ impl ArrayReader {
     fn open_at(variant: &Arc<Variant>, place: (usize, usize)) -> Result<Self> {
         let array = variant.array_at(place);
         let (file, index) = (variant.shard(place.0), place.1);
-        let damaged =
-            |what: &dyn ToString| Error::damaged(&file.path, format!("{}: {}", array.key, what.to_string()));
+        let damaged = |what: &dyn ToString| damaged_array(variant, place, what);
         let held = match &array.encoding {
             Encoding::Slice { .. } => {
                 let (bundle, start) = file.slice(index).ok_or_else(|| damaged(&"it has no bundle"))?;
@@ -76,8 +73,7 @@ impl Rows {
 fn chunks(variant: &Arc<Variant>, place: (usize, usize)) -> Result<Chunks> {
     let array = variant.array_at(place);
     let (file, index) = (variant.shard(place.0), place.1);
-    let damaged =
-        |what: &dyn ToString| Error::damaged(&file.path, format!("{}: {}", array.key, what.to_string()));
+    let damaged = |what: &dyn ToString| damaged_array(variant, place, what);
     let (name, mut next, verbatim) = match &array.encoding {
         Encoding::Verbatim { file, offset } => (format!("{}/{file}", variant.name()).into(), *offset, true),
         _ => {
@@ -104,11 +100,17 @@ fn chunks(variant: &Arc<Variant>, place: (usize, usize)) -> Result<Chunks> {
     Ok(Chunks { places, codec: OnceLock::new(), given: given(variant, place)?, verbatim })
 }
 
+/// That something is wrong with the array at a place.
+fn damaged_array(variant: &Variant, place: (usize, usize), what: &dyn ToString) -> Error {
+    let (shard, key) = (variant.shard(place.0), &variant.array_at(place).key);
+    let error = Error::damaged(&shard.path, format!("{key}: {}", what.to_string()));
+    about_array(error, variant.name(), key)
+}
+
 /// What the array at a place is given, if anything.
 fn given(variant: &Arc<Variant>, place: (usize, usize)) -> Result<Option<GivenReader>> {
     let array = variant.array_at(place);
-    let path = &variant.shard(place.0).path;
-    let damaged = |what: &str| Error::damaged(path, format!("{}: {what}", array.key));
+    let damaged = |what: &str| damaged_array(variant, place, &what);
     let Some(given) = array.encoding.given() else { return Ok(None) };
     let shape = coded_shape(array).ok_or_else(|| damaged("a residual that is no matrix"))?;
     let float = || FloatKind::of_stored(array).ok_or_else(|| damaged("a residual of other elements"));
@@ -142,7 +144,8 @@ fn given(variant: &Arc<Variant>, place: (usize, usize)) -> Result<Option<GivenRe
     );
     let reader = reader.map_err(|e| damaged(&format!("given.codes.{e}")))?;
     let described = Described {
-        path: path.clone(),
+        variant: variant.name().clone(),
+        path: variant.shard(place.0).path.clone(),
         key: array.key.clone(),
         given: given.values.clone(),
         given_shape: given.shape,
@@ -150,6 +153,7 @@ fn given(variant: &Arc<Variant>, place: (usize, usize)) -> Result<Option<GivenRe
         shape,
         kind,
         values,
+        values_group: Group::default(),
     };
     Ok(Some(GivenReader::described(reader, described)))
 }
@@ -207,7 +211,8 @@ pub(crate) fn read_whole(variant: &Arc<Variant>, key: &ArrayKey) -> Result<Vec<u
 /// Its `config.json` cannot be read.
 pub(crate) fn checkpoint(variant: &Arc<Variant>) -> Result<Checkpoint> {
     let keys = variant.files().iter().map(|file| (ArrayKey::File(file.path.clone()), file.bytes));
-    let mut configs = keys.filter(|(key, bytes)| is_config(key, *bytes) && variant.place(key).is_some());
+    let mut configs =
+        keys.filter(|(key, bytes)| Checkpoint::is_config(key, *bytes) && variant.place(key).is_some());
     let config = match configs.next() {
         Some((key, _)) => serde_json::from_slice(&read_whole(variant, &key)?).unwrap_or_default(),
         None => serde_json::Value::Null,

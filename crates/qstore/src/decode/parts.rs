@@ -3,14 +3,11 @@
 use std::ops::Range;
 use std::sync::OnceLock;
 
+use qstore_checkpoint::{IoContext as _, Result, gather, size, transpose, zeroed};
 use qstore_container::Placed;
 
 use super::bytes::{ArrayBytes, fetch_for};
-use crate::error::{IoContext as _, Result};
 use crate::fetch::{Fetched, Needs};
-use crate::file::zeroed;
-use crate::memory::size;
-use crate::quant::{gather, transpose};
 
 /// The matrices that an array consists of.
 #[derive(Debug)]
@@ -101,9 +98,9 @@ impl Part {
                 let count = columns.end - columns.start;
                 let mut block = hold(rows * count * width)?;
                 self.array.decode_columns(from, [cols, width], 0..rows, columns, &mut block)?;
-                let mut turned = hold(rows * count * width)?;
-                transpose(&block, count, width, &mut turned);
-                for (index, column) in turned.chunks_exact(size(rows) * element).enumerate() {
+                let mut transposed = hold(rows * count * width)?;
+                transpose(&block, count, width, &mut transposed);
+                for (index, column) in transposed.chunks_exact(size(rows) * element).enumerate() {
                     let at = |row: u64| index * line + size(self.placed.slab_row(row)) * element;
                     if self.placed.has_order() {
                         (0..rows).zip(column.chunks_exact(element)).for_each(|(row, run)| put(run, at(row)));

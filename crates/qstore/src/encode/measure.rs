@@ -1,12 +1,11 @@
-//! What an array would take in a layer, found by coding all of it.
+//! What an array would take in a store, found by coding all of it.
 
+use qstore_checkpoint::{Result, Source};
 use rayon::prelude::*;
 
+use super::jobs::{Chunks, Job};
 use super::spare::Spare;
-use super::steps::{Chunks, Step};
 use super::{Done, Stored, code_bundle, work};
-use crate::error::Result;
-use crate::ingest::Source;
 use crate::plan::{Action, Bundle, Planned, PlannedArray};
 
 /// The stored form of an array.
@@ -22,12 +21,12 @@ pub(crate) struct Measured {
 pub(crate) fn measure(source: &Source, planned: Planned) -> Result<Measured> {
     let spare = Spare::new(2 * rayon::current_num_threads());
     match planned {
-        Planned::Later { index, chunk } => match work(source, &spare, Step::Whole { index, chunk })? {
+        Planned::Later { index, chunk } => match work(source, &spare, Job::Whole { index, chunk })? {
             Done::Whole { plan, raw, stored } => Ok(measured(&plan, stored.bytes(raw.len()))),
             _ => Ok(Measured { bytes: 0, encoding: "none" }),
         },
         Planned::Now(plan) => {
-            let chunks: Vec<Step> = Chunks::of(&plan, &plan.array).collect();
+            let chunks: Vec<Job> = Chunks::of(&plan, &plan.array).collect();
             let code = |step| match work(source, &spare, step)? {
                 Done::Chunk { raw, stored } => {
                     let bytes = stored.bytes(raw.len());

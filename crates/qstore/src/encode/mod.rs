@@ -1,50 +1,45 @@
-//! From a variant's files to its layer.
+//! From a variant's files to its shards.
 //!
-//! Jobs run through [`pipeline::ordered`]: one thread plans arrays and, in the order of the files, hashes and writes what the others have coded; these
-//! read, code, decode again and compare.
+//! Jobs run through [`ordered`]: one thread plans arrays and, in the order of the files, hashes and writes what the
+//! others have coded; these read, code, decode again and compare.
 
-mod layer;
+mod jobs;
 mod measure;
 mod shard_writer;
 mod slab;
 mod spare;
-mod steps;
+mod variant_writer;
 
 use std::borrow::Cow;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
+use qstore_checkpoint::{
+    Error, Progress, Result, Source, SourceArray, Syncs, Window, ordered, size, transpose, zeroed,
+};
 use qstore_container::{ChunkForm, ChunkShape, Hash128, Part, StoredArray, VariantEntry, VariantName};
 use rayon::ThreadPool;
 use rayon::prelude::*;
 
-use crate::codec::{Given, Workspace, at_least, with_workspace};
-use crate::disk::Syncs;
-use crate::error::{Error, Result};
-use crate::file::zeroed;
-use crate::ingest::{Source, SourceArray};
-use crate::memory::size;
-use crate::pipeline::{self, Window};
+use crate::codec::{GivenOfChunk, Workspace, at_least, with_workspace};
 use crate::plan::{
     Action, Bundle, Bundles, Coding, Duplicates, Lower, Pairs, PlannedArray, Planner, chunk_of,
     element_bytes, is_small, plan_alone,
 };
-use crate::progress::Progress;
-use crate::quant::transpose;
 use crate::variant::Variant;
-use layer::LayerWriter;
+pub(crate) use jobs::SmallTensors;
+use jobs::{Job, Jobs, shards};
 pub(crate) use measure::{measure, measure_bundle};
 use slab::{CodedPart, code_slab, read_original};
 use spare::Spare;
-pub(crate) use steps::Run;
-use steps::{Step, Steps, shards};
+use variant_writer::VariantWriter;
 
-/// Where and how a layer is written.
+/// Where and how a variant is written.
 pub(crate) struct Target<'a> {
-    /// The folder that gets the layer files, in which `lower` need not lie.
+    /// The folder that gets its files, in which `lower` need not lie.
     pub(crate) folder: &'a Path,
-    /// Has the layer files synced, which must be waited for before they are committed.
+    /// Has its files synced, which must be waited for before they are committed.
     pub(crate) syncs: &'a Syncs,
     /// The variants below, open.
     pub(crate) lower: &'a [Arc<Variant>],
@@ -63,8 +58,8 @@ pub(crate) struct Target<'a> {
 /// Stores `source` as variant `name` and returns its entry for the manifest.
 ///
 /// # Errors
-/// Whatever can go wrong with reading the source or writing the layer; the folder then holds an incomplete layer that no manifest names.
-pub(crate) fn write_layer(
+/// Whatever can go wrong with reading the source or writing shards; the folder then holds files that no manifest names.
+pub(crate) fn write_variant(
     source: &Source,
     name: &VariantName,
     target: &Target,
@@ -92,13 +87,13 @@ pub(crate) fn write_layer(
         parts: 0,
     };
     let spare = Spare::new(target.window.jobs);
-    let mut writer = LayerWriter::new(source, name, target, &shards, (&small, &most_parts))?;
+    let mut writer = VariantWriter::new(source, name, target, &shards, (&small, &most_parts))?;
     let work = |step| work(source, &spare, step);
     let sink = |done: Done| {
         let raw = match &done {
             Done::Chunk { raw, .. }
             | Done::Whole { raw, .. }
-            | Done::Run(Run { raw, .. })
+            | Done::Small(SmallTensors { raw, .. })
             | Done::Slab { raw, .. } => Some(raw),
             _ => None,
         };
@@ -107,8 +102,8 @@ pub(crate) fn write_layer(
         }
         writer.take(done, &spare)
     };
-    let steps = Steps::new(&mut planner, &shards);
-    pipeline::ordered(target.pool, target.window, steps, Step::holds, work, sink)?;
+    let jobs = Jobs::new(&mut planner, &shards);
+    ordered(target.pool, target.window, jobs, Job::holds, work, sink)?;
     let entry = writer.finish()?;
     Ok(VariantEntry { unshared: planner.pairs.unshared(), ..entry })
 }
@@ -120,7 +115,7 @@ pub(crate) enum Done {
     /// The next shard begins.
     Shard,
     /// Small tensors of that file.
-    Run(Run),
+    Small(SmallTensors),
     /// A bundle of small tensors that have passed.
     Bundle(Box<CodedBundle>),
     /// An array of that file begins.
@@ -154,17 +149,17 @@ pub(crate) enum Stored {
 }
 
 /// Reads and codes one chunk.
-fn work(source: &Source, spare: &Spare, step: Step) -> Result<Done> {
+fn work(source: &Source, spare: &Spare, step: Job) -> Result<Done> {
     let (plan, start, length) = match step {
-        Step::File(file) => return Ok(Done::File(file)),
-        Step::Shard => return Ok(Done::Shard),
-        Step::Run(run) => return Ok(Done::Run(run)),
-        Step::Bundle(bundle) => return code_bundle(source, bundle).map(Box::new).map(Done::Bundle),
-        Step::Array(plan) => return Ok(Done::Array(plan)),
-        Step::Whole { index, chunk } => return code_whole(source, index, chunk),
-        Step::Slab(slab) => return code_slab(source, spare, slab),
-        Step::Parts { index, parts } => return Ok(Done::Parts { index, parts }),
-        Step::Chunk { plan, start, length } => (plan, start, length),
+        Job::File(file) => return Ok(Done::File(file)),
+        Job::Shard => return Ok(Done::Shard),
+        Job::Small(run) => return Ok(Done::Small(run)),
+        Job::Bundle(bundle) => return code_bundle(source, bundle).map(Box::new).map(Done::Bundle),
+        Job::Array(plan) => return Ok(Done::Array(plan)),
+        Job::Whole { index, chunk } => return code_whole(source, index, chunk),
+        Job::Slab(slab) => return code_slab(source, spare, slab),
+        Job::Parts { index, parts } => return Ok(Done::Parts { index, parts }),
+        Job::Chunk { plan, start, length } => (plan, start, length),
     };
     let array = &plan.array;
     let path = source.path_of(array);
@@ -303,7 +298,7 @@ fn code(coding: &Coding, (rows, columns): Block, raw: &[u8]) -> Result<Option<Ve
     let cols = columns.len();
     with_workspace(|workspace| {
         let Some(given) = &coding.given else {
-            return code_given(coding, cols, raw, Given::Nothing, workspace);
+            return code_given(coding, cols, raw, GivenOfChunk::Nothing, workspace);
         };
         let block = coding.encoding.given_block([rows, columns]);
         let mut codes = std::mem::take(&mut workspace.codes);
@@ -318,7 +313,7 @@ fn code_given(
     coding: &Coding,
     cols: usize,
     raw: &[u8],
-    given: Given,
+    given: GivenOfChunk,
     workspace: &mut Workspace,
 ) -> Result<Option<Vec<u8>>, Failure> {
     let Some(coded) = coding.codec.encode(raw, cols, &coding.classifier, given, workspace) else {

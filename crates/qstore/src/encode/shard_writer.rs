@@ -2,14 +2,12 @@
 
 use std::path::Path;
 
+use qstore_checkpoint::{Error, FileWriter, IoContext as _, Result, Syncs, create_new, rename};
 use qstore_container::limits::MAX_TAIL_BYTES;
 use qstore_container::{
     ArrayKey, ChunkRecord, Given, Hash128, ShardFile, ShardLayout, ShardPlan, StoredArray,
 };
 use qstore_container::{OriginalFile, RelativePath, Tail, VariantName, write_chunks};
-
-use crate::disk::{FileWriter, Syncs, create_new, rename};
-use crate::error::{Error, IoContext as _, Result};
 
 /// A shard that is being written under a temporary name.
 #[derive(Debug)]
@@ -65,8 +63,8 @@ impl<'a> ShardWriter<'a> {
         self.records.extend(records);
     }
 
-    /// Writes the tail and the header, and gives the file its name: `VARIANT-ID.safetensors`. It is synced by when the variant is
-    /// committed. `files` and `empty_folders` are empty in all shards but the last.
+    /// Writes the tail and the header, and gives the file its name: `VARIANT-ID.safetensors`. It is synced by when the
+    /// variant is committed. `files` and `empty_folders` are empty in all shards but the last.
     pub(super) fn finish(
         mut self,
         variant: &VariantName,

@@ -1,18 +1,15 @@
-//! Coding arrays that are stored by parts, a slab at a time: bytes that follow each other and are those of one part, or of several that lie in each other.
+//! Coding arrays that are stored by parts, a slab at a time: bytes that follow each other and are those of one part, or
+//! of several that lie in each other.
 
 use std::sync::Arc;
 
+use qstore_checkpoint::{CHUNK_MEMORY, Error, Result, Source, SourceArray, gather, size};
 use qstore_container::{ChunkForm, Hash128};
 use rayon::prelude::*;
 
 use super::spare::Spare;
 use super::{Done, Failure, Stored, block, code, code_transposed};
-use crate::error::{Error, Result};
-use crate::ingest::{Source, SourceArray};
-use crate::memory::size;
-use crate::pipeline::CHUNK_MEMORY;
 use crate::plan::{Action, Original, PlannedArray, element_bytes};
-use crate::quant::gather;
 
 /// Bytes of an array, and the parts that they are.
 pub(crate) struct Slab {
@@ -48,7 +45,7 @@ pub(super) fn code_slab(source: &Source, spare: &Spare, slab: Slab) -> Result<Do
     let width = element_bytes(array);
     let code_one = |plan: Arc<PlannedArray>| {
         let Some(part) = &plan.array.part else {
-            return Err(Error::input(&path, format!("{}: a part of nothing", plan.array.key)));
+            return Err(Error::internal(format!("{}: a part of nothing", plan.array.key)));
         };
         let placed = part.placed();
         // A part whose rows lie as they are is all of its slab.
@@ -60,7 +57,7 @@ pub(super) fn code_slab(source: &Source, spare: &Spare, slab: Slab) -> Result<Do
                 compare(source, &plan.array, original, &matrix)?;
                 Vec::new()
             }
-            Action::Keep => return Err(Error::input(&path, format!("{}: a kept part", plan.array.key))),
+            Action::Keep => return Err(Error::internal(format!("{}: a kept part", plan.array.key))),
         };
         Ok(CodedPart { hash: Hash128::of(&matrix), chunks, plan: plan.clone() })
     };

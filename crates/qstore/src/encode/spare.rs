@@ -1,15 +1,16 @@
-//! Memory of chunks that have been written, for those that are read next. Fresh memory is zeroed first, to be overwritten at once, and is not in any
-//! cache.
+//! Memory of chunks that have been written, for those that are read next. Fresh memory is zeroed first, to be
+//! overwritten at once, and is not in any cache.
 
 use std::io;
 use std::sync::{Mutex, PoisonError};
 
-use crate::file::zeroed;
+use qstore_checkpoint::zeroed;
 
 /// Bytes of a buffer that is kept: of any chunk of ours, not of a whole matrix.
 const MOST_BYTES: usize = 8 << 20;
 
-/// Buffers that nobody uses. They come on top of what chunks in flight may take, as a chunk's part of that is several times its bytes.
+/// Buffers that nobody uses. They come on top of what chunks in flight may take, as a chunk's part of that is several
+/// times its bytes.
 #[derive(Debug)]
 pub(super) struct Spare {
     buffers: Mutex<Vec<Vec<u8>>>,

@@ -1,18 +1,19 @@
 //! Reading ahead of decoding.
 //!
 //! Pieces of work come in an order that is known, and so does what each needs. It is read in that order, some pieces'
-//! worth at a time, so that what lies together in a file is read together. There is no thread for it: whichever is about
-//! to decode a piece first reads for the next ones, where too little is left and no other does. So one thread reads and
-//! the others decode while decoding waits for reading, and all decode where it does not.
+//! worth at a time, so that what lies together in a file is read together. There is no thread for it: whichever is
+//! about to decode a piece first reads for the next ones, where too little is left and no other does. So one thread
+//! reads and the others decode while decoding waits for reading, and all decode where it does not.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
+use qstore_checkpoint::{Error, Result};
+
 use super::fetched::{Bytes, Fetched, Spare};
 use super::needs::{Needs, Place};
 use super::tasks::{Task, Tasks};
-use crate::error::{Error, Result};
 use crate::storage::Storage;
 
 /// Stored bytes that are read at a time at most, but for a piece that needs more.
@@ -74,8 +75,8 @@ impl State {
 }
 
 impl<'a> Ahead<'a> {
-    /// What pieces need, of a storage; nothing is read yet. At most `memory` bytes will be read and not yet used, and no
-    /// more than the storage says is worth while, but for pieces that need more.
+    /// What pieces need, of a storage; nothing is read yet. At most `memory` bytes will be read and not yet used, and
+    /// no more than the storage says is worth while, but for pieces that need more.
     pub(crate) fn new(storage: &'a dyn Storage, memory: u64, pieces: Vec<Needs>) -> Self {
         let most = memory.min(storage.hints().ahead);
         let tasks = Tasks::new(pieces, BATCH_BYTES.min(most / 2));
@@ -104,12 +105,12 @@ impl<'a> Ahead<'a> {
                 let its_own = state.failed.as_mut().filter(|(first, _)| *first == index);
                 return Err(its_own.and_then(|(_, why)| why.take()).unwrap_or(Error::Stopped));
             }
-            state = if index >= state.tasks.next() {
+            state = if index >= state.tasks.next() && !state.tasks.is_empty() {
                 self.read(state)
             } else if state.reading > 0 {
                 self.wait(state)
             } else {
-                return Err(Error::internal(format!("piece {index} was asked for twice")));
+                return Err(Error::internal(format!("piece {index} was asked for twice, or is none")));
             };
         };
         let has_room = self.used.load(Ordering::Relaxed) <= self.most / 2;
@@ -187,6 +188,9 @@ mod tests {
     use std::path::Path;
     use std::sync::atomic::AtomicUsize;
 
+    use qstore_checkpoint::size;
+
+    use super::super::needs::Group;
     use super::*;
     use crate::storage::Hints;
 
@@ -294,6 +298,35 @@ mod tests {
                 assert_eq!(sum(&reads), sum(&all), "{memory} {ahead} {threads}");
             }
         }
+    }
+
+    /// Places that all pieces need are listed and read once: a file of some kilobytes could ask for very many.
+    #[test]
+    fn what_all_pieces_need_is_one_group() {
+        let place = |index: u64| Place { file: "values".into(), start: index * 10, length: 10 };
+        let (storage, count) = (Numbers { ahead: 1 << 20, ..Numbers::default() }, 5000);
+        let group = Group::default();
+        let needs = |own: u64| {
+            let mut needs = Needs::default();
+            needs.add(place(100_000 + own));
+            let list = |listed: &mut Needs| {
+                (0..count).for_each(|index| listed.add(place(index)));
+                Ok(())
+            };
+            group.add_to(&mut needs, list).unwrap();
+            needs
+        };
+        let ahead = Ahead::new(&storage, 1 << 20, (0..count).map(needs).collect());
+        for index in 0..count {
+            let batch = ahead.get(size(index)).unwrap();
+            for wanted in [place(0), place(count - 1), place(100_000 + index)] {
+                let bytes = batch.fetched().get(&wanted).unwrap();
+                assert!((wanted.start..).zip(bytes).all(|(at, byte)| *byte == number(at)));
+            }
+            assert!(batch.fetched().get(&place(count)).is_err());
+        }
+        let reads = storage.reads.into_inner().unwrap();
+        assert_eq!(reads.iter().map(|read| read.length).sum::<u64>(), 2 * count * 10);
     }
 
     #[test]

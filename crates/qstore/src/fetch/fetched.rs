@@ -4,15 +4,17 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use qstore_checkpoint::{Error, IoContext as _, Result, TensorBytes, size};
+
 use super::needs::{Needs, Place};
-use crate::error::{Error, IoContext as _, Result};
-use crate::memory::{TensorBytes, size};
 use crate::storage::Storage;
 
 /// What was read of a store's files.
 #[derive(Debug, Default)]
 pub(crate) struct Fetched {
     places: HashMap<Place, Bytes>,
+    /// What others have as well.
+    groups: Vec<Arc<Self>>,
 }
 
 /// Some of what one request brought.
@@ -61,7 +63,7 @@ pub(super) struct Spare(Mutex<Vec<TensorBytes>>);
 
 /// Buffers that are kept at most.
 const MOST_SPARE: usize = 16;
-/// Their bytes at least.
+/// Their bytes at least; smaller ones are had from the allocator, and left to it.
 const LEAST_SPARE: u64 = 1 << 20;
 
 impl Spare {
@@ -83,8 +85,7 @@ impl Fetched {
     /// # Errors
     /// [`Error::Internal`] if they were not fetched: whoever fetches asks what is needed.
     pub(crate) fn get(&self, place: &Place) -> Result<&[u8]> {
-        let bytes = self.places.get(place);
-        bytes.map(Bytes::get).ok_or_else(|| {
+        self.bytes(place).map(Bytes::get).ok_or_else(|| {
             let Place { file, start, length } = place;
             Error::internal(format!("{length} bytes from byte {start} of {file} on were not fetched"))
         })
@@ -95,7 +96,19 @@ impl Fetched {
     }
 
     pub(super) fn bytes(&self, place: &Place) -> Option<&Bytes> {
-        self.places.get(place)
+        let own = self.places.get(place);
+        own.or_else(|| self.groups.iter().find_map(|group| group.bytes(place)))
+    }
+
+    /// Some of it, by itself.
+    pub(super) fn of(&self, places: &[Place]) -> Self {
+        let own = places.iter().filter_map(|place| Some((place.clone(), self.bytes(place)?.clone())));
+        Self { places: own.collect(), groups: Vec::new() }
+    }
+
+    /// Adds what others have as well.
+    pub(super) fn add_group(&mut self, group: Arc<Self>) {
+        self.groups.push(group);
     }
 }
 
@@ -149,9 +162,15 @@ impl Request {
             return Ok(());
         };
         let (file, start) = (first.file.clone(), first.start);
+        let spare = spare.filter(|_| last - start >= LEAST_SPARE / 2);
         let bytes = spare.map_or_else(|| TensorBytes::zeroed(last - start), |spare| spare.take(last - start));
         let mut bytes = bytes.at(storage.location(), "cannot hold what is read")?;
-        storage.read(&file, start, &mut bytes[..size(last - start)])?;
+        storage.read(&file, start, &mut bytes[..size(last - start)]).map_err(|error| match error {
+            Error::Io { path, source, .. } if source.kind() == std::io::ErrorKind::UnexpectedEof => {
+                Error::damaged(path, format!("it is cut short: it has no bytes {start} to {last}"))
+            }
+            other => other,
+        })?;
         let buffer = Arc::new(Buffer { bytes: Some(bytes), spare: spare.cloned() });
         for place in self.places {
             let from = size(place.start - start);

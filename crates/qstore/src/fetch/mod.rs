@@ -7,4 +7,4 @@ mod tasks;
 
 pub(crate) use ahead::Ahead;
 pub(crate) use fetched::{Fetched, fetch};
-pub(crate) use needs::{Needs, Place};
+pub(crate) use needs::{Group, Needs, Place};

@@ -1,54 +1,15 @@
 //! A variant's tensors, and what its configuration says of them.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
-use qstore_container::{ArrayKey, Dtype};
+use qstore_checkpoint::ShardSet;
+use qstore_container::ArrayKey;
 use serde_json::Value;
 
-use crate::shard_name::ShardSet;
+use crate::names::ArrayInfo;
 
-/// A tensor as a format sees it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct ArrayInfo {
-    pub(crate) key: ArrayKey,
-    /// Its name in its file, which other files may use as well.
-    pub(crate) name: String,
-    /// The path of its file.
-    pub(crate) file: Arc<str>,
-    pub(crate) dtype: Dtype,
-    pub(crate) shape: Vec<u64>,
-}
-
-impl ArrayInfo {
-    /// The tensor `key` of the file at path `file`: one whose name another file uses may be called `FILE:NAME`.
-    pub(crate) fn new(key: &ArrayKey, file: &Arc<str>, dtype: Dtype, shape: &[u64]) -> Option<Self> {
-        let name = key.tensor()?;
-        let own = name.strip_prefix(&**file).and_then(|rest| rest.strip_prefix(':')).unwrap_or(name);
-        Some(Self {
-            key: key.clone(),
-            name: own.to_owned(),
-            file: file.clone(),
-            dtype,
-            shape: shape.to_vec(),
-        })
-    }
-
-    /// The folder that its file is in.
-    pub(crate) fn folder(&self) -> &str {
-        self.file.rsplit_once('/').map_or("", |(folder, _)| folder)
-    }
-
-    /// Its elements.
-    pub(crate) fn elements(&self) -> u64 {
-        self.shape.iter().fold(1, |product, dimension| product.saturating_mul(*dimension))
-    }
-
-    /// Its bits.
-    pub(crate) fn bits(&self) -> u64 {
-        self.elements().saturating_mul(self.dtype.bitsize() as u64)
-    }
-}
+/// The largest `config.json` that is looked at.
+const CONFIG_BYTES: u64 = 1 << 24;
 
 /// What a variant's folder says of itself: its tensors, and its `config.json`.
 #[derive(Debug, Clone, Default)]
@@ -59,6 +20,11 @@ pub(crate) struct Checkpoint {
 }
 
 impl Checkpoint {
+    /// Whether an array of so many bytes is a variant's `config.json`.
+    pub(crate) fn is_config(key: &ArrayKey, bytes: u64) -> bool {
+        matches!(key, ArrayKey::File(path) if path.as_str() == "config.json") && bytes <= CONFIG_BYTES
+    }
+
     /// What `config.json` says of how the variant is quantised.
     pub(crate) fn quantization_config(&self) -> &Value {
         &self.config["quantization_config"]
@@ -95,7 +61,8 @@ impl<'a> Tensors<'a> {
         self.checkpoint.tensors.iter()
     }
 
-    /// The tensor of that name that belongs to `of`: in its file, else in another shard of it, else in its folder, else the only one.
+    /// The tensor of that name that belongs to `of`: in its file, else in another shard of it, else in its folder, else
+    /// the only one.
     pub(super) fn beside(&self, of: &ArrayInfo, name: &str) -> Option<&'a ArrayInfo> {
         let named = self.by_name.get(name)?;
         if let [only] = named[..] {
@@ -115,6 +82,8 @@ fn set_of(file: &str) -> Result<ShardSet<'_>, &str> {
 
 #[cfg(test)]
 mod tests {
+    use qstore_container::Dtype;
+
     use super::*;
 
     #[test]

@@ -1,8 +1,9 @@
 //! FP8 with a scale for each block of a matrix, as transformers, DeepSeek and Qwen publish it.
 //!
-//! `X.weight` is F8_E4M3 of shape [out, in] and `X.weight_scale_inv` has the scale of each block, by which codes are multiplied: F32, BF16 or a power of two. Blocks
-//! are of 128 x 128 unless `weight_block_size` says otherwise. The scales of all experts of a layer may be one tensor, `experts.gate_up_proj_scale_inv` with those
-//! of gates first. A weight is multiplied with the reciprocal of its scale, or divided by it, and rounded.
+//! `X.weight` is F8_E4M3 of shape [out, in] and `X.weight_scale_inv` has the scale of each block, by which codes are
+//! multiplied: F32, BF16 or a power of two. Blocks are of 128 x 128 unless `weight_block_size` says otherwise. The
+//! scales of all experts of a layer may be one tensor, `experts.gate_up_proj_scale_inv` with those of gates first. A
+//! weight is multiplied with the reciprocal of its scale, or divided by it, and rounded.
 
 use qstore_container::{
     Dequantization, Dtype, Factor, Field, Inverse, Levels, MiniFloat, Number, Numbers, QuantMatrix, Rounded,
@@ -58,7 +59,8 @@ fn look(
     let group = |name: &str, view: View, shape: &[u64]| {
         let codes = tensors.beside(scale, name)?;
         let &[rows, cols] = &codes.shape[..] else { return None };
-        // Beside floats it means nothing: of a matrix that is no whole number of blocks transformers quantises no weights.
+        // Beside floats it means nothing: of a matrix that is no whole number of blocks transformers quantises no
+        // weights.
         if codes.dtype != Dtype::F8_E4M3 {
             return None;
         }

@@ -1,9 +1,11 @@
 //! GPTQ's checkpoint formats, `gptq` and `gptq_v2`.
 //!
-//! `X.qweight` holds codes of 2, 3, 4 or 8 bits in I32 words of shape [in * bits / 32, out]: each column of words is a stream of the bits of one output's
-//! codes, low bits first. `X.scales` [groups, out] and `X.qzeros` I32 [groups, out * bits / 32] hold a scale and a zero-point for each group of inputs, and
-//! `X.g_idx` I32 [in] says which group an input belongs to. The number of bits follows from the shapes. Zero-points are stored less one (`gptq`) or as they are
-//! (`gptq_v2`), which no tensor says. Codes make up for the errors of those before them, so that no rule takes weights to them.
+//! `X.qweight` holds codes of 2, 3, 4 or 8 bits in I32 words of shape [in * bits / 32, out]: each column of words is a
+//! stream of the bits of one output's codes, low bits first. `X.scales` [groups, out] and `X.qzeros` I32 [groups, out *
+//! bits / 32] hold a scale and a zero-point for each group of inputs, and `X.g_idx` I32 [in] says which group an input
+//! belongs to. The number of bits follows from the shapes. Zero-points are stored less one (`gptq`) or as they are
+//! (`gptq_v2`), which no tensor says. Codes make up for the errors of those before them, so that no rule takes weights
+//! to them.
 
 use qstore_container::{
     Axis, ColumnGroups, Dequantization, Dtype, Factor, Field, Levels, Number, Numbers, Packing, QuantMatrix,

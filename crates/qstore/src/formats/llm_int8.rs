@@ -1,7 +1,7 @@
 //! LLM.int8(), as bitsandbytes writes it and transformers saves it.
 //!
-//! `X.weight` holds I8 codes of shape [out, in] and `X.SCB` one float a row, F32 as bitsandbytes has it: 127 times the row's scale. Weights are
-//! rounded to FP16 first, and multiplied with 127 / SCB, which builds round differently.
+//! `X.weight` holds I8 codes of shape [out, in] and `X.SCB` one float a row, F32 as bitsandbytes has it: 127 times the
+//! row's scale. Weights are rounded to FP16 first, and multiplied with 127 / SCB, which builds round differently.
 
 use qstore_container::{
     Dequantization, Dtype, Factor, Field, Inverse, Levels, Number, Numbers, QuantMatrix, Rounded, Rule,

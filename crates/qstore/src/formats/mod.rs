@@ -1,7 +1,7 @@
 //! Quantised formats: how a producer's tensors form quantised matrices, described as data.
 //!
-//! A format is a file here and an entry of [`ALL`]. It finds its tensors by names, types and shapes and by what `config.json` says, and
-//! returns what the rest of the library goes by: a [`QuantMatrix`]. Nothing else knows of it.
+//! A format is a file here and an entry of [`ALL`]. It finds its tensors by names, types and shapes and by what
+//! `config.json` says, and returns what the rest of the library goes by: a [`QuantMatrix`]. Nothing else knows of it.
 
 mod checkpoint;
 mod fp8_blocks;
@@ -12,7 +12,8 @@ use std::collections::HashSet;
 
 use qstore_container::{ArrayKey, Dtype, QuantMatrix};
 
-pub(crate) use checkpoint::{ArrayInfo, Checkpoint, Tensors};
+use crate::names::ArrayInfo;
+pub(crate) use checkpoint::{Checkpoint, Tensors};
 
 /// The tensors that together hold one quantised weight matrix.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,7 +24,8 @@ pub(crate) struct QuantGroup {
     pub(crate) folder: String,
     /// The name of its format.
     pub(crate) format: &'static str,
-    /// What it is. Where files do not say, several things that it may be, which differ in what codes stand for; a trial tells.
+    /// What it is. Where files do not say, several things that it may be, which differ in what codes stand for; a trial
+    /// tells.
     pub(crate) candidates: Vec<QuantMatrix<ArrayKey>>,
 }
 
@@ -58,7 +60,8 @@ trait Format: Sync {
     /// What `config.json` calls it: beginnings of its `quant_method`.
     fn methods(&self) -> &'static [&'static str];
 
-    /// Every quantised matrix among a variant's tensors, and those that have the names of one and do not fit each other, with why.
+    /// Every quantised matrix among a variant's tensors, and those that have the names of one and do not fit each
+    /// other, with why.
     fn find(&self, tensors: &Tensors<'_>) -> Vec<Result<QuantGroup, Malformed>>;
 }
 
@@ -112,7 +115,8 @@ pub(crate) fn format_of(checkpoint: &Checkpoint) -> Option<String> {
     first.or(checkpoint.quant_method()).map(str::to_owned)
 }
 
-/// Whether there is a format for what `config.json` calls so. Formats share names: what is malformed for one may be of another.
+/// Whether there is a format for what `config.json` calls so. Formats share names: what is malformed for one may be of
+/// another.
 pub(crate) fn is_known_method(method: &str) -> bool {
     ALL.iter().flat_map(|format| format.methods()).any(|known| method.starts_with(known))
 }

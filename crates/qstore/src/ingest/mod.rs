@@ -1,14 +1,9 @@
-//! A variant's folder, as its producer wrote it, seen as files and arrays.
+//! What is stored, as its producer wrote it: a folder, or a stored variant seen the same way.
 
-mod exclude;
-mod folder;
-mod part;
+mod described;
 mod shared;
-mod source;
-mod whole;
+mod stored;
 
-pub(crate) use exclude::Exclude;
-pub(crate) use folder::{Scan, scan_folder};
-pub(crate) use part::SourcePart;
+pub(crate) use described::checkpoint_of;
 pub(crate) use shared::SharedArray;
-pub(crate) use source::{Source, SourceArray, SourceContent, SourceFile, is_config};
+pub(crate) use stored::source_of;

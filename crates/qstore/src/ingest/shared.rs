@@ -4,11 +4,10 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
+use qstore_checkpoint::{Error, Result, Source, SourceArray};
 use qstore_container::{ArrayKey, CodeLayout};
 
-use super::{Source, SourceArray};
 use crate::decode::ArrayBytes;
-use crate::error::{Error, Result};
 use crate::fetch::{Fetched, Needs};
 use crate::storage::Storage;
 

@@ -3,9 +3,9 @@
 use qstore_container::View;
 use serde_json::Value;
 
+use super::ArrayInfo;
 use super::canonical;
 use super::canonical::is_number;
-use crate::formats::ArrayInfo;
 
 /// Projections that are stored as one matrix, with their output features one after another.
 const FUSED: [(&str, &[&str]); 3] = [

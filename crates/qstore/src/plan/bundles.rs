@@ -1,14 +1,14 @@
 //! Small tensors, gathered into bundles.
 //!
-//! Tables, coder states, a header entry, a record and a job for each of them would take more than they do. One bundle is open for each element
-//! type; slices fill it in the order in which their bytes pass.
+//! Tables, coder states, a header entry, a record and a job for each of them would take more than they do. One bundle
+//! is open for each element type; slices fill it in the order in which their bytes pass.
 
 use std::collections::BTreeMap;
 
+use qstore_checkpoint::SourceArray;
 use qstore_container::{ArrayKey, Dtype, Encoding};
 
 use super::{Coding, Pairs, chunk_of, plan_alone};
-use crate::ingest::SourceArray;
 
 /// Tensors of fewer bytes are bundled. What larger ones save by tables of their own is more than those cost.
 const SMALL_BYTES: u64 = 16 << 10;

@@ -2,19 +2,17 @@
 
 use std::collections::HashSet;
 
+use qstore_checkpoint::{FloatKind, Progress, Result, Source, size};
+
 use super::given::Pair;
-use super::matrices::Matrix;
+use super::matrices::NamedMatrix;
 use super::sketch::{Sketch, Sketches, corner};
-use crate::error::Result;
-use crate::ingest::Source;
-use crate::memory::size;
-use crate::progress::Progress;
-use crate::quant::FloatKind;
+use super::unusable::Unusable;
 
 /// For each of `pairs` the index of the float matrix among `matrices` that its codes were made from, where values tell.
 pub(super) fn match_values(
     source: &Source,
-    matrices: &[Matrix],
+    matrices: &[NamedMatrix],
     pairs: &[Pair],
     progress: &dyn Progress,
 ) -> Result<Vec<Option<usize>>> {
@@ -23,13 +21,13 @@ pub(super) fn match_values(
     for (index, matrix) in matrices.iter().enumerate() {
         progress.advance(0)?;
         let own = corner(matrix.shape);
-        let turned = [own[1], own[0]];
-        if !corners.contains(&own) && !corners.contains(&turned) {
+        let transposed = [own[1], own[0]];
+        if !corners.contains(&own) && !corners.contains(&transposed) {
             continue;
         }
         let Some(sketch) = sketch_of_floats(source, matrix)? else { continue };
-        if corners.contains(&turned) {
-            sketches.add(index, turned, sketch.transposed());
+        if corners.contains(&transposed) {
+            sketches.add(index, transposed, sketch.transposed());
         }
         // A matrix that equals its transposed is told once.
         if corners.contains(&own) {
@@ -49,7 +47,7 @@ pub(super) fn match_values(
     Ok(found)
 }
 
-fn sketch_of_floats(source: &Source, matrix: &Matrix) -> Result<Option<Sketch>> {
+fn sketch_of_floats(source: &Source, matrix: &NamedMatrix) -> Result<Option<Sketch>> {
     let Some(array) = source.find(matrix.key) else { return Ok(None) };
     let Some(float) = FloatKind::of(array.dtype) else { return Ok(None) };
     let [rows, cols] = corner(matrix.shape);
@@ -64,8 +62,8 @@ fn sketch_of_floats(source: &Source, matrix: &Matrix) -> Result<Option<Sketch>> 
 
 fn sketch_of_codes(pair: &Pair) -> Result<Option<Sketch>> {
     let shape = pair.group.shape();
-    let Ok(given) = pair.open(shape)? else { return Ok(None) };
-    let Ok(codes) = given.codes()? else { return Ok(None) };
+    let Some(given) = Unusable::skip(pair.open(shape))? else { return Ok(None) };
+    let Some(codes) = Unusable::skip(given.codes())? else { return Ok(None) };
     let [rows, cols] = corner(shape);
     let mut corner = vec![0; size(rows * cols)];
     codes.read(0, 0..cols, given.values.zero_code(), &mut corner)?;

@@ -2,16 +2,15 @@
 
 use std::sync::Arc;
 
+use qstore_checkpoint::{FloatKind, Result, Source, SourceArray};
 use qstore_container::{ArrayKey, ChunkShape, CodeLayout, VariantName, View, Why};
 
 use super::fit::{self, Fit};
-use super::matrix::Matrix;
+use super::matrix::CodedMatrix;
 use super::sample::{Sample, fits_one_step};
+use super::unusable::Unusable;
 use super::{Action, Pair, Pairs, Planned, PlannedArray, chunk_of, codes, given, residual};
-use crate::error::Result;
 use crate::formats::QuantGroup;
-use crate::ingest::{Source, SourceArray};
-use crate::quant::FloatKind;
 
 /// Bytes that tell what kind of floats an array has.
 const BEGINNING: u64 = 64 << 10;
@@ -89,16 +88,17 @@ impl Chooser<'_> {
         for pair in offers.pairs {
             let likely = pair.is_transposed(&array.shape);
             for transposed in [likely, !likely] {
-                let Some(matrix) = Matrix::weights(self.source, array, transposed) else { continue };
+                let Some(matrix) = CodedMatrix::weights(self.source, array, transposed) else { continue };
                 if !pair.could_be(matrix.shape()) {
                     continue;
                 }
-                let fit = match self.given_matrix(&matrix, float, pair)? {
+                let fit = match self.given_matrix(&matrix, float, pair) {
                     Ok(fit) => fit,
-                    Err(why) => {
-                        self.pairs.refuse(offers.key, pair, why);
+                    Err(Unusable::Because(what)) => {
+                        self.pairs.refuse(offers.key, pair, Why::Unusable { what });
                         break;
                     }
+                    Err(Unusable::Failed(error)) => return Err(error),
                 };
                 // A square matrix could be either; one that fits is not the other as well.
                 let is_decided = fit.as_ref().is_some_and(Fit::is_excellent);
@@ -111,31 +111,24 @@ impl Chooser<'_> {
         Ok(fits)
     }
 
-    /// A way to code floats given a matrix of codes. The inner error says why there is none.
+    /// A way to code floats given a matrix of codes.
+    ///
+    /// # Errors
+    /// Why there is none.
     fn given_matrix(
         &self,
-        matrix: &Matrix,
+        matrix: &CodedMatrix,
         float: FloatKind,
         pair: &Pair,
-    ) -> Result<Result<Option<Fit>, Why>> {
-        let unusable = |what: String| Ok(Err(Why::Unusable { what }));
-        let likeliest = match pair.open(matrix.shape())? {
-            Ok(given) => given,
-            Err(what) => return unusable(what),
-        };
-        let parts = match likeliest.codes()? {
-            Ok(codes) => matrix.given_parts(&codes, likeliest.values.zero_code())?,
-            Err(what) => return unusable(what),
-        };
-        let fit = match pair.open_all(matrix.shape())? {
-            Ok(all) => residual::fit_bins(matrix, float, &all, &parts)?,
-            Err(what) => return unusable(what),
-        };
+    ) -> Result<Option<Fit>, Unusable> {
+        let likeliest = pair.open(matrix.shape())?;
+        let parts = matrix.given_parts(&likeliest.codes()?, likeliest.values.zero_code())?;
+        let fit = residual::fit_bins(matrix, float, &pair.open_all(matrix.shape())?, &parts)?;
         if fit.as_ref().is_some_and(Fit::helps) {
-            return Ok(Ok(fit));
+            return Ok(fit);
         }
         // A quantiser that rounds in no known way has moved its weights.
-        Ok(Ok(residual::fit_steps(matrix, float, &likeliest, &parts)?.or(fit)))
+        Ok(residual::fit_steps(matrix, float, &likeliest, &parts)?.or(fit))
     }
 
     /// Ways to code the codes of one of the source's own quantised matrices.
@@ -145,7 +138,7 @@ impl Chooser<'_> {
         let layout =
             CodeLayout { transposed: field.view == View::TRANSPOSED, packing: field.packing.clone() };
         let is_all = layout.is_of(field);
-        let matrix = Matrix::codes(self.source, array, layout.clone());
+        let matrix = CodedMatrix::codes(self.source, array, layout.clone());
         let Some(matrix) = matrix.filter(|matrix| is_all && matrix.shape() == group.shape()) else {
             return Ok(fits);
         };
@@ -155,27 +148,24 @@ impl Chooser<'_> {
         if offers.pairs.is_empty() {
             return Ok(fits);
         }
-        let (description, own) = match given::open_own(self.source, self.name, group, &matrix.first_codes()?)?
-        {
+        let sample = matrix.first_codes()?;
+        let (description, own) = match given::open_own(self.source, self.name, group, &sample) {
             Ok(own) => own,
-            Err(why) => {
+            Err(Unusable::Because(why)) => {
                 self.pairs.refuse_own(group, &why);
                 return Ok(fits);
             }
+            Err(Unusable::Failed(error)) => return Err(error),
         };
         for pair in offers.pairs {
-            let refused = match pair.open(matrix.shape())? {
-                Ok(given) => match codes::fit_given(&matrix, &layout, (&own, &description), &given)? {
-                    Ok(fit) => {
-                        fits.push(fit);
-                        continue;
-                    }
-                    Err(codes::Refused::Chunks) => "its codes lie in chunks of other rows".to_owned(),
-                    Err(codes::Refused::Because(what)) => what,
-                },
-                Err(what) => what,
-            };
-            self.pairs.refuse(offers.key, pair, Why::Unusable { what: refused });
+            let given = pair.open(matrix.shape());
+            let fit =
+                given.and_then(|given| codes::fit_given(&matrix, &layout, (&own, &description), &given));
+            match fit {
+                Ok(fit) => fits.push(fit),
+                Err(Unusable::Because(what)) => self.pairs.refuse(offers.key, pair, Why::Unusable { what }),
+                Err(Unusable::Failed(error)) => return Err(error),
+            }
         }
         Ok(fits)
     }

@@ -1,9 +1,8 @@
 //! How an array is cut into chunks.
 
+use qstore_checkpoint::SourceArray;
 use qstore_container::limits::MAX_RESIDUAL_CHUNK_ROWS;
 use qstore_container::{ArrayKey, Axis, ChunkShape, CodeLayout, Lanes};
-
-use crate::ingest::SourceArray;
 
 /// Elements of a chunk, about: enough to make its coder states and tables cheap, few enough that many cores share one
 /// tensor and that a chunk with its working memory stays in a core's cache.
@@ -26,8 +25,8 @@ const PARTS: u64 = 8;
 /// Bytes of a chunk of a file that is not safetensors; zstd finds more in longer ones.
 const FILE_CHUNK: u64 = 4 << 20;
 
-/// The chunks of an array. A matrix keeps its rows, which residuals need; of arrays with more dimensions the last ones are folded until a row is
-/// long enough; all others are cut into rows of 4096.
+/// The chunks of an array. A matrix keeps its rows, which residuals need; of arrays with more dimensions the last ones
+/// are folded until a row is long enough; all others are cut into rows of 4096.
 pub(crate) fn chunk_of(array: &SourceArray) -> ChunkShape {
     if matches!(array.key, ArrayKey::File(_)) {
         return ChunkShape { rows: FILE_CHUNK / FLAT_COLS, cols: FLAT_COLS, lanes: Lanes::Narrow };
@@ -58,8 +57,8 @@ pub(crate) fn chunk_of(array: &SourceArray) -> ChunkShape {
 }
 
 /// At most `most` rows, and not less than half as many: whole eighths of `all` rows, or so many that an eighth is a
-/// multiple of them, where there are such. Engines share a matrix out among as many as eight, and none shall decode more
-/// than its part.
+/// multiple of them, where there are such. Engines share a matrix out among as many as eight, and none shall decode
+/// more than its part.
 fn even(most: u64, all: u64) -> u64 {
     let eighth = all / PARTS;
     if eighth == 0 || !all.is_multiple_of(PARTS) {
@@ -73,8 +72,8 @@ fn even(most: u64, all: u64) -> u64 {
     pieces.map_or(most, |pieces| eighth / pieces)
 }
 
-/// The chunks of packed codes in rows of words, as they are coded. They have as many codes as those of other arrays have elements, so that what is given to a
-/// chunk is a chunk.
+/// The chunks of packed codes in rows of words, as they are coded. They have as many codes as those of other arrays
+/// have elements, so that what is given to a chunk is a chunk.
 pub(super) fn chunk_of_codes(words: &SourceArray, layout: &CodeLayout) -> Option<ChunkShape> {
     let &[rows, cols] = &words.shape[..] else { return None };
     let Some(packing) = &layout.packing else { return Some(chunk_of(words)) };

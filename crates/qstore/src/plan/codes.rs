@@ -1,5 +1,6 @@
 //! Quantisation codes by themselves, where they are packed, and given those of a variant below.
 
+use qstore_checkpoint::Result;
 use qstore_container::{ArrayRef, ChunkShape, CodeLayout, Dequantization, Encoding, StoredArray};
 use qstore_kernels::{ClassFit, Classifier, Histograms, Rows, code_bucket};
 use rayon::prelude::*;
@@ -7,16 +8,17 @@ use rayon::prelude::*;
 use super::Coding;
 use super::fit::Fit;
 use super::given::GivenGroup;
-use super::matrix::{Matrix, Part};
+use super::matrix::{CodedMatrix, Part};
+use super::unusable::Unusable;
 use crate::codec::{
-    CodeResidual, Codec, Codes, Given, GivenCodes, Predictor, Symbols, layout_of, shifts, with_workspace,
+    CodeResidual, Codec, Codes, GivenCodes, GivenOfChunk, Predictor, Symbols, layout_of, shifts,
+    with_workspace,
 };
 use crate::decode::{GivenReader, Meaning};
-use crate::error::Result;
 use crate::quant::Dequantizer;
 
 /// Packed codes with tables of their own.
-pub(super) fn fit_packed(matrix: &Matrix, layout: &CodeLayout) -> Result<Option<Fit>> {
+pub(super) fn fit_packed(matrix: &CodedMatrix, layout: &CodeLayout) -> Result<Option<Fit>> {
     let parts = matrix.parts()?;
     let symbols = Symbols::of(layout);
     let cols = symbols.cols(matrix.cols());
@@ -28,7 +30,7 @@ pub(super) fn fit_packed(matrix: &Matrix, layout: &CodeLayout) -> Result<Option<
     let chunk = matrix.tiled();
     let Ok(codes) = Codes::new(layout, classes.tables, layout_of(chunk)) else { return Ok(None) };
     let codec = Codec::Codes(codes);
-    let stored = stored(matrix, &parts, &codec, &classes.classifier, |_| Given::Nothing);
+    let stored = stored(matrix, &parts, &codec, &classes.classifier, |_| GivenOfChunk::Nothing);
     let coding = Coding {
         encoding: Encoding::Codes { layout: layout.clone() },
         codec,
@@ -39,21 +41,18 @@ pub(super) fn fit_packed(matrix: &Matrix, layout: &CodeLayout) -> Result<Option<
     Ok(Some(Fit { coding, stored, of: bytes_of(&parts) }))
 }
 
-/// Why codes are not given others.
-pub(super) enum Refused {
-    /// Those lie in chunks of other rows.
-    Chunks,
-    /// What is wrong with them.
-    Because(String),
-}
-
-/// Codes that lie so given those of a lower variant; `own` is what they stand for, and `description` what plans say of it.
+/// Codes that lie so given those of a lower variant; `own` is what they stand for, and `description` what plans say of
+/// it.
+///
+/// # Errors
+/// Why they cannot be.
 pub(super) fn fit_given(
-    matrix: &Matrix,
+    matrix: &CodedMatrix,
     layout: &CodeLayout,
     (own, description): (&Dequantizer, &Dequantization<ArrayRef>),
     given: &GivenGroup,
-) -> Result<Result<Fit, Refused>> {
+) -> Result<Fit, Unusable> {
+    let in_other_chunks = || Unusable::because("its codes lie in chunks of other rows");
     let encoding = Encoding::CodeResidual {
         given: Box::new(given.in_plan()),
         own: Box::new(description.clone()),
@@ -63,36 +62,30 @@ pub(super) fn fit_given(
     let key = &given.matrix.codes.array;
     let chunk = if given.pair.lower.is_cut_across(key)? { matrix.tiled() } else { matrix.chunk };
     if !given.pair.lower.chunks_align(key, &as_stored(matrix, chunk, &encoding))? {
-        return Ok(Err(Refused::Chunks));
+        return Err(in_other_chunks());
     }
-    let codes = match given.codes()? {
-        Ok(codes) => codes,
-        Err(why) => return Ok(Err(Refused::Because(why))),
-    };
+    let codes = given.codes()?;
     let parts = matrix.given_parts(&codes, given.values.zero_code())?;
     let predictor = Predictor::new(own.clone(), given.values.clone());
     let mut histograms = Histograms::default();
     for part in &parts {
         let shifts = shifts(layout.packing.as_ref(), &part.raw, matrix.cols(), of_part(part, &predictor));
-        let Some(shifts) = shifts else { return Ok(Err(Refused::Chunks)) };
-        add_rows(&mut histograms, &shifts, predictor.cols());
+        add_rows(&mut histograms, &shifts.ok_or_else(in_other_chunks)?, predictor.cols());
     }
     let classes = ClassFit::new(&histograms, matrix.rows_per_sampled(&parts));
-    let residual = match CodeResidual::new(layout, classes.tables, layout_of(chunk)) {
-        Ok(residual) => residual,
-        Err(e) => return Ok(Err(Refused::Because(e.to_string()))),
-    };
+    let residual = CodeResidual::new(layout, classes.tables, layout_of(chunk)).map_err(Unusable::because)?;
     let codec = Codec::CodeResidual(residual);
-    let stored =
-        stored(matrix, &parts, &codec, &classes.classifier, |part| Given::Codes(of_part(part, &predictor)));
+    let stored = stored(matrix, &parts, &codec, &classes.classifier, |part| {
+        GivenOfChunk::Codes(of_part(part, &predictor))
+    });
     let reader = GivenReader::new(codes, Meaning::Codes(Box::new(predictor)), given.values.zero_code());
     let coding =
         Coding { encoding, codec, classifier: classes.classifier, given: Some(reader), chunk: Some(chunk) };
-    Ok(Ok(Fit { coding, stored, of: bytes_of(&parts) }))
+    Ok(Fit { coding, stored, of: bytes_of(&parts) })
 }
 
 /// A matrix as a plan would have it.
-fn as_stored(matrix: &Matrix, chunk: ChunkShape, encoding: &Encoding) -> StoredArray {
+fn as_stored(matrix: &CodedMatrix, chunk: ChunkShape, encoding: &Encoding) -> StoredArray {
     let array = matrix.array();
     StoredArray {
         key: array.key.clone(),
@@ -121,11 +114,11 @@ fn bytes_of(parts: &[Part]) -> u64 {
 }
 
 fn stored<'p>(
-    matrix: &Matrix,
+    matrix: &CodedMatrix,
     parts: &'p [Part],
     codec: &Codec,
     classifier: &Classifier,
-    given: impl Fn(&'p Part) -> Given<'p> + Sync,
+    given: impl Fn(&'p Part) -> GivenOfChunk<'p> + Sync,
 ) -> u64 {
     let encode = |part: &'p Part| {
         let coded = with_workspace(|workspace| {

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use qstore_checkpoint::{Error, Result, Source, SourceArray, SourcePart};
 use qstore_container::{ArrayKey, Part, View};
 
 use super::choose::{Chooser, Offers};
@@ -9,8 +10,6 @@ use super::fit::Fit;
 use super::given::Pair;
 use super::twins::Twin;
 use super::{Action, Original, PlannedArray, chunk_of, element_bytes};
-use crate::error::{Error, Result};
-use crate::ingest::{Source, SourceArray, SourcePart};
 use crate::names::{Cut, CutPart};
 
 /// A [`Cut`] with what its parts may be given.

@@ -4,14 +4,12 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
+use qstore_checkpoint::{Progress, Result, Source, SourceArray};
 use qstore_container::{ArrayKey, ArrayRef, Hash128, VariantName, View};
 use twox_hash::XxHash3_128;
 
 use super::{Original, Pairs};
 use crate::decode::{ArrayReader, read_whole};
-use crate::error::Result;
-use crate::ingest::{Source, SourceArray};
-use crate::progress::Progress;
 use crate::variant::{Variant, is_elsewhere};
 
 /// Bytes at either end of an array that tell it from most others.
@@ -30,7 +28,8 @@ pub(crate) struct Duplicates<'a> {
     stored: HashMap<u64, HashMap<Hash128, (Arc<Variant>, ArrayKey)>>,
     /// For each array of the source that has the size and ends of another its place in [`Self::sets`].
     set_of: HashMap<usize, usize>,
-    /// Arrays of the source that are alike at first sight. Of equal ones the first is stored, and the others refer to it.
+    /// Arrays of the source that are alike at first sight. Of equal ones the first is stored, and the others refer to
+    /// it.
     sets: Vec<Vec<usize>>,
     /// For each of the sets that were asked about, by hash the first that refers to no variant below.
     originals: HashMap<usize, HashMap<Hash128, usize>>,
@@ -41,7 +40,8 @@ pub(crate) struct Duplicates<'a> {
 }
 
 impl<'a> Duplicates<'a> {
-    /// For the arrays of `source`, which will be variant `name`, above the variants `lower`; `small` says which are small.
+    /// For the arrays of `source`, which will be variant `name`, above the variants `lower`; `small` says which are
+    /// small.
     pub(crate) fn new(
         source: &'a Source,
         name: &'a VariantName,
@@ -78,7 +78,8 @@ impl<'a> Duplicates<'a> {
             let ends = source.known_hash(array).map_or_else(|| hash_of_ends(source, array), Ok)?;
             alike.entry((array.bytes, ends, pairs.says_value(&array.key))).or_default().push(index);
         }
-        // What may be given codes is not to be stored as equal to what may not; and files that people see not as equal to hidden ones.
+        // What may be given codes is not to be stored as equal to what may not; and files that people see not as equal
+        // to hidden ones.
         let rank = |index: &usize| {
             let array = &source.arrays[*index];
             let path = &source.files[array.file].path;

@@ -5,7 +5,8 @@ use rustc_hash::FxHashMap;
 /// Trailing components that names with different prefixes must share, as in `layers.0.mlp.up_proj.weight`.
 const SHARED_COMPONENTS: usize = 3;
 
-/// Names of matrices with their shapes, to be found by the longest ending that they share with another; finding one takes time in proportion to its name.
+/// Names of matrices with their shapes, to be found by the longest ending that they share with another; finding one
+/// takes time in proportion to its name.
 #[derive(Debug, Default)]
 pub(super) struct Endings<'a> {
     /// For each ending its number, by that of the ending that is shorter by its first component.

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use qstore_checkpoint::{FloatKind, SourceArray};
 use qstore_container::{ArrayKey, ChunkShape, CodeLayout, Encoding};
 use qstore_kernels::{
     ClassFit, Classifier, Histograms, Rows, SplitWindow, code_bucket, log2_q16, split_bucket, split_histogram,
@@ -9,9 +10,7 @@ use qstore_kernels::{
 
 use super::Coding;
 use super::sample::{Sample, element_bytes};
-use crate::codec::{Codec, Codes, FloatSplit, Given, Planes, layout_of, with_workspace};
-use crate::ingest::SourceArray;
-use crate::quant::FloatKind;
+use crate::codec::{Codec, Codes, FloatSplit, GivenOfChunk, Planes, layout_of, with_workspace};
 
 /// Bytes that zstd is tried on at most.
 const ZSTD_TRIAL: usize = 256 << 10;
@@ -99,7 +98,7 @@ pub(super) fn candidates(array: &SourceArray, chunk: ChunkShape, sample: &Sample
         .map(|fit| {
             let coding = &fit.coding;
             let coded = with_workspace(|workspace| {
-                coding.codec.encode(&sample.bytes, cols, &coding.classifier, Given::Nothing, workspace)
+                coding.codec.encode(&sample.bytes, cols, &coding.classifier, GivenOfChunk::Nothing, workspace)
             });
             let head = fit.coding.codec.head().map_or(0, |head| head.len());
             let stored = coded.map_or(array.bytes, |coded| (coded.len() + head) as u64);
@@ -108,8 +107,8 @@ pub(super) fn candidates(array: &SourceArray, chunk: ChunkShape, sample: &Sample
         .collect()
 }
 
-/// Whether zstd stores more than `coder` even at its real level. In what is mostly noise, that is better than the trial by 3% at most, and
-/// by a thousandth if elements are bytes.
+/// Whether zstd stores more than `coder` even at its real level. In what is mostly noise, that is better than the trial
+/// by 3% at most, and by a thousandth if elements are bytes.
 fn is_hopeless(zstd: &Fit, coder: &Fit, array: &SourceArray) -> bool {
     let parts = if element_bytes(array) == 1 { 200 } else { 25 };
     let (zstd, of) = (u128::from(zstd.stored) * u128::from(coder.of), u128::from(zstd.of));

@@ -3,12 +3,13 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use qstore_checkpoint::{Result, Source};
 use qstore_container::{ArrayKey, Dtype, QuantMatrix, StoredArray, VariantName};
 
+use super::unusable::Unusable;
 use crate::decode::{ArrayReader, CodeReader, checkpoint, read_part};
-use crate::error::Result;
 use crate::formats::Checkpoint;
-use crate::ingest::{SharedArray, Source};
+use crate::ingest::{SharedArray, checkpoint_of};
 use crate::quant::Arrays;
 use crate::variant::{Variant, chunks_align, is_elsewhere};
 
@@ -35,11 +36,12 @@ impl Lower {
     pub(super) fn checkpoint(&self) -> Result<Checkpoint> {
         match self {
             Self::Stored(variant) => checkpoint(variant),
-            Self::Folder { source, .. } => source.checkpoint(),
+            Self::Folder { source, .. } => checkpoint_of(source),
         }
     }
 
-    /// Whether readers accept to be given a matrix: its codes may equal, by chance, floats that are stored as a residual, and its scales any residual.
+    /// Whether readers accept to be given a matrix: its codes may equal, by chance, floats that are stored as a
+    /// residual, and its scales any residual.
     pub(super) fn can_be_given(&self, matrix: &QuantMatrix<ArrayKey>) -> Result<bool> {
         let Self::Stored(variant) = self else { return Ok(true) };
         for key in matrix.values.arrays() {
@@ -54,8 +56,11 @@ impl Lower {
         Ok(!codes.is_float_residual() && !is_elsewhere(codes))
     }
 
-    /// A reader of the codes of a matrix. The inner error says why there is none.
-    pub(super) fn codes(&self, matrix: &QuantMatrix<ArrayKey>) -> Result<Result<CodeReader, String>> {
+    /// A reader of the codes of a matrix.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub(super) fn codes(&self, matrix: &QuantMatrix<ArrayKey>) -> Result<CodeReader, Unusable> {
         let (key, field) = (&matrix.codes.array, &matrix.codes);
         let reader = match self {
             Self::Stored(variant) => {
@@ -69,7 +74,7 @@ impl Lower {
                 CodeReader::new(SharedArray::find(source, key)?, field, array, matrix.shape)
             }
         };
-        Ok(reader.map_err(|e| e.to_string()))
+        reader.map_err(Unusable::because)
     }
 
     /// Whether the codes `key` are stored in chunks that have a part of their columns.

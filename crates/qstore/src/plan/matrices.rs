@@ -2,14 +2,14 @@
 
 use std::collections::{HashMap, HashSet};
 
+use qstore_checkpoint::FloatKind;
 use qstore_container::ArrayKey;
 
 use super::cut::PairedCut;
 use super::endings::{Endings, untransposed};
 use super::given::could_be;
-use crate::formats::{ArrayInfo, QuantGroup};
-use crate::names::canonical;
-use crate::quant::FloatKind;
+use crate::formats::QuantGroup;
+use crate::names::{ArrayInfo, canonical};
 
 /// Ends of the names of output heads, and of the embeddings that they may be tied to.
 const HEADS: [&str; 3] = ["lm_head.weight", "embed_out.weight", "output.weight"];
@@ -23,15 +23,16 @@ const EMBEDDINGS: [&str; 5] = [
 
 /// The matrices of a source that may be given quantised ones.
 pub(super) struct Matrices<'a> {
-    /// By their canonical names: floats, and codes of the source's own quantised matrices. Two sets of weights have two of a name.
-    by_name: HashMap<String, Vec<Matrix<'a>>>,
+    /// By their canonical names: floats, and codes of the source's own quantised matrices. Two sets of weights have two
+    /// of a name.
+    by_name: HashMap<String, Vec<NamedMatrix<'a>>>,
     /// The names, in order.
     names: Vec<String>,
 }
 
 /// A weight matrix of a source.
 #[derive(Clone, Copy)]
-pub(super) struct Matrix<'a> {
+pub(super) struct NamedMatrix<'a> {
     pub(super) key: &'a ArrayKey,
     pub(super) folder: &'a str,
     pub(super) shape: [u64; 2],
@@ -40,7 +41,7 @@ pub(super) struct Matrix<'a> {
     pub(super) part: Option<(usize, usize)>,
 }
 
-impl Matrix<'_> {
+impl NamedMatrix<'_> {
     pub(super) fn fits(&self, group: &QuantGroup) -> bool {
         let [rows, cols] = self.shape;
         // A part is cut either way, and tried.
@@ -59,7 +60,8 @@ impl<'a> Matrices<'a> {
         let mut matrices = Self { by_name: HashMap::new(), names: Vec::new() };
         for array in arrays {
             let folder = array.folder();
-            let matrix = |shape, is_codes, part| Matrix { key: &array.key, folder, shape, is_codes, part };
+            let matrix =
+                |shape, is_codes, part| NamedMatrix { key: &array.key, folder, shape, is_codes, part };
             match (own.get(&array.key), &array.shape[..]) {
                 (Some(group), _) => {
                     matrices.add(&canonical(&group.weight), matrix(group.shape(), true, None))
@@ -78,7 +80,7 @@ impl<'a> Matrices<'a> {
         matrices
     }
 
-    fn add(&mut self, name: &str, matrix: Matrix<'a>) {
+    fn add(&mut self, name: &str, matrix: NamedMatrix<'a>) {
         if !self.by_name.contains_key(name) {
             self.names.push(name.to_owned());
         }
@@ -86,12 +88,12 @@ impl<'a> Matrices<'a> {
     }
 
     /// All of them, by name.
-    pub(super) fn all(&self) -> impl Iterator<Item = (&str, &[Matrix<'a>])> {
+    pub(super) fn all(&self) -> impl Iterator<Item = (&str, &[NamedMatrix<'a>])> {
         self.names.iter().map(|name| (&name[..], &self.by_name[name][..]))
     }
 
     /// Those of the name of `group`: where several folders have one, of its folder.
-    pub(super) fn named(&self, group: &QuantGroup) -> Vec<Matrix<'a>> {
+    pub(super) fn named(&self, group: &QuantGroup) -> Vec<NamedMatrix<'a>> {
         let Some(named) = self.by_name.get(&*canonical(&group.weight)) else { return Vec::new() };
         let near: Vec<_> = named.iter().filter(|matrix| matrix.folder == group.folder).copied().collect();
         if !near.is_empty() {
@@ -118,14 +120,15 @@ impl<'a> Matrices<'a> {
         group: &QuantGroup,
         endings: &Endings,
         taken: &HashSet<String>,
-    ) -> Vec<Matrix<'a>> {
+    ) -> Vec<NamedMatrix<'a>> {
         let found = endings.find(&canonical(&group.weight), group.shape()).map(|index| &self.names[index]);
         let found = found.or_else(|| self.tied(group).filter(|name| !taken.contains(*name)));
         let named = found.iter().flat_map(|name| &self.by_name[*name]);
         named.filter(|matrix| matrix.fits(group)).copied().collect()
     }
 
-    /// The embedding that a quantised head without a counterpart may be of: where both are tied, a checkpoint of floats has it alone.
+    /// The embedding that a quantised head without a counterpart may be of: where both are tied, a checkpoint of floats
+    /// has it alone.
     fn tied(&self, group: &QuantGroup) -> Option<&String> {
         let is_one = |name: &str, ends: &[&str]| {
             ends.iter()

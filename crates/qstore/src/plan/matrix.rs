@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::sync::OnceLock;
 
+use qstore_checkpoint::{IoContext as _, Result, Source, SourceArray, size, transpose, zeroed};
 use qstore_container::limits::{MAX_RESIDUAL_ROWS, MAX_TRANSPOSED_BYTES};
 use qstore_container::{Axis, ChunkShape, CodeLayout};
 use rayon::prelude::*;
@@ -10,15 +11,11 @@ use rayon::prelude::*;
 use super::chunk_shape::{chunk_of_codes, tiled};
 use super::sample::{chunk_bytes, element_bytes, read_chunk, spread_chunks};
 use crate::decode::CodeReader;
-use crate::error::{IoContext as _, Result};
-use crate::file::zeroed;
-use crate::ingest::{Source, SourceArray};
-use crate::memory::size;
-use crate::quant::{codes_of_words, transpose};
+use crate::quant::codes_of_words;
 
 /// A matrix as it is coded.
 #[derive(Debug)]
-pub(super) struct Matrix<'a> {
+pub(super) struct CodedMatrix<'a> {
     source: &'a Source,
     array: &'a SourceArray,
     /// The array as if it were stored in the rows that are coded.
@@ -46,7 +43,7 @@ fn transposed_array(array: &SourceArray) -> SourceArray {
     SourceArray { shape: array.shape.iter().rev().copied().collect(), ..array.clone() }
 }
 
-impl<'a> Matrix<'a> {
+impl<'a> CodedMatrix<'a> {
     /// Weights, in rows of the array, or of its transposed. `None` if it has other than two dimensions or is too large.
     pub(super) fn weights(source: &'a Source, array: &'a SourceArray, transposed: bool) -> Option<Self> {
         Self::codes(source, array, CodeLayout { transposed, packing: None })

@@ -1,7 +1,8 @@
 //! Deciding how each array of a variant is stored.
 //!
-//! A [`Planner`] looks at a sample of each array's rows and at the variants below, and returns a [`PlannedArray`]: plain data that, with the
-//! array's bytes, determines what is written. Whatever it decides is lossless; a poor decision costs size alone.
+//! A [`Planner`] looks at a sample of each array's rows and at the variants below, and returns a [`PlannedArray`]:
+//! plain data that, with the array's bytes, determines what is written. Whatever it decides is lossless; a poor
+//! decision costs size alone.
 
 mod bundles;
 mod by_values;
@@ -23,16 +24,16 @@ mod residual;
 mod sample;
 mod sketch;
 mod twins;
+mod unusable;
 
 use std::sync::Arc;
 
+use qstore_checkpoint::{Result, Source, SourceArray};
 use qstore_container::{ArrayRef, ChunkShape, Encoding, VariantName, View};
 use qstore_kernels::Classifier;
 
 use crate::codec::Codec;
 use crate::decode::{ArrayReader, GivenReader, Rows};
-use crate::error::Result;
-use crate::ingest::{Source, SourceArray};
 
 pub(crate) use bundles::{Bundle, Bundles, is_small, most_bundles};
 pub(crate) use choose::Chooser;
@@ -46,6 +47,7 @@ pub(crate) use pairs::Pairs;
 pub(crate) use precision::{Precision, precisions};
 use sample::Sample;
 pub(crate) use sample::{chunk_bytes, element_bytes};
+pub(crate) use unusable::Unusable;
 
 /// How one array will be stored.
 #[derive(Debug)]

@@ -19,7 +19,8 @@ struct Noted {
     shared: HashSet<ArrayKey>,
     /// Arrays of which a reason is noted.
     explained: HashSet<ArrayKey>,
-    /// For arrays that are expected to share nothing with their like in another variant, or in their own: that variant, why, and their name.
+    /// For arrays that are expected to share nothing with their like in another variant, or in their own: that variant,
+    /// why, and their name.
     expected: HashMap<ArrayKey, (Option<VariantName>, Why, String)>,
 }
 
@@ -33,7 +34,8 @@ impl Notes {
         self.noted().add(with, why, first, matrices);
     }
 
-    /// Notes why an array will share nothing with a variant that has its like, unless it turns out to. The lowest such variant counts.
+    /// Notes why an array will share nothing with a variant that has its like, unless it turns out to. The lowest such
+    /// variant counts.
     pub(super) fn expect(&self, key: &ArrayKey, with: Option<&VariantName>, why: Why, name: &str) {
         self.noted().expected.entry(key.clone()).or_insert_with(|| (with.cloned(), why, name.to_owned()));
     }

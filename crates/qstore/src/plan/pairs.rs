@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
+use qstore_checkpoint::{FloatKind, Progress, Result, Source};
 use qstore_container::{ArrayKey, Dtype, Unshared, Why};
 
 use super::by_values::match_values;
@@ -9,15 +10,12 @@ use super::cut::PairedCut;
 use super::endings::Endings;
 use super::given::Pair;
 use super::lower::Lower;
-use super::matrices::{Matrices, Matrix};
+use super::matrices::{Matrices, NamedMatrix};
 use super::notes::Notes;
 use super::twins::{Floats, Twin};
-use crate::error::Result;
-use crate::formats::{ArrayInfo, Checkpoint, Found, QuantGroup, find_all, is_known_method};
-use crate::ingest::Source;
-use crate::names::{canonical, cuts};
-use crate::progress::Progress;
-use crate::quant::FloatKind;
+use crate::formats::{Checkpoint, Found, QuantGroup, find_all, is_known_method};
+use crate::ingest::checkpoint_of;
+use crate::names::{ArrayInfo, canonical, cuts};
 
 /// The quantised matrices that each array of a source may be given, and the floats that it may equal a part of.
 #[derive(Debug, Default)]
@@ -37,12 +35,13 @@ pub(crate) struct Pairs {
 }
 
 impl Pairs {
-    /// Matches the weights and codes of `source` with the quantised matrices of `lower`: by name, else by the end of their names and by shape.
+    /// Matches the weights and codes of `source` with the quantised matrices of `lower`: by name, else by the end of
+    /// their names and by shape.
     ///
     /// # Errors
     /// A `config.json` of a variant that cannot be read.
     pub(crate) fn find(source: &Source, lower: &[Lower], progress: &dyn Progress) -> Result<Self> {
-        let checkpoint = source.checkpoint()?;
+        let checkpoint = checkpoint_of(source)?;
         let arrays = &checkpoint.tensors;
         let Found { groups, malformed, unknown } = find_all(&checkpoint);
         let values = groups.iter().flat_map(QuantGroup::value_arrays).cloned().collect();
@@ -78,7 +77,7 @@ impl Pairs {
         let dtypes: HashMap<&ArrayKey, Dtype> =
             arrays.iter().map(|array| (&array.key, array.dtype)).collect();
         for (name, named) in matrices.all() {
-            let whole = |one: &&Matrix| !one.is_codes && one.part.is_none();
+            let whole = |one: &&NamedMatrix| !one.is_codes && one.part.is_none();
             let alone = named
                 .iter()
                 .filter(whole)
@@ -165,19 +164,20 @@ impl Pairs {
         matrices: &Matrices<'m>,
         unnamed: &[Pair],
         progress: &dyn Progress,
-    ) -> Result<Vec<Option<Matrix<'m>>>> {
+    ) -> Result<Vec<Option<NamedMatrix<'m>>>> {
         let variant = unnamed.first().map(|pair| pair.lower.name());
         let has_one = |key: &ArrayKey| self.of(key).iter().any(|pair| Some(pair.lower.name()) == variant);
-        let is_open = |one: &&Matrix| {
+        let is_open = |one: &&NamedMatrix| {
             !one.is_codes && one.part.is_none() && !has_one(one.key) && !self.says_value(one.key)
         };
-        let open: Vec<Matrix> =
+        let open: Vec<NamedMatrix> =
             matrices.all().flat_map(|(_, named)| named).filter(is_open).copied().collect();
         let found = match_values(source, &open, unnamed, progress)?;
         Ok(found.into_iter().map(|found| found.map(|index| open[index])).collect())
     }
 
-    /// Finds which floats of the source may equal matrices of the variant below, where one of the two is a part of a tensor.
+    /// Finds which floats of the source may equal matrices of the variant below, where one of the two is a part of a
+    /// tensor.
     fn find_twins(&mut self, variant: &Lower, arrays: &[ArrayInfo], theirs: &Checkpoint) {
         let Lower::Stored(stored) = variant else { return };
         let floats = Floats::new(theirs);
@@ -194,7 +194,8 @@ impl Pairs {
         self.twins.retain(|_, twins| !twins.is_empty());
     }
 
-    /// Notes which of the source's floats the variant below has as floats as well, or as parts of fused ones. Equal ones will not count.
+    /// Notes which of the source's floats the variant below has as floats as well, or as parts of fused ones. Equal
+    /// ones will not count.
     fn note_floats(&self, variant: &Lower, arrays: &[ArrayInfo], theirs: &[ArrayInfo]) {
         let shapes: HashMap<&str, &[u64]> = theirs
             .iter()
@@ -220,7 +221,7 @@ impl Pairs {
         }
     }
 
-    fn add(&mut self, matrix: &Matrix, variant: &Lower, group: QuantGroup) {
+    fn add(&mut self, matrix: &NamedMatrix, variant: &Lower, group: QuantGroup) {
         let pair = Pair { lower: variant.clone(), group };
         let Some((cut, part)) = matrix.part else {
             self.of_array.entry(matrix.key.clone()).or_default().push(pair);

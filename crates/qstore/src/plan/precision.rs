@@ -1,14 +1,16 @@
 //! Which of several variants is the lower one.
 //!
-//! That is what their matrices say that more than one of them has: how many bits a weight they take, scales included. Whole folders say little: the lower
-//! one may have a head that the higher one has not, or larger embeddings, or files twice.
+//! That is what their matrices say that more than one of them has: how many bits a weight they take, scales included.
+//! Whole folders say little: the lower one may have a head that the higher one has not, or larger embeddings, or files
+//! twice.
 
 use std::cmp::Ordering;
 use std::collections::{HashMap, HashSet};
 
+use qstore_checkpoint::FloatKind;
+
 use super::endings::Endings;
 use crate::formats::{Checkpoint, Found, find_all};
-use crate::quant::FloatKind;
 
 /// Bits a weight of a variant. Less is lower.
 #[derive(Debug, Clone, Copy)]
@@ -42,7 +44,7 @@ impl PartialEq for Precision {
 impl Eq for Precision {}
 
 /// A weight matrix, as floats or as codes.
-struct Matrix {
+struct MatrixBits {
     name: String,
     shape: [u64; 2],
     /// Of its codes and all that says what they stand for.
@@ -50,7 +52,7 @@ struct Matrix {
     quantised: bool,
 }
 
-impl Matrix {
+impl MatrixBits {
     fn weights(&self) -> u64 {
         self.shape[0].saturating_mul(self.shape[1])
     }
@@ -87,7 +89,7 @@ pub(crate) fn precisions(variants: &[Checkpoint]) -> Vec<Precision> {
 }
 
 /// For each matrix of each variant a number that is the same in all variants that have it.
-fn matched(variants: &[Vec<Matrix>]) -> Vec<Vec<usize>> {
+fn matched(variants: &[Vec<MatrixBits>]) -> Vec<Vec<usize>> {
     let mut order: Vec<usize> = (0..variants.len()).collect();
     order.sort_by_key(|index| std::cmp::Reverse(variants[*index].len()));
     let mut by_name: HashMap<&str, usize> = HashMap::new();
@@ -117,12 +119,12 @@ fn matched(variants: &[Vec<Matrix>]) -> Vec<Vec<usize>> {
 }
 
 /// The matrices of a variant, and whether others of it are in a format that is not known.
-fn matrices(checkpoint: &Checkpoint) -> (Vec<Matrix>, bool) {
+fn matrices(checkpoint: &Checkpoint) -> (Vec<MatrixBits>, bool) {
     let arrays = &checkpoint.tensors;
     let Found { groups, unknown, .. } = find_all(checkpoint);
     let is_opaque = groups.is_empty() && !unknown.is_empty();
     let bits: HashMap<_, _> = arrays.iter().map(|array| (&array.key, array.bits())).collect();
-    let quantised = groups.iter().map(|group| Matrix {
+    let quantised = groups.iter().map(|group| MatrixBits {
         name: group.weight.clone(),
         shape: group.shape(),
         bits: group.matrix().arrays().filter_map(|part| bits.get(part)).sum(),
@@ -130,7 +132,7 @@ fn matrices(checkpoint: &Checkpoint) -> (Vec<Matrix>, bool) {
     });
     let floats = arrays.iter().filter(|array| FloatKind::of(array.dtype).is_some());
     let floats = floats.filter_map(|array| match array.shape[..] {
-        [rows, cols] => Some(Matrix {
+        [rows, cols] => Some(MatrixBits {
             name: array.name.clone(),
             shape: [rows, cols],
             bits: array.bits(),
@@ -146,7 +148,7 @@ fn matrices(checkpoint: &Checkpoint) -> (Vec<Matrix>, bool) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::formats::ArrayInfo;
+    use crate::names::ArrayInfo;
     use qstore_container::{ArrayKey, Dtype};
 
     fn tensor(name: &str, dtype: Dtype, shape: &[u64]) -> ArrayInfo {

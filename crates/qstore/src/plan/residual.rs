@@ -1,5 +1,6 @@
 //! Floats given the codes of a quantised matrix below, fitted to a few chunks.
 
+use qstore_checkpoint::{FloatKind, Result};
 use qstore_container::Encoding;
 use qstore_kernels::{ClassFit, Classifier, Histograms, Rows, SymbolTable, code_bucket};
 use rayon::prelude::*;
@@ -7,19 +8,19 @@ use rayon::prelude::*;
 use super::Coding;
 use super::fit::Fit;
 use super::given::GivenGroup;
-use super::matrix::{Matrix, Part};
+use super::matrix::{CodedMatrix, Part};
+use super::unusable::Unusable;
 use crate::codec::{
-    Bins, Codec, Given, GivenBins, GivenSubdivisions, Residual, StepResidual, Subdivisions, count_zeros,
-    layout_of, split, with_workspace,
+    Bins, Codec, GivenBins, GivenOfChunk, GivenSubdivisions, Residual, StepResidual, Subdivisions,
+    count_zeros, layout_of, split, with_workspace,
 };
 use crate::decode::{CodeReader, GivenReader, Meaning};
-use crate::error::Result;
-use crate::quant::{Dequantizer, FloatKind, LevelKind};
+use crate::quant::{Dequantizer, LevelKind};
 
-/// The residual of `matrix` given the codes of one of these, which are the same with different rules: that whose rule fits best. `None` if no code follows from its
-/// weight alone.
+/// The residual of `matrix` given the codes of one of these, which are the same with different rules: that whose rule
+/// fits best. `None` if no code follows from its weight alone.
 pub(super) fn fit_bins(
-    matrix: &Matrix,
+    matrix: &CodedMatrix,
     float: FloatKind,
     given: &[GivenGroup],
     parts: &[Part],
@@ -42,7 +43,9 @@ pub(super) fn fit_bins(
         }
     }
     let Some((tried, residual, group)) = best else { return Ok(None) };
-    let (Ok(codes), Some(bins)) = (group.codes()?, Bins::new(&group.values, float)) else { return Ok(None) };
+    let (Some(codes), Some(bins)) = (Unusable::skip(group.codes())?, Bins::new(&group.values, float)) else {
+        return Ok(None);
+    };
     let coding = Coding {
         encoding: Encoding::Residual { given: Box::new(group.in_plan()), transposed: matrix.transposed },
         codec: Codec::Residual(residual),
@@ -84,7 +87,8 @@ fn try_bins(parts: &[Part], residual: &Residual, bins: &Bins) -> Trial {
     }
 }
 
-/// Into how many subdivisions of a scale, by their base-2 logarithm, a trial is worth while: as many as leave most codes' multiples below 128.
+/// Into how many subdivisions of a scale, by their base-2 logarithm, a trial is worth while: as many as leave most
+/// codes' multiples below 128.
 fn exponents_to_try(values: &Dequantizer) -> Vec<i8> {
     let levels = values.levels();
     let most = match levels.kind() {
@@ -100,9 +104,10 @@ fn exponents_to_try(values: &Dequantizer) -> Vec<i8> {
     std::iter::once(finest).chain(coarser).filter(|exponent| (-8..=7).contains(exponent)).collect()
 }
 
-/// The step residual of `matrix` given the codes of `given`, with the number of subdivisions that costs least. `None` if there are too many groups.
+/// The step residual of `matrix` given the codes of `given`, with the number of subdivisions that costs least. `None`
+/// if there are too many groups.
 pub(super) fn fit_steps(
-    matrix: &Matrix,
+    matrix: &CodedMatrix,
     float: FloatKind,
     given: &GivenGroup,
     parts: &[Part],
@@ -111,7 +116,9 @@ pub(super) fn fit_steps(
     for exponent in exponents_to_try(&given.values) {
         let subdivisions = Subdivisions::new(given.values.clone(), exponent, float);
         let fit = try_steps(matrix, float, parts, &subdivisions);
-        let (Some((codec, classifier, stored)), Ok(codes)) = (fit, given.codes()?) else { return Ok(best) };
+        let (Some((codec, classifier, stored)), Some(codes)) = (fit, Unusable::skip(given.codes())?) else {
+            return Ok(best);
+        };
         let coding = Coding {
             encoding: Encoding::StepResidual {
                 given: Box::new(given.in_plan()),
@@ -136,7 +143,7 @@ fn reader(codes: CodeReader, subdivisions: Subdivisions, fill: u8) -> GivenReade
 }
 
 fn try_steps(
-    matrix: &Matrix,
+    matrix: &CodedMatrix,
     float: FloatKind,
     parts: &[Part],
     subdivisions: &Subdivisions,
@@ -156,7 +163,7 @@ fn try_steps(
     let zeros = SymbolTable::from_histogram(&zeros);
     let codec = Codec::StepResidual(StepResidual::new(float, classes.tables, zeros, layout).ok()?);
     let encode = |part: &Part| {
-        let given = Given::Subdivisions(steps_of_part(part, subdivisions));
+        let given = GivenOfChunk::Subdivisions(steps_of_part(part, subdivisions));
         let coded = with_workspace(|workspace| {
             codec.encode(&part.raw, matrix.cols(), &classes.classifier, given, workspace)
         });

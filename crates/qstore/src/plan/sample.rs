@@ -2,12 +2,11 @@
 
 use std::borrow::Cow;
 
+use qstore_checkpoint::{Result, Source, SourceArray};
 use qstore_container::ChunkShape;
 
-use crate::error::Result;
-use crate::ingest::{Source, SourceArray};
-
-/// Elements that statistics are taken from at most. Tables from a million codes cost a thousandth of a bit more than exact ones.
+/// Elements that statistics are taken from at most. Tables from a million codes cost a thousandth of a bit more than
+/// exact ones.
 const SAMPLE_ELEMENTS: u64 = 1 << 20;
 /// Chunks that a residual is tried on at most.
 const TRIAL_CHUNKS: u64 = 4;

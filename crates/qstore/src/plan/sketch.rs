@@ -1,8 +1,10 @@
 //! What a matrix is like, told by a few numbers, for matrices whose names say nothing.
 //!
-//! The first rows and columns of a matrix are cut into blocks, and each block is summed up. Quantising changes single weights by much and sums of many by little,
-//! while sums of two matrices have nothing to do with each other. So the sketches of a matrix and of what was made from it point the same way, and others do not.
-//! Candidates are found by the block whose sum is greatest, so the time is in proportion to the number of matrices for any that there are in practice.
+//! The first rows and columns of a matrix are cut into blocks, and each block is summed up. Quantising changes single
+//! weights by much and sums of many by little, while sums of two matrices have nothing to do with each other. So the
+//! sketches of a matrix and of what was made from it point the same way, and others do not. Candidates are found by the
+//! block whose sum is greatest, so the time is in proportion to the number of matrices for any that there are in
+//! practice.
 
 use std::collections::HashMap;
 
@@ -149,8 +151,8 @@ mod tests {
     fn transposed_corners_have_transposed_sketches() {
         let mut rng = StdRng::seed_from_u64(2);
         let matrix = noise(&mut rng, 64 * 64, 1.0);
-        let turned: Vec<f32> = (0..64 * 64).map(|at| matrix[at % 64 * 64 + at / 64]).collect();
-        let (one, other) = (Sketch::new(&matrix, 64).unwrap(), Sketch::new(&turned, 64).unwrap());
+        let transposed: Vec<f32> = (0..64 * 64).map(|at| matrix[at % 64 * 64 + at / 64]).collect();
+        let (one, other) = (Sketch::new(&matrix, 64).unwrap(), Sketch::new(&transposed, 64).unwrap());
         assert!(one.transposed().cosine(&other) > 0.999);
         assert!(one.cosine(&other).abs() < 0.5);
     }

@@ -1,17 +1,15 @@
-//! Floats that may equal floats of a variant below, where one of the two is a part of a tensor. Whole tensors are found by hash.
+//! Floats that may equal floats of a variant below, where one of the two is a part of a tensor. Whole tensors are found
+//! by hash.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use qstore_checkpoint::{FloatKind, IoContext as _, Result, Source, SourceArray, zeroed};
 use qstore_container::{ArrayKey, ArrayRef, Dtype, View};
 
 use crate::decode::Rows;
-use crate::error::{IoContext as _, Result};
-use crate::file::zeroed;
-use crate::formats::{ArrayInfo, Checkpoint};
-use crate::ingest::{Source, SourceArray};
-use crate::names::{canonical, cuts};
-use crate::quant::FloatKind;
+use crate::formats::Checkpoint;
+use crate::names::{ArrayInfo, canonical, cuts};
 use crate::variant::Variant;
 
 /// Bytes that are compared at a time.

@@ -4,7 +4,7 @@ use qstore_container::FormatError;
 
 /// Columns of one group that follow each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Run {
+pub(crate) struct ColumnRun {
     pub(crate) start: usize,
     pub(crate) end: usize,
     pub(crate) group: usize,
@@ -67,10 +67,10 @@ impl Columns {
     }
 
     /// The groups in the order of the columns.
-    pub(crate) fn runs(&self) -> Vec<Run> {
+    pub(crate) fn runs(&self) -> Vec<ColumnRun> {
         let mut start = 0;
         let of_group = |columns: &[u32]| {
-            let run = Run { start, end: start + columns.len(), group: columns[0] as usize };
+            let run = ColumnRun { start, end: start + columns.len(), group: columns[0] as usize };
             start = run.end;
             run
         };
@@ -88,7 +88,7 @@ impl Columns {
     }
 
     /// The groups in the order of the sorted columns.
-    pub(crate) fn sorted_runs(&self) -> Vec<Run> {
+    pub(crate) fn sorted_runs(&self) -> Vec<ColumnRun> {
         let mut group_of_column = self.group_of_column.clone();
         group_of_column.sort_unstable();
         Self { groups: self.groups, group_of_column }.runs()
@@ -99,7 +99,7 @@ impl Columns {
 mod tests {
     use super::*;
 
-    fn runs(runs: Vec<Run>) -> Vec<(usize, usize, usize)> {
+    fn runs(runs: Vec<ColumnRun>) -> Vec<(usize, usize, usize)> {
         runs.into_iter().map(|run| (run.start, run.end, run.group)).collect()
     }
 

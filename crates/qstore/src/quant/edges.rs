@@ -1,11 +1,11 @@
 //! The floats that a quantiser maps to each code, found from the quantiser itself.
 
+use qstore_checkpoint::FloatKind;
 use qstore_kernels::BinTable;
 
-use super::FloatKind;
-
-/// The bins of a quantiser that maps magnitude `m` to `code(m)`, which never falls: bin `k` from the first magnitude whose code is `k` or more, up to `last`. About
-/// there lies the value `edge(k)`. The last bin ends before the first magnitude of a code above `beyond`.
+/// The bins of a quantiser that maps magnitude `m` to `code(m)`, which never falls: bin `k` from the first magnitude
+/// whose code is `k` or more, up to `last`. About there lies the value `edge(k)`. The last bin ends before the first
+/// magnitude of a code above `beyond`.
 #[inline(always)]
 pub(super) fn bins_of(
     float: FloatKind,
@@ -17,8 +17,8 @@ pub(super) fn bins_of(
     let end = float.infinity();
     // first[k] is the least magnitude with a code of k or more; the one after the last ends its bin.
     let mut first = [0u32; 129];
-    // The edge lies where it should, or is the next magnitude, or the one below. For all codes at once and without branches, so that compilers make vector code of
-    // it.
+    // The edge lies where it should, or is the next magnitude, or the one below. For all codes at once and without
+    // branches, so that compilers make vector code of it.
     let mut found = [false; 128];
     for (k, (first, found)) in first.iter_mut().zip(&mut found).enumerate() {
         #[expect(clippy::cast_precision_loss, reason = "at most 127")]
@@ -46,8 +46,10 @@ pub(super) fn bins_of(
     BinTable::new(&lo, &width)
 }
 
-/// `value` rounded half to even if it is below 2^22, as codes are; of others a number that is no code either, and a NaN of a NaN.
-// Q: why not `round_ties_even`? Where the processor may lack the instruction that is a call, and keeps compilers from making vector code.
+/// `value` rounded half to even if it is below 2^22, as codes are; of others a number that is no code either, and a NaN
+/// of a NaN.
+// Q: why not `round_ties_even`? Where the processor may lack the instruction that is a call, and keeps compilers from
+// making vector code.
 #[inline(always)]
 pub(super) fn rounded(value: f32) -> f32 {
     // Between 2^23 and 2^24, values of FP32 are whole numbers.
@@ -55,8 +57,8 @@ pub(super) fn rounded(value: f32) -> f32 {
     (value + WHOLE) - WHOLE
 }
 
-/// The least of `0..=last` for which `holds`, which is false below some point and true from there on; `last + 1` if it never holds. Searches
-/// outward from `guess`.
+/// The least of `0..=last` for which `holds`, which is false below some point and true from there on; `last + 1` if it
+/// never holds. Searches outward from `guess`.
 fn first_where(last: u32, guess: u32, holds: impl Fn(u32) -> bool) -> u32 {
     let guess = guess.min(last);
     // `holds` is false below `low` and true from `high` on.

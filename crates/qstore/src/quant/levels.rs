@@ -5,8 +5,9 @@ use qstore_kernels::{CodeRange, LevelOf, nearest_byte};
 
 /// The levels of codes, opened.
 ///
-/// A *rank* is a byte that says which level of all a code is, in the order of levels modulo 256: codes that stand for levels next to each other have ranks next
-/// to each other, whatever their bits. Those of integers are the integers themselves.
+/// A *rank* is a byte that says which level of all a code is, in the order of levels modulo 256: codes that stand for
+/// levels next to each other have ranks next to each other, whatever their bits. Those of integers are the integers
+/// themselves.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct LevelTable {
     bits: u8,
@@ -151,7 +152,8 @@ impl LevelTable {
         }
     }
 
-    /// The rank of the level that is nearest to `level`: of two the one with the even code of floats, the lower one of a table; of no number any.
+    /// The rank of the level that is nearest to `level`: of two the one with the even code of floats, the lower one of
+    /// a table; of no number any.
     pub(crate) fn nearest_rank(&self, level: f32) -> u8 {
         match self.kind {
             LevelKind::Unsigned | LevelKind::Signed { .. } => nearest_byte(level, self.range()),
@@ -176,7 +178,8 @@ impl LevelTable {
         }
     }
 
-    /// For each code the number of its bin among those of either sign, as a signed byte; `None` where bins are not symmetric.
+    /// For each code the number of its bin among those of either sign, as a signed byte; `None` where bins are not
+    /// symmetric.
     pub(crate) fn bins(&self) -> Option<[u8; 256]> {
         let mut bins = [0; 256];
         for (bin, rank) in bins.iter_mut().zip(self.rank_of_code.iter()) {
@@ -239,7 +242,8 @@ pub(super) fn mini_level(float: MiniFloat, magnitude: u32) -> f32 {
     f32::from_bits((magnitude << (23 - bits)) + ((127 - bias) << 23))
 }
 
-/// The magnitude that a value of no sign is rounded to, half to even, as if there were no greatest; NaN of what is no number.
+/// The magnitude that a value of no sign is rounded to, half to even, as if there were no greatest; NaN of what is no
+/// number.
 #[inline(always)]
 #[expect(clippy::cast_precision_loss, reason = "a few thousand at most")]
 pub(super) fn mini_magnitude(float: MiniFloat, value: f32) -> f32 {
@@ -317,7 +321,8 @@ mod tests {
                 let value = table.value(code);
                 let mut rank = [code];
                 table.to_ranks(&mut rank);
-                // Of -0 there is no telling; the least of a whole range of signed ones is none of a symmetric quantiser.
+                // Of -0 there is no telling; the least of a whole range of signed ones is none of a symmetric
+                // quantiser.
                 if value.is_finite() && value != 0.0 && value >= table.range().least
                     || matches!(levels, Levels::Table(_))
                 {

@@ -1,19 +1,16 @@
 //! The numbers in small arrays.
 
-use std::borrow::Cow;
 use std::ops::Range;
 
 use half::slice::{HalfBitsSliceExt as _, HalfFloatSliceExt as _};
 use half::{bf16, f16};
+use qstore_checkpoint::{Error, gather, size, transpose};
 use qstore_container::limits::MAX_VALUES_BYTES;
-use qstore_container::{Axis, Dtype, Field, FormatError, MiniFloat, Number, Placed};
+use qstore_container::{Axis, Dtype, Field, FormatError, MiniFloat, Number};
 
 use super::OpenError;
 use super::levels::mini_value;
 use super::pack::unpack;
-use super::transpose::transpose;
-use crate::error::Error;
-use crate::memory::size;
 
 /// Arrays that say what codes stand for, wherever they are.
 pub(crate) trait Arrays<A> {
@@ -198,31 +195,6 @@ fn is_stored_as(dtype: Dtype, number: Number) -> bool {
         Number::E8m0 => matches!(dtype, Dtype::F8_E8M0 | Dtype::U8),
         Number::Unsigned | Number::Signed => true,
     }
-}
-
-/// The elements of a matrix in an array, row by row. The array has all that the matrix is among.
-pub(crate) fn gather<'a>(array: &'a [u8], placed: &Placed, width: u64) -> Cow<'a, [u8]> {
-    let [rows, cols] = placed.shape;
-    let part = |first: u64, count: u64| &array[size(first * width)..size((first + count) * width)];
-    if placed.is_contiguous() {
-        return Cow::Borrowed(part(if rows > 0 { placed.element(0, 0) } else { 0 }, rows * cols));
-    }
-    let line = size(cols * width);
-    let mut gathered = Vec::with_capacity(size(rows) * line);
-    if !placed.transposed {
-        (0..rows).for_each(|row| gathered.extend_from_slice(part(placed.element(row, 0), cols)));
-        return Cow::Owned(gathered);
-    }
-    let elements = placed.elements();
-    let slab = part(elements.start, elements.end - elements.start);
-    let mut transposed = vec![0; slab.len()];
-    transpose(slab, placed.pitch, width, &mut transposed);
-    // Rows of the transposed slab, in the order of the view.
-    for row in 0..rows {
-        let first = size(placed.element(row, 0) - elements.start) * line;
-        gathered.extend_from_slice(&transposed[first..first + line]);
-    }
-    Cow::Owned(gathered)
 }
 
 /// An array in memory.

@@ -1,8 +1,7 @@
 //! What can be wrong with a description of codes.
 
+use qstore_checkpoint::Error;
 use qstore_container::FormatError;
-
-use crate::error::Error;
 
 /// Why a description cannot be opened.
 #[derive(Debug)]

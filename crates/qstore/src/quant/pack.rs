@@ -2,9 +2,8 @@
 
 use std::borrow::Cow;
 
+use qstore_checkpoint::transpose;
 use qstore_container::{Axis, Packing};
-
-use super::transpose::transpose;
 
 /// Reads codes, as many as there is room for in `codes`, from words that follow each other along the packed axis.
 pub(crate) fn unpack(packing: &Packing, words: &[u8], codes: &mut [u8]) {
@@ -92,8 +91,8 @@ fn pack_stream(codes: &[u8], bits: u8, words: &mut [u8]) {
     }
 }
 
-/// The codes of a matrix of words, whose rows have `row_bytes` bytes and fill whole codes along the packed axis; one a byte, in rows of codes. Without a packing
-/// elements are codes.
+/// The codes of a matrix of words, whose rows have `row_bytes` bytes and fill whole codes along the packed axis; one a
+/// byte, in rows of codes. Without a packing elements are codes.
 pub(crate) fn codes_of_words<'a>(
     packing: Option<&Packing>,
     words: &'a [u8],

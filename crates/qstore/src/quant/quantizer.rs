@@ -1,11 +1,10 @@
 //! Which floats a quantiser that rounds turns into which code.
 
+use qstore_checkpoint::{FloatKind, in_bf16, in_f16};
 use qstore_container::{Inverse, MiniFloat, Rounded, Rule};
 use qstore_kernels::BinTable;
 
-use super::FloatKind;
 use super::edges::{bins_of, rounded};
-use super::floats::{in_bf16, in_f16};
 use super::levels::{LevelKind, LevelTable, mini_level, mini_magnitude};
 
 /// A quantiser of one matrix, whose groups differ in their scales.
@@ -36,7 +35,8 @@ enum BinLevels {
 }
 
 impl Quantizer {
-    /// That of codes at these levels, of floats of kind `float`; `over` is what scales are divided by last, or 1. `None` where codes of one sign have no bins.
+    /// That of codes at these levels, of floats of kind `float`; `over` is what scales are divided by last, or 1.
+    /// `None` where codes of one sign have no bins.
     pub(crate) fn new(rule: Rule, over: f32, levels: &LevelTable, float: FloatKind) -> Option<Self> {
         let kind = match levels.kind() {
             LevelKind::Signed { .. } => BinLevels::Integers,
@@ -53,8 +53,8 @@ impl Quantizer {
         })
     }
 
-    /// What counts weights in subdivisions of a scale, of which there are `per_scale`. Where zero-points are not in the middle of codes, these reach farther to
-    /// one side.
+    /// What counts weights in subdivisions of a scale, of which there are `per_scale`. Where zero-points are not in the
+    /// middle of codes, these reach farther to one side.
     pub(crate) fn subdivided(per_scale: f32, symmetric: bool, float: FloatKind) -> Self {
         let beyond = if symmetric { 128.0 } else { 175.0 };
         Self {

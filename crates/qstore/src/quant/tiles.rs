@@ -1,5 +1,6 @@
 //! Tiles of a matrix, each of which has numbers of its own, and reading these.
 
+use qstore_checkpoint::size;
 use qstore_container::limits::{MAX_CHUNK_GROUPS, MAX_SCALES};
 use qstore_container::{Dequantization, Factor, FormatError, Numbers, Scale, Zero, ZeroCodes};
 
@@ -7,7 +8,6 @@ use super::columns::Columns;
 use super::levels::LevelTable;
 use super::numbers::{self, Arrays, NumberMatrix};
 use super::open_error::OpenError;
-use crate::memory::size;
 
 /// What all numbers of a matrix are wanted for: the groups of columns of tiles of rows.
 pub(super) struct Tiles {
@@ -73,7 +73,8 @@ impl Tiles {
         self.columns.groups() as u64
     }
 
-    /// The scale of each group of each tile, before it is divided by the last factor where that is a constant; and that constant, or 1.
+    /// The scale of each group of each tile, before it is divided by the last factor where that is a constant; and that
+    /// constant, or 1.
     pub(super) fn scales<A>(
         &self,
         values: &Dequantization<A>,

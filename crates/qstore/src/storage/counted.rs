@@ -4,8 +4,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use qstore_checkpoint::Result;
+
 use super::{Hints, Storage};
-use crate::error::Result;
 
 /// Counts the bytes that are read.
 #[derive(Debug)]

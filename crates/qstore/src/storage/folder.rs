@@ -5,9 +5,9 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use qstore_checkpoint::{Error, IoContext as _, Result, read_exact_at, read_range};
+
 use super::Storage;
-use crate::error::{Error, IoContext as _, Result};
-use crate::file::{read_exact_at, read_range};
 
 /// Shards that stay open.
 const MOST_OPEN: usize = 256;
@@ -49,8 +49,10 @@ impl Folder {
     fn keep(&self, name: &str) -> Result<Arc<File>> {
         let file = Arc::new(self.open(name)?);
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept.len() >= MOST_OPEN {
-            kept.clear();
+        if kept.len() >= MOST_OPEN
+            && let Some(other) = kept.keys().next().cloned()
+        {
+            kept.remove(&other);
         }
         kept.insert(name.to_owned(), file.clone());
         Ok(file)
@@ -93,9 +95,9 @@ fn unopened(path: &Path, source: std::io::Error) -> Error {
     Error::Io { path: path.to_owned(), what, source }
 }
 
-/// Whether `path` leads to a regular file inside `folder`, or through a link of the Hugging Face cache: from `snapshots/REVISION/...` to a file
-/// in `blobs` beside `snapshots`. Other links could lead anywhere.
-pub(crate) fn is_within(folder: &Path, path: &Path) -> bool {
+/// Whether `path` leads to a regular file inside `folder`, or through a link of the Hugging Face cache: from
+/// `snapshots/REVISION/...` to a file in `blobs` beside `snapshots`. Other links could lead anywhere.
+fn is_within(folder: &Path, path: &Path) -> bool {
     let resolve = || {
         let folder = folder.canonicalize().ok()?;
         let target = path.canonicalize().ok()?;

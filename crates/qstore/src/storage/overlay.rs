@@ -3,10 +3,12 @@
 use std::io::ErrorKind;
 use std::path::Path;
 
-use super::{Folder, Storage};
-use crate::error::{Error, Result};
+use qstore_checkpoint::{Error, Result};
 
-/// Files of one folder, and of another what the first has not. Names of shards follow from their content, so no file has another one's name.
+use super::{Folder, Storage};
+
+/// Files of one folder, and of another what the first has not. Names of shards follow from their content, so no file
+/// has another one's name.
 #[derive(Debug)]
 pub(crate) struct Overlay {
     pub(crate) new: Folder,

@@ -5,14 +5,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::{Hints, Storage};
-use crate::error::Result;
+use qstore_checkpoint::Result;
 
-/// How late a reader may come for the next bytes and still have them at once. A sleep ends some tens of microseconds late, and without this every
-/// such delay would be lost.
+use super::{Hints, Storage};
+
+/// How late a reader may come for the next bytes and still have them at once. A sleep ends some tens of microseconds
+/// late, and without this every such delay would be lost.
 const SLACK: Duration = Duration::from_millis(10);
 
-/// A link of so many bytes a second, which threads share: bytes arrive one after another, and whoever asks for some waits until they have.
+/// A link of so many bytes a second, which threads share: bytes arrive one after another, and whoever asks for some
+/// waits until they have.
 #[derive(Debug)]
 pub struct Throttle {
     bytes_per_second: u64,

@@ -1,9 +1,9 @@
 //! In which order variants are stored: each is given only ones before it.
 
+use qstore_checkpoint::{Error, Result};
 use qstore_container::{Manifest, VariantName};
 
 use super::spec::GivenRule;
-use crate::error::{Error, Result};
 use crate::plan::Precision;
 
 /// A variant that is to have a place.
@@ -13,7 +13,8 @@ pub(super) struct Candidate<'a> {
     pub(super) precision: Precision,
 }
 
-/// The order of `candidates`, by their indices: lower precision first, except where one is to be given a higher one alone.
+/// The order of `candidates`, by their indices: lower precision first, except where one is to be given a higher one
+/// alone.
 ///
 /// # Errors
 /// One that is to be given a variant that is not there, or by way of others itself.
@@ -40,7 +41,8 @@ pub(super) fn arrange(candidates: &[Candidate]) -> Result<Vec<usize>> {
     Ok(order)
 }
 
-/// Where a new variant goes among those of a store, whose order stays: before the first of a higher precision, and after all that it is to be given.
+/// Where a new variant goes among those of a store, whose order stays: before the first of a higher precision, and
+/// after all that it is to be given.
 ///
 /// # Errors
 /// It is to be given a variant that is not there.

@@ -5,17 +5,17 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use qstore_checkpoint::{
+    Error, IoContext as _, Move, Progress, Result, Source, Staging, Syncs, WriteOptions,
+};
 use qstore_container::{Given, Manifest, RelativePath, VariantEntry, VariantName};
 
+use super::Store;
 use super::spec::GivenRule;
 use super::unshared::UnsharedInspection;
 use super::verify::sha256_of;
-use super::{Options, Store};
-use crate::disk::{Move, Staging, Syncs};
-use crate::encode::{Target, write_layer};
-use crate::error::{Error, IoContext as _, Result};
-use crate::ingest::Source;
-use crate::progress::Progress;
+use crate::encode::{Target, write_variant};
+use crate::ingest::source_of;
 use crate::storage::{Counted, Folder, Overlay, Storage};
 use crate::variant::Variant;
 
@@ -28,7 +28,7 @@ pub(super) struct Wish<'a> {
 /// The next state of a store, built from its lowest variant up.
 pub(super) struct Change<'a> {
     staging: &'a Staging,
-    options: &'a Options,
+    options: &'a WriteOptions,
     pool: rayon::ThreadPool,
     syncs: Syncs,
     old: Manifest,
@@ -40,12 +40,12 @@ pub(super) struct Change<'a> {
 }
 
 impl<'a> Change<'a> {
-    pub(super) fn new(staging: &'a Staging, old: Manifest, options: &'a Options) -> Result<Self> {
+    pub(super) fn new(staging: &'a Staging, old: Manifest, options: &'a WriteOptions) -> Result<Self> {
         let store = staging.home().to_owned();
         Ok(Self {
             staging,
             options,
-            pool: options.pool()?,
+            pool: options.machine().pool()?,
             syncs: Syncs::new()?,
             old,
             entries: Vec::new(),
@@ -76,7 +76,7 @@ impl<'a> Change<'a> {
             let found = entry.at(&self.store, "cannot read")?.file_name();
             // Its id is not known before it is there.
             let could_be =
-                |found: &&str| variant_of_layer(found) == Some(name.as_str()) && !named.contains(found);
+                |found: &&str| variant_of_shard(found) == Some(name.as_str()) && !named.contains(found);
             if let Some(found) = found.to_str().filter(could_be) {
                 self.staging.check_free(found)?;
             }
@@ -102,9 +102,9 @@ impl<'a> Change<'a> {
             verbatim: wish.verbatim,
             shard_size: self.options.shard_size,
             pool: &self.pool,
-            window: self.options.window(&self.pool),
+            window: self.options.machine().window(&self.pool),
         };
-        let entry = write_layer(source, name, &target, progress)?;
+        let entry = write_variant(source, name, &target, progress)?;
         let given_only = match wish.given {
             GivenRule::Any => None,
             GivenRule::Only(names) => Some(names.clone()),
@@ -121,8 +121,8 @@ impl<'a> Change<'a> {
         self.adopt(entry.clone())
     }
 
-    /// Takes a variant over as it is stored, unless that does not fit any more what it is given and was stored anew: what it refers to may be a
-    /// reference by now.
+    /// Takes a variant over as it is stored, unless that does not fit any more what it is given and was stored anew:
+    /// what it refers to may be a reference by now.
     pub(super) fn keep_or_store_anew(&mut self, entry: &VariantEntry, progress: &dyn Progress) -> Result<()> {
         let is_new = |given: &Given| !self.is_as_it_was(&given.variant);
         let needs_new = entry.given.iter().any(is_new);
@@ -159,7 +159,7 @@ impl<'a> Change<'a> {
         let storage: Arc<dyn Storage> = Arc::new(Folder::new(&self.store));
         let old = super::open_variant(&storage, &self.old, &entry.name)?;
         let wish = Wish { verbatim: false, given: &GivenRule::of(entry) };
-        self.put(&entry.name, &Source::of_variant(&old)?, &wish, progress)?;
+        self.put(&entry.name, &source_of(&old)?, &wish, progress)?;
         let same = self.entries.last().is_some_and(|new| new.content == entry.content);
         if same {
             return Ok(());
@@ -169,7 +169,8 @@ impl<'a> Change<'a> {
     }
 }
 
-/// The kept files of a variant that goes, and the folders that they lie in. Whatever else a user has put there is none of them.
+/// The kept files of a variant that goes, and the folders that they lie in. Whatever else a user has put there is none
+/// of them.
 #[derive(Default)]
 pub(super) struct Kept {
     files: Vec<RelativePath>,
@@ -222,10 +223,10 @@ pub(super) fn commit(staging: &mut Staging, old: &Manifest, new: &Manifest, kept
     let text = new.write().map_err(|e| Error::damaged(staging.home(), e))?;
     // First, while nothing has happened yet: from here on hardly any room is needed on the disk.
     staging.write(Manifest::FILE_NAME, &text)?;
-    let layers = |manifest: &Manifest| -> HashSet<RelativePath> {
+    let shards = |manifest: &Manifest| -> HashSet<RelativePath> {
         manifest.variants.iter().flat_map(|v| &v.shards).map(|f| f.name.clone()).collect()
     };
-    let (own, staying) = (layers(old), layers(new));
+    let (own, staying) = (shards(old), shards(new));
     let mut leaving: Vec<_> = own.difference(&staying).cloned().collect();
     leaving.sort();
     leaving.extend(kept.files);
@@ -239,8 +240,8 @@ pub(super) fn commit(staging: &mut Staging, old: &Manifest, new: &Manifest, kept
     })
 }
 
-/// The variant that a layer file of this name belongs to: `VARIANT-ID.safetensors`, the id being 12 hexadecimal digits.
-fn variant_of_layer(name: &str) -> Option<&str> {
+/// The variant that a shard of this name belongs to: `VARIANT-ID.safetensors`, the id being 12 hexadecimal digits.
+fn variant_of_shard(name: &str) -> Option<&str> {
     let (variant, id) = name.strip_suffix(".safetensors")?.rsplit_once('-')?;
     let digits = id.len() == 12 && id.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
     digits.then_some(variant)
@@ -254,9 +255,9 @@ mod tests {
     fn a_store_is_not_committed_before_its_files_are_on_the_disk() {
         let dir = tempfile::tempdir().unwrap();
         let staging = Staging::begin(dir.path()).unwrap();
-        let options = Options::default();
+        let options = WriteOptions::default();
         let change = Change::new(&staging, Manifest::new(Vec::new()), &options).unwrap();
-        change.syncs.begin("layer".into(), crate::disk::unsyncable()).unwrap();
-        assert!(change.finish(&crate::Silent).unwrap_err().to_string().contains("layer"));
+        change.syncs.begin("shard".into(), qstore_checkpoint::unsyncable().unwrap()).unwrap();
+        assert!(change.finish(&crate::Silent).unwrap_err().to_string().contains("shard"));
     }
 }

@@ -1,23 +1,22 @@
 //! Describing a store.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
+use qstore_checkpoint::{Error, Result, Staging};
 use qstore_container::{ArrayKey, FORMAT_VERSION, FileContent, Manifest, VariantEntry};
 use serde::Serialize;
 
 use super::Store;
 use super::unshared::UnsharedInspection;
 use crate::decode::{ArrayBytes as _, ArrayReader};
-use crate::disk::Staging;
-use crate::error::{Error, Result};
 use crate::fetch::Needs;
-use crate::storage::is_within;
 use crate::variant::Variant;
 
 /// A store, described.
 #[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
 pub struct Inspection {
     /// Version of the format.
     pub format_version: u32,
@@ -39,6 +38,7 @@ pub struct Inspection {
 
 /// A variant, described.
 #[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
 pub struct VariantInspection {
     /// Name.
     pub name: String,
@@ -46,27 +46,28 @@ pub struct VariantInspection {
     pub scheme: String,
     /// The element type that most of its weights have.
     pub dtype: String,
-    /// The variants that its tensors are stored given, or shared with; reading it reads these, and those that they are given in turn.
+    /// The variants that its tensors are stored given, or shared with; reading it reads these, and those that they are
+    /// given in turn.
     pub given: Vec<String>,
     /// Whether its files are kept as they are.
     pub verbatim: bool,
     /// Number of tensors.
     pub tensor_count: u64,
-    /// Its original files; empty if its layer cannot be read.
+    /// Its original files; empty if its shards cannot be read.
     pub files: Vec<FileInspection>,
     /// The files of the store that hold it, relative to the store's folder.
-    pub layer_files: Vec<String>,
+    pub stored_files: Vec<String>,
     /// Those of them that are not there.
     pub missing_files: Vec<String>,
     /// Bytes of its original files.
     pub raw_bytes: u64,
     /// Bytes that it adds to the store. All that its tensors and its files take, and the overhead.
     pub stored_bytes: u64,
-    /// Bytes of headers, plans and lists of chunks; none if its layer cannot be read.
+    /// Bytes of headers, plans and lists of chunks; none if its shards cannot be read.
     pub overhead_bytes: Option<u64>,
-    /// Bytes that loading all its tensors reads; none if its layer cannot be read.
+    /// Bytes that loading all its tensors reads; none if its shards cannot be read.
     pub read_bytes: Option<u64>,
-    /// Why its layer cannot be read, if it cannot.
+    /// Why its shards cannot be read, if it cannot.
     pub problem: Option<String>,
     /// Patterns of the files that were left out when it was stored.
     pub excluded: Vec<String>,
@@ -79,6 +80,7 @@ pub struct VariantInspection {
 
 /// An original file, described.
 #[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
 pub struct FileInspection {
     /// Path in the variant's folder.
     pub path: String,
@@ -86,16 +88,18 @@ pub struct FileInspection {
     pub bytes: u64,
     /// SHA-256, as a model hub shows it.
     pub sha256: String,
-    /// How it is stored: `tensors` of a safetensors file, whose tensors are described by themselves, else as a tensor is.
+    /// How it is stored: `tensors` of a safetensors file, whose tensors are described by themselves, else as a tensor
+    /// is.
     pub encoding: String,
     /// The variant that it is equal to a file of.
     pub given: Option<String>,
-    /// Bytes that it takes in its variant's layer, its tensors left out.
+    /// Bytes that it takes in its variant's shards, its tensors left out.
     pub stored_bytes: u64,
 }
 
 /// A tensor, described.
 #[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
 pub struct TensorInspection {
     /// Name.
     pub name: String,
@@ -109,7 +113,7 @@ pub struct TensorInspection {
     pub given: Option<String>,
     /// Bytes in memory.
     pub raw_bytes: u64,
-    /// Bytes that it takes in its variant's layer.
+    /// Bytes that it takes in its variant's shards.
     pub stored_bytes: u64,
     /// Stored bits for each element, or for each code that is packed into one; none for an empty tensor.
     pub bits_per_weight: Option<f64>,
@@ -118,12 +122,9 @@ pub struct TensorInspection {
 /// Describes a store, tensor by tensor if `tensors`.
 ///
 /// # Errors
-/// The folder cannot be listed. A variant whose layer cannot be read is described as far as the manifest does.
+/// The folder cannot be listed. A variant whose shards cannot be read is described as far as the manifest does.
 pub fn inspect(store: &Store, tensors: bool) -> Result<Inspection> {
-    let manifest = store.path().join(Manifest::FILE_NAME);
-    let manifest_bytes = std::fs::metadata(&manifest)
-        .map_err(|source| Error::Io { path: manifest, what: "cannot read", source })?
-        .len();
+    let manifest_bytes = store.manifest_bytes;
     let entries = &store.manifest().variants;
     let variants: Vec<_> = entries.iter().map(|entry| describe(store, entry, tensors)).collect();
     let add = |sum: u64, bytes: u64| sum.saturating_add(bytes);
@@ -131,20 +132,37 @@ pub fn inspect(store: &Store, tensors: bool) -> Result<Inspection> {
     let raw_bytes = entries.iter().map(|v| v.raw_bytes).fold(0, add);
     let missing: HashSet<&String> = variants.iter().flat_map(|variant| &variant.missing_files).collect();
     let there =
-        variants.iter().flat_map(|variant| &variant.layer_files).filter(|file| !missing.contains(file));
-    let size = |file: &String| std::fs::metadata(store.path().join(file)).map_or(0, |data| data.len());
+        variants.iter().flat_map(|variant| &variant.stored_files).filter(|file| !missing.contains(file));
+    let stated = stated_sizes(store);
+    let size = |file: &String| {
+        let found = store.storage.size(file).ok().flatten();
+        found.or_else(|| stated.get(file).copied()).unwrap_or(0)
+    };
     let stored_bytes = there.map(size).fold(manifest_bytes, add);
-    let leftovers = Staging::leftovers(store.path());
+    // Only a folder can be listed.
+    let (leftovers, foreign) = if store.is_folder {
+        let leftovers = Staging::leftovers(store.path());
+        let foreign = foreign(store.path(), &variants, &leftovers)?;
+        (leftovers, foreign)
+    } else {
+        (Vec::new(), Vec::new())
+    };
     Ok(Inspection {
         format_version: FORMAT_VERSION,
         raw_bytes,
         stored_bytes,
         manifest_bytes,
         ratio: quotient(stored_bytes, raw_bytes).unwrap_or(0.0),
-        foreign: foreign(store.path(), &variants, &leftovers)?,
+        foreign,
         variants,
         leftovers,
     })
+}
+
+/// What the manifest says of the sizes of shards.
+fn stated_sizes(store: &Store) -> HashMap<String, u64> {
+    let shards = store.manifest().variants.iter().flat_map(|entry| &entry.shards);
+    shards.map(|shard| (shard.name.to_string(), shard.bytes)).collect()
 }
 
 /// What lies in the store's folder and is not the store's: files, and folders in which nothing is.
@@ -152,7 +170,7 @@ fn foreign(store: &Path, variants: &[VariantInspection], leftovers: &[String]) -
     let mut known: HashSet<&str> = leftovers.iter().map(String::as_str).collect();
     known.insert(Manifest::FILE_NAME);
     let mut folders: HashSet<&Path> = HashSet::new();
-    for file in variants.iter().flat_map(|variant| &variant.layer_files) {
+    for file in variants.iter().flat_map(|variant| &variant.stored_files) {
         known.insert(file);
         folders.extend(Path::new(file).ancestors().skip(1));
     }
@@ -191,11 +209,11 @@ fn foreign(store: &Path, variants: &[VariantInspection], leftovers: &[String]) -
 fn describe(store: &Store, entry: &VariantEntry, tensors: bool) -> VariantInspection {
     let opened = store.variant(&entry.name);
     let files: Vec<FileInspection> = opened.iter().flat_map(describe_files).collect();
-    let layers = entry.shards.iter().map(|f| f.name.to_string());
+    let shards = entry.shards.iter().map(|f| f.name.to_string());
     let kept = files.iter().filter(|_| entry.verbatim).map(|f| format!("{}/{}", entry.name, f.path));
     let kept_bytes = if entry.verbatim { entry.raw_bytes } else { 0 };
-    let layer_files: Vec<String> = layers.chain(kept).collect();
-    let is_missing = |file: &&String| !is_within(store.path(), &store.path().join(file));
+    let stored_files: Vec<String> = shards.chain(kept).collect();
+    let is_missing = |file: &&String| store.storage.size(file).is_err();
     VariantInspection {
         name: entry.name.to_string(),
         scheme: entry.scheme.clone(),
@@ -203,8 +221,8 @@ fn describe(store: &Store, entry: &VariantEntry, tensors: bool) -> VariantInspec
         given: entry.given.iter().map(|g| g.variant.to_string()).collect(),
         verbatim: entry.verbatim,
         tensor_count: entry.tensors,
-        missing_files: layer_files.iter().filter(is_missing).cloned().collect(),
-        layer_files,
+        missing_files: stored_files.iter().filter(is_missing).cloned().collect(),
+        stored_files,
         raw_bytes: entry.raw_bytes,
         stored_bytes: entry.shards.iter().fold(kept_bytes, |sum, f| sum.saturating_add(f.bytes)),
         overhead_bytes: opened.as_ref().ok().map(|variant| variant.overhead()),

@@ -2,19 +2,17 @@
 
 use std::sync::Arc;
 
+use qstore_checkpoint::{IoContext as _, Options, Progress, Result, Silent, TensorBytes, size};
 use qstore_container::{ArrayKey, Dtype, Encoding};
 
-use super::Options;
 use super::work::decode_all;
 use crate::decode::{ArrayBytes as _, ArrayReader};
-use crate::error::{IoContext as _, Result};
 use crate::fetch::Needs;
-use crate::memory::{TensorBytes, size};
-use crate::progress::{Progress, Silent};
 use crate::variant::{TensorInfo, Variant};
 
 /// A tensor in memory.
 #[derive(Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct LoadedTensor {
     /// Its name; `FILE:NAME` where another file of the variant has one of that name.
     pub name: String,
@@ -26,7 +24,8 @@ pub struct LoadedTensor {
     pub data: TensorBytes,
 }
 
-/// Decodes every tensor of a variant, in parallel, in the order of storage. Files that are not safetensors are not read.
+/// Decodes every tensor of a variant, in parallel, in the order of storage. Files that are not safetensors are not
+/// read.
 ///
 /// # Errors
 /// Damage, an I/O error, or too little memory.
@@ -38,13 +37,16 @@ pub fn load(variant: &Arc<Variant>, options: &Options, progress: &dyn Progress) 
         Ok(LoadedTensor { name: tensor.name, dtype: tensor.dtype, shape: tensor.shape, data })
     };
     let mut tensors = variant.tensors().into_iter().map(allocate).collect::<Result<Vec<_>>>()?;
-    let keyed = tensors.iter_mut().map(|tensor| (ArrayKey::Tensor(tensor.name.clone()), &mut tensor.data));
-    let mut keyed: Vec<_> = keyed.collect();
-    keyed.sort_by_cached_key(|(key, _)| turn(variant, key));
     let mut pieces = Vec::new();
-    for (key, data) in keyed {
-        cut(&Arc::new(ArrayReader::open(variant, &key)?), 0, data, &mut pieces);
+    for tensor in &mut tensors {
+        let key = ArrayKey::Tensor(tensor.name.clone());
+        let (turn, mut of_tensor) = (turn(variant, &key), Vec::new());
+        cut(&Arc::new(ArrayReader::open(variant, &key)?), 0, &mut tensor.data, &mut of_tensor);
+        pieces.extend(of_tensor.into_iter().map(|piece| (turn, piece)));
     }
+    // Slices when it is their bundle's turn, which lies behind them; tensors that lie in the same place together.
+    pieces.sort_by_key(|(turn, piece)| (*turn, piece.start));
+    let pieces = pieces.into_iter().map(|(_, piece)| piece).collect();
     decode_pieces(variant, pieces, options, progress)?;
     Ok(tensors)
 }
@@ -87,8 +89,8 @@ struct Piece<'a> {
     out: &'a mut [u8],
 }
 
-/// Cuts `data`, which is a tensor's from byte `start` on, into pieces. Each thread takes the next one: so the whole is read from its beginning to its end, and
-/// one huge tensor or a thousand small ones both keep every thread busy.
+/// Cuts `data`, which is a tensor's from byte `start` on, into pieces. Each thread takes the next one: so the whole is
+/// read from its beginning to its end, and one huge tensor or a thousand small ones both keep every thread busy.
 fn cut<'a>(reader: &Arc<ArrayReader>, start: u64, data: &'a mut [u8], pieces: &mut Vec<Piece<'a>>) {
     let (mut rest, mut start) = (data, start);
     while !rest.is_empty() {

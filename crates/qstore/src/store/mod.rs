@@ -20,13 +20,10 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use qstore_checkpoint::{Error, Result, Staging};
 use qstore_container::limits::MAX_MANIFEST_BYTES;
 use qstore_container::{Manifest, VariantName};
-use rayon::{ThreadPool, ThreadPoolBuilder};
 
-use crate::disk::Staging;
-use crate::error::{Error, Result};
-use crate::pipeline::{CHUNK_MEMORY, Window};
 use crate::storage::{Counted, Folder, Storage};
 use crate::variant::{Variant, or_changed};
 
@@ -36,55 +33,38 @@ pub use spec::{GivenRule, VariantSpec};
 pub use tensor::Tensor;
 pub use unpack::{read_file, unpack};
 pub use unshared::UnsharedInspection;
-pub use verify::{VariantVerification, Verification, verify};
+pub use verify::{Problem, VariantVerification, Verification, verify};
 pub use write::{add, pack, remove};
 
-/// How an operation uses the machine.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// Worker threads; 0 for one a core.
-    pub threads: usize,
-    /// Bytes of memory that packing and unpacking may use for chunks in flight, about.
-    pub memory: u64,
-    /// Most bytes of a shard, except where a single tensor is larger.
-    pub shard_size: u64,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self { threads: 0, memory: 1 << 30, shard_size: 5_000_000_000 }
-    }
-}
-
-impl Options {
-    pub(crate) fn pool(&self) -> Result<ThreadPool> {
-        let built = ThreadPoolBuilder::new().num_threads(self.threads).build();
-        built.map_err(|e| Error::usage(format!("cannot start {} threads: {e}", self.threads)))
-    }
-
-    /// Threads for work that `most` can share.
-    fn threads_for(&self, most: usize) -> usize {
-        let all = if self.threads == 0 {
-            std::thread::available_parallelism().map_or(1, usize::from)
-        } else {
-            self.threads
-        };
-        all.min(most)
-    }
-
-    /// Chunks in flight: enough to keep every worker busy while results wait for their turn, within the memory allowed.
-    pub(crate) fn window(&self, pool: &ThreadPool) -> Window {
-        let most = usize::try_from(self.memory / CHUNK_MEMORY).unwrap_or(usize::MAX).max(2);
-        Window { jobs: (pool.current_num_threads() * 4).min(most), bytes: self.memory }
-    }
-}
-
 /// A store, its manifest read.
+///
+/// A store is a folder with `qstore.json`, the manifest, and some files for each variant. Opening it reads the
+/// manifest; opening a variant reads the tail of each of its files, which says what is in it. Then [`load`] decodes all
+/// tensors, [`Tensor`] parts of them, and [`unpack`] writes the original files.
+///
+/// ```no_run
+/// use qstore::{Options, Silent, Store};
+///
+/// let store = Store::open("llama.qstore".as_ref())?;
+/// for variant in &store.manifest().variants {
+///     println!("{}: {} tensors, {} bytes", variant.name, variant.tensors, variant.raw_bytes);
+/// }
+/// let int8 = store.variant(&"int8".parse().expect("a name"))?;
+/// let tensors = qstore::load(&int8, &Options::default(), &Silent)?;
+/// # Ok::<(), qstore::Error>(())
+/// ```
+///
+/// A store that is changed meanwhile stays readable as it was, as far as its files are still there; else errors are
+/// [`Error::Changed`].
 #[derive(Debug)]
 pub struct Store {
     path: PathBuf,
     storage: Arc<dyn Storage>,
     manifest: Manifest,
+    /// Bytes of the manifest.
+    manifest_bytes: u64,
+    /// Whether its path is a folder's of the local file system.
+    is_folder: bool,
 }
 
 impl Store {
@@ -96,7 +76,7 @@ impl Store {
         if path.is_file() {
             return Err(Error::usage(format!("{}: this is a file; give the store's folder", path.display())));
         }
-        match Self::open_in(Arc::new(Folder::new(path))) {
+        match Self::open_in(Arc::new(Folder::new(path))).map(|store| Self { is_folder: true, ..store }) {
             Err(Error::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {
                 let left = if Staging::is_in(path) {
                     "; a pack into it was interrupted: run it again, or delete the folder"
@@ -118,7 +98,7 @@ impl Store {
         let text = storage.read_all(Manifest::FILE_NAME, MAX_MANIFEST_BYTES)?;
         let manifest =
             Manifest::parse(&text).map_err(|e| Error::damaged(path.join(Manifest::FILE_NAME), e))?;
-        Ok(Self { path, storage, manifest })
+        Ok(Self { path, storage, manifest, manifest_bytes: text.len() as u64, is_folder: false })
     }
 
     /// The store's folder.
@@ -136,7 +116,8 @@ impl Store {
     /// Opens a variant: its own shards and those of the variants that it is given, with one read each.
     ///
     /// # Errors
-    /// [`Error::UnknownName`], [`Error::Io`] for a shard that is not there, [`Error::Damaged`] for shards that are not whole.
+    /// [`Error::UnknownName`], [`Error::Io`] for a shard that is not there, [`Error::Damaged`] for shards that are not
+    /// whole.
     pub fn variant(&self, name: &VariantName) -> Result<Arc<Variant>> {
         open_variant(&self.storage, &self.manifest, name)
     }
@@ -161,7 +142,7 @@ fn open_variant(storage: &Arc<dyn Storage>, manifest: &Manifest, name: &VariantN
     for entry in manifest.variants.iter().filter(|entry| needed.contains(&&entry.name)) {
         let given = entry.given.iter().filter_map(|g| open.get(&g.variant).cloned()).collect();
         let variant =
-            Variant::open(&storage, entry, given).map_err(|error| or_changed(error, &*storage, entry))?;
+            Variant::open(&storage, entry, given).map_err(|error| or_changed(error, &*storage, &[entry]))?;
         open.insert(&entry.name, Arc::new(variant));
     }
     open.remove(name).ok_or_else(|| no_variant(storage.location(), manifest, name))
@@ -170,5 +151,6 @@ fn open_variant(storage: &Arc<dyn Storage>, manifest: &Manifest, name: &VariantN
 /// That the store in `folder` has no variant `name`, and which it has.
 fn no_variant(folder: &Path, manifest: &Manifest, name: &VariantName) -> Error {
     let known: Vec<_> = manifest.variants.iter().map(|v| v.name.as_str()).collect();
-    Error::UnknownName(format!("{}: no variant {name}; it has {}", folder.display(), known.join(", ")))
+    let text = format!("{}: no variant {name}; it has {}", folder.display(), known.join(", "));
+    Error::unknown(text).about(|subject| subject.variant = Some(name.to_string()))
 }

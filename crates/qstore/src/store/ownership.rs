@@ -1,19 +1,18 @@
 //! Nothing that is not the store's is touched, whatever fails.
 //!
-//! The story: `add --verbatim` moved a variant's folder into place, found a folder of the user's under that name, and deleted it, with exit status 0. Names
-//! were how leftovers were told from a user's files. Here every operation meets files, folders and links of a user's at every name that it could use, with
-//! each of its calls to the disk failing in turn, or being the last before the process is gone; and then runs again.
+//! The story: `add --verbatim` moved a variant's folder into place, found a folder of the user's under that name, and
+//! deleted it, with exit status 0. Names were how leftovers were told from a user's files. Here every operation meets
+//! files, folders and links of a user's at every name that it could use, with each of its calls to the disk failing in
+//! turn, or being the last before the process is gone; and then runs again.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use qstore_checkpoint::{Ability, Error, Fault, Result, Silent, WriteOptions, lacking, with_fault};
 use tempfile::TempDir;
 
-use super::{GivenRule, Options, Store, VariantSpec, add, inspect, pack, remove, unpack, verify};
-use crate::disk::faults::{Fault, lacking, with_fault};
-use crate::error::{Error, Result};
-use crate::progress::Silent;
+use super::{GivenRule, Store, VariantSpec, add, inspect, pack, remove, unpack, verify};
 
 #[path = "../../tests/common/mod.rs"]
 mod common;
@@ -46,7 +45,7 @@ const TASKS: [Task; 8] = [
 
 impl Task {
     fn run(self, root: &Path) -> Result<()> {
-        let options = Options { threads: 1, shard_size: 3000, ..Options::default() };
+        let options = WriteOptions { threads: 1, shard_size: 3000, ..WriteOptions::default() };
         let spec = |name: &str| VariantSpec::new(name.parse().unwrap(), root.join(name));
         let kept = VariantSpec { verbatim: true, ..spec("int8") };
         let (store, int8) = (root.join("store"), "int8".parse().unwrap());
@@ -57,7 +56,7 @@ impl Task {
             Self::AddKept => add(&store, &kept, &options, &Silent),
             Self::Remove | Self::RemoveKept => remove(&store, &int8, &options, &Silent),
             Self::Unpack | Self::UnpackIntoEmpty => {
-                unpack(&Store::open(&store)?, &int8, &root.join("out"), &options, &Silent)
+                unpack(&Store::open(&store)?, &int8, &root.join("out"), &options.machine(), &Silent)
             }
         }
     }
@@ -92,7 +91,7 @@ impl Scenes {
                 Task::Pack | Task::PackKept => {}
                 Task::Add | Task::AddKept => {
                     let spec = VariantSpec::new("bf16".parse().unwrap(), root.join("bf16"));
-                    let options = Options { threads: 1, ..Options::default() };
+                    let options = WriteOptions { threads: 1, ..WriteOptions::default() };
                     pack(&[spec], &root.join("store"), &options, &Silent).unwrap();
                 }
                 Task::Remove => Task::Pack.run(&root).unwrap(),
@@ -111,7 +110,8 @@ impl Scenes {
         dir
     }
 
-    /// Every name that the task could use in its folder and beside it: those of all that is there after it, and of its own.
+    /// Every name that the task could use in its folder and beside it: those of all that is there after it, and of its
+    /// own.
     fn names(&self, task: Task) -> Vec<String> {
         let done = self.of(task);
         task.run(done.path()).unwrap();
@@ -190,12 +190,12 @@ fn seen(path: &Path) -> (bool, BTreeMap<String, Option<Vec<u8>>>, Vec<u8>) {
 
 /// After all: a whole store, or none, in which nothing is taken for a leftover, and folders whose files are whole.
 fn check(root: &Path, task: Task, result: &Result<()>) {
-    let options = Options { threads: 1, ..Options::default() };
+    let options = WriteOptions { threads: 1, ..WriteOptions::default() };
     match Store::open(&root.join("store")) {
         Ok(store) => {
-            let found = verify(&store, None, false, &options, &Silent).unwrap();
+            let found = verify(&store, None, false, &options.machine(), &Silent).unwrap();
             assert!(
-                found.variants.iter().all(|v| v.problems.iter().all(|p| p.contains("was not packed"))),
+                found.variants.iter().all(|v| v.problems.iter().all(|p| p.text.contains("was not packed"))),
                 "{found:?}"
             );
             let inspection = inspect(&store, false).unwrap();
@@ -323,7 +323,8 @@ fn every_failure_is_undone_and_every_crash_recovered_from() {
     }
 }
 
-/// Killed, and then the run that was to tidy up is killed as well: what the first one wrote down must not be taken for what the second one left.
+/// Killed, and then the run that was to tidy up is killed as well: what the first one wrote down must not be taken for
+/// what the second one left.
 #[test]
 fn crashes_that_follow_crashes_are_recovered_from() {
     let scenes = Scenes::new();
@@ -361,7 +362,7 @@ fn what_links_lead_to_is_not_the_stores() {
         let spec = |name: &str| VariantSpec::new(name.parse().unwrap(), scene.path().join(name));
         let alone = VariantSpec { given: GivenRule::Only(Vec::new()), ..spec("bf16") };
         let specs = [alone, VariantSpec { verbatim: true, ..spec("int8") }];
-        let options = Options { threads: 1, ..Options::default() };
+        let options = WriteOptions { threads: 1, ..WriteOptions::default() };
         pack(&specs, &scene.path().join("store"), &options, &Silent).unwrap();
         let (kept, mine) = (scene.path().join("store").join(linked), scene.path().join("mine"));
         fs::rename(&kept, &mine).unwrap();
@@ -378,7 +379,7 @@ fn what_links_lead_to_is_not_the_stores() {
     let edited = scene.path().join("store/int8/config.json");
     fs::write(&edited, "mine").unwrap();
     let warnings = common::Warnings::default();
-    let options = Options { threads: 1, ..Options::default() };
+    let options = WriteOptions { threads: 1, ..WriteOptions::default() };
     remove(&scene.path().join("store"), &"int8".parse().unwrap(), &options, &warnings).unwrap();
     assert_eq!(tree(&scene.path().join("store/int8")).into_keys().collect::<Vec<_>>(), ["config.json"]);
     assert!(warnings.take().join("").contains("int8/config.json: it is not what was packed"));
@@ -414,8 +415,8 @@ fn recovered(
     match again {
         Ok(()) => {}
         // It was done already.
-        Err(refused @ (Error::Usage(_) | Error::UnknownName(_))) => {
-            let options = Options { threads: 1, ..Options::default() };
+        Err(refused @ (Error::Usage(_) | Error::UnknownName { .. })) => {
+            let options = WriteOptions { threads: 1, ..WriteOptions::default() };
             if task.home() == "store" {
                 // Any other change tidies up.
                 let other = VariantSpec {
@@ -439,9 +440,9 @@ fn recovered(
 /// File systems of object storage and of networks, which lack one thing or another.
 #[test]
 fn file_systems_that_lack_something() {
-    use crate::disk::Ability::{Lock, RenameFiles, RenameFolders, SyncFolders};
+    use Ability::{Lock, RenameFiles, RenameFolders, SyncFolders};
     let scenes = Scenes::new();
-    let poor: [&'static [crate::disk::Ability]; 5] = [
+    let poor: [&'static [Ability]; 5] = [
         &[Lock],
         &[RenameFolders],
         &[SyncFolders],

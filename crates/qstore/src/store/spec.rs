@@ -2,11 +2,8 @@
 
 use std::path::PathBuf;
 
+use qstore_checkpoint::{Exclude, Progress, Result, Scan, Source, scan_folder};
 use qstore_container::{VariantEntry, VariantName};
-
-use crate::error::Result;
-use crate::ingest::{Exclude, Scan, Source, scan_folder};
-use crate::progress::Progress;
 
 /// A variant that is to be stored.
 #[derive(Debug, Clone)]
@@ -19,9 +16,11 @@ pub struct VariantSpec {
     pub verbatim: bool,
     /// Which of the variants below it may be stored given.
     pub given: GivenRule,
-    /// Patterns of files that are left out: of a name anywhere (`.git`, `*.bin`), or with a slash of a path (`original/*`).
+    /// Patterns of files that are left out: of a name anywhere (`.git`, `*.bin`), or with a slash of a path
+    /// (`original/*`).
     pub exclude: Vec<String>,
-    /// Refuse a folder that is not whole: shards missing, files that are still being fetched, pointers in place of files. Else that is told.
+    /// Refuse a folder that is not whole: shards missing, files that are still being fetched, pointers in place of
+    /// files. Else that is told.
     pub strict: bool,
 }
 
@@ -41,6 +40,7 @@ impl VariantSpec {
 
 /// Which variants another may be stored given, or share tensors with: reading it reads those as well.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum GivenRule {
     /// Whichever of those below saves most, tensor by tensor.
     #[default]

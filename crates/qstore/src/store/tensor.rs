@@ -3,18 +3,30 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use qstore_checkpoint::{Error, IoContext as _, Options, Result, TensorBytes, size};
 use qstore_container::{ArrayKey, Dtype, StoredArray};
 
-use super::Options;
 use super::load::load_bytes;
 use super::work::decode_all;
 use crate::decode::{ArrayBytes as _, ArrayReader};
-use crate::error::{Error, IoContext as _, Result};
 use crate::fetch::{Fetched, Needs, fetch};
-use crate::memory::{TensorBytes, size};
 use crate::variant::Variant;
 
 /// A tensor of an open variant: its tables are read, its elements are not. Whoever reads several parts of it keeps it.
+///
+/// ```no_run
+/// use qstore::{Options, Store, Tensor};
+///
+/// let store = Store::open("llama.qstore".as_ref())?;
+/// let bf16 = store.variant(&"bf16".parse().expect("a name"))?;
+/// let tensor = Tensor::open(&bf16, "model.layers.0.mlp.up_proj.weight")?;
+/// let options = Options::default();
+/// // The second eighth of the rows, and of the columns, as engines share a matrix out among eight.
+/// let [rows, columns] = [tensor.shape()[0], tensor.shape()[1]].map(|count| count / 8..count / 4);
+/// let of_rows = tensor.read_rows(rows, &options)?;
+/// let of_columns = tensor.read_block(0..tensor.shape()[0], columns, &options)?;
+/// # Ok::<(), qstore::Error>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct Tensor {
     variant: Arc<Variant>,
@@ -109,11 +121,12 @@ impl Tensor {
         Ok(data)
     }
 
-    /// Decodes columns `columns` of rows `rows`, many on several threads. Columns are along the last dimension; a row has one element of each
-    /// dimension before it. Only the chunks that hold them are read.
+    /// Decodes columns `columns` of rows `rows`, many on several threads. Columns are along the last dimension; a row
+    /// has one element of each dimension before it. Only the chunks that hold them are read.
     ///
     /// # Errors
-    /// Rows or columns that it does not have, elements that are no whole bytes, damage, an I/O error, or too little memory.
+    /// Rows or columns that it does not have, elements that are no whole bytes, damage, an I/O error, or too little
+    /// memory.
     pub fn read_block(
         &self,
         rows: Range<u64>,

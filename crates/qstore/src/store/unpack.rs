@@ -4,22 +4,20 @@ use std::iter::Peekable;
 use std::path::Path;
 use std::sync::Arc;
 
+use qstore_checkpoint::{
+    CHUNK_MEMORY, Error, IoContext as _, NewFolder, Options, Progress, Result, Window, ordered, zeroed,
+};
 use qstore_container::{ArrayKey, Encoding, FileContent, OriginalFile, Sha256Hex, VariantName};
 use rayon::ThreadPool;
 use sha2::{Digest as _, Sha256};
 
-use super::{Options, Store};
+use super::Store;
 use crate::decode::{ArrayBytes as _, ArrayReader, decode_each};
-use crate::disk::NewFolder;
-use crate::error::{Error, IoContext as _, Result};
 use crate::fetch::{Ahead, Fetched, Needs};
-use crate::file::zeroed;
-use crate::pipeline::{self, CHUNK_MEMORY, Window};
-use crate::progress::Progress;
 use crate::variant::Variant;
 
-/// Restores every original file of variant `name` into folder `target`, which must not exist or be empty. It appears when all files are written
-/// and their SHA-256 fit.
+/// Restores every original file of variant `name` into folder `target`, which must not exist or be empty. It appears
+/// when all files are written and their SHA-256 fit.
 ///
 /// # Errors
 /// An unknown variant, a target that is taken, damage, or an I/O error. The target is then as it was.
@@ -56,7 +54,10 @@ pub fn unpack(
 pub fn read_file(variant: &Arc<Variant>, path: &str, options: &Options) -> Result<Vec<u8>> {
     let file = variant.files().iter().find(|file| file.path.as_str() == path).ok_or_else(|| {
         let store = variant.folder().display();
-        Error::UnknownName(format!("{store}: variant {} has no file {path}", variant.name()))
+        let text = format!("{store}: variant {} has no file {path}", variant.name());
+        Error::unknown(text).about(|subject| {
+            (subject.variant, subject.file) = (Some(variant.name().to_string()), Some(path.to_owned()));
+        })
     })?;
     let pool = options.pool()?;
     let mut out = Vec::new();
@@ -95,19 +96,19 @@ pub(super) fn restore(
         }
     };
     if variant.entry().verbatim && file.bytes == 0 {
-        // Nothing is read of it, but it must be there.
-        variant.storage().size(&format!("{}/{}", variant.name(), file.path))?;
+        // There is nothing to read of it, but it must be there.
+        let there = variant.storage().read_all(&format!("{}/{}", variant.name(), file.path), 0);
+        there.map_err(|error| variant.or_changed(error))?;
     }
     let mut pieces = Vec::new();
-    for run in (Runs { variant, keys: keys.into_iter().peekable() }) {
+    for run in (ArrayRuns { variant, keys: keys.into_iter().peekable() }) {
         run.and_then(|run| add_pieces(variant, run, &mut pieces))?;
     }
     let needs = pieces.iter().map(Piece::needs).collect::<Result<_>>()?;
-    let ahead = Ahead::new(variant.storage(), window.bytes, needs);
+    let ahead = Ahead::new(variant.storage(), window.bytes / 4, needs);
     let decode = |(index, piece): (usize, Piece)| piece.decode(variant, ahead.get(index)?.fetched());
     let jobs = pieces.into_iter().enumerate().map(Ok);
-    let passed =
-        pipeline::ordered(pool, window, jobs, |(_, piece)| piece.holds(), decode, |bytes| pass(&bytes));
+    let passed = ordered(pool, window, jobs, |(_, piece)| piece.holds(), decode, |bytes| pass(&bytes));
     passed.map_err(|error| variant.or_changed(error))?;
     let found = Sha256Hex(hasher.finalize().into());
     if found == file.sha256 {
@@ -115,7 +116,9 @@ pub(super) fn restore(
     }
     let what =
         format!("{} of variant {}: its SHA-256 is {found}, not {}", file.path, variant.name(), file.sha256);
-    Err(Error::damaged(variant.folder(), what))
+    Err(Error::damaged(variant.folder(), what).about(|subject| {
+        (subject.variant, subject.file) = (Some(variant.name().to_string()), Some(file.path.to_string()));
+    }))
 }
 
 /// Bytes of small arrays that are read as one piece.
@@ -164,12 +167,12 @@ impl Piece {
 }
 
 /// Cuts the arrays of a file into runs: small ones that follow each other, or one other array.
-struct Runs<'a, K: Iterator<Item = ArrayKey>> {
+struct ArrayRuns<'a, K: Iterator<Item = ArrayKey>> {
     variant: &'a Variant,
     keys: Peekable<K>,
 }
 
-impl<K: Iterator<Item = ArrayKey>> Iterator for Runs<'_, K> {
+impl<K: Iterator<Item = ArrayKey>> Iterator for ArrayRuns<'_, K> {
     type Item = Result<(Vec<ArrayKey>, u64)>;
 
     fn next(&mut self) -> Option<Self::Item> {

@@ -1,29 +1,28 @@
 //! Checking a store.
 
 use std::collections::{BTreeMap, HashSet};
+use std::fmt;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use qstore_container::{Encoding, Sha256Hex, StoredArray, VariantName};
+use qstore_checkpoint::{Error, IoContext as _, Options, Progress, Result, Subject, size, zeroed};
+use qstore_container::{Encoding, OriginalFile, Sha256Hex, StoredArray, VariantName};
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
+use super::Store;
 use super::unpack::restore;
 use super::work::decode_all;
-use super::{Options, Store};
 use crate::decode::ArrayReader;
-use crate::error::{Error, IoContext as _, Result};
-use crate::fetch::{Fetched, Needs};
-use crate::file::zeroed;
-use crate::progress::Progress;
-use crate::storage::is_within;
+use crate::fetch::{Fetched, Needs, fetch};
 use crate::variant::{Shard, Variant};
 
 /// What [`verify`] found.
 #[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
 pub struct Verification {
     /// Each variant that was checked.
     pub variants: Vec<VariantVerification>,
@@ -31,6 +30,7 @@ pub struct Verification {
 
 /// What [`verify`] found in one variant.
 #[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
 pub struct VariantVerification {
     /// The variant.
     pub name: String,
@@ -39,7 +39,41 @@ pub struct VariantVerification {
     /// Bytes checked: of the original files, or for a quick check of what is stored.
     pub bytes: u64,
     /// What is wrong; empty if nothing is.
-    pub problems: Vec<String>,
+    pub problems: Vec<Problem>,
+}
+
+/// Something that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Problem {
+    /// What, in words.
+    pub text: String,
+    /// What it is about.
+    #[serde(flatten)]
+    pub subject: Subject,
+}
+
+impl Problem {
+    /// A problem of a variant, about more if the error says so.
+    fn new(variant: &VariantName, error: &Error) -> Self {
+        let mut subject = error.subject().cloned().unwrap_or_default();
+        subject.variant.get_or_insert_with(|| variant.to_string());
+        Self { text: error.to_string(), subject }
+    }
+
+    /// A problem of an original file, or of no file that there was.
+    fn of_file(variant: &VariantName, file: Option<&str>, text: String) -> Self {
+        let (variant, file) = (Some(variant.to_string()), file.map(str::to_owned));
+        let mut subject = Subject::default();
+        (subject.variant, subject.file) = (variant, file);
+        Self { text, subject }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
 }
 
 impl Verification {
@@ -50,8 +84,8 @@ impl Verification {
     }
 }
 
-/// Checks one variant or all: every checksum, and, unless `quick`, that decoding gives each original file its SHA-256. Goes on after damage, so that
-/// all of it is known.
+/// Checks one variant or all: every checksum, and, unless `quick`, that decoding gives each original file its SHA-256.
+/// Goes on after damage, so that all of it is known.
 ///
 /// # Errors
 /// An unknown variant. Damage is no error here but part of the result.
@@ -71,7 +105,7 @@ pub fn verify(
         let mut result =
             VariantVerification { name: entry.name.to_string(), files: 0, bytes: 0, problems: Vec::new() };
         match store.variant(&entry.name) {
-            Err(error) => result.problems.push(error.to_string()),
+            Err(error) => result.problems.push(Problem::new(&entry.name, &error)),
             Ok(variant) => {
                 if quick {
                     check_stored(&variant, &mut result, options, progress)?;
@@ -79,7 +113,7 @@ pub fn verify(
                     check_files(&variant, &mut result, options, progress)?;
                 }
                 if entry.verbatim {
-                    result.problems.extend(check_kept(&variant));
+                    result.problems.extend(check_kept(store, &variant)?);
                 }
             }
         }
@@ -96,7 +130,8 @@ fn check_files(
 ) -> Result<()> {
     progress.begin(&format!("verifying {}", variant.name()), variant.entry().raw_bytes)?;
     let pool = options.pool()?;
-    // Decoding reads all that is stored, except where a reference leads out of the layer and the table of a kept file.
+    // Decoding reads all that is stored, except where a reference leads to another variant and the table of a kept
+    // file.
     for file in variant.files() {
         let outcome = restore(variant, file, &pool, options.window(&pool), |bytes| {
             Ok(progress.advance(bytes.len() as u64)?)
@@ -105,41 +140,74 @@ fn check_files(
         result.bytes += file.bytes;
         match outcome {
             Ok(()) => {}
-            Err(Error::Stopped) => return Err(Error::Stopped),
-            Err(problem) => result.problems.push(format!("{}: {problem}", file.path)),
+            Err(error @ (Error::Stopped | Error::Changed(_))) => return Err(error),
+            Err(error) => {
+                let mut problem = Problem::new(variant.name(), &error);
+                problem.text = format!("{}: {}", file.path, problem.text);
+                problem.subject.file = Some(file.path.to_string());
+                result.problems.push(problem);
+            }
         }
     }
     result.problems.extend(check_headers(variant));
     Ok(())
 }
 
-/// What is wrong with the kept files of a verbatim variant. Other tools read them without us, so every byte counts, and every file.
-fn check_kept(variant: &Variant) -> Vec<String> {
-    let root = variant.folder().join(variant.name().as_str());
+/// What is wrong with the kept files of a verbatim variant. Other tools read them without us, so every byte counts, and
+/// every file, where files can be listed.
+fn check_kept(store: &Store, variant: &Variant) -> Result<Vec<Problem>> {
     let mut problems = Vec::new();
+    let of_file = |file: Option<&str>, text| Problem::of_file(variant.name(), file, text);
     for file in variant.files() {
-        let path = root.join(file.path.as_str());
-        if path.symlink_metadata().is_ok() && !is_within(variant.folder(), &path) {
-            problems.push(format!("{}: it is no regular file inside the store", path.display()));
-            continue;
-        }
-        match sha256_of(&path) {
-            Err(error) => problems.push(format!("{}: {error}", path.display())),
-            Ok(found) if found != file.sha256 => {
-                problems.push(format!("{}: its SHA-256 is {found}, not {}", path.display(), file.sha256));
+        let path = variant.folder().join(variant.name().as_str()).join(file.path.as_str());
+        let text = match sha256_of_kept(variant, file) {
+            Ok(found) if found == file.sha256 => continue,
+            Ok(found) => format!("{}: its SHA-256 is {found}, not {}", path.display(), file.sha256),
+            Err(error) => match variant.or_changed(error) {
+                error @ Error::Changed(_) => return Err(error),
+                error => error.to_string(),
+            },
+        };
+        problems.push(of_file(Some(file.path.as_str()), text));
+    }
+    if store.is_folder {
+        let root = variant.folder().join(variant.name().as_str());
+        let known: HashSet<PathBuf> =
+            variant.files().iter().map(|file| root.join(file.path.as_str())).collect();
+        for entry in walkdir::WalkDir::new(&root).sort_by_file_name() {
+            match entry {
+                Err(error) => problems.push(of_file(None, error.to_string())),
+                Ok(entry) if entry.file_type().is_dir() || known.contains(entry.path()) => {}
+                Ok(entry) => {
+                    let name = entry.path().strip_prefix(&root).unwrap_or(entry.path()).to_string_lossy();
+                    problems
+                        .push(of_file(Some(&name), format!("{}: it was not packed", entry.path().display())));
+                }
             }
-            Ok(_) => {}
         }
     }
-    let known: HashSet<PathBuf> = variant.files().iter().map(|file| root.join(file.path.as_str())).collect();
-    for entry in walkdir::WalkDir::new(&root).sort_by_file_name() {
-        match entry {
-            Err(error) => problems.push(error.to_string()),
-            Ok(entry) if entry.file_type().is_dir() || known.contains(entry.path()) => {}
-            Ok(entry) => problems.push(format!("{}: it was not packed", entry.path().display())),
-        }
+    Ok(problems)
+}
+
+/// The SHA-256 of a kept file as it is.
+fn sha256_of_kept(variant: &Variant, file: &OriginalFile) -> Result<Sha256Hex> {
+    let name = format!("{}/{}", variant.name(), file.path);
+    let (storage, mut hasher, mut piece) = (variant.storage(), Sha256::new(), vec![0; 1 << 20]);
+    if let Some(bytes) = storage.size(&name)?.filter(|bytes| *bytes != file.bytes) {
+        let what = format!("it has {bytes} bytes, not {}: its SHA-256 is another", file.bytes);
+        return Err(Error::damaged(storage.location().join(name), what));
     }
-    problems
+    if file.bytes == 0 {
+        storage.read_all(&name, 0)?;
+    }
+    let mut at = 0;
+    while at < file.bytes {
+        let part = size(file.bytes - at).min(piece.len());
+        storage.read(&name, at, &mut piece[..part])?;
+        hasher.update(&piece[..part]);
+        at += part as u64;
+    }
+    Ok(Sha256Hex(hasher.finalize().into()))
 }
 
 pub(super) fn sha256_of(path: &Path) -> io::Result<Sha256Hex> {
@@ -170,7 +238,7 @@ fn check_stored(
                 let reader = Arc::new(reader);
                 pieces.extend(reader.stretches_of_chunks().map(|chunks| (index, reader.clone(), chunks)));
             }
-            Err(problem) => drop(problems.insert(index, problem.to_string())),
+            Err(problem) => drop(problems.insert(index, Problem::new(variant.name(), &problem))),
         }
     }
     let stored = |(_, reader, chunks): &StoredPiece| reader.stored_bytes(chunks.clone());
@@ -182,21 +250,38 @@ fn check_stored(
         Ok(needs)
     };
     let found = Mutex::new(problems);
+    let note = |index: usize, problem: &Error| {
+        // The first of an array tells.
+        let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
+        found.entry(index).or_insert_with(|| Problem::new(variant.name(), problem));
+    };
+    let (all, done) = (pieces.clone(), Mutex::new(HashSet::new()));
     let check = |piece: StoredPiece, from: &Fetched| {
-        let bytes = stored(&piece);
-        let (index, reader, chunks) = piece;
-        if let Err(problem) = reader.check_stored(from, chunks) {
-            // The first of an array tells.
-            let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
-            found.entry(index).or_insert_with(|| problem.to_string());
+        let (index, reader, chunks) = &piece;
+        if let Err(problem) = reader.check_stored(from, chunks.clone()) {
+            note(*index, &problem);
         }
-        Ok(progress.advance(bytes)?)
+        done.lock().unwrap_or_else(PoisonError::into_inner).insert((*index, chunks.start));
+        Ok(progress.advance(stored(&piece))?)
     };
     match decode_all(variant, (&options.pool()?, options.memory), pieces, needs, check) {
         Ok(()) => {}
-        Err(Error::Stopped) => return Err(Error::Stopped),
-        // What cannot be read ends it.
-        Err(problem) => result.problems.push(problem.to_string()),
+        Err(error @ (Error::Stopped | Error::Changed(_))) => return Err(error),
+        // Something cannot be read: the rest is looked at a piece at a time.
+        Err(_) => {
+            let done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
+            for piece in all.into_iter().filter(|(index, _, chunks)| !done.contains(&(*index, chunks.start)))
+            {
+                let from = fetch(variant.storage(), needs(&piece)?);
+                let checked = from.and_then(|from| piece.1.check_stored(&from, piece.2.clone()));
+                match checked.map_err(|error| variant.or_changed(error)) {
+                    Ok(()) => {}
+                    Err(error @ Error::Changed(_)) => return Err(error),
+                    Err(problem) => note(piece.0, &problem),
+                }
+                progress.advance(stored(&piece))?;
+            }
+        }
     }
     result.problems.extend(found.into_inner().unwrap_or_else(PoisonError::into_inner).into_values());
     result.problems.extend(check_headers(variant));
@@ -207,7 +292,7 @@ fn check_stored(
 type StoredPiece = (usize, Arc<ArrayReader>, Range<usize>);
 
 /// What is wrong with the safetensors headers of a variant's shards. We do not read them, but other tools do.
-fn check_headers(variant: &Variant) -> Vec<String> {
+fn check_headers(variant: &Variant) -> Vec<Problem> {
     let check = |shard: &Shard| {
         let expected = shard.header()?;
         let mut found = zeroed(expected.len() as u64).at(&shard.path, "cannot hold its header")?;
@@ -217,5 +302,10 @@ fn check_headers(variant: &Variant) -> Vec<String> {
         }
         Err(Error::damaged(&shard.path, "its safetensors header is damaged"))
     };
-    variant.shards().iter().filter_map(|shard| check(shard).err()).map(|e| e.to_string()).collect()
+    variant
+        .shards()
+        .iter()
+        .filter_map(|shard| check(shard).err())
+        .map(|e| Problem::new(variant.name(), &e))
+        .collect()
 }

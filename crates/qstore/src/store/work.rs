@@ -3,9 +3,9 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use qstore_checkpoint::{Error, Result};
 use rayon::ThreadPool;
 
-use crate::error::{Error, Result};
 use crate::fetch::{Ahead, Fetched, Needs};
 use crate::variant::Variant;
 

@@ -2,28 +2,30 @@
 
 use std::path::Path;
 
+use qstore_checkpoint::{
+    Error, NewFolders, Progress, Result, Source, Staging, WriteOptions, available, check_apart, check_empty,
+    check_free, check_room, size_text,
+};
 use qstore_container::{Manifest, VariantEntry, VariantName};
 
+use super::Store;
 use super::arrange::{Candidate, arrange, place};
 use super::change::{Change, Kept, Wish, commit};
 use super::spec::{GivenRule, VariantSpec};
-use super::{Options, Store};
 use crate::decode::checkpoint;
-use crate::disk::{NewFolders, Staging, available, check_apart, check_empty, check_free, check_room, size};
-use crate::error::{Error, Result};
 use crate::formats::find_groups;
-use crate::ingest::Source;
+use crate::ingest::checkpoint_of;
 use crate::plan::precisions;
-use crate::progress::Progress;
 
 /// Makes a store of `variants` in folder `target`, which must not exist or be empty. Nothing is there until all is.
 ///
 /// # Errors
-/// [`Error::Usage`] for a target that is taken or a name given twice, [`Error::Input`] for a folder that cannot be stored exactly.
+/// [`Error::Usage`] for a target that is taken or a name given twice, [`Error::Input`] for a folder that cannot be
+/// stored exactly.
 pub fn pack(
     variants: &[VariantSpec],
     target: &Path,
-    options: &Options,
+    options: &WriteOptions,
     progress: &dyn Progress,
 ) -> Result<()> {
     if variants.is_empty() {
@@ -44,7 +46,7 @@ pub fn pack(
         check_apart(&variant.folder, target)?;
     }
     let sources = variants.iter().map(|variant| variant.scan(progress)).collect::<Result<Vec<_>>>()?;
-    let precisions = precisions(&sources.iter().map(Source::checkpoint).collect::<Result<Vec<_>>>()?);
+    let precisions = precisions(&sources.iter().map(checkpoint_of).collect::<Result<Vec<_>>>()?);
     let candidates = variants.iter().zip(precisions).map(|(variant, precision)| Candidate {
         name: &variant.name,
         given: &variant.given,
@@ -108,18 +110,24 @@ fn check_room_for(
         progress.warn(&format!(
             "{}: its file system has {} free, and the store will hardly take less than {}",
             target.display(),
-            size(free),
-            size(least)
+            size_text(free),
+            size_text(least)
         ))?;
     }
     Ok(())
 }
 
-/// Adds a variant to a store. Variants of higher precision are stored anew where the new one helps them; each is still what it was.
+/// Adds a variant to a store. Variants of higher precision are stored anew where the new one helps them; each is still
+/// what it was.
 ///
 /// # Errors
 /// As [`pack`]; [`Error::Busy`] while another process changes the store. The store is then unchanged.
-pub fn add(store: &Path, variant: &VariantSpec, options: &Options, progress: &dyn Progress) -> Result<()> {
+pub fn add(
+    store: &Path,
+    variant: &VariantSpec,
+    options: &WriteOptions,
+    progress: &dyn Progress,
+) -> Result<()> {
     Store::open(store)?;
     check_apart(&variant.folder, store)?;
     let source = variant.scan(progress)?;
@@ -138,10 +146,10 @@ pub fn add(store: &Path, variant: &VariantSpec, options: &Options, progress: &dy
     let open = |entry: &VariantEntry| old.variant(&entry.name);
     let stored = manifest.variants.iter().map(open).collect::<Result<Vec<_>>>()?;
     let mut checkpoints = stored.iter().map(checkpoint).collect::<Result<Vec<_>>>()?;
-    checkpoints.push(source.checkpoint()?);
+    checkpoints.push(checkpoint_of(&source)?);
     let helps = checkpoints.last().is_some_and(|new| !find_groups(new).is_empty());
     let mut precisions = precisions(&checkpoints);
-    let precision = precisions.pop().ok_or_else(|| Error::usage("a variant without a precision"))?;
+    let precision = precisions.pop().ok_or_else(|| Error::internal("a variant without a precision"))?;
     let new = Candidate { name: &variant.name, given: &variant.given, precision };
     let place = place(manifest, &precisions, &new)?;
     let is_stored_anew =
@@ -170,7 +178,12 @@ pub fn add(store: &Path, variant: &VariantSpec, options: &Options, progress: &dy
 ///
 /// # Errors
 /// An unknown name, the only variant, or damage in what would have to be stored anew. The store is then unchanged.
-pub fn remove(store: &Path, name: &VariantName, options: &Options, progress: &dyn Progress) -> Result<()> {
+pub fn remove(
+    store: &Path,
+    name: &VariantName,
+    options: &WriteOptions,
+    progress: &dyn Progress,
+) -> Result<()> {
     Store::open(store)?;
     let mut staging = Staging::begin(store)?;
     let old = Store::open(store)?;

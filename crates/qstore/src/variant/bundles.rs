@@ -3,10 +3,10 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::error::Result;
+use qstore_checkpoint::Result;
 
-/// Bytes of decoded bundles that are held at most, beside the newest. Whoever reads in the order of the plan needs one bundle of each element
-/// type, and so does each of several threads that read different parts.
+/// Bytes of decoded bundles that are held at most, beside the newest. Whoever reads in the order of the plan needs one
+/// bundle of each element type, and so does each of several threads that read different parts.
 const HELD_BYTES: u64 = 32 << 20;
 /// Bundles that are held at most: they are searched one by one.
 const HELD_BUNDLES: usize = 128;
@@ -27,8 +27,8 @@ struct Held {
 }
 
 impl HeldBundles {
-    /// The bundle at `place`, which has `bytes` bytes, from `decode` where it is not held. `decode` must not wait for other threads that may
-    /// come here.
+    /// The bundle at `place`, which has `bytes` bytes, from `decode` where it is not held. `decode` must not wait for
+    /// other threads that may come here.
     pub(crate) fn get(
         &self,
         place: (usize, usize),
@@ -72,7 +72,7 @@ impl HeldBundles {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::Error;
+    use qstore_checkpoint::Error;
 
     #[test]
     fn each_is_decoded_once_until_there_are_too_many() {

@@ -2,20 +2,21 @@
 
 use std::io::ErrorKind;
 
+use qstore_checkpoint::Error;
 use qstore_container::limits::MAX_MANIFEST_BYTES;
 use qstore_container::{Manifest, VariantEntry};
 
-use crate::error::Error;
 use crate::storage::Storage;
 
-/// `error` of a reader of `entry` in a store, or that the store has another variant of that name by now, or none.
-pub(crate) fn or_changed(error: Error, storage: &dyn Storage, entry: &VariantEntry) -> Error {
+/// `error` of a reader of variants in a store, or that the store has others of their names by now, or none.
+pub(crate) fn or_changed(error: Error, storage: &dyn Storage, entries: &[&VariantEntry]) -> Error {
     let could_be = match &error {
-        Error::Io { source, .. } => source.kind() == ErrorKind::NotFound,
+        Error::Io { source, .. } => matches!(source.kind(), ErrorKind::NotFound | ErrorKind::UnexpectedEof),
         Error::Damaged { .. } => true,
         _ => false,
     };
-    let is_other = |manifest: Manifest| manifest.variant(&entry.name) != Some(entry);
+    let is_other =
+        |now: Manifest| entries.iter().any(|entry| now.variant(&entry.name).is_none_or(|now| now != *entry));
     if could_be && current(storage).is_some_and(is_other) {
         return Error::Changed(storage.location().to_owned());
     }

@@ -2,6 +2,7 @@
 
 use std::fmt::Display;
 
+use qstore_checkpoint::{Error, Result};
 use qstore_container::limits::{MAX_TRANSPOSED_BYTES, MAX_VALUES_BYTES};
 use qstore_container::{
     ArrayKey, ArrayRef, Axis, Encoding, FileContent, FormatError, QuantMatrix, SafetensorsHeader,
@@ -9,8 +10,7 @@ use qstore_container::{
 };
 
 use super::shape::coded_shape;
-use super::{Variant, content_hash};
-use crate::error::{Error, Result};
+use super::{Variant, about_array, content_hash};
 use crate::quant::check_codes;
 
 impl Variant {
@@ -24,7 +24,10 @@ impl Variant {
     fn check_arrays(&self) -> Result<()> {
         for shard in &self.shards {
             for array in &shard.plan().arrays {
-                let damaged = |what: &str| Error::damaged(&shard.path, format!("{}: {what}", array.key));
+                let damaged = |what: &str| {
+                    let error = Error::damaged(&shard.path, format!("{}: {what}", array.key));
+                    about_array(error, &self.entry.name, &array.key)
+                };
                 if matches!(array.encoding, Encoding::Verbatim { .. }) != self.entry.verbatim {
                     return Err(damaged(
                         "the manifest says otherwise of whether its variant is kept as it is",
@@ -58,7 +61,8 @@ impl Variant {
         damaged: impl Fn(&str) -> Error,
     ) -> Result<()> {
         let target = self.stored(to)?;
-        // Else readers could go round in circles: from a reference to parts, from these to references to arrays, and no further.
+        // Else readers could go round in circles: from a reference to parts, from these to references to arrays, and no
+        // further.
         match target.encoding {
             Encoding::Reference { .. } => return Err(damaged("it refers to another reference")),
             Encoding::Parts { .. } if matches!(array.key, ArrayKey::Part(_)) => {
@@ -125,7 +129,10 @@ impl Variant {
         let Some(last) = self.shards.last() else {
             return Err(Error::damaged(self.folder(), format!("variant {} has no shard", self.entry.name)));
         };
-        let damaged = |what: String| Error::damaged(&last.path, what);
+        let variant = self.entry.name.as_str();
+        let damaged = |what: String| {
+            Error::damaged(&last.path, what).about(|subject| subject.variant = Some(variant.to_owned()))
+        };
         if content_hash(&last.plan().files, &last.plan().empty_folders) != self.entry.content {
             return Err(damaged("its list of files is not the one that the manifest names".to_owned()));
         }
@@ -136,7 +143,10 @@ impl Variant {
         let mut last_slice = None;
         let (mut tensors, mut tensor_bytes, mut raw_bytes) = (0, 0u64, 0u64);
         for file in &last.plan().files {
-            let wrong = |what: &dyn Display| damaged(format!("{}: {what}", file.path));
+            let wrong = |what: &dyn Display| {
+                let error = damaged(format!("{}: {what}", file.path));
+                error.about(|subject| subject.file = Some(file.path.to_string()))
+            };
             raw_bytes = raw_bytes.saturating_add(file.bytes);
             match &file.content {
                 FileContent::Opaque => {
@@ -217,22 +227,25 @@ fn is_inner(key: &ArrayKey) -> bool {
     matches!(key, ArrayKey::Bundle(_) | ArrayKey::Part(_))
 }
 
-/// Whether an array that is stored so has no chunks that are its own, so that what is done chunk by chunk could take many for each.
+/// Whether an array that is stored so has no chunks that are its own, so that what is done chunk by chunk could take
+/// many for each.
 pub(crate) fn is_elsewhere(encoding: &Encoding) -> bool {
     matches!(encoding, Encoding::Parts { .. } | Encoding::Reference { .. })
 }
 
-/// Whether each chunk of a matrix of codes is given one chunk of `source`, if that is itself given codes. Else each could ask for two, and each of these for two of
-/// the next, and so on.
+/// Whether each chunk of a matrix of codes is given one chunk of `source`, if that is itself given codes. Else each
+/// could ask for two, and each of these for two of the next, and so on.
 pub(crate) fn chunks_align(array: &StoredArray, source: &StoredArray) -> bool {
     if !matches!(source.encoding, Encoding::CodeResidual { .. }) {
         return true;
     }
+    let is_one = |array: &StoredArray| array.chunk_count().is_ok_and(|count| count == 1);
+    if is_one(array) && is_one(source) {
+        return true;
+    }
     let (Some(own), Some(given)) = (code_rows(array), code_rows(source)) else { return false };
     let across = |array: &StoredArray| array.chunks_across().unwrap_or(0);
-    own.0 == given.0
-        && own.1.min(own.0) == given.1.min(given.0)
-        && (across(array) == 1 && across(source) == 1 || code_cols(array) == code_cols(source))
+    own == given && (across(array) == 1 && across(source) == 1 || code_cols(array) == code_cols(source))
 }
 
 /// Columns of codes of a matrix, and of a chunk of it.

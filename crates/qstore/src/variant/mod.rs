@@ -10,14 +10,14 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 
+use qstore_checkpoint::{Error, Result};
 use qstore_container::{
     ArrayKey, ArrayRef, Dtype, Encoding, FileContent, Hash128, OriginalFile, RelativePath, StoredArray,
     VariantEntry, VariantName, View,
 };
 use serde::Deserialize;
 
-use crate::error::{Error, Result};
-use crate::formats::ArrayInfo;
+use crate::names::ArrayInfo;
 use crate::storage::{Counted, Storage};
 pub(crate) use bundles::HeldBundles;
 pub(crate) use changed::or_changed;
@@ -39,6 +39,7 @@ pub struct Variant {
 
 /// What is known of a tensor without reading it.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct TensorInfo {
     /// Its name; `FILE:NAME` where another file of the variant has one of that name.
     pub name: String,
@@ -77,7 +78,8 @@ impl Variant {
             }
             for (at, array) in plan.arrays.iter().enumerate() {
                 if places.insert(array.key.clone(), (index, at)).is_some() {
-                    return Err(damaged(format!("{}: another shard has it as well", array.key)));
+                    let error = damaged(format!("{}: another shard has it as well", array.key));
+                    return Err(about_array(error, &entry.name, &array.key));
                 }
             }
         }
@@ -104,7 +106,7 @@ impl Variant {
     pub(crate) fn stored_array(&self, key: &ArrayKey) -> Result<&StoredArray> {
         self.own(key).ok_or_else(|| {
             let text = format!("{}: variant {} has no {key}", self.folder().display(), self.entry.name);
-            Error::UnknownName(text)
+            about_array(Error::unknown(text), &self.entry.name, key)
         })
     }
 
@@ -118,7 +120,7 @@ impl Variant {
         let array = variant.and_then(|v| v.own(&to.array));
         array.ok_or_else(|| {
             let what = format!("variant {}: {} of {} is missing", self.entry.name, to.array, to.variant);
-            Error::damaged(self.folder(), what)
+            about_array(Error::damaged(self.folder(), what), &to.variant, &to.array)
         })
     }
 
@@ -130,7 +132,8 @@ impl Variant {
         }
     }
 
-    /// What a reference to a matrix of one of its arrays says; `is_part` if a part is to refer to it. `None` if it cannot be referred to.
+    /// What a reference to a matrix of one of its arrays says; `is_part` if a part is to refer to it. `None` if it
+    /// cannot be referred to.
     pub(crate) fn matrix_of(&self, key: &ArrayKey, view: &View, is_part: bool) -> Option<(ArrayRef, View)> {
         let array = self.own(key)?;
         let here = |array: &ArrayKey| ArrayRef { variant: self.entry.name.clone(), array: array.clone() };
@@ -174,7 +177,13 @@ impl Variant {
 
     /// `error` of reading it, or that the store was changed since it was opened.
     pub(crate) fn or_changed(&self, error: Error) -> Error {
-        or_changed(error, self.storage(), &self.entry)
+        let mut entries = vec![&self.entry];
+        let mut left: Vec<&Arc<Self>> = self.given.iter().collect();
+        while let Some(given) = left.pop() {
+            entries.push(&given.entry);
+            left.extend(&given.given);
+        }
+        or_changed(error, self.storage(), &entries)
     }
 
     /// Its bundles that were decoded last.
@@ -194,8 +203,8 @@ impl Variant {
         self.shards.last().map_or(&[], |shard| &shard.plan().files)
     }
 
-    /// What the headers of its safetensors files say beside their tensors (`__metadata__`), all files together; where two say different things, the
-    /// first one's word.
+    /// What the headers of its safetensors files say beside their tensors (`__metadata__`), all files together; where
+    /// two say different things, the first one's word.
     ///
     /// # Errors
     /// A header that is damaged.
@@ -298,6 +307,19 @@ impl Variant {
     }
 }
 
+/// `error`, which is about an array of a variant.
+pub(crate) fn about_array(error: Error, variant: &VariantName, key: &ArrayKey) -> Error {
+    error.about(|subject| {
+        subject.variant = Some(variant.to_string());
+        match key {
+            ArrayKey::Tensor(name) => subject.tensor = Some(name.clone()),
+            ArrayKey::File(path) => subject.file = Some(path.to_string()),
+            // What they belong to is known where they are read.
+            ArrayKey::Bundle(_) | ArrayKey::Part(_) => {}
+        }
+    })
+}
+
 fn weights_of(array: &StoredArray) -> u64 {
     let elements = array.shape.iter().fold(1u64, |product, dimension| product.saturating_mul(*dimension));
     match array.encoding.packing() {
@@ -306,7 +328,8 @@ fn weights_of(array: &StoredArray) -> u64 {
     }
 }
 
-/// The content of a variant: XXH3-128 over a line `SHA256 SIZE PATH` for each file, in order, and a line `PATH/` for each empty folder.
+/// The content of a variant: XXH3-128 over a line `SHA256 SIZE PATH` for each file, in order, and a line `PATH/` for
+/// each empty folder.
 pub(crate) fn content_hash(files: &[OriginalFile], empty_folders: &[RelativePath]) -> Hash128 {
     let files = files.iter().map(|f| format!("{} {} {}\n", f.sha256, f.bytes, f.path));
     let folders = empty_folders.iter().map(|f| format!("{f}/\n"));

@@ -5,10 +5,9 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use qstore_checkpoint::{Error, IoContext as _, Result, zeroed};
 use qstore_container::{ArrayKey, ChunkRecord, Encoding, ShardContents, ShardFile, ShardPlan, StoredArray};
 
-use crate::error::{Error, IoContext as _, Result};
-use crate::file::zeroed;
 use crate::storage::Storage;
 
 /// A shard: its plan, its tables and where its chunks lie.
@@ -29,7 +28,11 @@ impl Shard {
     pub(crate) fn open(storage: &dyn Storage, file: &ShardFile) -> Result<Self> {
         let name = file.name.as_str();
         let path = storage.location().join(name);
-        let damaged = |what: &dyn ToString| Error::damaged(&path, what.to_string());
+        let damaged = |what: &dyn ToString| {
+            // Its name says whose it is.
+            let variant = name.rsplit_once('-').map(|(variant, _)| variant.to_owned());
+            Error::damaged(&path, what.to_string()).about(|subject| subject.variant = variant)
+        };
         let other_size = |bytes: &str| {
             damaged(&format!(
                 "it has {bytes} bytes where the manifest says {}; it is cut short or another file",
@@ -81,8 +84,8 @@ impl Shard {
         &records[firsts[index] + head..end]
     }
 
-    /// Array `index` of the plan, and what it takes in the file: its tables and its stream; of a slice its share of the bundle's, of what is stored by parts
-    /// theirs, of one that is kept as it is its bytes in that file.
+    /// Array `index` of the plan, and what it takes in the file: its tables and its stream; of a slice its share of the
+    /// bundle's, of what is stored by parts theirs, of one that is kept as it is its bytes in that file.
     pub(crate) fn array(&self, index: usize) -> (&StoredArray, u64) {
         let array = &self.contents.plan.arrays[index];
         let stored = match &array.encoding {

@@ -1,4 +1,5 @@
-//! Mixtures of experts, with a tensor for each matrix or one for all of a layer. `module` is what comes before the number of an expert.
+//! Mixtures of experts, with a tensor for each matrix or one for all of a layer. `module` is what comes before the
+//! number of an expert.
 
 use qstore::Dtype;
 use rand::SeedableRng as _;

@@ -1,4 +1,5 @@
-//! Checkpoints for the tests, made without the library: safetensors files through the safetensors crate, LLM.int8() from its definition.
+//! Checkpoints for the tests, made without the library: safetensors files through the safetensors crate, LLM.int8()
+//! from its definition.
 #![allow(dead_code, unreachable_pub, missing_docs, reason = "each test file uses its part")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 #![allow(
@@ -15,7 +16,7 @@ use std::fs;
 use std::path::Path;
 
 use half::{bf16, f16};
-use qstore::{Dtype, Options, Progress, VariantSpec};
+use qstore::{Dtype, Options, Progress, VariantSpec, WriteOptions};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use rand_distr::{Distribution as _, StandardNormal};
@@ -156,6 +157,11 @@ pub fn options() -> Options {
     Options { threads: 2, ..Options::default() }
 }
 
+/// The same for what writes.
+pub fn write_options() -> WriteOptions {
+    options().into()
+}
+
 /// Keeps warnings.
 #[derive(Debug, Default)]
 pub struct Warnings(pub std::sync::Mutex<Vec<String>>);
@@ -203,7 +209,8 @@ pub fn assert_same_tree(left: &Path, right: &Path) {
     }
 }
 
-/// A folder in memory where there is such a place: tests that restore files by the thousand would wait for a disk, since each file is synced.
+/// A folder in memory where there is such a place: tests that restore files by the thousand would wait for a disk,
+/// since each file is synced.
 pub fn scratch() -> tempfile::TempDir {
     let memory = Path::new("/dev/shm");
     let made = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
@@ -292,7 +299,8 @@ pub fn gptq_tensors(
     ])
 }
 
-/// The GPTQ twin: every `*_proj.weight` is rounded to the nearest, and some codes are then moved by one, as error feedback does.
+/// The GPTQ twin: every `*_proj.weight` is rounded to the nearest, and some codes are then moved by one, as error
+/// feedback does.
 pub fn gptq(tensors: &Tensors, how: Gptq) -> Tensors {
     let mut rng = StdRng::seed_from_u64(u64::from(how.bits));
     let mut twin = Tensors::new();
@@ -332,7 +340,8 @@ pub fn gptq(tensors: &Tensors, how: Gptq) -> Tensors {
     twin
 }
 
-/// The FP8 twin with a scale for each block of `block` x `block` weights, as transformers makes it: codes `F8_E4M3` and `weight_scale_inv`.
+/// The FP8 twin with a scale for each block of `block` x `block` weights, as transformers makes it: codes `F8_E4M3` and
+/// `weight_scale_inv`.
 pub fn fp8_blocks(tensors: &Tensors, block: usize) -> Tensors {
     let level = |magnitude: u8| {
         let (exponent, mantissa) = (i32::from(magnitude >> 3), f32::from(magnitude & 7));

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use qstore::{Error, Options, Progress, Store, VariantSpec, add, pack, remove, unpack};
+use qstore::{Error, Progress, Store, VariantSpec, WriteOptions, add, pack, remove, unpack};
 
-use crate::common::{options, spec};
+use crate::common::{spec, write_options};
 
 const TASK: &str = "QSTORE_CRASH_TASK";
 const ROOT: &str = "QSTORE_CRASH_ROOT";
@@ -46,9 +46,13 @@ impl Task {
             Self::Add => add(&store, &spec(root, "int8"), &options, progress),
             Self::AddKept => add(&store, &kept, &options, progress),
             Self::Remove => remove(&store, &"int8".parse().unwrap(), &options, progress),
-            Self::Unpack => {
-                unpack(&Store::open(&store)?, &"bf16".parse().unwrap(), &root.join("out"), &options, progress)
-            }
+            Self::Unpack => unpack(
+                &Store::open(&store)?,
+                &"bf16".parse().unwrap(),
+                &root.join("out"),
+                &options.machine(),
+                progress,
+            ),
         }
     }
 
@@ -83,9 +87,9 @@ impl Task {
     }
 }
 
-/// Several files to a layer, so that a change consists of many steps.
-pub fn small_shards() -> Options {
-    Options { shard_size: 40_000, ..options() }
+/// Several shards to a variant, so that a change consists of many steps.
+pub fn small_shards() -> WriteOptions {
+    WriteOptions { shard_size: 40_000, ..write_options() }
 }
 
 /// Not a test: the other end of [`Task::command`]. It does nothing unless told to.

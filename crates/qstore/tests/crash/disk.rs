@@ -12,8 +12,8 @@ use crate::child::{Task, error_of};
 use crate::common::tree;
 use crate::scene::Scene;
 
-/// A write fails in the middle of a file, as on a full disk: files may have so many blocks. What was there is there, what was not is not, and the
-/// error says where it happened.
+/// A write fails in the middle of a file, as on a full disk: files may have so many blocks. What was there is there,
+/// what was not is not, and the error says where it happened.
 #[test]
 fn writes_that_fail() {
     for task in [&Task::CHANGES[..], &[Task::Unpack]].concat() {

@@ -9,7 +9,7 @@ use qstore::{Dtype, Silent, Store, inspect, unpack, verify};
 use tempfile::TempDir;
 
 use crate::child::Task;
-use crate::common::{assert_same_tree, copy, model, options, scratch, write_pair};
+use crate::common::{assert_same_tree, copy, model, options, scratch, write_options, write_pair};
 
 /// A folder with `bf16`, `int8` and, if the task needs one, `store`.
 #[derive(Debug)]
@@ -72,8 +72,8 @@ impl Scene {
         }
     }
 
-    /// After an interruption: the old store or the new one, whole, and nothing in its folder that is neither its own nor known as a leftover.
-    /// Returns whether it is the new one.
+    /// After an interruption: the old store or the new one, whole, and nothing in its folder that is neither its own
+    /// nor known as a leftover. Returns whether it is the new one.
     pub fn check_interrupted(&self) -> bool {
         let path = self.store();
         let [before, after] = self.variants();
@@ -116,7 +116,8 @@ impl Scene {
         }
     }
 
-    /// The same command again: it succeeds unless it had been done already, and after it, or else after any other change, nothing is left over.
+    /// The same command again: it succeeds unless it had been done already, and after it, or else after any other
+    /// change, nothing is left over.
     pub fn check_again(&self) {
         let done = self.check_interrupted();
         match self.task.run(self.root(), &Silent) {
@@ -125,8 +126,8 @@ impl Scene {
                 assert!(done && error.is_usage(), "{error:?}");
                 // Another change, there and back.
                 let other = qstore::VariantSpec::new("other".parse().unwrap(), self.root().join("bf16"));
-                qstore::add(&self.store(), &other, &options(), &Silent).unwrap();
-                qstore::remove(&self.store(), &other.name, &options(), &Silent).unwrap();
+                qstore::add(&self.store(), &other, &write_options(), &Silent).unwrap();
+                qstore::remove(&self.store(), &other.name, &write_options(), &Silent).unwrap();
             }
         }
         assert!(self.check_interrupted());

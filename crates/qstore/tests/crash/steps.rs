@@ -1,5 +1,5 @@
-//! Every step of a change on the disk: the process is killed right before its first, its second, and so on. Without a tracer, the library's own tests
-//! (`store/ownership.rs`) have each call fail.
+//! Every step of a change on the disk: the process is killed right before its first, its second, and so on. Without a
+//! tracer, the library's own tests (`store/ownership.rs`) have each call fail.
 
 use std::fs;
 use std::path::Path;
@@ -74,8 +74,8 @@ fn put(folder: &Path, name: &str, bytes: Option<&Vec<u8>>) {
     }
 }
 
-/// Found by reading: a folder of the user's that happens to have a variant's name was taken for a leftover of that variant, and deleted by the
-/// next change.
+/// Found by reading: a folder of the user's that happens to have a variant's name was taken for a leftover of that
+/// variant, and deleted by the next change.
 #[test]
 fn what_the_user_keeps_in_the_store_stays() {
     let scene = Scene::before(Task::Remove);
@@ -83,7 +83,7 @@ fn what_the_user_keeps_in_the_store_stays() {
     own.iter().for_each(|name| put(&scene.store(), name, Some(&b"mine".to_vec())));
     scene.task.run(scene.root(), &qstore::Silent).unwrap();
     let other = qstore::VariantSpec::new("other".parse().unwrap(), scene.root().join("bf16"));
-    qstore::add(&scene.store(), &other, &crate::common::options(), &qstore::Silent).unwrap();
+    qstore::add(&scene.store(), &other, &crate::common::write_options(), &qstore::Silent).unwrap();
     for name in own.iter().skip(1) {
         assert_eq!(fs::read(scene.store().join(name)).unwrap(), b"mine", "{name}");
     }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use qstore::{Error, Silent, Store, VariantName, VariantSpec, add, inspect, load, pack, remove, verify};
 
 use crate::child::{BUSY, Task, error_of};
-use crate::common::{options, spec};
+use crate::common::{options, spec, write_options};
 use crate::scene::Scene;
 
 #[test]
@@ -87,10 +87,10 @@ fn many_threads_add_and_remove_by_turns() {
                     )
                 };
                 for _ in 0..3 {
-                    insist(&|| add(&scene.store(), &spec, &options(), &Silent));
-                    insist(&|| remove(&scene.store(), name, &options(), &Silent));
+                    insist(&|| add(&scene.store(), &spec, &write_options(), &Silent));
+                    insist(&|| remove(&scene.store(), name, &write_options(), &Silent));
                 }
-                insist(&|| add(&scene.store(), &spec, &options(), &Silent));
+                insist(&|| add(&scene.store(), &spec, &write_options(), &Silent));
             });
         }
     });
@@ -100,7 +100,8 @@ fn many_threads_add_and_remove_by_turns() {
     assert_eq!(inspect(&store, false).unwrap().leftovers, [""; 0]);
 }
 
-/// A reader whose store changes under it reads what was there when it opened the variant, or is told that it changed; never anything else.
+/// A reader whose store changes under it reads what was there when it opened the variant, or is told that it changed;
+/// never anything else.
 #[test]
 fn readers_of_a_store_that_changes() {
     let scene = Scene::before(Task::Add);
@@ -130,8 +131,8 @@ fn readers_of_a_store_that_changes() {
         };
         scope.spawn(reader);
         for _ in 0..6 {
-            add(&scene.store(), &spec(scene.root(), "int8"), &options(), &Silent).unwrap();
-            remove(&scene.store(), &"int8".parse().unwrap(), &options(), &Silent).unwrap();
+            add(&scene.store(), &spec(scene.root(), "int8"), &write_options(), &Silent).unwrap();
+            remove(&scene.store(), &"int8".parse().unwrap(), &write_options(), &Silent).unwrap();
         }
         done.store(true, std::sync::atomic::Ordering::Relaxed);
     });
@@ -149,8 +150,13 @@ fn a_lock_file_that_was_left_behind() {
         assert!(!Task::Pack.command_until(scene.root(), stop).output().unwrap().status.success());
     }
     assert!(staging.join("lock").exists());
-    pack(&[spec(scene.root(), "bf16"), spec(scene.root(), "int8")], &scene.store(), &options(), &Silent)
-        .unwrap();
+    pack(
+        &[spec(scene.root(), "bf16"), spec(scene.root(), "int8")],
+        &scene.store(),
+        &write_options(),
+        &Silent,
+    )
+    .unwrap();
     assert!(scene.check_interrupted());
     assert!(!staging.exists());
 }

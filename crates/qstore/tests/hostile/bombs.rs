@@ -6,19 +6,20 @@ use qstore_container::ChunkForm;
 use qstore_kernels::{Classifier, CodesCoder, Layout, Scratch, SymbolTable};
 use serde_json::{Value, json};
 
-use crate::common::options;
 use crate::common::scratch;
+use crate::common::{options, write_options};
 use crate::described::{gptq, gptq_layout, int8};
-use crate::forge::{Forgery, Layer, Twist};
+use crate::forge::{ForgedShard, Forgery, Twist};
 use crate::forged_plan::forged;
 use crate::judge::{Report, Trust, alone, bounded, judge};
 use crate::stores;
 
-/// Bytes that reading a plan may take for each of its stored bytes, where it is written to take as many as can be: it expands, and short strings
-/// and numbers take more room in memory than in JSON.
+/// Bytes that reading a plan may take for each of its stored bytes, where it is written to take as many as can be: it
+/// expands, and short strings and numbers take more room in memory than in JSON.
 const PLAN_PROPORTION: u64 = 1024;
 
-/// A plan with `filler`, and with text that does not compress, so that it is `stored` bytes long and may expand the more.
+/// A plan with `filler`, and with text that does not compress, so that it is `stored` bytes long and may expand the
+/// more.
 fn plan_with(stored: usize, filler: &dyn Fn(&mut Value)) -> Vec<u8> {
     let mut plan = Forgery::of(&stores::small().store).last("bf16").plan.clone();
     let mut state = 1u64;
@@ -71,8 +72,8 @@ fn plans_that_expand() {
     report.finish(19);
 }
 
-/// zstd sets memory aside for the window that a frame announces, before it has seen any data. That memory is the C library's, which no counter
-/// here sees, so the refusal is what is tested.
+/// zstd sets memory aside for the window that a frame announces, before it has seen any data. That memory is the C
+/// library's, which no counter here sees, so the refusal is what is tested.
 #[test]
 fn a_plan_that_announces_a_large_window() {
     // Magic; no content size, window 2^31 or 2^27 bytes; an empty last block.
@@ -126,7 +127,7 @@ fn headers_that_expand() {
     for (what, header) in headers() {
         let file = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes()].concat();
         let noticed = forged(stores::small(), |f| f.last("bf16").twist = Twist::File(file.clone()));
-        report.add(&format!("layer: {what}"), noticed.map(drop));
+        report.add(&format!("shard: {what}"), noticed.map(drop));
 
         let dir = scratch();
         let (root, target) = (dir.path().join("in"), dir.path().join("store"));
@@ -134,7 +135,8 @@ fn headers_that_expand() {
         fs::write(root.join("model.safetensors"), &file).unwrap();
         let spec = qstore::VariantSpec::new("x".parse().unwrap(), root);
         let most = (64 << 20) + 16 * file.len() as u64;
-        let result = bounded(most, move || drop(qstore::pack(&[spec], &target, &options(), &qstore::Silent)));
+        let result =
+            bounded(most, move || drop(qstore::pack(&[spec], &target, &write_options(), &qstore::Silent)));
         report.add(&format!("checkpoint: {what}"), result);
     }
     report.finish(12);
@@ -176,11 +178,11 @@ fn add(f: &mut Forgery, variant: &str, entry: Value, chunks: crate::forge::Chunk
     let bytes = shape.iter().product::<u64>() * dtype.bitsize() as u64 / 8;
     let header = json!({name.clone(): {"dtype": entry["dtype"], "shape": shape, "data_offsets": [0, bytes]}})
         .to_string();
-    let layer = f.last(variant);
-    layer.plan["arrays"].as_array_mut().unwrap().push(entry);
-    layer.chunks.push(chunks);
+    let shard = f.last(variant);
+    shard.plan["arrays"].as_array_mut().unwrap().push(entry);
+    shard.chunks.push(chunks);
     let size = 8 + header.len() as u64 + bytes;
-    layer.plan["files"].as_array_mut().unwrap().push(json!({
+    shard.plan["files"].as_array_mut().unwrap().push(json!({
         "path": format!("{name}.safetensors"), "bytes": size, "sha256": "0".repeat(64),
         "content": {"kind": "safetensors", "header": header, "tensors": [name]},
     }));
@@ -346,7 +348,8 @@ fn narrow_chunks() -> crate::forge::Chunks {
     vec![(ChunkForm::Head, head), (ChunkForm::Coded, vec![1; 2000])]
 }
 
-/// As [`forged`], but only reading a few rows and checking, not loading: a tensor that is large must be held by who wants it whole.
+/// As [`forged`], but only reading a few rows and checking, not loading: a tensor that is large must be held by who
+/// wants it whole.
 fn forged_within(most: u64, change: impl FnOnce(&mut Forgery)) -> Result<(), String> {
     let dir = scratch();
     let mut forgery = Forgery::of(&stores::small().store);
@@ -370,8 +373,8 @@ fn forged_within(most: u64, change: impl FnOnce(&mut Forgery)) -> Result<(), Str
     })
 }
 
-/// A residual given codes and scales that refer to residuals, and so on: each level asks for the one below twice, so that opening the top one
-/// would take 2^levels steps.
+/// A residual given codes and scales that refer to residuals, and so on: each level asks for the one below twice, so
+/// that opening the top one would take 2^levels steps.
 #[test]
 fn towers_of_residuals_are_refused_at_the_first_floor() {
     let _alone = alone();
@@ -409,7 +412,9 @@ fn towers_of_residuals_are_refused_at_the_first_floor() {
         entry["given"] = given.clone();
         forgery.manifest["variants"].as_array_mut().unwrap().push(entry);
         let plan = json!({"variant": name, "given": given, "arrays": [], "files": []});
-        forgery.layers.insert(name.to_owned(), vec![Layer { plan, chunks: Vec::new(), twist: Twist::None }]);
+        forgery
+            .shards
+            .insert(name.to_owned(), vec![ForgedShard { plan, chunks: Vec::new(), twist: Twist::None }]);
         for field in ["tensors", "tensor_bytes", "files", "raw_bytes"] {
             forgery.entry(name)[field] = json!(0);
         }

@@ -1,5 +1,5 @@
-//! The writer's input: checkpoints that are cut short, lie about themselves, have odd names, or change under its hands. Each is refused, and then
-//! nothing is left, or stored so that it comes back byte for byte.
+//! The writer's input: checkpoints that are cut short, lie about themselves, have odd names, or change under its hands.
+//! Each is refused, and then nothing is left, or stored so that it comes back byte for byte.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,9 @@ use std::sync::Mutex;
 use qstore::{Error, Progress, Silent, Stop, Store, VariantSpec, add, pack, unpack, verify};
 use qstore_container::Dtype;
 
-use crate::common::{self, Tensor, Tensors, assert_same_tree, options, write_checkpoint, write_tensors};
+use crate::common::{
+    self, Tensor, Tensors, assert_same_tree, options, write_checkpoint, write_options, write_tensors,
+};
 use crate::common::{copy, scratch};
 use crate::judge::{ALLOWANCE, PROPORTION, Report, alone, bounded};
 use crate::stores;
@@ -39,7 +41,7 @@ impl Room {
         for verbatim in [false, true] {
             let (spec, target) = (self.spec(verbatim), self.0.path().join("store"));
             let to = target.clone();
-            let result = bounded(most, move || pack(&[spec], &to, &options(), &Silent))?;
+            let result = bounded(most, move || pack(&[spec], &to, &write_options(), &Silent))?;
             stored.push(self.judge(&target, result)?);
             if target.exists() {
                 fs::remove_dir_all(&target).unwrap();
@@ -49,7 +51,7 @@ impl Room {
         copy(&stores::small().store, &target);
         let before = common::tree(&target);
         let (spec, to) = (self.spec(false), target.clone());
-        let result = bounded(most, move || add(&to, &spec, &options(), &Silent))?;
+        let result = bounded(most, move || add(&to, &spec, &write_options(), &Silent))?;
         let refused = result.is_err();
         if refused && common::tree(&target) != before {
             return Err("a refused addition changed the store".to_owned());
@@ -71,7 +73,7 @@ impl Room {
 
     fn judge(&self, target: &Path, result: qstore::Result<()>) -> Result<bool, String> {
         match result {
-            Err(Error::Damaged { path, what }) => {
+            Err(Error::Damaged { path, what, .. }) => {
                 Err(format!("the input is to blame, not {}: {what}", path.display()))
             }
             Err(error) => {
@@ -356,7 +358,7 @@ fn names_of_files() {
         fs::write(&path, &bytes).unwrap();
         report.add(&format!("a file named {name:.40?}"), expect(&room, want));
     }
-    // A tensor file named like a layer of ours, and what it could be taken for.
+    // A tensor file named like a shard of ours, and what it could be taken for.
     let room = Room::new();
     let tensors = Tensors::from([("x".to_owned(), Tensor::new(Dtype::U8, &[1], vec![1]))]);
     for name in
@@ -365,7 +367,7 @@ fn names_of_files() {
         fs::create_dir_all(room.input().join("new")).unwrap();
         write_tensors(&room.input().join(name), &tensors);
     }
-    report.add("files named like layers", expect(&room, STORE));
+    report.add("files named like shards", expect(&room, STORE));
     #[cfg(unix)]
     {
         use std::os::unix::ffi::OsStrExt as _;
@@ -396,7 +398,7 @@ fn names_of_files() {
 fn refuse_alone(room: &Room) -> Result<(), String> {
     let (spec, target) = (room.spec(false), room.0.path().join("store"));
     let to = target.clone();
-    let result = bounded(ALLOWANCE, move || pack(&[spec], &to, &options(), &Silent))?;
+    let result = bounded(ALLOWANCE, move || pack(&[spec], &to, &write_options(), &Silent))?;
     match result {
         Err(Error::Input { .. }) if !target.exists() => Ok(()),
         other => Err(format!("{other:?}")),
@@ -432,12 +434,12 @@ fn indices_of_shards() {
         report.add(&format!("an index {what}"), expect(&room, STORE));
         let strict = VariantSpec { strict: true, ..room.spec(false) };
         let (warnings, target) = (common::Warnings::default(), room.0.path().join("strict"));
-        let stored = match pack(&[strict], &target, &options(), &Silent) {
+        let stored = match pack(&[strict], &target, &write_options(), &Silent) {
             Ok(()) => true,
             Err(Error::Input { path, .. }) if path.ends_with("model.safetensors.index.json") => false,
             Err(error) => panic!("{error}"),
         };
-        pack(&[room.spec(false)], &room.0.path().join("told"), &options(), &warnings).unwrap();
+        pack(&[room.spec(false)], &room.0.path().join("told"), &write_options(), &warnings).unwrap();
         assert!(stored == want && want == warnings.take().is_empty(), "an index {what}");
     }
     report.finish(12);
@@ -528,7 +530,7 @@ fn a_folder_that_changes_while_it_is_packed() {
     let mut report = Report::default();
     let tensors = common::model(5, Dtype::BF16, &[(4000, 1000)]);
     // As few chunks in flight as can be.
-    let options = qstore::Options { memory: 0, ..options() };
+    let options = qstore::WriteOptions { memory: 0, ..write_options() };
     type Change = fn(&Path);
     let changes: [(&str, Change); 12] = [
         ("the model grows", |p| append(&p.join("model.safetensors"), b"more")),
@@ -629,7 +631,8 @@ fn a_refused_folder_leaves_no_folders() {
         let (over, before) = (path.clone(), common::tree(room.0.path()));
         let meddle = move || append(&over.join("model.safetensors"), b"more");
         let meddler = Meddler { after: 0, done: Mutex::new((0, Some(meddle))) };
-        let error = pack(&[room.spec(false)], &room.0.path().join(target), &options(), &meddler).unwrap_err();
+        let error =
+            pack(&[room.spec(false)], &room.0.path().join(target), &write_options(), &meddler).unwrap_err();
         assert!(error.to_string().contains("changed"), "{error}");
         cut(&path.join("model.safetensors"), 4);
         assert_eq!(common::tree(room.0.path()), before, "{target}");
@@ -649,7 +652,7 @@ fn the_same_folder_again_and_again() {
             ..VariantSpec::new(format!("v{i}").parse().unwrap(), room.input())
         })
         .collect();
-    pack(&specs, &target, &options(), &Silent).unwrap();
+    pack(&specs, &target, &write_options(), &Silent).unwrap();
     let store = Store::open(&target).unwrap();
     for i in [0, 3, 39] {
         let out = room.0.path().join("out");

@@ -1,5 +1,5 @@
-//! Accidents: files cut short, bits flipped, files mixed up or gone. Every one is noticed, by name, and what does not need the damaged file still
-//! works.
+//! Accidents: files cut short, bits flipped, files mixed up or gone. Every one is noticed, by name, and what does not
+//! need the damaged file still works.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -52,8 +52,8 @@ fn files(sample: &Sample) -> Vec<(String, Vec<&'static str>)> {
     let mut files = vec![("qstore.json".to_owned(), vec!["int8", "bf16"])];
     for variant in manifest["variants"].as_array().unwrap() {
         let needs = if variant["name"] == "int8" { vec!["int8", "bf16"] } else { vec!["bf16"] };
-        let layers = variant["shards"].as_array().unwrap();
-        files.extend(layers.iter().map(|file| (text(&file["name"]), needs.clone())));
+        let shards = variant["shards"].as_array().unwrap();
+        files.extend(shards.iter().map(|file| (text(&file["name"]), needs.clone())));
     }
     files
 }
@@ -130,7 +130,7 @@ fn boundaries(file: &str, bytes: &[u8]) -> Vec<usize> {
     cuts
 }
 
-/// Where the chunks of a layer file begin.
+/// Where the chunks of a shard begin.
 fn chunk_starts(parts: &Parts) -> Vec<usize> {
     let Some((_, list)) = parts.streams.iter().find(|(name, _)| name == "qstore.chunks") else {
         return Vec::new();
@@ -291,7 +291,8 @@ fn kept_files_damaged() {
     report.finish(500);
 }
 
-/// Other tools read kept files without us, so damage anywhere in them counts, even where our own reading does not depend on it.
+/// Other tools read kept files without us, so damage anywhere in them counts, even where our own reading does not
+/// depend on it.
 fn noticed(verdict: Result<Verdict, String>) -> Result<(), String> {
     let fate = &verdict?.fates["int8"];
     if fate.full { Ok(()) } else { Err(format!("nobody noticed: {fate:?}")) }

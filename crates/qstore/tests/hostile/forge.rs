@@ -1,5 +1,5 @@
-//! Takes a store apart, lets a test change anything in it, and puts it together again with every length, hash and checksum made to fit. So a
-//! forgery gets past what notices accidents, and meets the checks behind it.
+//! Takes a store apart, lets a test change anything in it, and puts it together again with every length, hash and
+//! checksum made to fit. So a forgery gets past what notices accidents, and meets the checks behind it.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -17,14 +17,14 @@ pub struct Forgery {
     /// `qstore.json`; sizes, ids and checksums are filled in by [`write`](Self::write).
     pub manifest: Value,
     /// The shards of each variant.
-    pub layers: BTreeMap<String, Vec<Layer>>,
+    pub shards: BTreeMap<String, Vec<ForgedShard>>,
     /// Every other file.
     pub others: BTreeMap<PathBuf, Vec<u8>>,
 }
 
-/// A layer file in parts.
+/// A shard in parts.
 #[derive(Debug, Clone)]
-pub struct Layer {
+pub struct ForgedShard {
     /// The plan.
     pub plan: Value,
     /// For each array of the plan its stored bytes. For a verbatim array the bytes stand in for those of the kept file.
@@ -54,13 +54,13 @@ impl Forgery {
     /// Takes the store in `folder` apart.
     pub fn of(folder: &Path) -> Self {
         let manifest: Value = serde_json::from_slice(&fs::read(folder.join("qstore.json")).unwrap()).unwrap();
-        let mut layers = BTreeMap::new();
+        let mut shards = BTreeMap::new();
         let mut named = vec![PathBuf::from("qstore.json")];
         for variant in manifest["variants"].as_array().unwrap() {
             let name = text(&variant["name"]);
             let files: Vec<PathBuf> =
                 variant["shards"].as_array().unwrap().iter().map(|f| text(&f["name"]).into()).collect();
-            layers.insert(name, files.iter().map(|file| Layer::of(&folder.join(file))).collect());
+            shards.insert(name, files.iter().map(|file| ForgedShard::of(&folder.join(file))).collect());
             named.extend(files);
         }
         let mut others = BTreeMap::new();
@@ -71,7 +71,7 @@ impl Forgery {
                 others.insert(name, fs::read(entry.path()).unwrap());
             }
         }
-        Self { manifest, layers, others }
+        Self { manifest, shards, others }
     }
 
     /// The manifest's entry of a variant.
@@ -81,16 +81,16 @@ impl Forgery {
     }
 
     /// The last shard of a variant, which lists its files.
-    pub fn last(&mut self, variant: &str) -> &mut Layer {
-        self.layers.get_mut(variant).unwrap().last_mut().unwrap()
+    pub fn last(&mut self, variant: &str) -> &mut ForgedShard {
+        self.shards.get_mut(variant).unwrap().last_mut().unwrap()
     }
 
     /// The shard and index of an array.
-    pub fn find(&mut self, variant: &str, key: &str) -> (&mut Layer, usize) {
-        for layer in self.layers.get_mut(variant).unwrap() {
-            let arrays = layer.plan["arrays"].as_array().unwrap();
+    pub fn find(&mut self, variant: &str, key: &str) -> (&mut ForgedShard, usize) {
+        for shard in self.shards.get_mut(variant).unwrap() {
+            let arrays = shard.plan["arrays"].as_array().unwrap();
             if let Some(index) = arrays.iter().position(|a| a["key"] == key) {
-                return (layer, index);
+                return (shard, index);
             }
         }
         panic!("{variant} has no {key}")
@@ -98,23 +98,23 @@ impl Forgery {
 
     /// The plan's entry of an array.
     pub fn array(&mut self, variant: &str, key: &str) -> &mut Value {
-        let (layer, index) = self.find(variant, key);
-        &mut layer.plan["arrays"][index]
+        let (shard, index) = self.find(variant, key);
+        &mut shard.plan["arrays"][index]
     }
 
     /// The stored bytes of an array.
     pub fn chunks(&mut self, variant: &str, key: &str) -> &mut Chunks {
-        let (layer, index) = self.find(variant, key);
-        &mut layer.chunks[index]
+        let (shard, index) = self.find(variant, key);
+        &mut shard.chunks[index]
     }
 
-    /// Writes the store to `folder`. What is pinned by hash is pinned anew: contents of variants by those given them, headers by the
-    /// manifest, plans and lists of chunks by headers, chunks by lists.
+    /// Writes the store to `folder`. What is pinned by hash is pinned anew: contents of variants by those given them,
+    /// headers by the manifest, plans and lists of chunks by headers, chunks by lists.
     pub fn write(mut self, folder: &Path) {
         fs::create_dir_all(folder).unwrap();
         let mut contents = Vec::new();
-        for (name, layers) in &self.layers {
-            if let Some(hash) = layers.last().and_then(|last| content_hash(&last.plan)) {
+        for (name, shards) in &self.shards {
+            if let Some(hash) = shards.last().and_then(|last| content_hash(&last.plan)) {
                 contents.push((name.clone(), hash.to_string()));
             }
         }
@@ -125,8 +125,8 @@ impl Forgery {
                 }
             }
         };
-        for layer in self.layers.values_mut().flatten() {
-            if let Some(given) = layer.plan.get_mut("given") {
+        for shard in self.shards.values_mut().flatten() {
+            if let Some(given) = shard.plan.get_mut("given") {
                 repin(given);
             }
         }
@@ -136,8 +136,8 @@ impl Forgery {
             if let Some((_, hash)) = contents.iter().find(|(known, _)| *known == name) {
                 variant["content"] = json!(hash);
             }
-            let Some(layers) = self.layers.get(&name) else { continue };
-            let files = layers.iter().map(|layer| layer.write(folder, &name));
+            let Some(shards) = self.shards.get(&name) else { continue };
+            let files = shards.iter().map(|shard| shard.write(folder, &name));
             variant["shards"] = Value::Array(files.collect());
         }
         for (name, bytes) in &self.others {
@@ -158,7 +158,7 @@ pub fn write_manifest(folder: &Path, mut manifest: Value) {
     fs::write(folder.join("qstore.json"), serde_json::to_vec_pretty(&manifest).unwrap()).unwrap();
 }
 
-impl Layer {
+impl ForgedShard {
     fn of(path: &Path) -> Self {
         let parts = Parts::of(&fs::read(path).unwrap());
         let plan = zstd::decode_all(parts.stream("qstore.plan")).unwrap();

@@ -149,25 +149,25 @@ fn bundles_that_lie() {
         add(&format!("a bundle of {dtype}"), &|f, bundle| f.array("int8", bundle)["dtype"] = json!(dtype));
     }
     add("a bundle that no slice uses", &|f, bundle| {
-        let (layer, index) = f.find("int8", bundle);
-        let (mut array, chunks) = (layer.plan["arrays"][index].clone(), layer.chunks[index].clone());
+        let (shard, index) = f.find("int8", bundle);
+        let (mut array, chunks) = (shard.plan["arrays"][index].clone(), shard.chunks[index].clone());
         array["key"] = json!("bundle:1000");
-        layer.plan["arrays"].as_array_mut().unwrap().push(array);
-        layer.chunks.push(chunks);
+        shard.plan["arrays"].as_array_mut().unwrap().push(array);
+        shard.chunks.push(chunks);
     });
     add("an empty bundle that no slice uses", &|f, bundle| {
         let mut array = f.array("int8", bundle).clone();
         (array["key"], array["shape"]) = (json!("bundle:1000"), json!([0]));
         array["encoding"] = json!({"kind": "raw"});
-        let layer = f.last("int8");
-        layer.plan["arrays"].as_array_mut().unwrap().push(array);
-        layer.chunks.push(Vec::new());
+        let shard = f.last("int8");
+        shard.plan["arrays"].as_array_mut().unwrap().push(array);
+        shard.chunks.push(Vec::new());
     });
     add("a bundle used in part", &|f, _| stand_alone(f, SECOND));
     add("a bundle that is missing", &|f, bundle| {
-        let (layer, index) = f.find("int8", bundle);
-        layer.plan["arrays"].as_array_mut().unwrap().remove(index);
-        layer.chunks.remove(index);
+        let (shard, index) = f.find("int8", bundle);
+        shard.plan["arrays"].as_array_mut().unwrap().remove(index);
+        shard.chunks.remove(index);
     });
     // 2 MiB of zeros, which the header of the file does have.
     add("a bundle larger than a reader accepts", &|f, bundle| {
@@ -212,9 +212,9 @@ fn slices_of_kept_files() {
             slice.as_object_mut().unwrap().remove(field);
         }
         f.chunks("int8", FIRST).clear();
-        let layer = f.last("int8");
-        layer.plan["arrays"].as_array_mut().unwrap().push(bundle);
-        layer.chunks.push(vec![(ChunkForm::Raw, vec![0; bytes])]);
+        let shard = f.last("int8");
+        shard.plan["arrays"].as_array_mut().unwrap().push(bundle);
+        shard.chunks.push(vec![(ChunkForm::Raw, vec![0; bytes])]);
     });
     cases.report.finish(1);
 }

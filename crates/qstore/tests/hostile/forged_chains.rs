@@ -12,7 +12,8 @@ use crate::stores;
 
 /// Weights, given the codes of `gptq8`.
 const WEIGHT: &str = "tensor:model.layers.0.mlp.up_proj.weight";
-/// Codes: of `gptq8` given those of `int8`, of `int8` (where they are the weights) given those of `gptq4`, which are packed.
+/// Codes: of `gptq8` given those of `int8`, of `int8` (where they are the weights) given those of `gptq4`, which are
+/// packed.
 const CODES: &str = "tensor:model.layers.0.mlp.up_proj.qweight";
 const SCALES: &str = "tensor:model.layers.0.mlp.up_proj.scales";
 const ZEROS: &str = "tensor:model.layers.0.mlp.up_proj.qzeros";
@@ -143,7 +144,8 @@ fn fields_that_lie() {
                 f.array(variant, key)["shape"] = shape;
             });
         }
-        // All that makes a chunk: other rows in a chunk are other chunks, and of one chunk more rows make no difference.
+        // All that makes a chunk: other rows in a chunk are other chunks, and of one chunk more rows make no
+        // difference.
         for (cols, rows) in [
             (512, 1),
             (512, 3),
@@ -248,7 +250,8 @@ fn scales_that_lie() {
                     let raw = value.iter().copied().cycle().take(elements as usize * width).collect();
                     let array = f.array(variant, key);
                     if array["encoding"]["kind"] == "slice" {
-                        // An array of its own, in place of one in a bundle, which then has a gap; the reader notices that first.
+                        // An array of its own, in place of one in a bundle, which then has a gap; the reader notices
+                        // that first.
                         array["hash"] = json!("0".repeat(32));
                         array["chunk"] = json!({"rows": 128, "cols": 4096});
                     }

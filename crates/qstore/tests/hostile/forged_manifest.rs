@@ -71,7 +71,7 @@ fn lies_in_every_field() {
     for name in names {
         let name = name.to_owned();
         cases.push((
-            format!("layer named {name:.20?}"),
+            format!("shard named {name:.20?}"),
             edit(move |m| m["variants"][0]["shards"][0]["name"] = json!(name)),
         ));
     }
@@ -102,7 +102,7 @@ fn lies_in_every_field() {
     }
     for number in numbers {
         cases.push((
-            format!("layer bytes of both {number}"),
+            format!("shard bytes of both {number}"),
             edit(move |m| (0..2).for_each(|i| m["variants"][i]["shards"][0]["bytes"] = number.clone())),
         ));
     }
@@ -131,24 +131,24 @@ fn lies_in_every_field() {
         }),
     ));
     cases.push((
-        "one layer file in two variants".to_owned(),
+        "one shard in two variants".to_owned(),
         edit(|m| {
             m["variants"][1]["shards"] = m["variants"][0]["shards"].clone();
         }),
     ));
     cases.push((
-        "one layer file twice".to_owned(),
+        "one shard twice".to_owned(),
         edit(|m| {
             let first = m["variants"][0]["shards"][0].clone();
             m["variants"][0]["shards"].as_array_mut().unwrap().push(first);
         }),
     ));
     cases.push((
-        "layers swapped".to_owned(),
+        "shards swapped".to_owned(),
         edit(|m| {
-            let layer = m["variants"][1]["shards"].take();
+            let shards = m["variants"][1]["shards"].take();
             m["variants"][1]["shards"] = m["variants"][0]["shards"].take();
-            m["variants"][0]["shards"] = layer;
+            m["variants"][0]["shards"] = shards;
         }),
     ));
     cases.push(("no shards".to_owned(), edit(|m| m["variants"][0]["shards"] = json!([]))));

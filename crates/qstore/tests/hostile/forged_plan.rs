@@ -60,7 +60,7 @@ const SCALE: &str = "tensor:model.layers.0.mlp.up_proj.SCB";
 pub fn keys(sample: &Sample, variant: &str) -> Vec<(String, String)> {
     let forgery = Forgery::of(&sample.store);
     let arrays =
-        forgery.layers[variant].iter().flat_map(|layer| layer.plan["arrays"].as_array().unwrap().clone());
+        forgery.shards[variant].iter().flat_map(|shard| shard.plan["arrays"].as_array().unwrap().clone());
     let text = |value: &Value| value.as_str().unwrap().to_owned();
     arrays.map(|array| (text(&array["key"]), text(&array["encoding"]["kind"]))).collect()
 }
@@ -172,22 +172,22 @@ fn names_that_lie() {
         });
     }
     cases.add("an array twice", Expect::Notice, |f| {
-        let (layer, index) = f.find("bf16", WEIGHT);
-        let (array, chunks) = (layer.plan["arrays"][index].clone(), layer.chunks[index].clone());
-        layer.plan["arrays"].as_array_mut().unwrap().push(array);
-        layer.chunks.push(chunks);
+        let (shard, index) = f.find("bf16", WEIGHT);
+        let (array, chunks) = (shard.plan["arrays"][index].clone(), shard.chunks[index].clone());
+        shard.plan["arrays"].as_array_mut().unwrap().push(array);
+        shard.chunks.push(chunks);
     });
     cases.add("an array that no file has", Expect::Notice, |f| {
-        let (layer, index) = f.find("bf16", WEIGHT);
-        let (mut array, chunks) = (layer.plan["arrays"][index].clone(), layer.chunks[index].clone());
+        let (shard, index) = f.find("bf16", WEIGHT);
+        let (mut array, chunks) = (shard.plan["arrays"][index].clone(), shard.chunks[index].clone());
         array["key"] = json!("tensor:extra");
-        layer.plan["arrays"].as_array_mut().unwrap().push(array);
-        layer.chunks.push(chunks);
+        shard.plan["arrays"].as_array_mut().unwrap().push(array);
+        shard.chunks.push(chunks);
     });
     cases.add("an array less", Expect::Notice, |f| {
-        let (layer, index) = f.find("bf16", WEIGHT);
-        layer.plan["arrays"].as_array_mut().unwrap().remove(index);
-        layer.chunks.remove(index);
+        let (shard, index) = f.find("bf16", WEIGHT);
+        shard.plan["arrays"].as_array_mut().unwrap().remove(index);
+        shard.chunks.remove(index);
     });
     cases.add("no arrays", Expect::Notice, |f| {
         f.last("bf16").plan["arrays"] = json!([]);
@@ -337,7 +337,8 @@ fn files_that_lie() {
         "new\nline",
     ];
     for path in paths {
-        // These list another set of files, and nobody can tell that it is not the one that was packed. All of it must be inside the target.
+        // These list another set of files, and nobody can tell that it is not the one that was packed. All of it must
+        // be inside the target.
         let mut by_author = |label: String, change: &dyn Fn(&mut Forgery)| {
             let result = forged_by(Trust::Author, stores::small(), change);
             cases.report.add(&label, result.map(drop));
@@ -451,8 +452,8 @@ fn files_that_lie() {
     cases.report.finish(100);
 }
 
-/// The type and shape of a tensor are in its file's header as well. Bytes come back whatever the plan says, but loading would hand out a tensor of
-/// another kind.
+/// The type and shape of a tensor are in its file's header as well. Bytes come back whatever the plan says, but loading
+/// would hand out a tensor of another kind.
 #[test]
 fn types_and_shapes_that_are_not_those_of_the_file() {
     let _alone = alone();

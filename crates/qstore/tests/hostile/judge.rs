@@ -65,7 +65,8 @@ impl Verdict {
     }
 }
 
-/// May wrong tensors be loaded, as long as a full check notices? With all checksums forged there is nothing left that loading could notice.
+/// May wrong tensors be loaded, as long as a full check notices? With all checksums forged there is nothing left that
+/// loading could notice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trust {
     /// No: the damage is an accident.

@@ -1,5 +1,5 @@
-//! Things in the place of files: links that lead out of the store, pipes that never end, devices. A store that was fetched from somewhere can
-//! have any of them.
+//! Things in the place of files: links that lead out of the store, pipes that never end, devices. A store that was
+//! fetched from somewhere can have any of them.
 #![cfg(unix)]
 
 use std::fs;
@@ -9,12 +9,12 @@ use std::process::Command;
 
 use qstore::{Silent, Store, add, inspect, remove};
 
-use crate::common::{self, options, spec, write_checkpoint};
+use crate::common::{self, options, spec, write_checkpoint, write_options};
 use crate::common::{copy, scratch};
 use crate::judge::{Report, Trust, alone, bounded, judge};
 use crate::stores;
 
-fn layer_of(store: &Path, variant: &str) -> PathBuf {
+fn shard_of(store: &Path, variant: &str) -> PathBuf {
     let store = Store::open(store).unwrap();
     let entry = store.manifest().variant(&variant.parse().unwrap()).unwrap().clone();
     store.path().join(entry.shards[0].name.as_str())
@@ -45,7 +45,7 @@ fn no_file_of_a_store_is_followed_out_of_it_or_waited_for() {
             let path = match victim {
                 "qstore.json" => store.join("qstore.json"),
                 "kept file" => store.join("int8/tokenizer.json"),
-                variant => layer_of(&store, variant),
+                variant => shard_of(&store, variant),
             };
             let away = dir.path().join("away");
             fs::rename(&path, &away).unwrap();
@@ -68,7 +68,8 @@ fn no_file_of_a_store_is_followed_out_of_it_or_waited_for() {
     report.finish(24);
 }
 
-/// Found by reading: the staging folder is emptied when a change begins, so one that was a link emptied whatever it led to.
+/// Found by reading: the staging folder is emptied when a change begins, so one that was a link emptied whatever it led
+/// to.
 #[test]
 fn a_staging_folder_that_is_a_link_does_not_empty_what_it_leads_to() {
     let _alone = alone();
@@ -83,9 +84,9 @@ fn a_staging_folder_that_is_a_link_does_not_empty_what_it_leads_to() {
     let before = common::tree(&treasure);
     for attempt in 0..2 {
         let error = if attempt == 0 {
-            add(&store, &spec(dir.path(), "new"), &options(), &Silent).unwrap_err()
+            add(&store, &spec(dir.path(), "new"), &write_options(), &Silent).unwrap_err()
         } else {
-            remove(&store, &"bf16".parse().unwrap(), &options(), &Silent).unwrap_err()
+            remove(&store, &"bf16".parse().unwrap(), &write_options(), &Silent).unwrap_err()
         };
         assert!(error.to_string().contains(".qstore-staging"), "{error}");
         assert_eq!(common::tree(&treasure), before);
@@ -95,7 +96,7 @@ fn a_staging_folder_that_is_a_link_does_not_empty_what_it_leads_to() {
     fs::create_dir(store.join(".qstore-staging")).unwrap();
     pipe(&store.join(".qstore-staging/lock"));
     let (path, new) = (store.clone(), spec(dir.path(), "new"));
-    let result = bounded(1 << 30, move || add(&path, &new, &options(), &Silent));
+    let result = bounded(1 << 30, move || add(&path, &new, &write_options(), &Silent));
     assert!(result.is_ok(), "{result:?}");
 }
 

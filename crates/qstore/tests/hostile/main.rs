@@ -1,9 +1,10 @@
 //! Attacks on the reader and on the writer.
 //!
-//! A store comes from the network, and so may a checkpoint. Whatever is wrong with either, by accident ([`damage`]) or on purpose, with every
-//! checksum made to fit ([`forged_manifest`], [`forged_plan`], [`forged_bundles`], [`forged_chains`], [`forged_chunks`], [`bombs`]; [`checkpoints`] for the writer's input), the answer
-//! is an error or exactly the bytes that were packed: never a panic, never other bytes, never half a folder, never an allocation out of
-//! proportion, never a wait without end. [`judge`] checks all of that for each case.
+//! A store comes from the network, and so may a checkpoint. Whatever is wrong with either, by accident ([`damage`]) or
+//! on purpose, with every checksum made to fit ([`forged_manifest`], [`forged_plan`], [`forged_bundles`],
+//! [`forged_chains`], [`forged_chunks`], [`bombs`]; [`checkpoints`] for the writer's input), the answer is an error or
+//! exactly the bytes that were packed: never a panic, never other bytes, never half a folder, never an allocation out
+//! of proportion, never a wait without end. [`judge`] checks all of that for each case.
 #![allow(clippy::type_complexity, reason = "tables of cases")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 #![allow(

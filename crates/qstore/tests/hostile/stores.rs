@@ -4,13 +4,13 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
-use qstore::{Dtype, Options, Silent, VariantSpec, pack};
+use qstore::{Dtype, Silent, VariantSpec, WriteOptions, pack};
 use rand::{RngExt as _, SeedableRng as _};
 use tempfile::TempDir;
 
 use crate::common::experts::{Lie, each, fused};
 use crate::common::{
-    self, Gptq, Tensor, Tensors, gptq, llm_int8, model, options, scratch, spec, write_checkpoint,
+    self, Gptq, Tensor, Tensors, gptq, llm_int8, model, scratch, spec, write_checkpoint, write_options,
 };
 use crate::judge::Originals;
 
@@ -57,7 +57,8 @@ pub fn chain() -> &'static Sample {
         let double = common::weights(&mut rng, Dtype::BF16, 32, 192);
         high.insert("double_proj.weight".to_owned(), double);
         high.insert("empty".to_owned(), Tensor::new(Dtype::BF16, &[0, 7], Vec::new()));
-        // In LLM.int8() other codes than the weights', so that these are given those of 8 bits; its own are given codes all the same.
+        // In LLM.int8() other codes than the weights', so that these are given those of 8 bits; its own are given codes
+        // all the same.
         let spread = |f: f32| high.iter().map(|(name, t)| (name.clone(), scaled(t, f))).collect::<Tensors>();
         let mut originals = Originals::default();
         for (name, tensors) in [
@@ -73,13 +74,14 @@ pub fn chain() -> &'static Sample {
         }
         let store = dir.path().join("store");
         let specs = ["bf16", "int8", "gptq8", "gptq4"].map(|name| spec(dir.path(), name));
-        pack(&specs, &store, &options(), &Silent).unwrap();
+        pack(&specs, &store, &write_options(), &Silent).unwrap();
         Sample { _dir: dir, store, originals: Arc::new(originals) }
     })
 }
 
-/// Experts: quantised ones of one layer, a tensor each; in `bf16` all of a layer in one tensor, whose parts are given these codes in the first layer and not
-/// stored apart in the second; and in `each` a tensor each, which refer to parts in the first layer and to rows in the second.
+/// Experts: quantised ones of one layer, a tensor each; in `bf16` all of a layer in one tensor, whose parts are given
+/// these codes in the first layer and not stored apart in the second; and in `each` a tensor each, which refer to parts
+/// in the first layer and to rows in the second.
 pub fn experts() -> &'static Sample {
     static SAMPLE: OnceLock<Sample> = OnceLock::new();
     SAMPLE.get_or_init(|| {
@@ -98,7 +100,7 @@ pub fn experts() -> &'static Sample {
         }
         let store = dir.path().join("store");
         let specs = ["bf16", "each", "int8"].map(|name| spec(dir.path(), name));
-        pack(&specs, &store, &options(), &Silent).unwrap();
+        pack(&specs, &store, &write_options(), &Silent).unwrap();
         Sample { _dir: dir, store, originals: Arc::new(originals) }
     })
 }
@@ -125,7 +127,8 @@ fn make(seed: u64, shapes: &[(usize, usize)], verbatim: bool, shard_size: u64) -
     for at in (0..weights.len()).step_by(997).map(|at| at / 2 * 2) {
         weights[at..at + 2].copy_from_slice(&[0x81, 0x7f]);
     }
-    // Noise, which is stored raw; numbers of 4 bytes, for zstd; nothing at all. Small ones are slices, of bundles like them.
+    // Noise, which is stored raw; numbers of 4 bytes, for zstd; nothing at all. Small ones are slices, of bundles like
+    // them.
     let mut noise = |bytes: usize| (0..bytes).map(|_| rng.random::<u8>()).collect();
     high.insert("noise".to_owned(), Tensor::new(Dtype::U8, &[20, 30], noise(600)));
     let numbers = |count: u32| (0..count).flat_map(|i| (i * i).to_le_bytes()).collect();
@@ -148,7 +151,7 @@ fn make(seed: u64, shapes: &[(usize, usize)], verbatim: bool, shard_size: u64) -
     }
     let store = dir.path().join("store");
     let low = VariantSpec { verbatim, ..spec(dir.path(), "int8") };
-    let options = Options { shard_size, ..options() };
+    let options = WriteOptions { shard_size, ..write_options() };
     pack(&[spec(dir.path(), "bf16"), low], &store, &options, &Silent).unwrap();
     Sample { _dir: dir, store, originals: Arc::new(originals) }
 }

@@ -1,4 +1,5 @@
-//! Codes given codes given codes, whose chunks do not align: each chunk would ask for two of the level below, and reading the top one take 2^levels steps.
+//! Codes given codes given codes, whose chunks do not align: each chunk would ask for two of the level below, and
+//! reading the top one take 2^levels steps.
 
 use qstore_container::ChunkForm;
 use qstore_kernels::SymbolTable;
@@ -6,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::common::{options, scratch};
 use crate::described::{int8, int8_values};
-use crate::forge::{Chunks, Forgery, Layer, Twist};
+use crate::forge::{Chunks, ForgedShard, Forgery, Twist};
 use crate::stores;
 
 const ROWS: usize = 12;
@@ -72,7 +73,7 @@ fn add_level(f: &mut Forgery, level: usize, rows_per_chunk: usize) {
     f.manifest["variants"].as_array_mut().unwrap().push(entry);
     let plan = json!({"variant": name(level), "given": below, "arrays": [scale, array], "files": [file]});
     let chunks = vec![vec![(ChunkForm::Raw, vec![0; scale_bytes])], chunks];
-    f.layers.insert(name(level), vec![Layer { plan, chunks, twist: Twist::None }]);
+    f.shards.insert(name(level), vec![ForgedShard { plan, chunks, twist: Twist::None }]);
 }
 
 #[test]

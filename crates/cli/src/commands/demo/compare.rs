@@ -18,7 +18,8 @@ pub(crate) struct Comparison {
     pub(crate) differences: Vec<String>,
 }
 
-/// Compares every file below `original` with the one of the same name below `restored`. Links are followed: a hub's cache consists of them.
+/// Compares every file below `original` with the one of the same name below `restored`. Links are followed: a hub's
+/// cache consists of them.
 pub(crate) fn compare(original: &Path, restored: &Path) -> Result<Comparison, Failure> {
     let wanted = files_below(original)?;
     let found = files_below(restored)?;

@@ -4,7 +4,8 @@ mod compare;
 mod tour;
 mod workplace;
 
-use qstore::{Dtype, ModelSpec};
+use qstore::Dtype;
+use qstore_quantize::ModelSpec;
 
 use self::tour::Tour;
 use self::workplace::Workplace;

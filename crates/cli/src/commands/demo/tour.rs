@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use qstore::{ModelSpec, Precision, Store, VariantName, VariantSpec};
+use qstore::{Store, VariantName, VariantSpec};
+use qstore_quantize::{ModelSpec, Precision};
 
 use super::compare::{Comparison, compare, total_bytes};
 use super::workplace::{Workplace, name_of};
@@ -51,7 +52,7 @@ impl<'a> Tour<'a> {
 
     pub(crate) fn make(&mut self, spec: &ModelSpec) -> Result<VariantSpec, Failure> {
         let folder = self.workplace.path("model");
-        qstore::synthesise(spec, &folder, &self.console.options, &self.console.bars)?;
+        qstore_quantize::synthesise(spec, &folder, &self.console.options, &self.console.bars)?;
         let name = name_of(&folder);
         let size = bytes(total_bytes(&folder)?);
         self.tell(&format!("Made up a model like Llama: {}, {size} as {name}", weights(spec.weights())))?;
@@ -61,7 +62,8 @@ impl<'a> Tour<'a> {
     pub(crate) fn quantize(&mut self, high: &VariantSpec) -> Result<VariantSpec, Failure> {
         let folder = self.workplace.path("model-int8");
         let Console { options, bars, .. } = self.console;
-        let done = qstore::quantize(&high.folder, &folder, Precision::Int8, options, bars)?;
+        let done =
+            qstore_quantize::quantize(&high.folder, &folder, Precision::Int8, &options.machine(), bars)?;
         let size = bytes(total_bytes(&folder)?);
         let matrices = count(done.quantized, "tensor");
         self.tell(&format!("Quantized {matrices} of it to INT8, as bitsandbytes does: {size}"))?;
@@ -76,9 +78,11 @@ impl<'a> Tour<'a> {
 
     pub(crate) fn verify(&mut self) -> Result<(), Failure> {
         let store = Store::open(&self.store)?;
-        let verification = qstore::verify(&store, None, false, &self.console.options, &self.console.bars)?;
+        let verification =
+            qstore::verify(&store, None, false, &self.console.options.machine(), &self.console.bars)?;
         if !verification.is_sound() {
-            let problems: Vec<_> = verification.variants.iter().flat_map(|v| &v.problems).cloned().collect();
+            let problems: Vec<_> =
+                verification.variants.iter().flat_map(|v| &v.problems).map(ToString::to_string).collect();
             return Err(Failure::Check(format!("the store does not verify: {}", problems.join("; "))));
         }
         self.tell("Verified it: every file decodes to the SHA-256 that it was packed with")
@@ -89,7 +93,7 @@ impl<'a> Tour<'a> {
         let store = Store::open(&self.store)?;
         for VariantSpec { name, folder, .. } in variants {
             let restored = self.workplace.path(&format!("restored-{name}"));
-            qstore::unpack(&store, name, &restored, &self.console.options, &self.console.bars)?;
+            qstore::unpack(&store, name, &restored, &self.console.options.machine(), &self.console.bars)?;
             let Comparison { equal, differences } = compare(folder, &restored)?;
             if !differences.is_empty() {
                 let differences = differences.join("; ");

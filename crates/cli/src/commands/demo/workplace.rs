@@ -60,7 +60,8 @@ impl Workplace {
 pub(crate) fn name_of(folder: &Path) -> &'static str {
     let config = fs::read(folder.join("config.json")).unwrap_or_default();
     let config: serde_json::Value = serde_json::from_slice(&config).unwrap_or_default();
-    // transformers 5 writes `dtype`, 4 wrote `torch_dtype`; a multimodal model may have it only in its language model's part.
+    // transformers 5 writes `dtype`, 4 wrote `torch_dtype`; a multimodal model may have it only in its language model's
+    // part.
     let dtype = ["/dtype", "/torch_dtype", "/text_config/dtype", "/text_config/torch_dtype"]
         .iter()
         .find_map(|pointer| config.pointer(pointer)?.as_str());

@@ -31,7 +31,8 @@ fn number(dtype: Dtype) -> Number {
     }
 }
 
-/// A matrix of 4 rows and 8 columns as GPTQ describes it, in 2 groups: scale 10 * group + row, zero-point 4 * group + row.
+/// A matrix of 4 rows and 8 columns as GPTQ describes it, in 2 groups: scale 10 * group + row, zero-point 4 * group +
+/// row.
 struct Parts {
     bits: u8,
     add: u8,
@@ -164,7 +165,8 @@ fn numbers(array: &'static str, number: Number, tile: [u64; 2]) -> Factor<&'stat
     Factor::Numbers(Numbers { field: Field::of(array), number, tile })
 }
 
-/// Made-up formats that nobody has yet: tiles of two dimensions, several scales of different tiles, levels that are floats, biases.
+/// Made-up formats that nobody has yet: tiles of two dimensions, several scales of different tiles, levels that are
+/// floats, biases.
 #[test]
 fn tiles_of_all_numbers_go_together() {
     let arrays = |name: &&str| match *name {
