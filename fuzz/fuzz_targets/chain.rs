@@ -131,7 +131,8 @@ fuzz_target!(|input: Input| {
     }
     let options = Options { threads: 1, ..Options::default() };
     let path = root.join("store");
-    pack(&specs, &path, &options, &Silent).expect("all is well-formed, and whatever it means is stored");
+    pack(&specs, &path, &options.clone().into(), &Silent)
+        .expect("all is well-formed, and whatever it means is stored");
     let store = Store::open(&path).expect("a packed store opens");
     for (name, _) in &variants {
         let out = root.join(format!("out-{name}"));

@@ -38,7 +38,7 @@ fuzz_target!(|input: Input| {
         specs.push(VariantSpec::new(name.parse().expect("a name"), root.join(name)));
     }
     let options = Options { threads: 1, ..Options::default() };
-    if pack(&specs, &root.join("store"), &options, &Silent).is_err() {
+    if pack(&specs, &root.join("store"), &options.clone().into(), &Silent).is_err() {
         assert!(!root.join("store").exists(), "a refused folder leaves no store");
         return;
     }

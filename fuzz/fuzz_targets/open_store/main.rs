@@ -61,8 +61,7 @@ impl Shard {
         plan: &[u8],
     ) -> Self {
         let chunks = write_chunks(records);
-        let tail =
-            Tail { tables: tables.len() as u64, chunks: chunks.len() as u64, plan: plan.len() as u64 };
+        let tail = Tail { tables: tables.len() as u64, chunks: chunks.len() as u64, plan: plan.len() as u64 };
         let mut layout = ShardLayout::default();
         streams.iter().for_each(|(key, bytes)| layout.push(key, *bytes));
         let reserved = ShardLayout::reserve(streams.iter().map(|(key, _)| key), data.len() as u64);
@@ -83,7 +82,8 @@ impl Shard {
 
     /// What the manifest says of it, as the only shard of a variant.
     fn entry(&self, name: &VariantName) -> ShardFile {
-        let tail = &self.bytes[self.bytes.len() - usize::try_from(self.tail.bytes()).expect("it is in memory")..];
+        let tail =
+            &self.bytes[self.bytes.len() - usize::try_from(self.tail.bytes()).expect("it is in memory")..];
         let id = Hash128::of(tail);
         let file = ShardFile {
             name: format!("{name}-{:.12}.safetensors", id.to_string()).parse().expect("a path"),
