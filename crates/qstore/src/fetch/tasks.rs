@@ -174,8 +174,10 @@ impl Tasks {
         task.own = own.into_iter().collect();
         task.own.sort_unstable();
         for place in &task.own {
-            let later =
-                self.uses.get(place).and_then(|pieces| pieces.iter().find(|piece| **piece >= self.next));
+            let later = self
+                .uses
+                .get(place)
+                .and_then(|pieces| pieces.get(pieces.partition_point(|piece| *piece < self.next)));
             let Some(later) = later else { continue };
             let is_near = later - self.next < NEAR;
             let bytes = self.kept_bytes.saturating_add(place.length);
@@ -242,7 +244,9 @@ impl Tasks {
         let of_groups = task.groups.iter().flat_map(|places| places.iter());
         for place in task.pieces.iter().flat_map(|piece| &piece.places).chain(of_groups) {
             let Some(uses) = self.uses.get_mut(place) else { continue };
-            uses.retain(|piece| !pieces.contains(piece));
+            // They are sorted; very many pieces may need one place, as slices do their bundle.
+            let of_task = [pieces.start, pieces.end].map(|end| uses.partition_point(|piece| *piece < end));
+            uses.drain(of_task[0]..of_task[1]);
             if uses.is_empty() {
                 self.uses.remove(place);
                 if self.kept.remove(place).is_some() {

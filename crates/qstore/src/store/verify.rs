@@ -258,8 +258,10 @@ fn check_stored(
     let (all, done) = (pieces.clone(), Mutex::new(HashSet::new()));
     let check = |piece: StoredPiece, from: &Fetched| {
         let (index, reader, chunks) = &piece;
-        if let Err(problem) = reader.check_stored(from, chunks.clone()) {
-            note(*index, &problem);
+        match reader.check_stored(from, chunks.clone()).map_err(|error| variant.or_changed(error)) {
+            Ok(()) => {}
+            Err(error @ Error::Changed(_)) => return Err(error),
+            Err(problem) => note(*index, &problem),
         }
         done.lock().unwrap_or_else(PoisonError::into_inner).insert((*index, chunks.start));
         Ok(progress.advance(stored(&piece))?)
