@@ -11,10 +11,10 @@ use qstore_kernels::DecodeError;
 use super::bytes::{ArrayBytes, fetch_for};
 use super::given::GivenReader;
 use super::parts::{Parts, Rows};
-use crate::codec::{Codec, GivenOfChunk, Workspace, with_workspace};
+use crate::codec::{Codec, GivenOfChunk, Workspace, at_least, with_workspace};
 use crate::fetch::{Fetched, Needs, Place};
 use crate::storage::Storage;
-use crate::variant::{Shard, Variant, about_array};
+use crate::variant::{ChunkId, Shard, Variant, about_array};
 
 /// Stored bytes of a stretch of chunks that are checked at a time.
 const STRETCH_BYTES: u64 = 4 << 20;
@@ -25,6 +25,8 @@ pub(crate) struct ArrayReader {
     variant: Arc<Variant>,
     shard: usize,
     index: usize,
+    /// Bytes of the array decoded.
+    bytes: u64,
     held: Held,
 }
 
@@ -34,7 +36,7 @@ pub(super) enum Held {
     /// In chunks of its own.
     Chunks(Box<Chunks>),
     /// In a bundle, from a byte on.
-    Slice { bundle: Box<ArrayReader>, start: u64 },
+    Slice { bundle: Arc<ArrayReader>, start: u64 },
     /// In matrices of which it consists.
     Parts(Parts),
     /// In another array, of which it is a matrix.
@@ -53,9 +55,9 @@ pub(super) struct Chunks {
 }
 
 impl ArrayReader {
-    /// The array at `(shard, index)` of the variant.
-    pub(super) fn new(variant: Arc<Variant>, (shard, index): (usize, usize), held: Held) -> Self {
-        Self { variant, shard, index, held }
+    /// The array at `(shard, index)` of the variant, which has so many bytes.
+    pub(super) fn new(variant: Arc<Variant>, (shard, index): (usize, usize), bytes: u64, held: Held) -> Self {
+        Self { variant, shard, index, bytes, held }
     }
 
     /// The plan's entry of the array whose bytes are read (for a reference the one referred to).
@@ -64,8 +66,8 @@ impl ArrayReader {
     }
 
     /// Bytes of the array decoded.
-    pub(crate) fn bytes(&self) -> Result<u64> {
-        self.stored().bytes().map_err(|e| self.damaged(&e))
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     fn of_shard(&self) -> &Shard {
@@ -234,11 +236,8 @@ impl ArrayReader {
             return Ok(());
         }
         let end = offset.saturating_add(out.len() as u64);
-        if let Held::Slice { bundle, start } = &self.held
-            && let Some(bytes) = self.variant.bundles().held((bundle.shard, bundle.index))
-        {
-            self.check_within(&(offset..end))?;
-            return self.copy_slice(&bytes, start.saturating_add(offset), out);
+        if self.copy_held(offset, out) {
+            return Ok(());
         }
         let from = fetch_for(self, |needs| self.needs(offset..end, needs))?;
         self.decode(&from, offset, out)
@@ -258,36 +257,67 @@ impl ArrayReader {
     }
 
     fn check_within(&self, bytes: &Range<u64>) -> Result<()> {
-        if bytes.start <= bytes.end && bytes.end <= self.bytes()? {
+        if bytes.start <= bytes.end && bytes.end <= self.bytes {
             return Ok(());
         }
         Err(self.damaged(&"more is asked of it than it has"))
     }
 
-    /// Fills `out` from byte `start` of its bundle on.
-    fn decode_slice(&self, from: &Fetched, bundle: &Self, start: u64, out: &mut [u8]) -> Result<()> {
-        let decode = || {
-            let mut bytes = zeroed(bundle.bytes()?).at(self.folder(), "cannot hold a bundle")?;
-            bundle.decode(from, 0, &mut bytes)?;
-            Ok(bytes)
-        };
-        let bytes = self.variant.bundles().get((bundle.shard, bundle.index), bundle.bytes()?, decode);
-        let bytes = bytes.map_err(|error| match error {
+    /// Fills `out` from byte `offset` on, if a chunk is held that has all of it.
+    fn copy_held(&self, offset: u64, out: &mut [u8]) -> bool {
+        match &self.held {
+            Held::Slice { bundle, start } => bundle.copy_held(start.saturating_add(offset), out),
+            Held::Chunks(_) if self.coded_matrix().is_none() => {
+                let full = self.stored().chunk_bytes().max(1);
+                let held = self.variant.held().held(self.chunk_id(offset / full));
+                let skip = size(offset % full);
+                let part = held.as_ref().and_then(|chunk| chunk.get(skip..)?.get(..out.len()));
+                part.is_some_and(|part| {
+                    out.copy_from_slice(part);
+                    true
+                })
+            }
+            _ => false,
+        }
+    }
+
+    fn chunk_id(&self, index: u64) -> ChunkId {
+        (self.shard, self.index, index)
+    }
+
+    /// Calls `work` with chunk `index`, which has `bytes` bytes, of which so many are `wanted`. It is held for others
+    /// if that is a little; `buffer` is for it otherwise.
+    pub(super) fn with_chunk(
+        &self,
+        from: &Fetched,
+        (index, bytes, wanted): (u64, u64, usize),
+        buffer: &mut Vec<u8>,
+        work: impl FnOnce(&[u8]),
+    ) -> Result<()> {
+        if wanted as u64 <= bytes / 2 {
+            let chunk = self.variant.held().get(self.chunk_id(index), bytes, || {
+                let mut chunk = zeroed(bytes).at(self.folder(), "cannot hold a chunk")?;
+                self.decode_chunk(from, index, &mut chunk)?;
+                Ok(chunk)
+            })?;
+            work(&chunk);
+        } else {
+            let chunk = at_least(buffer, size(bytes));
+            self.decode_chunk(from, index, chunk)?;
+            work(chunk);
+        }
+        Ok(())
+    }
+
+    /// `error` of reading its bundle, which is about this array.
+    fn of_slice(&self, error: Error) -> Error {
+        match error {
             Error::Damaged { path, what, subject } => {
                 let what = format!("{}: {what}", self.stored().key);
                 self.of_this(Error::Damaged { path, what, subject })
             }
             other => other,
-        })?;
-        self.copy_slice(&bytes, start, out)
-    }
-
-    /// Fills `out` from byte `start` of its decoded bundle on.
-    fn copy_slice(&self, bundle: &[u8], start: u64, out: &mut [u8]) -> Result<()> {
-        let from = size(start);
-        let part = from.checked_add(out.len()).and_then(|end| bundle.get(from..end));
-        out.copy_from_slice(part.ok_or_else(|| self.damaged(&"it is not within its bundle"))?);
-        Ok(())
+        }
     }
 }
 
@@ -295,7 +325,10 @@ impl ArrayBytes for ArrayReader {
     fn needs(&self, bytes: Range<u64>, needs: &mut Needs) -> Result<()> {
         self.check_within(&bytes)?;
         match &self.held {
-            Held::Slice { bundle, .. } => return bundle.needs(0..bundle.bytes()?, needs),
+            Held::Slice { bundle, start } => {
+                let there = start.saturating_add(bytes.start)..start.saturating_add(bytes.end);
+                return bundle.needs(there, needs).map_err(|e| self.of_slice(e));
+            }
             Held::Parts(parts) => return parts.needs(bytes, needs),
             Held::Rows(rows) => return rows.needs(bytes, needs),
             Held::Chunks(_) => {}
@@ -314,7 +347,8 @@ impl ArrayBytes for ArrayReader {
         self.check_within(&bytes)?;
         match &self.held {
             Held::Slice { bundle, start } => {
-                return self.decode_slice(from, bundle, start.saturating_add(offset), out);
+                let decoded = bundle.decode(from, start.saturating_add(offset), out);
+                return decoded.map_err(|e| self.of_slice(e));
             }
             Held::Parts(parts) => return parts.decode(from, offset, out).map_err(|e| self.of_this(e)),
             Held::Rows(rows) => return rows.decode(from, offset, out),

@@ -56,7 +56,7 @@ impl ArrayReader {
 
     /// The chunks that hold a stretch of what is coded.
     fn stretches(&self, bytes: Range<u64>) -> Result<impl Iterator<Item = Stretch> + use<>> {
-        let (total, full) = (self.bytes()?, self.stored().chunk_bytes().max(1));
+        let (total, full) = (self.bytes(), self.stored().chunk_bytes().max(1));
         let indices = if bytes.is_empty() { 0..0 } else { bytes.start / full..bytes.end.div_ceil(full) };
         Ok(indices.map(move |index| {
             let start = index * full;
@@ -72,16 +72,15 @@ impl ArrayReader {
 
     /// Fills `out` with what is coded, from byte `offset` on; the caller has checked that there is so much.
     pub(super) fn decode_flat(&self, from: &Fetched, offset: u64, out: &mut [u8]) -> Result<()> {
-        let mut rest = out;
-        for stretch in self.stretches(offset..offset + rest.len() as u64)? {
-            let (head, tail) = rest.split_at_mut(size(stretch.wanted.end - stretch.wanted.start));
-            if head.len() as u64 == stretch.bytes {
-                self.decode_chunk(from, stretch.index, head)?;
+        let (mut rest, mut buffer) = (out, Vec::new());
+        for Stretch { index, bytes, wanted } in self.stretches(offset..offset + rest.len() as u64)? {
+            let (head, tail) = rest.split_at_mut(size(wanted.end - wanted.start));
+            if head.len() as u64 == bytes {
+                self.decode_chunk(from, index, head)?;
             } else {
-                let mut chunk = zeroed(stretch.bytes).at(self.folder(), "cannot hold a chunk")?;
-                self.decode_chunk(from, stretch.index, &mut chunk)?;
-                let skip = size(stretch.wanted.start);
-                head.copy_from_slice(&chunk[skip..skip + head.len()]);
+                self.with_chunk(from, (index, bytes, head.len()), &mut buffer, |chunk| {
+                    head.copy_from_slice(&chunk[size(wanted.start)..size(wanted.end)]);
+                })?;
             }
             rest = tail;
         }
@@ -231,18 +230,20 @@ impl ArrayReader {
         let mut buffer = Vec::new();
         for (index, place) in tiles {
             let chunk_line = size((place.cols.end - place.cols.start) * width).max(1);
-            let bytes = size(place.rows.end - place.rows.start).saturating_mul(chunk_line);
-            let chunk = at_least(&mut buffer, bytes);
-            self.decode_chunk(from, index, chunk)?;
+            let bytes = (place.rows.end - place.rows.start).saturating_mul(chunk_line as u64);
             // What both have.
             let shared = place.cols.start.max(cols.start)..place.cols.end.min(cols.end);
+            let shared_rows = place.rows.start.max(rows.start)..place.rows.end.min(rows.end);
             let (skip, to) =
                 (size((shared.start - place.cols.start) * width), size((shared.start - cols.start) * width));
-            let bytes = size((shared.end - shared.start) * width);
-            for row in place.rows.start.max(rows.start)..place.rows.end.min(rows.end) {
-                let source = &chunk[size(row - place.rows.start) * chunk_line + skip..][..bytes];
-                out[size(row - rows.start) * line + to..][..bytes].copy_from_slice(source);
-            }
+            let run = size((shared.end - shared.start) * width);
+            let wanted = size(shared_rows.end - shared_rows.start) * run;
+            self.with_chunk(from, (index, bytes, wanted), &mut buffer, |chunk| {
+                for row in shared_rows {
+                    let source = &chunk[size(row - place.rows.start) * chunk_line + skip..][..run];
+                    out[size(row - rows.start) * line + to..][..run].copy_from_slice(source);
+                }
+            })?;
         }
         Ok(())
     }

@@ -57,7 +57,7 @@ pub(super) struct Described {
     /// Rows and columns of what is coded.
     pub(super) shape: [u64; 2],
     pub(super) kind: Kind,
-    /// The arrays of the values.
+    /// Where the values lie.
     pub(super) values: Vec<Value>,
     /// What these need: every chunk asks for it until one has been decoded.
     pub(super) values_group: Group,
@@ -74,13 +74,14 @@ pub(super) enum Kind {
     Codes(Box<Dequantization<ArrayRef>>, u8),
 }
 
-/// An array that says what codes stand for.
+/// An array that says what codes stand for; once for each field that lies in it.
 #[derive(Debug)]
 pub(super) struct Value {
     pub(super) name: ArrayRef,
     pub(super) dtype: Dtype,
     pub(super) shape: Vec<u64>,
-    pub(super) bytes: u64,
+    /// Those of the array that the field lies in.
+    pub(super) bytes: Range<u64>,
     pub(super) array: Box<dyn ArrayBytes>,
 }
 
@@ -99,7 +100,7 @@ impl GivenReader {
     pub(crate) fn needs(&self, [rows, columns]: [Range<usize>; 2], needs: &mut Needs) -> Result<()> {
         if let (None, Some(Described { values, values_group, .. })) = (self.meaning.get(), &self.described) {
             let each = |listed: &mut Needs| {
-                values.iter().try_for_each(|value| value.array.needs(0..value.bytes, listed))
+                values.iter().try_for_each(|value| value.array.needs(value.bytes.clone(), listed))
             };
             values_group.add_to(needs, each)?;
         }

@@ -1,11 +1,12 @@
 //! From a plan's entry to a reader: of the array, of what it refers to, and of what it is given. Nothing is read for
 //! that.
 
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
 use qstore_checkpoint::{Error, FloatKind, IoContext as _, Result, zeroed};
-use qstore_container::{ArrayKey, ArrayRef, ChunkForm, Encoding};
+use qstore_container::{ArrayKey, ArrayRef, ChunkForm, Encoding, Field};
 
 use super::array::{ArrayReader, Chunks, Held};
 use super::bytes::ArrayBytes as _;
@@ -16,46 +17,81 @@ use crate::fetch::{Fetched, Group, Needs, Place, fetch};
 use crate::formats::Checkpoint;
 use crate::variant::{Variant, about_array, coded_shape};
 
-impl ArrayReader {
+/// Opens readers of very many arrays: slices of a bundle share the bundle's.
+#[derive(Debug, Default)]
+pub(crate) struct Readers {
+    bundles: Vec<(Arc<Variant>, BundleReaders)>,
+}
+
+/// Readers of a variant's bundles by their places.
+type BundleReaders = HashMap<(usize, usize), Arc<ArrayReader>>;
+
+impl Readers {
     /// A reader of one array of a variant; of a reference to all of another that one's.
-    pub(crate) fn open(variant: &Arc<Variant>, key: &ArrayKey) -> Result<Self> {
+    pub(crate) fn open(&mut self, variant: &Arc<Variant>, key: &ArrayKey) -> Result<ArrayReader> {
         match &variant.stored_array(key)?.encoding {
-            Encoding::Reference { to, view } if view.is_whole() => Self::open_referred(variant, to),
+            Encoding::Reference { to, view } if view.is_whole() => {
+                self.open(&variant.referred(to)?, &to.array)
+            }
             _ => {
                 let place =
                     variant.place(key).ok_or_else(|| Error::internal(format!("{key}: it is nowhere")))?;
-                Self::open_at(variant, place)
+                self.open_at(variant, place)
             }
         }
     }
 
-    /// A reader of an array that a variant's plan refers to.
-    pub(crate) fn open_referred(variant: &Arc<Variant>, to: &ArrayRef) -> Result<Self> {
-        Self::open(&variant.referred(to)?, &to.array)
-    }
-
     /// A reader of the array at a place of the variant, which is no reference to all of another.
-    fn open_at(variant: &Arc<Variant>, place: (usize, usize)) -> Result<Self> {
+    fn open_at(&mut self, variant: &Arc<Variant>, place: (usize, usize)) -> Result<ArrayReader> {
         let array = variant.array_at(place);
         let (file, index) = (variant.shard(place.0), place.1);
         let damaged = |what: &dyn ToString| damaged_array(variant, place, what);
         let held = match &array.encoding {
             Encoding::Slice { .. } => {
                 let (bundle, start) = file.slice(index).ok_or_else(|| damaged(&"it has no bundle"))?;
-                Held::Slice { bundle: Box::new(Self::open_at(variant, (place.0, bundle))?), start }
+                Held::Slice { bundle: self.bundle(variant, (place.0, bundle))?, start }
             }
             Encoding::Parts { parts } => {
-                let part = |part: &qstore_container::Part| {
+                let mut part = |part: &qstore_container::Part| {
                     let placed = part.view.place(&array.shape).map_err(|e| damaged(&e))?;
-                    Ok(Part { placed, array: Box::new(Self::open(variant, &part.array)?) })
+                    Ok(Part { placed, array: Box::new(self.open(variant, &part.array)?) })
                 };
-                let parts = parts.iter().map(part).collect::<Result<_>>()?;
+                let parts = parts.iter().map(&mut part).collect::<Result<_>>()?;
                 Held::Parts(Parts { parts, width: array.width() })
             }
             Encoding::Reference { to, view } => Held::Rows(Rows::open(variant, to, view)?),
             _ => Held::Chunks(Box::new(chunks(variant, place)?)),
         };
-        Ok(Self::new(variant.clone(), place, held))
+        let bytes = array.bytes().map_err(|e| damaged(&e))?;
+        Ok(ArrayReader::new(variant.clone(), place, bytes, held))
+    }
+
+    fn bundle(&mut self, variant: &Arc<Variant>, place: (usize, usize)) -> Result<Arc<ArrayReader>> {
+        let of_variant = match self.bundles.iter().position(|(known, _)| Arc::ptr_eq(known, variant)) {
+            Some(index) => index,
+            None => {
+                self.bundles.push((variant.clone(), HashMap::new()));
+                self.bundles.len() - 1
+            }
+        };
+        if let Some(reader) = self.bundles[of_variant].1.get(&place) {
+            return Ok(reader.clone());
+        }
+        let reader = Arc::new(self.open_at(variant, place)?);
+        self.bundles[of_variant].1.insert(place, reader.clone());
+        Ok(reader)
+    }
+}
+
+impl ArrayReader {
+    /// A reader of one array of a variant; of a reference to all of another that one's.
+    pub(crate) fn open(variant: &Arc<Variant>, key: &ArrayKey) -> Result<Self> {
+        Readers::default().open(variant, key)
+    }
+
+    /// A reader of an array that a variant's plan refers to.
+    pub(crate) fn open_referred(variant: &Arc<Variant>, to: &ArrayRef) -> Result<Self> {
+        Self::open(&variant.referred(to)?, &to.array)
     }
 }
 
@@ -114,27 +150,29 @@ fn given(variant: &Arc<Variant>, place: (usize, usize)) -> Result<Option<GivenRe
     let Some(given) = array.encoding.given() else { return Ok(None) };
     let shape = coded_shape(array).ok_or_else(|| damaged("a residual that is no matrix"))?;
     let float = || FloatKind::of_stored(array).ok_or_else(|| damaged("a residual of other elements"));
-    let mut names: Vec<&ArrayRef> = given.values.arrays().collect();
+    let mut fields: Vec<_> = given.values.fields().map(|(name, field)| ("given", name, field)).collect();
     let kind = match &array.encoding {
         Encoding::Residual { .. } => Kind::Bins(float()?),
         Encoding::StepResidual { subdivisions, .. } => Kind::Subdivisions(*subdivisions, float()?),
         Encoding::CodeResidual { own, layout, .. } => {
-            names.extend(own.arrays());
+            fields.extend(own.fields().map(|(name, field)| ("own", name, field)));
             Kind::Codes(own.clone(), layout.bits())
         }
         _ => return Ok(None),
     };
-    let value = |name: &ArrayRef| {
-        let stored = variant.stored(name)?;
+    let value = |(side, name, field): (&str, &str, &Field<ArrayRef>)| {
+        let stored = variant.stored(&field.array)?;
+        let placed = field.view.place(&stored.shape);
+        let elements = placed.map_err(|e| damaged(&format!("{side}.{name}.{e}")))?.elements();
         Ok(Value {
-            name: name.clone(),
+            name: field.array.clone(),
             dtype: stored.dtype,
             shape: stored.shape.clone(),
-            bytes: stored.bytes().map_err(|e| damaged(&e.to_string()))?,
-            array: Box::new(ArrayReader::open_referred(variant, name)?),
+            bytes: elements.start * stored.width()..elements.end * stored.width(),
+            array: Box::new(ArrayReader::open_referred(variant, &field.array)?),
         })
     };
-    let values = names.into_iter().map(value).collect::<Result<_>>()?;
+    let values = fields.into_iter().map(value).collect::<Result<_>>()?;
     let codes = variant.stored(&given.codes.array)?;
     let reader = CodeReader::new(
         ArrayReader::open_referred(variant, &given.codes.array)?,
@@ -176,7 +214,7 @@ pub(crate) fn decode_each(
     let mut out = zeroed(bytes).at(variant.folder(), "cannot hold tensors")?;
     let mut rest = &mut out[..];
     for reader in readers {
-        let own = usize::try_from(reader.bytes()?).unwrap_or(usize::MAX);
+        let own = usize::try_from(reader.bytes()).unwrap_or(usize::MAX);
         let (own, tail) = rest.split_at_mut_checked(own).ok_or_else(wrong)?;
         reader.decode(from, 0, own)?;
         rest = tail;
@@ -193,16 +231,17 @@ pub(crate) fn read_each<'k>(
     keys: impl Iterator<Item = &'k ArrayKey>,
     bytes: u64,
 ) -> Result<Vec<u8>> {
-    let readers = keys.map(|key| ArrayReader::open(variant, key)).collect::<Result<Vec<_>>>()?;
+    let mut open = Readers::default();
+    let readers = keys.map(|key| open.open(variant, key)).collect::<Result<Vec<_>>>()?;
     let mut needs = Needs::default();
-    readers.iter().try_for_each(|reader| reader.needs(0..reader.bytes()?, &mut needs))?;
+    readers.iter().try_for_each(|reader| reader.needs(0..reader.bytes(), &mut needs))?;
     decode_each(&readers, &fetch(variant.storage(), needs)?, variant, bytes)
 }
 
 /// All of an array.
 pub(crate) fn read_whole(variant: &Arc<Variant>, key: &ArrayKey) -> Result<Vec<u8>> {
     let reader = ArrayReader::open(variant, key)?;
-    read_part(&reader, 0..reader.bytes()?)
+    read_part(&reader, 0..reader.bytes())
 }
 
 /// What the folder of a variant said of itself.

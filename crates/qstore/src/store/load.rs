@@ -6,7 +6,7 @@ use qstore_checkpoint::{IoContext as _, Options, Progress, Result, Silent, Tenso
 use qstore_container::{ArrayKey, Dtype, Encoding};
 
 use super::work::decode_all;
-use crate::decode::{ArrayBytes as _, ArrayReader};
+use crate::decode::{ArrayBytes as _, ArrayReader, Readers};
 use crate::fetch::Needs;
 use crate::variant::{TensorInfo, Variant};
 
@@ -37,18 +37,38 @@ pub fn load(variant: &Arc<Variant>, options: &Options, progress: &dyn Progress) 
         Ok(LoadedTensor { name: tensor.name, dtype: tensor.dtype, shape: tensor.shape, data })
     };
     let mut tensors = variant.tensors().into_iter().map(allocate).collect::<Result<Vec<_>>>()?;
-    let mut pieces = Vec::new();
+    let (mut readers, mut pieces) = (Readers::default(), Vec::new());
     for tensor in &mut tensors {
         let key = ArrayKey::Tensor(tensor.name.clone());
         let (turn, mut of_tensor) = (turn(variant, &key), Vec::new());
-        cut(&Arc::new(ArrayReader::open(variant, &key)?), 0, &mut tensor.data, &mut of_tensor);
+        cut(&Arc::new(readers.open(variant, &key)?), 0, &mut tensor.data, &mut of_tensor);
         pieces.extend(of_tensor.into_iter().map(|piece| (turn, piece)));
     }
     // Slices when it is their bundle's turn, which lies behind them; tensors that lie in the same place together.
     pieces.sort_by_key(|(turn, piece)| (*turn, piece.start));
-    let pieces = pieces.into_iter().map(|(_, piece)| piece).collect();
-    decode_pieces(variant, pieces, options, progress)?;
+    decode_pieces(variant, runs(pieces), options, progress)?;
     Ok(tensors)
+}
+
+/// Bytes of small pieces that are decoded together.
+const RUN_BYTES: usize = 256 << 10;
+
+/// Small pieces that lie in the same place together, as very many slices of a bundle do; others alone.
+fn runs<P: PartialEq>(pieces: Vec<(P, Piece)>) -> Vec<Vec<Piece>> {
+    let mut runs: Vec<Vec<Piece>> = Vec::new();
+    let (mut last, mut bytes) = (None, 0);
+    for (place, piece) in pieces {
+        bytes += piece.out.len();
+        match runs.last_mut().filter(|_| bytes <= RUN_BYTES && last.as_ref() == Some(&place)) {
+            Some(run) => run.push(piece),
+            None => {
+                bytes = piece.out.len();
+                runs.push(vec![piece]);
+            }
+        }
+        last = Some(place);
+    }
+    runs
 }
 
 /// Where the turn of an array comes in the order of the variant's own shards: where its bytes lie.
@@ -79,6 +99,7 @@ pub(super) fn load_bytes(
         let read = pieces.into_iter().try_for_each(|piece| piece.reader.read(piece.start, piece.out));
         return read.map_err(|error| variant.or_changed(error));
     }
+    let pieces = pieces.into_iter().map(|piece| vec![piece]).collect();
     decode_pieces(variant, pieces, &Options { threads, ..options.clone() }, &Silent)
 }
 
@@ -101,19 +122,24 @@ fn cut<'a>(reader: &Arc<ArrayReader>, start: u64, data: &'a mut [u8], pieces: &m
     }
 }
 
+/// Decodes pieces, some of them together.
 fn decode_pieces(
     variant: &Arc<Variant>,
-    pieces: Vec<Piece>,
+    runs: Vec<Vec<Piece>>,
     options: &Options,
     progress: &dyn Progress,
 ) -> Result<()> {
-    let needs = |piece: &Piece| {
+    let needs = |run: &Vec<Piece>| {
         let mut needs = Needs::default();
-        piece.reader.needs(piece.start..piece.start + piece.out.len() as u64, &mut needs)?;
+        run.iter().try_for_each(|piece| {
+            piece.reader.needs(piece.start..piece.start + piece.out.len() as u64, &mut needs)
+        })?;
         Ok(needs)
     };
-    decode_all(variant, (&options.pool()?, options.memory), pieces, needs, |piece, from| {
-        piece.reader.decode(from, piece.start, piece.out)?;
-        Ok(progress.advance(piece.out.len() as u64)?)
+    decode_all(variant, (&options.pool()?, options.memory), runs, needs, |run, from| {
+        run.into_iter().try_for_each(|piece| {
+            piece.reader.decode(from, piece.start, piece.out)?;
+            Ok(progress.advance(piece.out.len() as u64)?)
+        })
     })
 }

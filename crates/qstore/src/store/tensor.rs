@@ -80,7 +80,7 @@ impl Tensor {
     /// # Errors
     /// Damage, an I/O error, or too little memory.
     pub fn read(&self, options: &Options) -> Result<TensorBytes> {
-        let mut data = self.room(self.reader.bytes()?)?;
+        let mut data = self.room(self.reader.bytes())?;
         load_bytes(&self.variant, &self.reader, 0, &mut data, options)?;
         Ok(data)
     }
@@ -90,7 +90,7 @@ impl Tensor {
     /// # Errors
     /// As [`read`](Self::read); `out` of another length than the tensor.
     pub fn read_into(&self, out: &mut [u8], options: &Options) -> Result<()> {
-        let bytes = self.reader.bytes()?;
+        let bytes = self.reader.bytes();
         if out.len() as u64 != bytes {
             let text = format!("{}: it has {bytes} bytes, and memory for {} was given", self.name, out.len());
             return Err(Error::usage(text));
@@ -103,7 +103,7 @@ impl Tensor {
     /// # Errors
     /// Rows that it does not have, rows that are no whole bytes, damage, an I/O error, or too little memory.
     pub fn read_rows(&self, rows: Range<u64>, options: &Options) -> Result<TensorBytes> {
-        let (bytes, count) = (self.reader.bytes()?, self.shape.first().copied().unwrap_or(0));
+        let (bytes, count) = (self.reader.bytes(), self.shape.first().copied().unwrap_or(0));
         if rows.start > rows.end || rows.end > count {
             let (start, end) = (rows.start, rows.end);
             let text = format!("{}: rows {start}..{end} of a tensor that has {count}", self.name);

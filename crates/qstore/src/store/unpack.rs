@@ -12,7 +12,7 @@ use rayon::ThreadPool;
 use sha2::{Digest as _, Sha256};
 
 use super::Store;
-use crate::decode::{ArrayBytes as _, ArrayReader, decode_each};
+use crate::decode::{ArrayBytes as _, ArrayReader, Readers, decode_each};
 use crate::fetch::{Ahead, Fetched, Needs};
 use crate::variant::Variant;
 
@@ -100,9 +100,9 @@ pub(super) fn restore(
         let there = variant.storage().read_all(&format!("{}/{}", variant.name(), file.path), 0);
         there.map_err(|error| variant.or_changed(error))?;
     }
-    let mut pieces = Vec::new();
+    let (mut readers, mut pieces) = (Readers::default(), Vec::new());
     for run in (ArrayRuns { variant, keys: keys.into_iter().peekable() }) {
-        run.and_then(|run| add_pieces(variant, run, &mut pieces))?;
+        run.and_then(|run| add_pieces(variant, run, &mut readers, &mut pieces))?;
     }
     let needs = pieces.iter().map(Piece::needs).collect::<Result<_>>()?;
     let ahead = Ahead::new(variant.storage(), window.bytes / 4, needs);
@@ -148,7 +148,7 @@ impl Piece {
         match self {
             Self::Chunk { reader, start, length } => reader.needs(*start..*start + *length, &mut needs)?,
             Self::Whole { readers, .. } => {
-                readers.iter().try_for_each(|reader| reader.needs(0..reader.bytes()?, &mut needs))?;
+                readers.iter().try_for_each(|reader| reader.needs(0..reader.bytes(), &mut needs))?;
             }
         }
         Ok(needs)
@@ -208,14 +208,15 @@ impl<K: Iterator<Item = ArrayKey>> Iterator for ArrayRuns<'_, K> {
 fn add_pieces(
     variant: &Arc<Variant>,
     (keys, bytes): (Vec<ArrayKey>, u64),
+    open: &mut Readers,
     pieces: &mut Vec<Piece>,
 ) -> Result<()> {
     let [key] = &keys[..] else {
-        let readers = keys.iter().map(|key| ArrayReader::open(variant, key)).collect::<Result<_>>()?;
+        let readers = keys.iter().map(|key| open.open(variant, key)).collect::<Result<_>>()?;
         pieces.push(Piece::Whole { readers, bytes });
         return Ok(());
     };
-    let reader = Arc::new(ArrayReader::open(variant, key)?);
+    let reader = Arc::new(open.open(variant, key)?);
     let mut start = 0;
     while start < bytes {
         let end = reader.piece_end(start).clamp(start + 1, bytes);

@@ -5,10 +5,11 @@ use std::fmt::Display;
 use qstore_checkpoint::{Error, Result};
 use qstore_container::limits::{MAX_TRANSPOSED_BYTES, MAX_VALUES_BYTES};
 use qstore_container::{
-    ArrayKey, ArrayRef, Axis, Encoding, FileContent, FormatError, QuantMatrix, SafetensorsHeader,
-    StoredArray, View,
+    ArrayKey, ArrayRef, Axis, Dequantization, Encoding, FileContent, FormatError, QuantMatrix,
+    SafetensorsHeader, StoredArray, View,
 };
 
+use super::aside::{Aside, slab_bytes};
 use super::shape::coded_shape;
 use super::{Variant, about_array, content_hash};
 use crate::quant::check_codes;
@@ -22,6 +23,7 @@ impl Variant {
 
     /// Whether what arrays refer to fits them.
     fn check_arrays(&self) -> Result<()> {
+        let mut aside = Aside::default();
         for shard in &self.shards {
             for array in &shard.plan().arrays {
                 let damaged = |what: &str| {
@@ -34,18 +36,23 @@ impl Variant {
                     ));
                 }
                 match &array.encoding {
-                    Encoding::Reference { to, view } => self.check_reference(array, to, view, damaged)?,
+                    Encoding::Reference { to, view } => {
+                        self.check_reference(array, (to, view), &mut aside, damaged)?;
+                    }
                     Encoding::CodeResidual { given, own, .. } => {
-                        self.check_given(given, damaged)?;
+                        self.check_given(given, &mut aside, damaged)?;
                         if !chunks_align(array, self.source_of(&given.codes.array)?) {
                             return Err(damaged("its chunks are not those of the codes that it is given"));
                         }
-                        own.arrays().try_for_each(|part| self.check_value(part, "own", damaged))?;
+                        self.check_values(own, "own", &mut aside, damaged)?;
                     }
                     Encoding::Residual { given, .. } | Encoding::StepResidual { given, .. } => {
-                        self.check_given(given, damaged)?;
+                        self.check_given(given, &mut aside, damaged)?;
                     }
                     _ => {}
+                }
+                if aside.is_too_much(self.entry.raw_bytes) {
+                    return Err(damaged("it asks for far more than it and the arrays before it have"));
                 }
             }
         }
@@ -56,8 +63,8 @@ impl Variant {
     fn check_reference(
         &self,
         array: &StoredArray,
-        to: &ArrayRef,
-        view: &View,
+        (to, view): (&ArrayRef, &View),
+        aside: &mut Aside,
         damaged: impl Fn(&str) -> Error,
     ) -> Result<()> {
         let target = self.stored(to)?;
@@ -77,11 +84,10 @@ impl Variant {
             if !target.dtype.bitsize().is_multiple_of(8) {
                 return Err(damaged("view: of elements that are no whole bytes"));
             }
-            let slab = placed.elements();
-            let held = (slab.end - slab.start).saturating_mul(target.width());
-            if !placed.is_contiguous() && held > MAX_TRANSPOSED_BYTES {
+            if !placed.is_contiguous() && slab_bytes(target, &placed) > MAX_TRANSPOSED_BYTES {
                 return Err(damaged("view.slab: larger than a reader accepts"));
             }
+            aside.add_matrix(target, &placed);
             placed.shape[0].checked_mul(placed.shape[1]).and_then(|count| count.checked_mul(target.width()))
         };
         if bytes != array.bytes().ok() {
@@ -91,7 +97,12 @@ impl Variant {
     }
 
     /// Whether a quantised matrix of another variant may be given to an array of this.
-    fn check_given(&self, given: &QuantMatrix<ArrayRef>, damaged: impl Fn(&str) -> Error) -> Result<()> {
+    fn check_given(
+        &self,
+        given: &QuantMatrix<ArrayRef>,
+        aside: &mut Aside,
+        damaged: impl Fn(&str) -> Error,
+    ) -> Result<()> {
         for array in given.arrays() {
             if array.variant == self.entry.name {
                 return Err(damaged("it is given its own variant"));
@@ -108,18 +119,34 @@ impl Variant {
         let codes = self.stored(&given.codes.array)?;
         let misfit = |e: FormatError| damaged(&format!("given.codes.{e}"));
         check_codes(&given.codes, codes.dtype, &codes.shape, given.shape).map_err(misfit)?;
-        given.values.arrays().try_for_each(|part| self.check_value(part, "given", &damaged))
+        let placed = given.codes.view.place(&codes.shape).map_err(misfit)?;
+        aside.add_matrix(codes, &placed);
+        self.check_values(&given.values, "given", aside, damaged)
     }
 
-    /// Whether an array may say what codes stand for.
-    fn check_value(&self, part: &ArrayRef, name: &str, damaged: impl Fn(&str) -> Error) -> Result<()> {
-        // Else a reader of one could need another, and so on.
-        let encoding = &self.source_of(part)?.encoding;
-        if encoding.is_residual() || is_elsewhere(encoding) {
-            return Err(damaged(&format!("{name}: {} is itself a residual, or lies in parts", part.array)));
-        }
-        if self.stored(part)?.bytes().is_ok_and(|bytes| bytes > MAX_VALUES_BYTES) {
-            return Err(damaged(&format!("{name}: {} is larger than a reader accepts", part.array)));
+    /// Whether arrays may say what codes stand for.
+    fn check_values(
+        &self,
+        values: &Dequantization<ArrayRef>,
+        side: &str,
+        aside: &mut Aside,
+        damaged: impl Fn(&str) -> Error,
+    ) -> Result<()> {
+        for (name, field) in values.fields() {
+            // Else a reader of one could need another, and so on.
+            let encoding = &self.source_of(&field.array)?.encoding;
+            if encoding.is_residual() || is_elsewhere(encoding) {
+                let array = &field.array.array;
+                return Err(damaged(&format!("{side}: {array} is itself a residual, or lies in parts")));
+            }
+            let array = self.stored(&field.array)?;
+            let placed =
+                field.view.place(&array.shape).map_err(|e| damaged(&format!("{side}.{name}.{e}")))?;
+            let bytes = slab_bytes(array, &placed);
+            if bytes > MAX_VALUES_BYTES {
+                return Err(damaged(&format!("{side}.{name}: larger than a reader accepts")));
+            }
+            aside.add(bytes);
         }
         Ok(())
     }

@@ -1,8 +1,9 @@
 //! An open variant: what its plans say. Nothing but its shards' tails has been read.
 
-mod bundles;
+mod aside;
 mod changed;
 mod check;
+mod held;
 mod shape;
 mod shard;
 
@@ -19,9 +20,9 @@ use serde::Deserialize;
 
 use crate::names::ArrayInfo;
 use crate::storage::{Counted, Storage};
-pub(crate) use bundles::HeldBundles;
 pub(crate) use changed::or_changed;
 pub(crate) use check::{chunks_align, is_elsewhere};
+pub(crate) use held::{ChunkId, HeldChunks};
 pub(crate) use shape::coded_shape;
 pub(crate) use shard::Shard;
 
@@ -34,7 +35,7 @@ pub struct Variant {
     /// Where each array is: shard and index in its plan.
     places: HashMap<ArrayKey, (usize, usize)>,
     given: Vec<Arc<Variant>>,
-    bundles: HeldBundles,
+    held: HeldChunks,
 }
 
 /// What is known of a tensor without reading it.
@@ -84,7 +85,7 @@ impl Variant {
             }
         }
         let (storage, entry) = (storage.clone(), entry.clone());
-        let variant = Self { storage, entry, shards, places, given, bundles: HeldBundles::default() };
+        let variant = Self { storage, entry, shards, places, given, held: HeldChunks::default() };
         variant.check()?;
         Ok(variant)
     }
@@ -186,9 +187,9 @@ impl Variant {
         or_changed(error, self.storage(), &entries)
     }
 
-    /// Its bundles that were decoded last.
-    pub(crate) fn bundles(&self) -> &HeldBundles {
-        &self.bundles
+    /// Its chunks that were decoded last for a little of each.
+    pub(crate) fn held(&self) -> &HeldChunks {
+        &self.held
     }
 
     /// Bytes read so far for this variant and the ones opened along with it.

@@ -373,6 +373,53 @@ fn forged_within(most: u64, change: impl FnOnce(&mut Forgery)) -> Result<(), Str
     })
 }
 
+/// Many small arrays that each ask for a large one: a few bytes of a plan would take a second each.
+#[test]
+fn arrays_that_ask_for_far_more_than_they_have() {
+    let _alone = alone();
+    let (side, long) = (1u64 << 13, 1u64 << 22);
+    let (matrix, matrix_chunks) =
+        zeros("tensor:z", "U8", &[side, side], side * side, [side, (16 << 20) / side], 1);
+    let (codes, codes_chunks) = zeros("tensor:long.weight", "I8", &[long, 1], long, [1 << 12, 1 << 10], 1);
+    let (scale, scale_chunks) = zeros("tensor:long.SCB", "F32", &[long], long * 4, [1 << 12, 1 << 10], 4);
+    let across = |index: u64| {
+        let to = json!({"variant": "int8", "array": "tensor:z"});
+        let view = json!({"transposed": true, "rows": [index, index + 1]});
+        let encoding = json!({"kind": "reference", "to": to, "view": view});
+        (array(&format!("tensor:r{index}"), "U8", &[1, side], [1, 1], encoding), Vec::new())
+    };
+    let given = |index: u64| {
+        let encoding = json!({"kind": "residual", "given": int8("int8", "long", [long, 1])});
+        (array(&format!("tensor:g{index}"), "BF16", &[1, 1], [1, 1], encoding), narrow_chunks())
+    };
+    type Small<'a> = &'a dyn Fn(u64) -> (Value, crate::forge::Chunks);
+    for (what, small, few, many) in
+        [("rows across a matrix", &across as Small, 10, 20), ("residuals given scales", &given, 30, 80)]
+    {
+        for (count, fits) in [(few, true), (many, false)] {
+            let dir = scratch();
+            let mut forgery = Forgery::of(&stores::small().store);
+            for (entry, chunks) in
+                [(&matrix, &matrix_chunks), (&codes, &codes_chunks), (&scale, &scale_chunks)]
+            {
+                add(&mut forgery, "int8", entry.clone(), chunks.clone());
+            }
+            for index in 0..count {
+                let (entry, chunks) = small(index);
+                add(&mut forgery, "bf16", entry, chunks);
+            }
+            forgery.write(dir.path());
+            let store = qstore::Store::open(dir.path()).unwrap();
+            match store.variant(&"bf16".parse().unwrap()) {
+                Ok(_) => assert!(fits, "{count} {what}"),
+                Err(error) => {
+                    assert!(!fits && error.to_string().contains("far more"), "{count} {what}: {error}");
+                }
+            }
+        }
+    }
+}
+
 /// A residual given codes and scales that refer to residuals, and so on: each level asks for the one below twice, so
 /// that opening the top one would take 2^levels steps.
 #[test]
