@@ -6,10 +6,10 @@ use std::fs::File;
 use std::path::Path;
 
 use qstore::TensorBytes;
+use qstore_checkpoint::read_exact_at;
 
 use crate::checkpoint::{Checkpoint, SourceFile};
 use crate::error::{IoContext as _, Result};
-use crate::pieces::read_exact_at;
 
 /// Bytes of the source that are read at a time.
 const STEP: usize = 1 << 20;

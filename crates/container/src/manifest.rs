@@ -162,6 +162,9 @@ impl Manifest {
         if Some(Hash128::of(&serde_json::to_vec(&bare).map_err(bad)?)) != manifest.checksum {
             return Err(FormatError::new("it is damaged or was edited: its checksum does not fit"));
         }
+        if bare.variants.is_empty() {
+            return Err(FormatError::new("it has no variants"));
+        }
         bare.check()?;
         Ok(bare)
     }
@@ -315,6 +318,8 @@ mod tests {
         for variants in cases {
             assert!(Manifest::new(variants).write().is_err());
         }
+        let empty = Manifest::new(Vec::new()).write().unwrap();
+        assert!(Manifest::parse(&empty).unwrap_err().to_string().contains("no variants"));
         // What a reader would refuse is not written.
         let wordy = VariantEntry { scheme: "x".repeat(17 << 20), ..entry("a", &[]) };
         assert!(Manifest::new(vec![wordy]).write().is_err());

@@ -99,12 +99,15 @@ impl ShardPlan {
         let bad = |e: &dyn std::fmt::Display| FormatError::new(format!("its plan cannot be read: {e}"));
         let limit = most_json(bytes);
         let mut json = Vec::new();
-        let mut decoder = zstd::Decoder::new(bytes).map_err(|e| bad(&e))?;
+        let mut decoder = zstd::Decoder::with_buffer(bytes).map_err(|e| bad(&e))?.single_frame();
         // A frame may ask for a window that is larger than all it holds.
         decoder.window_log_max(MAX_PLAN_WINDOW_LOG).map_err(|e| bad(&e))?;
-        decoder.take(limit + 1).read_to_end(&mut json).map_err(|e| bad(&e))?;
+        decoder.by_ref().take(limit + 1).read_to_end(&mut json).map_err(|e| bad(&e))?;
         if json.len() as u64 > limit {
             return Err(FormatError::new("its plan is larger than a reader accepts"));
+        }
+        if !decoder.finish().is_empty() {
+            return Err(bad(&"something follows its Zstandard frame"));
         }
         let plan: Self = serde_json::from_slice(&json).map_err(|e| bad(&e))?;
         plan.check()?;

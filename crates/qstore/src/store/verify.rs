@@ -149,7 +149,7 @@ fn check_files(
             }
         }
     }
-    result.problems.extend(check_headers(variant));
+    result.problems.extend(check_headers(variant)?);
     Ok(())
 }
 
@@ -286,7 +286,7 @@ fn check_stored(
         }
     }
     result.problems.extend(found.into_inner().unwrap_or_else(PoisonError::into_inner).into_values());
-    result.problems.extend(check_headers(variant));
+    result.problems.extend(check_headers(variant)?);
     Ok(())
 }
 
@@ -294,20 +294,23 @@ fn check_stored(
 type StoredPiece = (usize, Arc<ArrayReader>, Range<usize>);
 
 /// What is wrong with the safetensors headers of a variant's shards. We do not read them, but other tools do.
-fn check_headers(variant: &Variant) -> Vec<Problem> {
+fn check_headers(variant: &Variant) -> Result<Vec<Problem>> {
     let check = |shard: &Shard| {
         let expected = shard.header()?;
         let mut found = zeroed(expected.len() as u64).at(&shard.path, "cannot hold its header")?;
-        variant.storage().read(&shard.name, 0, &mut found)?;
+        variant.storage().read(&shard.name, 0, &mut found).map_err(|error| variant.or_changed(error))?;
         if found == expected {
             return Ok(());
         }
         Err(Error::damaged(&shard.path, "its safetensors header is damaged"))
     };
-    variant
-        .shards()
-        .iter()
-        .filter_map(|shard| check(shard).err())
-        .map(|e| Problem::new(variant.name(), &e))
-        .collect()
+    let mut problems = Vec::new();
+    for shard in variant.shards() {
+        match check(shard) {
+            Ok(()) => {}
+            Err(error @ Error::Changed(_)) => return Err(error),
+            Err(problem) => problems.push(Problem::new(variant.name(), &problem)),
+        }
+    }
+    Ok(problems)
 }

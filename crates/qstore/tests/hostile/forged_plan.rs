@@ -550,6 +550,8 @@ fn plans_that_are_none() {
         ("with text behind", pack(&[&plan[..], b"x"].concat())),
         ("twice", pack(&plan.repeat(2))),
         ("in two frames, twice", good.repeat(2)),
+        ("in two frames", [pack(&plan[..100]), pack(&plan[100..])].concat()),
+        ("with an empty frame behind", [&good[..], &pack(b"")].concat()),
         ("with a broken frame behind", [&good[..], &[1, 2, 3, 4, 5]].concat()),
         ("a magic number", good[..4].to_vec()),
     ];
