@@ -73,7 +73,20 @@ impl Console {
 /// Says on standard error why a command failed.
 pub(crate) fn complain(failure: &Failure) {
     // There is nobody left to tell if this fails.
-    drop(writeln!(io::stderr(), "error: {}", shown_in_line(&failure.to_string())));
+    drop(writeln!(io::stderr(), "error: {}", shortened(&shown_in_line(&failure.to_string()))));
+}
+
+/// Characters of an error that are shown: no honest path or name has more, but names in a store may have millions.
+const SHOWN: usize = 20_000;
+
+/// A long text without its middle.
+fn shortened(text: &str) -> String {
+    let count = text.chars().count();
+    if count <= SHOWN {
+        return text.to_owned();
+    }
+    let ends = text.chars().take(SHOWN / 2).chain(" [...] ".chars());
+    ends.chain(text.chars().skip(count - SHOWN / 2)).collect()
 }
 
 /// A table without lines; the columns from `numbers` on are aligned to the right.
@@ -175,6 +188,17 @@ fn real(number: u64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn long_errors_lose_their_middle() {
+        for length in [0, SHOWN / 2, SHOWN] {
+            let text = "ä".repeat(length);
+            assert_eq!(shortened(&text), text);
+        }
+        let text = format!("{}{}", "ä".repeat(SHOWN), "z".repeat(SHOWN));
+        let short = shortened(&text);
+        assert!(short.chars().count() < SHOWN + 10 && short.starts_with('ä') && short.ends_with('z'));
+    }
 
     #[test]
     fn numbers_for_people() {
