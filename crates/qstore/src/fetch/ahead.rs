@@ -16,8 +16,9 @@ use super::needs::{Needs, Place};
 use super::tasks::{Task, Tasks};
 use crate::storage::Storage;
 
-/// Stored bytes that are read at a time at most, but for a piece that needs more.
-const BATCH_BYTES: u64 = 8 << 20;
+/// Stored bytes that are read at a time at most, but for a piece that needs more: where a piece needs little of one
+/// file and much of another, so that a request to the first is worth it.
+const BATCH_BYTES: u64 = 6 << 20;
 
 /// What pieces of work need, read about in their order.
 pub(crate) struct Ahead<'a> {
@@ -75,11 +76,11 @@ impl State {
 }
 
 impl<'a> Ahead<'a> {
-    /// What pieces need, of a storage; nothing is read yet. At most `memory` bytes will be read and not yet used, and
-    /// no more than the storage says is worth while, but for pieces that need more.
+    /// What pieces need, of a storage; nothing is read yet. At most `memory` bytes will be read and not yet used; no
+    /// more are read ahead than the storage says is worth while.
     pub(crate) fn new(storage: &'a dyn Storage, memory: u64, pieces: Vec<Needs>) -> Self {
         let most = memory.min(storage.hints().ahead);
-        let tasks = Tasks::new(pieces, BATCH_BYTES.min(most / 2));
+        let tasks = Tasks::new(pieces, BATCH_BYTES.min(memory / 2));
         let state = State { tasks, ready: HashMap::new(), reading: 0, failed: None };
         Self {
             storage,

@@ -96,8 +96,8 @@ pub struct Hints {
 }
 
 impl Default for Hints {
-    /// Of a local disk.
+    /// Of a local disk: what is read far ahead has left the cores' caches by the time that it is decoded.
     fn default() -> Self {
-        Self { gap: 0, most: 8 << 20, ahead: 12 << 20 }
+        Self { gap: 0, most: 8 << 20, ahead: 4 << 20 }
     }
 }
