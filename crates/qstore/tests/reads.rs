@@ -230,7 +230,7 @@ fn requests_are_as_the_storage_wants_them() {
     hints.gap = MIB;
     assert!(load_with(hints).len() < usual.len());
     hints = Hints::default();
-    hints.ahead = 0;
+    hints.ahead = 64 * MIB;
     assert_eq!(bytes(&load_with(hints)), bytes(&usual));
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Pieces of work come in an order that is known, and so does what each needs. It is read in that order, some pieces'
 //! worth at a time, so that what lies together in a file is read together. There is no thread for it: whichever is
-//! about to decode a piece first reads for the next ones, where too little is left and no other does. So one thread
+//! about to decode a piece first reads for the next ones, where fewer are left than threads and no other does. So one thread
 //! reads and the others decode while decoding waits for reading, and all decode where it does not.
 
 use std::collections::HashMap;
@@ -25,6 +25,8 @@ pub(crate) struct Ahead<'a> {
     storage: &'a dyn Storage,
     /// Bytes that are read and not yet used at most.
     most: u64,
+    /// Pieces, and bytes, up to which others are read for before they ask.
+    enough: (usize, u64),
     used: Arc<AtomicU64>,
     spare: Arc<Spare>,
     state: Mutex<State>,
@@ -76,15 +78,17 @@ impl State {
 }
 
 impl<'a> Ahead<'a> {
-    /// What pieces need, of a storage; nothing is read yet. At most `memory` bytes will be read and not yet used; no
-    /// more are read ahead than the storage says is worth while.
-    pub(crate) fn new(storage: &'a dyn Storage, memory: u64, pieces: Vec<Needs>) -> Self {
-        let most = memory.min(storage.hints().ahead);
+    /// What pieces need, of a storage; nothing is read yet. So many threads will ask for them. At most `memory` bytes
+    /// will be read and not yet used, but for a piece that needs more.
+    pub(crate) fn new(storage: &'a dyn Storage, memory: u64, threads: usize, pieces: Vec<Needs>) -> Self {
+        // One thread has nothing to do meanwhile.
+        let enough = (if threads > 1 { threads } else { 0 }, storage.hints().ahead);
         let tasks = Tasks::new(pieces, BATCH_BYTES.min(memory / 2));
         let state = State { tasks, ready: HashMap::new(), reading: 0, failed: None };
         Self {
             storage,
-            most,
+            most: memory,
+            enough,
             used: Arc::default(),
             spare: Arc::default(),
             state: Mutex::new(state),
@@ -114,8 +118,14 @@ impl<'a> Ahead<'a> {
                 return Err(Error::internal(format!("piece {index} was asked for twice, or is none")));
             };
         };
-        let has_room = self.used.load(Ordering::Relaxed) <= self.most / 2;
-        if has_room && state.reading == 0 && state.failed.is_none() && !state.tasks.is_empty() {
+        let used = self.used.load(Ordering::Relaxed);
+        let wants_more = state.ready.len() < self.enough.0 || used < self.enough.1;
+        if wants_more
+            && used <= self.most / 2
+            && state.reading == 0
+            && state.failed.is_none()
+            && !state.tasks.is_empty()
+        {
             drop(self.read(state));
         }
         Ok(batch)
@@ -257,7 +267,7 @@ mod tests {
     /// Takes all pieces on so many threads; the first error by the order of pieces.
     fn take_all(storage: &Numbers, memory: u64, threads: usize) -> Result<()> {
         let pieces = pieces();
-        let ahead = Ahead::new(storage, memory, pieces.iter().map(|places| needs(places)).collect());
+        let ahead = Ahead::new(storage, memory, threads, pieces.iter().map(|places| needs(places)).collect());
         let (next, errors) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
         std::thread::scope(|scope| {
             let work = || {
@@ -317,7 +327,7 @@ mod tests {
             group.add_to(&mut needs, list).unwrap();
             needs
         };
-        let ahead = Ahead::new(&storage, 1 << 20, (0..count).map(needs).collect());
+        let ahead = Ahead::new(&storage, 1 << 20, 1, (0..count).map(needs).collect());
         for index in 0..count {
             let batch = ahead.get(size(index)).unwrap();
             for wanted in [place(0), place(count - 1), place(100_000 + index)] {

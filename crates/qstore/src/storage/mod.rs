@@ -91,13 +91,14 @@ pub struct Hints {
     pub gap: u64,
     /// Most bytes of a request.
     pub most: u64,
-    /// Bytes that are worth reading before they are needed, if memory is allowed for them.
+    /// Bytes that are worth reading before they are needed, if memory is allowed for them, beside those of a piece for
+    /// each thread.
     pub ahead: u64,
 }
 
 impl Default for Hints {
-    /// Of a local disk: what is read far ahead has left the cores' caches by the time that it is decoded.
+    /// Of a local disk. What is read far ahead has left the cores' caches by the time that it is decoded.
     fn default() -> Self {
-        Self { gap: 0, most: 8 << 20, ahead: 4 << 20 }
+        Self { gap: 0, most: 8 << 20, ahead: 0 }
     }
 }

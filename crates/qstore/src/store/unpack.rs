@@ -105,7 +105,7 @@ pub(super) fn restore(
         run.and_then(|run| add_pieces(variant, run, &mut readers, &mut pieces))?;
     }
     let needs = pieces.iter().map(Piece::needs).collect::<Result<_>>()?;
-    let ahead = Ahead::new(variant.storage(), window.bytes / 4, needs);
+    let ahead = Ahead::new(variant.storage(), window.bytes / 4, pool.current_num_threads(), needs);
     let decode = |(index, piece): (usize, Piece)| piece.decode(variant, ahead.get(index)?.fetched());
     let jobs = pieces.into_iter().enumerate().map(Ok);
     let passed = ordered(pool, window, jobs, |(_, piece)| piece.holds(), decode, |bytes| pass(&bytes));

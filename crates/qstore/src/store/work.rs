@@ -19,7 +19,7 @@ pub(super) fn decode_all<P: Send>(
     decode: impl Fn(P, &Fetched) -> Result<()> + Sync,
 ) -> Result<()> {
     let needed = pieces.iter().map(needs).collect::<Result<_>>()?;
-    let ahead = Ahead::new(variant.storage(), memory, needed);
+    let ahead = Ahead::new(variant.storage(), memory, pool.current_num_threads(), needed);
     let pieces = Mutex::new(pieces.into_iter().enumerate());
     let failed = AtomicBool::new(false);
     let work = |_: rayon::BroadcastContext| {
