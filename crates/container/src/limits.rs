@@ -18,6 +18,10 @@ pub const MAX_PLAN_WINDOW_LOG: u32 = 23;
 pub const PLAN_SLACK_BYTES: u64 = 1 << 20;
 /// Bytes of one decoded chunk.
 pub const MAX_CHUNK_BYTES: u64 = 16 << 20;
+/// Chunks of an array, beside one for every [`BYTES_OF_A_CHUNK`] of its bytes: a reader knows the place of each.
+pub const MAX_SMALL_CHUNKS: u64 = 64;
+/// Bytes for which an array may have another chunk.
+pub const BYTES_OF_A_CHUNK: u64 = 1 << 10;
 /// Rows of one chunk of `codes` or `float-split`: working memory is by the row.
 pub const MAX_CHUNK_ROWS: u64 = 1 << 20;
 /// Rows of one chunk of a `residual`: each may need bins of its own.
@@ -38,7 +42,7 @@ pub const MAX_SCALES: u64 = 1 << 26;
 pub const MAX_CHUNK_GROUPS: u64 = 1 << 17;
 /// Bytes of a matrix that is stored transposed: a reader holds all of it to give any part.
 pub const MAX_TRANSPOSED_BYTES: u64 = 256 << 20;
-/// Bytes of a bundle: a reader of one slice decodes all of it, and keeps several.
+/// Bytes of a bundle: a reader of one slice decodes the chunk that holds it, and keeps that for others.
 pub const MAX_BUNDLE_BYTES: u64 = 1 << 20;
 /// Bytes of the tables at the front of an array's stream: sixteen of the largest, and a little.
 pub const MAX_HEAD_BYTES: u64 = 16 << 10;

@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::fields::{some_chunk, some_hash, some_mantissa};
 use crate::limits::{
-    MAX_CHUNK_BYTES, MAX_CHUNK_ROWS, MAX_RESIDUAL_CHUNK_ROWS, MAX_RESIDUAL_ROWS, MAX_TRANSPOSED_BYTES,
+    BYTES_OF_A_CHUNK, MAX_CHUNK_BYTES, MAX_CHUNK_ROWS, MAX_RESIDUAL_CHUNK_ROWS, MAX_RESIDUAL_ROWS,
+    MAX_SMALL_CHUNKS, MAX_TRANSPOSED_BYTES,
 };
 use crate::{ArrayKey, Axis, Dtype, Encoding, FormatError, Hash128, Packing};
 
@@ -234,6 +235,10 @@ impl StoredArray {
         if self.chunk.cols == 0 || self.chunk.rows == 0 || self.chunk_bytes() > MAX_CHUNK_BYTES {
             return bad("its chunks are empty or larger than a reader accepts");
         }
+        let is_reference = matches!(self.encoding, Encoding::Reference { .. });
+        if !is_reference && self.chunk_count()? > MAX_SMALL_CHUNKS.saturating_add(bytes / BYTES_OF_A_CHUNK) {
+            return bad("more and smaller chunks than a reader accepts");
+        }
         let float = FLOATS.contains(&self.dtype);
         let rows = self.coded_shape()?[0].min(self.chunk.rows);
         match &self.encoding {
@@ -259,9 +264,10 @@ impl StoredArray {
         let (all_rows, cols) = if self.encoding.is_transposed() { (second, first) } else { (first, second) };
         let is_float = FLOATS.contains(&self.dtype);
         let layout = self.encoding.layout();
-        // Chunks of packed codes may be cut across, at whole codes.
+        // Chunks of packed codes that lie transposed may be cut across, at whole codes.
         let whole = |packing: &Packing| {
-            self.chunk.cols < cols
+            self.encoding.is_transposed()
+                && self.chunk.cols < cols
                 && (packing.along == Axis::Rows
                     || self
                         .chunk

@@ -1,5 +1,7 @@
 //! Measuring one matrix: in each variant alone, and given each one below.
 
+use std::sync::Arc;
+
 use qstore_checkpoint::{Error, IoContext as _, Result, Source, SourceArray, transpose, zeroed};
 use qstore_container::{ArrayKey, VariantName};
 use rayon::prelude::*;
@@ -77,7 +79,7 @@ fn symbols(chain: &Chain, row: &SharedMatrix, cell: &Cell) -> Result<Symbols> {
     let mut bytes = zeroed(row.weights()).at(source.path(), hold)?;
     let codes = (array.dtype, &array.shape[..]);
     let field = &own.matrix().codes;
-    let reader = CodeReader::new(SharedArray::find(source, &array.key)?, field, codes, own.shape());
+    let reader = CodeReader::new(Arc::new(SharedArray::find(source, &array.key)?), field, codes, own.shape());
     let reader = reader.map_err(|e| Error::input(source.path_of(array), format!("{}: {e}", array.key)))?;
     reader.read(0, 0..row.shape[1], 0, &mut bytes)?;
     Ok(Symbols { bytes, width: 1 })

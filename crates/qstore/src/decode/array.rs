@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use qstore_checkpoint::{Error, IoContext as _, Result, size, zeroed};
-use qstore_container::{ChunkForm, CodeLayout, StoredArray};
+use qstore_container::{ArrayKey, ChunkForm, CodeLayout, StoredArray};
 use qstore_kernels::DecodeError;
 
 use super::bytes::{ArrayBytes, fetch_for};
@@ -27,12 +27,12 @@ pub(crate) struct ArrayReader {
     index: usize,
     /// Bytes of the array decoded.
     bytes: u64,
-    held: Held,
+    location: Location,
 }
 
 /// Where the bytes of an array are.
 #[derive(Debug)]
-pub(super) enum Held {
+pub(super) enum Location {
     /// In chunks of its own.
     Chunks(Box<Chunks>),
     /// In a bundle, from a byte on.
@@ -56,8 +56,13 @@ pub(super) struct Chunks {
 
 impl ArrayReader {
     /// The array at `(shard, index)` of the variant, which has so many bytes.
-    pub(super) fn new(variant: Arc<Variant>, (shard, index): (usize, usize), bytes: u64, held: Held) -> Self {
-        Self { variant, shard, index, bytes, held }
+    pub(super) fn new(
+        variant: Arc<Variant>,
+        (shard, index): (usize, usize),
+        bytes: u64,
+        location: Location,
+    ) -> Self {
+        Self { variant, shard, index, bytes, location }
     }
 
     /// The plan's entry of the array whose bytes are read (for a reference the one referred to).
@@ -81,8 +86,8 @@ impl ArrayReader {
 
     pub(super) fn damaged(&self, what: &dyn ToString) -> Error {
         let shard = self.of_shard();
-        let kept = match &self.held {
-            Held::Chunks(chunks) if chunks.verbatim => chunks.places.first(),
+        let kept = match &self.location {
+            Location::Chunks(chunks) if chunks.verbatim => chunks.places.first(),
             _ => None,
         };
         let path = kept.map_or_else(|| shard.path.clone(), |place| self.folder().join(&*place.file));
@@ -102,13 +107,21 @@ impl ArrayReader {
         if known { error } else { about_array(error, self.variant.name(), &self.stored().key) }
     }
 
-    pub(super) fn held(&self) -> &Held {
-        &self.held
+    /// The bundle that it is a slice of.
+    pub(crate) fn bundle(&self) -> Option<&Arc<Self>> {
+        match &self.location {
+            Location::Slice { bundle, .. } => Some(bundle),
+            _ => None,
+        }
+    }
+
+    pub(super) fn location(&self) -> &Location {
+        &self.location
     }
 
     fn chunks(&self) -> Result<&Chunks> {
-        match &self.held {
-            Held::Chunks(chunks) => Ok(chunks),
+        match &self.location {
+            Location::Chunks(chunks) => Ok(chunks),
             _ => Err(Error::internal(format!("{}: chunks of an array that has none", self.stored().key))),
         }
     }
@@ -235,11 +248,12 @@ impl ArrayReader {
         if out.is_empty() {
             return Ok(());
         }
-        let end = offset.saturating_add(out.len() as u64);
+        let bytes = offset..offset.saturating_add(out.len() as u64);
+        self.check_within(&bytes)?;
         if self.copy_held(offset, out) {
             return Ok(());
         }
-        let from = fetch_for(self, |needs| self.needs(offset..end, needs))?;
+        let from = fetch_for(self, |needs| self.needs(bytes, needs))?;
         self.decode(&from, offset, out)
     }
 
@@ -265,11 +279,11 @@ impl ArrayReader {
 
     /// Fills `out` from byte `offset` on, if a chunk is held that has all of it.
     fn copy_held(&self, offset: u64, out: &mut [u8]) -> bool {
-        match &self.held {
-            Held::Slice { bundle, start } => bundle.copy_held(start.saturating_add(offset), out),
-            Held::Chunks(_) if self.coded_matrix().is_none() => {
+        match &self.location {
+            Location::Slice { bundle, start } => bundle.copy_held(start.saturating_add(offset), out),
+            Location::Chunks(_) if self.coded_matrix().is_none() => {
                 let full = self.stored().chunk_bytes().max(1);
-                let held = self.variant.held().held(self.chunk_id(offset / full));
+                let held = self.variant.decoded_chunks().peek(self.chunk_id(offset / full));
                 let skip = size(offset % full);
                 let part = held.as_ref().and_then(|chunk| chunk.get(skip..)?.get(..out.len()));
                 part.is_some_and(|part| {
@@ -286,7 +300,7 @@ impl ArrayReader {
     }
 
     /// Calls `work` with chunk `index`, which has `bytes` bytes, of which so many are `wanted`. It is held for others
-    /// if that is a little; `buffer` is for it otherwise.
+    /// if that is at most half, or it is a bundle's; else `buffer` is for it.
     pub(super) fn with_chunk(
         &self,
         from: &Fetched,
@@ -294,12 +308,19 @@ impl ArrayReader {
         buffer: &mut Vec<u8>,
         work: impl FnOnce(&[u8]),
     ) -> Result<()> {
-        if wanted as u64 <= bytes / 2 {
-            let chunk = self.variant.held().get(self.chunk_id(index), bytes, || {
-                let mut chunk = zeroed(bytes).at(self.folder(), "cannot hold a chunk")?;
-                self.decode_chunk(from, index, &mut chunk)?;
-                Ok(chunk)
-            })?;
+        let decode = || {
+            let mut chunk = zeroed(bytes).at(self.folder(), "cannot hold a chunk")?;
+            self.decode_chunk(from, index, &mut chunk)?;
+            Ok(chunk)
+        };
+        let (id, chunks) = (self.chunk_id(index), self.variant.decoded_chunks());
+        let others_want_it = wanted as u64 <= bytes / 2 || matches!(self.stored().key, ArrayKey::Bundle(_));
+        let held = if others_want_it {
+            Some(chunks.get_or_decode(id, bytes, decode)?)
+        } else {
+            chunks.peek(id).filter(|chunk| chunk.len() as u64 == bytes)
+        };
+        if let Some(chunk) = held {
             work(&chunk);
         } else {
             let chunk = at_least(buffer, size(bytes));
@@ -324,16 +345,16 @@ impl ArrayReader {
 impl ArrayBytes for ArrayReader {
     fn needs(&self, bytes: Range<u64>, needs: &mut Needs) -> Result<()> {
         self.check_within(&bytes)?;
-        match &self.held {
-            Held::Slice { bundle, start } => {
+        match &self.location {
+            Location::Slice { bundle, start } => {
                 let there = start.saturating_add(bytes.start)..start.saturating_add(bytes.end);
                 return bundle.needs(there, needs).map_err(|e| self.of_slice(e));
             }
-            Held::Parts(parts) => return parts.needs(bytes, needs),
-            Held::Rows(rows) => return rows.needs(bytes, needs),
-            Held::Chunks(_) => {}
+            Location::Parts(parts) => return parts.needs(bytes, needs),
+            Location::Rows(rows) => return rows.needs(bytes, needs),
+            Location::Chunks(_) => {}
         }
-        if let (true, Held::Chunks(chunks)) = (self.is_in_turn(), &self.held) {
+        if let (true, Location::Chunks(chunks)) = (self.is_in_turn(), &self.location) {
             chunks.places.iter().take(1).for_each(|place| needs.read_together(place));
         }
         match self.rows_of(&bytes) {
@@ -345,14 +366,14 @@ impl ArrayBytes for ArrayReader {
     fn decode(&self, from: &Fetched, offset: u64, out: &mut [u8]) -> Result<()> {
         let bytes = offset..offset.saturating_add(out.len() as u64);
         self.check_within(&bytes)?;
-        match &self.held {
-            Held::Slice { bundle, start } => {
+        match &self.location {
+            Location::Slice { bundle, start } => {
                 let decoded = bundle.decode(from, start.saturating_add(offset), out);
                 return decoded.map_err(|e| self.of_slice(e));
             }
-            Held::Parts(parts) => return parts.decode(from, offset, out).map_err(|e| self.of_this(e)),
-            Held::Rows(rows) => return rows.decode(from, offset, out),
-            Held::Chunks(_) => {}
+            Location::Parts(parts) => return parts.decode(from, offset, out).map_err(|e| self.of_this(e)),
+            Location::Rows(rows) => return rows.decode(from, offset, out),
+            Location::Chunks(_) => {}
         }
         let Some((rows, row_bytes)) = self.rows_of(&bytes) else {
             return self.decode_flat(from, offset, out);
@@ -385,11 +406,11 @@ impl ArrayBytes for ArrayReader {
     }
 
     fn piece_end(&self, at: u64) -> u64 {
-        match &self.held {
-            Held::Parts(parts) => parts.piece_end(at),
-            Held::Rows(rows) => rows.piece_end(at),
-            Held::Slice { .. } => u64::MAX,
-            Held::Chunks(_) => {
+        match &self.location {
+            Location::Parts(parts) => parts.piece_end(at),
+            Location::Rows(rows) => rows.piece_end(at),
+            Location::Slice { .. } => u64::MAX,
+            Location::Chunks(_) => {
                 let piece = self.piece_bytes();
                 (at - at % piece).saturating_add(piece)
             }

@@ -5,7 +5,7 @@ use std::ops::Range;
 use qstore_checkpoint::{IoContext as _, Result, size, transpose, zeroed};
 use qstore_container::ChunkPlace;
 
-use super::array::{ArrayReader, Held};
+use super::array::{ArrayReader, Location};
 use super::bytes::ArrayBytes as _;
 use crate::codec::at_least;
 use crate::fetch::{Fetched, Needs};
@@ -23,7 +23,7 @@ impl ArrayReader {
     /// Rows and columns of what is coded, if that is a matrix.
     pub(super) fn coded_matrix(&self) -> Option<[u64; 2]> {
         let array = self.stored();
-        let is_own = matches!(self.held(), Held::Chunks(_));
+        let is_own = matches!(self.location(), Location::Chunks(_));
         (is_own && array.encoding.is_of_matrix()).then(|| array.coded_shape().ok())?
     }
 

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::ops::Range;
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use qstore_checkpoint::{IoContext as _, Result, gather, size, zeroed};
 use qstore_container::limits::MAX_TRANSPOSED_BYTES;
@@ -16,7 +16,7 @@ use crate::quant::{check_codes, codes_of_words, greatest_common_divisor, unpack}
 /// The codes of a quantised matrix, one a byte, in rows of output features.
 #[derive(Debug)]
 pub(crate) struct CodeReader {
-    array: Box<dyn ArrayBytes>,
+    array: Arc<dyn ArrayBytes>,
     /// Where the words of the codes lie.
     placed: Placed,
     /// Bytes of a word.
@@ -54,7 +54,7 @@ impl CodeReader {
     /// # Errors
     /// What of the field does not fit the array.
     pub(crate) fn new<A>(
-        array: impl ArrayBytes + 'static,
+        array: Arc<dyn ArrayBytes>,
         field: &Field<A>,
         (dtype, array_shape): (Dtype, &[u64]),
         shape: [u64; 2],
@@ -73,7 +73,7 @@ impl CodeReader {
         };
         let width = dtype.bitsize() as u64 / 8;
         let packing = field.packing.clone();
-        Ok(Self { array: Box::new(array), placed, width, packing, access, there: shape })
+        Ok(Self { array, placed, width, packing, access, there: shape })
     }
 
     /// The rows and columns of words that hold a block of codes, if all of them are there and fill whole words.
@@ -110,7 +110,7 @@ impl CodeReader {
         let pitch = self.codes_of_row();
         codes.fill(fill);
         let there = rows.start.min(self.there[0])..rows.end.min(self.there[0]);
-        let mut found = vec![0; size((there.end - there.start).saturating_mul(pitch))];
+        let mut found = self.hold((there.end - there.start).saturating_mul(pitch))?;
         self.decode_there(from, there, 0..self.placed.shape[1], &mut found)?;
         let shared = columns.start.min(self.there[1])..columns.end.min(self.there[1]);
         let (skip, length) = (size(shared.start), size(shared.end - shared.start));
@@ -213,7 +213,7 @@ impl CodeReader {
             }),
             Axis::Rows => {
                 let of_words = self.word_rows(rows.clone());
-                let mut words = vec![0; size((of_words.end - of_words.start).saturating_mul(line))];
+                let mut words = self.hold((of_words.end - of_words.start).saturating_mul(line))?;
                 self.decode_words(from, of_words.clone(), cols.clone(), &mut words)?;
                 let all = codes_of_words(Some(packing), &words, size(line));
                 let [unit_codes, unit_words] = units(packing);
@@ -223,6 +223,10 @@ impl CodeReader {
                 Ok(())
             }
         }
+    }
+
+    fn hold(&self, bytes: u64) -> Result<Vec<u8>> {
+        zeroed(bytes).at(self.array.path(), "cannot hold codes")
     }
 
     /// Decodes columns `cols` of rows of words.
@@ -239,7 +243,8 @@ impl CodeReader {
         }
         let all = self.placed.shape[1];
         if cols != (0..all) {
-            let mut whole = vec![0; size((rows.end - rows.start).saturating_mul(all * self.width))];
+            let mut whole =
+                self.hold((rows.end - rows.start).saturating_mul(all.saturating_mul(self.width)))?;
             self.decode_words(from, rows, 0..all, &mut whole)?;
             let (skip, line) = (size(cols.start * self.width), size((cols.end - cols.start) * self.width));
             let lines = whole.chunks_exact(size(all * self.width).max(1));
@@ -363,7 +368,7 @@ mod tests {
         let bytes = shape.iter().product::<u64>() * dtype.bitsize() as u64 / 8;
         let memory = Memory((0..bytes).map(|i| (i * 7 % 251) as u8).collect());
         let field = Field { array: (), view, packing };
-        Ok((CodeReader::new(memory, &field, (dtype, shape), there)?, cols))
+        Ok((CodeReader::new(Arc::new(memory), &field, (dtype, shape), there)?, cols))
     }
 
     fn rows((reader, cols): &(CodeReader, u64), rows: Range<u64>) -> Vec<u8> {

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 use std::path::PathBuf;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use qstore_checkpoint::{Error, FloatKind, IoContext as _, Result, size, zeroed};
 use qstore_container::{ArrayKey, ArrayRef, Dequantization, Dtype, FormatError, VariantName};
@@ -82,7 +82,7 @@ pub(super) struct Value {
     pub(super) shape: Vec<u64>,
     /// Those of the array that the field lies in.
     pub(super) bytes: Range<u64>,
-    pub(super) array: Box<dyn ArrayBytes>,
+    pub(super) array: Arc<dyn ArrayBytes>,
 }
 
 impl GivenReader {

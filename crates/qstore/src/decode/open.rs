@@ -6,9 +6,9 @@ use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
 use qstore_checkpoint::{Error, FloatKind, IoContext as _, Result, zeroed};
-use qstore_container::{ArrayKey, ArrayRef, ChunkForm, Encoding, Field};
+use qstore_container::{ArrayKey, ArrayRef, ChunkForm, Encoding, Field, View};
 
-use super::array::{ArrayReader, Chunks, Held};
+use super::array::{ArrayReader, Chunks, Location};
 use super::bytes::ArrayBytes as _;
 use super::codes::CodeReader;
 use super::given::{Described, GivenReader, Kind, Value};
@@ -17,28 +17,56 @@ use crate::fetch::{Fetched, Group, Needs, Place, fetch};
 use crate::formats::Checkpoint;
 use crate::variant::{Variant, about_array, coded_shape};
 
-/// Opens readers of very many arrays: slices of a bundle share the bundle's.
+/// Opens readers of many arrays of a variant. What several of them lie in, refer to or are given has one reader: each
+/// knows where all of its chunks lie.
 #[derive(Debug, Default)]
 pub(crate) struct Readers {
-    bundles: Vec<(Arc<Variant>, BundleReaders)>,
+    shared: Vec<Shared>,
 }
 
-/// Readers of a variant's bundles by their places.
-type BundleReaders = HashMap<(usize, usize), Arc<ArrayReader>>;
+/// Readers of a variant that many may share, by their places.
+#[derive(Debug)]
+struct Shared {
+    variant: Arc<Variant>,
+    readers: HashMap<(usize, usize), Arc<ArrayReader>>,
+}
 
 impl Readers {
     /// A reader of one array of a variant; of a reference to all of another that one's.
-    pub(crate) fn open(&mut self, variant: &Arc<Variant>, key: &ArrayKey) -> Result<ArrayReader> {
+    pub(crate) fn open(&mut self, variant: &Arc<Variant>, key: &ArrayKey) -> Result<Arc<ArrayReader>> {
         match &variant.stored_array(key)?.encoding {
-            Encoding::Reference { to, view } if view.is_whole() => {
-                self.open(&variant.referred(to)?, &to.array)
-            }
-            _ => {
-                let place =
-                    variant.place(key).ok_or_else(|| Error::internal(format!("{key}: it is nowhere")))?;
-                self.open_at(variant, place)
-            }
+            Encoding::Reference { to, view } if view.is_whole() => self.open_referred(variant, to),
+            _ => Ok(Arc::new(self.open_at(variant, place_of(variant, key)?)?)),
         }
+    }
+
+    /// A reader of an array that a variant's plan refers to.
+    fn open_referred(&mut self, variant: &Arc<Variant>, to: &ArrayRef) -> Result<Arc<ArrayReader>> {
+        let variant = variant.referred(to)?;
+        match &variant.stored_array(&to.array)?.encoding {
+            Encoding::Reference { to, view } if view.is_whole() => self.open_referred(&variant, to),
+            _ => self.open_shared(&variant, place_of(&variant, &to.array)?),
+        }
+    }
+
+    /// The reader of the array at a place of the variant that many may share.
+    fn open_shared(&mut self, variant: &Arc<Variant>, place: (usize, usize)) -> Result<Arc<ArrayReader>> {
+        let index = self.of_variant(variant);
+        if let Some(reader) = self.shared[index].readers.get(&place) {
+            return Ok(reader.clone());
+        }
+        let reader = Arc::new(self.open_at(variant, place)?);
+        self.shared[index].readers.insert(place, reader.clone());
+        Ok(reader)
+    }
+
+    /// Where those of a variant are.
+    fn of_variant(&mut self, variant: &Arc<Variant>) -> usize {
+        let known = self.shared.iter().position(|shared| Arc::ptr_eq(&shared.variant, variant));
+        known.unwrap_or_else(|| {
+            self.shared.push(Shared { variant: variant.clone(), readers: HashMap::new() });
+            self.shared.len() - 1
+        })
     }
 
     /// A reader of the array at a place of the variant, which is no reference to all of another.
@@ -46,94 +74,137 @@ impl Readers {
         let array = variant.array_at(place);
         let (file, index) = (variant.shard(place.0), place.1);
         let damaged = |what: &dyn ToString| damaged_array(variant, place, what);
-        let held = match &array.encoding {
+        let location = match &array.encoding {
             Encoding::Slice { .. } => {
                 let (bundle, start) = file.slice(index).ok_or_else(|| damaged(&"it has no bundle"))?;
-                Held::Slice { bundle: self.bundle(variant, (place.0, bundle))?, start }
+                Location::Slice { bundle: self.open_shared(variant, (place.0, bundle))?, start }
             }
             Encoding::Parts { parts } => {
-                let mut part = |part: &qstore_container::Part| {
+                let part = |part: &qstore_container::Part| {
                     let placed = part.view.place(&array.shape).map_err(|e| damaged(&e))?;
-                    Ok(Part { placed, array: Box::new(self.open(variant, &part.array)?) })
+                    Ok(Part { placed, array: self.open(variant, &part.array)? })
                 };
-                let parts = parts.iter().map(&mut part).collect::<Result<_>>()?;
-                Held::Parts(Parts { parts, width: array.width() })
+                let parts = parts.iter().map(part).collect::<Result<_>>()?;
+                Location::Parts(Parts { parts, width: array.width() })
             }
-            Encoding::Reference { to, view } => Held::Rows(Rows::open(variant, to, view)?),
-            _ => Held::Chunks(Box::new(chunks(variant, place)?)),
+            Encoding::Reference { to, view } => Location::Rows(self.rows(variant, to, view)?),
+            _ => Location::Chunks(Box::new(self.chunks(variant, place)?)),
         };
         let bytes = array.bytes().map_err(|e| damaged(&e))?;
-        Ok(ArrayReader::new(variant.clone(), place, bytes, held))
+        Ok(ArrayReader::new(variant.clone(), place, bytes, location))
     }
 
-    fn bundle(&mut self, variant: &Arc<Variant>, place: (usize, usize)) -> Result<Arc<ArrayReader>> {
-        let of_variant = match self.bundles.iter().position(|(known, _)| Arc::ptr_eq(known, variant)) {
-            Some(index) => index,
-            None => {
-                self.bundles.push((variant.clone(), HashMap::new()));
-                self.bundles.len() - 1
+    /// The matrix of the array `to`, which a plan of `variant` may refer to, that `view` takes.
+    fn rows(&mut self, variant: &Arc<Variant>, to: &ArrayRef, view: &View) -> Result<Rows> {
+        let target = variant.stored(to)?;
+        let of = self.open_referred(variant, to)?;
+        let placed = view.place(&target.shape).map_err(|e| of.damaged(&e))?;
+        Ok(Rows::new(placed, target.width(), of))
+    }
+
+    /// Where the chunks of an array lie, and what they are given.
+    fn chunks(&mut self, variant: &Arc<Variant>, place: (usize, usize)) -> Result<Chunks> {
+        let array = variant.array_at(place);
+        let (file, index) = (variant.shard(place.0), place.1);
+        let damaged = |what: &dyn ToString| damaged_array(variant, place, what);
+        let (name, mut next, verbatim) = match &array.encoding {
+            Encoding::Verbatim { file, offset } => {
+                (format!("{}/{file}", variant.name()).into(), *offset, true)
+            }
+            _ => {
+                let stream = file.stream(index).ok_or_else(|| damaged(&"it has no stream"))?;
+                (file.name.clone(), stream.start, false)
             }
         };
-        if let Some(reader) = self.bundles[of_variant].1.get(&place) {
-            return Ok(reader.clone());
+        let records = file.records(index);
+        let mut places = Vec::with_capacity(records.len());
+        for (chunk, record) in (0u64..).zip(records) {
+            let (stored, decoded) =
+                (u64::from(record.length), array.bytes_of_chunk(chunk).map_err(|e| damaged(&e))?);
+            let fits = match record.form {
+                ChunkForm::Raw => stored == decoded,
+                ChunkForm::Coded => stored < decoded,
+                ChunkForm::Head => false,
+            };
+            if !fits {
+                return Err(damaged(&"a chunk has a length that its rows cannot have"));
+            }
+            places.push(Place { file: name.clone(), start: next, length: stored });
+            next = next.saturating_add(stored);
         }
-        let reader = Arc::new(self.open_at(variant, place)?);
-        self.bundles[of_variant].1.insert(place, reader.clone());
-        Ok(reader)
+        Ok(Chunks { places, codec: OnceLock::new(), given: self.given(variant, place)?, verbatim })
+    }
+
+    /// What the array at a place is given, if anything.
+    fn given(&mut self, variant: &Arc<Variant>, place: (usize, usize)) -> Result<Option<GivenReader>> {
+        let array = variant.array_at(place);
+        let damaged = |what: &str| damaged_array(variant, place, &what);
+        let Some(given) = array.encoding.given() else { return Ok(None) };
+        let shape = coded_shape(array).ok_or_else(|| damaged("a residual that is no matrix"))?;
+        let float = || FloatKind::of_stored(array).ok_or_else(|| damaged("a residual of other elements"));
+        let mut fields: Vec<_> = given.values.fields().map(|(name, field)| ("given", name, field)).collect();
+        let kind = match &array.encoding {
+            Encoding::Residual { .. } => Kind::Bins(float()?),
+            Encoding::StepResidual { subdivisions, .. } => Kind::Subdivisions(*subdivisions, float()?),
+            Encoding::CodeResidual { own, layout, .. } => {
+                fields.extend(own.fields().map(|(name, field)| ("own", name, field)));
+                Kind::Codes(own.clone(), layout.bits())
+            }
+            _ => return Ok(None),
+        };
+        let value = |(side, name, field): (&str, &str, &Field<ArrayRef>)| {
+            let stored = variant.stored(&field.array)?;
+            let placed = field.view.place(&stored.shape);
+            let elements = placed.map_err(|e| damaged(&format!("{side}.{name}.{e}")))?.elements();
+            Ok(Value {
+                name: field.array.clone(),
+                dtype: stored.dtype,
+                shape: stored.shape.clone(),
+                bytes: elements.start * stored.width()..elements.end * stored.width(),
+                array: self.open_referred(variant, &field.array)?,
+            })
+        };
+        let values = fields.into_iter().map(value).collect::<Result<_>>()?;
+        let codes = variant.stored(&given.codes.array)?;
+        let reader = CodeReader::new(
+            self.open_referred(variant, &given.codes.array)?,
+            &given.codes,
+            (codes.dtype, &codes.shape),
+            given.shape,
+        );
+        let reader = reader.map_err(|e| damaged(&format!("given.codes.{e}")))?;
+        let described = Described {
+            variant: variant.name().clone(),
+            path: variant.shard(place.0).path.clone(),
+            key: array.key.clone(),
+            given: given.values.clone(),
+            given_shape: given.shape,
+            given_bits: given.bits(),
+            shape,
+            kind,
+            values,
+            values_group: Group::default(),
+        };
+        Ok(Some(GivenReader::described(reader, described)))
     }
 }
 
 impl ArrayReader {
     /// A reader of one array of a variant; of a reference to all of another that one's.
-    pub(crate) fn open(variant: &Arc<Variant>, key: &ArrayKey) -> Result<Self> {
+    pub(crate) fn open(variant: &Arc<Variant>, key: &ArrayKey) -> Result<Arc<Self>> {
         Readers::default().open(variant, key)
-    }
-
-    /// A reader of an array that a variant's plan refers to.
-    pub(crate) fn open_referred(variant: &Arc<Variant>, to: &ArrayRef) -> Result<Self> {
-        Self::open(&variant.referred(to)?, &to.array)
     }
 }
 
 impl Rows {
     /// The matrix of the array `to`, which a plan of `variant` may refer to, that `view` takes.
-    pub(crate) fn open(variant: &Arc<Variant>, to: &ArrayRef, view: &qstore_container::View) -> Result<Self> {
-        let target = variant.stored(to)?;
-        let of = Box::new(ArrayReader::open_referred(variant, to)?);
-        let placed = view.place(&target.shape).map_err(|e| of.damaged(&e))?;
-        Ok(Self::new(placed, target.width(), of))
+    pub(crate) fn open(variant: &Arc<Variant>, to: &ArrayRef, view: &View) -> Result<Self> {
+        Readers::default().rows(variant, to, view)
     }
 }
 
-/// Where the chunks of an array lie, and what they are given.
-fn chunks(variant: &Arc<Variant>, place: (usize, usize)) -> Result<Chunks> {
-    let array = variant.array_at(place);
-    let (file, index) = (variant.shard(place.0), place.1);
-    let damaged = |what: &dyn ToString| damaged_array(variant, place, what);
-    let (name, mut next, verbatim) = match &array.encoding {
-        Encoding::Verbatim { file, offset } => (format!("{}/{file}", variant.name()).into(), *offset, true),
-        _ => {
-            let stream = file.stream(index).ok_or_else(|| damaged(&"it has no stream"))?;
-            (file.name.clone(), stream.start, false)
-        }
-    };
-    let records = file.records(index);
-    let mut places = Vec::with_capacity(records.len());
-    for (chunk, record) in (0u64..).zip(records) {
-        let (stored, decoded) =
-            (u64::from(record.length), array.bytes_of_chunk(chunk).map_err(|e| damaged(&e))?);
-        let fits = match record.form {
-            ChunkForm::Raw => stored == decoded,
-            ChunkForm::Coded => stored < decoded,
-            ChunkForm::Head => false,
-        };
-        if !fits {
-            return Err(damaged(&"a chunk has a length that its rows cannot have"));
-        }
-        places.push(Place { file: name.clone(), start: next, length: stored });
-        next = next.saturating_add(stored);
-    }
-    Ok(Chunks { places, codec: OnceLock::new(), given: given(variant, place)?, verbatim })
+fn place_of(variant: &Variant, key: &ArrayKey) -> Result<(usize, usize)> {
+    variant.place(key).ok_or_else(|| Error::internal(format!("{key}: it is nowhere")))
 }
 
 /// That something is wrong with the array at a place.
@@ -141,59 +212,6 @@ fn damaged_array(variant: &Variant, place: (usize, usize), what: &dyn ToString) 
     let (shard, key) = (variant.shard(place.0), &variant.array_at(place).key);
     let error = Error::damaged(&shard.path, format!("{key}: {}", what.to_string()));
     about_array(error, variant.name(), key)
-}
-
-/// What the array at a place is given, if anything.
-fn given(variant: &Arc<Variant>, place: (usize, usize)) -> Result<Option<GivenReader>> {
-    let array = variant.array_at(place);
-    let damaged = |what: &str| damaged_array(variant, place, &what);
-    let Some(given) = array.encoding.given() else { return Ok(None) };
-    let shape = coded_shape(array).ok_or_else(|| damaged("a residual that is no matrix"))?;
-    let float = || FloatKind::of_stored(array).ok_or_else(|| damaged("a residual of other elements"));
-    let mut fields: Vec<_> = given.values.fields().map(|(name, field)| ("given", name, field)).collect();
-    let kind = match &array.encoding {
-        Encoding::Residual { .. } => Kind::Bins(float()?),
-        Encoding::StepResidual { subdivisions, .. } => Kind::Subdivisions(*subdivisions, float()?),
-        Encoding::CodeResidual { own, layout, .. } => {
-            fields.extend(own.fields().map(|(name, field)| ("own", name, field)));
-            Kind::Codes(own.clone(), layout.bits())
-        }
-        _ => return Ok(None),
-    };
-    let value = |(side, name, field): (&str, &str, &Field<ArrayRef>)| {
-        let stored = variant.stored(&field.array)?;
-        let placed = field.view.place(&stored.shape);
-        let elements = placed.map_err(|e| damaged(&format!("{side}.{name}.{e}")))?.elements();
-        Ok(Value {
-            name: field.array.clone(),
-            dtype: stored.dtype,
-            shape: stored.shape.clone(),
-            bytes: elements.start * stored.width()..elements.end * stored.width(),
-            array: Box::new(ArrayReader::open_referred(variant, &field.array)?),
-        })
-    };
-    let values = fields.into_iter().map(value).collect::<Result<_>>()?;
-    let codes = variant.stored(&given.codes.array)?;
-    let reader = CodeReader::new(
-        ArrayReader::open_referred(variant, &given.codes.array)?,
-        &given.codes,
-        (codes.dtype, &codes.shape),
-        given.shape,
-    );
-    let reader = reader.map_err(|e| damaged(&format!("given.codes.{e}")))?;
-    let described = Described {
-        variant: variant.name().clone(),
-        path: variant.shard(place.0).path.clone(),
-        key: array.key.clone(),
-        given: given.values.clone(),
-        given_shape: given.shape,
-        given_bits: given.bits(),
-        shape,
-        kind,
-        values,
-        values_group: Group::default(),
-    };
-    Ok(Some(GivenReader::described(reader, described)))
 }
 
 /// Some bytes of a small array.
@@ -205,7 +223,7 @@ pub(crate) fn read_part(reader: &ArrayReader, bytes: Range<u64>) -> Result<Vec<u
 
 /// All of several small arrays, one after another, which have `bytes` bytes together, from what was fetched.
 pub(crate) fn decode_each(
-    readers: &[ArrayReader],
+    readers: &[Arc<ArrayReader>],
     from: &Fetched,
     variant: &Variant,
     bytes: u64,

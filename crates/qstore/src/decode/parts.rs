@@ -1,7 +1,7 @@
 //! Arrays whose bytes are those of others: of the parts that they consist of, or of a matrix of another.
 
 use std::ops::Range;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use qstore_checkpoint::{IoContext as _, Result, gather, size, transpose, zeroed};
 use qstore_container::Placed;
@@ -22,7 +22,7 @@ pub(super) struct Parts {
 #[derive(Debug)]
 pub(super) struct Part {
     pub(super) placed: Placed,
-    pub(super) array: Box<dyn ArrayBytes>,
+    pub(super) array: Arc<dyn ArrayBytes>,
 }
 
 /// What a request asks of a part.
@@ -157,13 +157,13 @@ pub(crate) struct Rows {
     pub(super) placed: Placed,
     /// Bytes of an element.
     pub(super) width: u64,
-    pub(super) of: Box<dyn ArrayBytes>,
+    pub(super) of: Arc<dyn ArrayBytes>,
     /// All of it, where its elements are not together and it was asked for in part.
     gathered: OnceLock<Vec<u8>>,
 }
 
 impl Rows {
-    pub(super) fn new(placed: Placed, width: u64, of: Box<dyn ArrayBytes>) -> Self {
+    pub(super) fn new(placed: Placed, width: u64, of: Arc<dyn ArrayBytes>) -> Self {
         Self { placed, width, of, gathered: OnceLock::new() }
     }
 

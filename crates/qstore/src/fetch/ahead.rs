@@ -2,8 +2,8 @@
 //!
 //! Pieces of work come in an order that is known, and so does what each needs. It is read in that order, some pieces'
 //! worth at a time, so that what lies together in a file is read together. There is no thread for it: whichever is
-//! about to decode a piece first reads for the next ones, where fewer are left than threads and no other does. So one thread
-//! reads and the others decode while decoding waits for reading, and all decode where it does not.
+//! about to decode a piece first reads for the next ones, where fewer are left than threads and no other does. So one
+//! thread reads and the others decode while decoding waits for reading, and all decode where it does not.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -338,6 +338,24 @@ mod tests {
         }
         let reads = storage.reads.into_inner().unwrap();
         assert_eq!(reads.iter().map(|read| read.length).sum::<u64>(), 2 * count * 10);
+    }
+
+    #[test]
+    fn as_much_is_read_ahead_as_is_of_use() {
+        // Pieces of 300 KB need 1 MiB of two files: eight or so at a time.
+        let read_at_first = |threads: usize, ahead: u64, memory: u64| {
+            let storage = Numbers { ahead, ..Numbers::default() };
+            let needed = pieces().iter().skip(2).map(|places| needs(places)).collect();
+            drop(Ahead::new(&storage, memory, threads, needed).get(0).unwrap());
+            storage.reads.into_inner().unwrap().iter().map(|read| read.length).sum::<u64>()
+        };
+        let one = read_at_first(1, 0, 1 << 30);
+        assert!((1 << 20..4 << 20).contains(&one), "{one}");
+        // It leaves enough for two threads, but not for a hundred, nor for a storage that wants more.
+        assert_eq!(read_at_first(2, 0, 1 << 30), one);
+        assert!(read_at_first(100, 0, 1 << 30) > one);
+        assert!(read_at_first(1, 1 << 30, 1 << 30) > one);
+        assert_eq!(read_at_first(100, 1 << 30, one), one);
     }
 
     #[test]

@@ -30,7 +30,7 @@ impl StoredArrays for OfVariant {
         let kept = self.last.lock().ok().and_then(|kept| kept.clone()).filter(|(kept, _)| kept == key);
         let reader = match kept {
             Some((_, reader)) => reader,
-            None => Arc::new(ArrayReader::open(&self.variant, key)?),
+            None => ArrayReader::open(&self.variant, key)?,
         };
         if let Ok(mut kept) = self.last.lock() {
             *kept = Some((key.clone(), reader.clone()));

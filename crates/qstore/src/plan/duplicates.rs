@@ -138,7 +138,7 @@ impl<'a> Duplicates<'a> {
         }
         if let Some((variant, key)) = self.stored_twin(index, pairs)? {
             let reader = ArrayReader::open(&variant, &key)?;
-            return Ok(Some((variant.origin(&key), Original::Stored(Box::new(reader)))));
+            return Ok(Some((variant.origin(&key), Original::Stored(reader))));
         }
         let Some(original) = self.original(index, pairs)?.filter(|original| *original != index) else {
             return Ok(None);

@@ -71,7 +71,7 @@ impl Lower {
             Self::Folder { source, .. } => {
                 let array = source.expect(key)?;
                 let array = (array.dtype, &array.shape[..]);
-                CodeReader::new(SharedArray::find(source, key)?, field, array, matrix.shape)
+                CodeReader::new(Arc::new(SharedArray::find(source, key)?), field, array, matrix.shape)
             }
         };
         reader.map_err(Unusable::because)
@@ -109,7 +109,7 @@ impl Arrays<ArrayKey> for Lower {
 
     fn read(&self, key: &ArrayKey, bytes: Range<u64>) -> Result<Vec<u8>> {
         match self {
-            Self::Stored(variant) => read_part(&ArrayReader::open(variant, key)?, bytes),
+            Self::Stored(variant) => read_part(&*ArrayReader::open(variant, key)?, bytes),
             Self::Folder { source, .. } => Arrays::read(&**source, key, bytes),
         }
     }

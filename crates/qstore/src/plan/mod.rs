@@ -100,7 +100,7 @@ impl Action {
 #[derive(Debug)]
 pub(crate) enum Original {
     /// In a variant below.
-    Stored(Box<ArrayReader>),
+    Stored(Arc<ArrayReader>),
     /// A matrix of one there.
     Rows(Box<Rows>),
     /// In this source, by index.

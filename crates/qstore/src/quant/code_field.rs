@@ -16,6 +16,11 @@ pub(crate) fn check_codes<A>(
     if rows < shape[0] || cols < shape[1] {
         return Err(FormatError::new("view: fewer codes than the matrix has"));
     }
+    // A reader decodes whole rows of them.
+    let most = shape.map(|needed| needed.saturating_mul(2).saturating_add(64));
+    if rows > most[0] || cols > most[1] {
+        return Err(FormatError::new("view: far more codes than the matrix has"));
+    }
     let words = field.view.place(array_shape)?.shape;
     let Some(packing) = &field.packing else {
         let is_byte = dtype.bitsize() == 8;

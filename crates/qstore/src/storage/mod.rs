@@ -91,8 +91,8 @@ pub struct Hints {
     pub gap: u64,
     /// Most bytes of a request.
     pub most: u64,
-    /// Bytes that are worth reading before they are needed, if memory is allowed for them, beside those of a piece for
-    /// each thread.
+    /// Bytes that are worth having in memory, those that are being decoded among them, if memory is allowed for them and
+    /// they are more than a piece for each thread.
     pub ahead: u64,
 }
 

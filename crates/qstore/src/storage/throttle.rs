@@ -50,6 +50,9 @@ fn arrival(free: Duration, now: Duration, bytes: u64, bytes_per_second: u64) -> 
     start.saturating_add(Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(u64::MAX)))
 }
 
+/// Bytes that are best under way over a link while others are decoded.
+const AHEAD: u64 = 12 << 20;
+
 /// A storage that is read over a link.
 #[derive(Debug)]
 pub struct Throttled {
@@ -86,7 +89,8 @@ impl Storage for Throttled {
     }
 
     fn hints(&self) -> Hints {
-        self.of.hints()
+        let hints = self.of.hints();
+        Hints { ahead: hints.ahead.max(AHEAD), ..hints }
     }
 }
 

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::Store;
 use super::unshared::UnsharedInspection;
-use crate::decode::{ArrayBytes as _, ArrayReader};
+use crate::decode::{ArrayBytes as _, Readers};
 use crate::fetch::Needs;
 use crate::variant::Variant;
 
@@ -288,9 +288,9 @@ fn describe_tensors(variant: &Variant) -> Vec<TensorInspection> {
 
 /// Bytes that loading every tensor reads: what opening has read, and each chunk that a tensor needs, once.
 fn read_bytes(variant: &Arc<Variant>) -> Result<u64> {
-    let mut needs = Needs::default();
+    let (mut readers, mut needs) = (Readers::default(), Needs::default());
     for (array, _) in variant.arrays().filter(|(array, _)| array.key.tensor().is_some()) {
-        let reader = ArrayReader::open(variant, &array.key)?;
+        let reader = readers.open(variant, &array.key)?;
         reader.needs(0..reader.bytes(), &mut needs)?;
     }
     let chunks: u64 = needs.sorted().iter().map(|place| place.length).sum();

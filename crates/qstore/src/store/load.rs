@@ -37,36 +37,41 @@ pub fn load(variant: &Arc<Variant>, options: &Options, progress: &dyn Progress) 
         Ok(LoadedTensor { name: tensor.name, dtype: tensor.dtype, shape: tensor.shape, data })
     };
     let mut tensors = variant.tensors().into_iter().map(allocate).collect::<Result<Vec<_>>>()?;
+    let runs = runs_of(variant, &mut tensors)?;
+    decode_pieces(variant, runs, options, progress)?;
+    Ok(tensors)
+}
+
+/// What is decoded at a time of all tensors, in the order of storage.
+fn runs_of<'a>(variant: &Arc<Variant>, tensors: &'a mut [LoadedTensor]) -> Result<Vec<Vec<Piece<'a>>>> {
     let (mut readers, mut pieces) = (Readers::default(), Vec::new());
-    for tensor in &mut tensors {
+    for tensor in tensors {
         let key = ArrayKey::Tensor(tensor.name.clone());
         let (turn, mut of_tensor) = (turn(variant, &key), Vec::new());
-        cut(&Arc::new(readers.open(variant, &key)?), 0, &mut tensor.data, &mut of_tensor);
+        cut(&readers.open(variant, &key)?, 0, &mut tensor.data, &mut of_tensor);
         pieces.extend(of_tensor.into_iter().map(|piece| (turn, piece)));
     }
     // Slices when it is their bundle's turn, which lies behind them; tensors that lie in the same place together.
     pieces.sort_by_key(|(turn, piece)| (*turn, piece.start));
-    decode_pieces(variant, runs(pieces), options, progress)?;
-    Ok(tensors)
+    Ok(runs(pieces.into_iter().map(|(_, piece)| piece)))
 }
 
-/// Bytes of small pieces that are decoded together.
+/// Bytes of slices that are decoded together, about those of a bundle.
 const RUN_BYTES: usize = 256 << 10;
 
-/// Small pieces that lie in the same place together, as very many slices of a bundle do; others alone.
-fn runs<P: PartialEq>(pieces: Vec<(P, Piece)>) -> Vec<Vec<Piece>> {
+/// Slices of a bundle that follow each other together: there may be very many. Other pieces alone.
+fn runs<'a>(pieces: impl Iterator<Item = Piece<'a>>) -> Vec<Vec<Piece<'a>>> {
     let mut runs: Vec<Vec<Piece>> = Vec::new();
-    let (mut last, mut bytes) = (None, 0);
-    for (place, piece) in pieces {
+    let mut bytes = 0;
+    for piece in pieces {
         bytes += piece.out.len();
-        match runs.last_mut().filter(|_| bytes <= RUN_BYTES && last.as_ref() == Some(&place)) {
+        match runs.last_mut().filter(|run| bytes <= RUN_BYTES && piece.is_of_bundle_of(run)) {
             Some(run) => run.push(piece),
             None => {
                 bytes = piece.out.len();
                 runs.push(vec![piece]);
             }
         }
-        last = Some(place);
     }
     runs
 }
@@ -108,6 +113,14 @@ struct Piece<'a> {
     reader: Arc<ArrayReader>,
     start: u64,
     out: &'a mut [u8],
+}
+
+impl Piece<'_> {
+    /// Whether it is of the bundle that the last piece of a run is of.
+    fn is_of_bundle_of(&self, run: &[Self]) -> bool {
+        let last = run.last().and_then(|last| last.reader.bundle());
+        last.zip(self.reader.bundle()).is_some_and(|(last, own)| Arc::ptr_eq(last, own))
+    }
 }
 
 /// Cuts `data`, which is a tensor's from byte `start` on, into pieces. Each thread takes the next one: so the whole is

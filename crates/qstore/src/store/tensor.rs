@@ -53,7 +53,7 @@ impl Tensor {
         let key = ArrayKey::Tensor(name.to_owned());
         let StoredArray { dtype, shape, .. } = variant.stored_array(&key)?;
         let (dtype, shape) = (*dtype, shape.clone());
-        let reader = Arc::new(ArrayReader::open(variant, &key)?);
+        let reader = ArrayReader::open(variant, &key)?;
         Ok(Self { variant: variant.clone(), name: name.to_owned(), dtype, shape, reader })
     }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use qstore_checkpoint::{
     CHUNK_MEMORY, Error, IoContext as _, NewFolder, Options, Progress, Result, Window, ordered, zeroed,
 };
-use qstore_container::{ArrayKey, Encoding, FileContent, OriginalFile, Sha256Hex, VariantName};
+use qstore_container::{ArrayKey, Encoding, FileContent, OriginalFile, Sha256Hex, StoredArray, VariantName};
 use rayon::ThreadPool;
 use sha2::{Digest as _, Sha256};
 
@@ -100,10 +100,7 @@ pub(super) fn restore(
         let there = variant.storage().read_all(&format!("{}/{}", variant.name(), file.path), 0);
         there.map_err(|error| variant.or_changed(error))?;
     }
-    let (mut readers, mut pieces) = (Readers::default(), Vec::new());
-    for run in (ArrayRuns { variant, keys: keys.into_iter().peekable() }) {
-        run.and_then(|run| add_pieces(variant, run, &mut readers, &mut pieces))?;
-    }
+    let pieces = pieces_of(variant, keys)?;
     let needs = pieces.iter().map(Piece::needs).collect::<Result<_>>()?;
     let ahead = Ahead::new(variant.storage(), window.bytes / 4, pool.current_num_threads(), needs);
     let decode = |(index, piece): (usize, Piece)| piece.decode(variant, ahead.get(index)?.fetched());
@@ -121,6 +118,15 @@ pub(super) fn restore(
     }))
 }
 
+/// What is decoded at a time of the arrays of a file.
+fn pieces_of(variant: &Arc<Variant>, keys: Vec<ArrayKey>) -> Result<Vec<Piece>> {
+    let (mut readers, mut pieces) = (Readers::default(), Vec::new());
+    for run in (ArrayRuns { variant, keys: keys.into_iter().peekable() }) {
+        run.and_then(|run| add_pieces(variant, run, &mut readers, &mut pieces))?;
+    }
+    Ok(pieces)
+}
+
 /// Bytes of small arrays that are read as one piece.
 const RUN_BYTES: u64 = 256 << 10;
 /// Small arrays that are read as one piece.
@@ -131,7 +137,7 @@ enum Piece {
     /// A part of an array.
     Chunk { reader: Arc<ArrayReader>, start: u64, length: u64 },
     /// All of several small arrays.
-    Whole { readers: Vec<ArrayReader>, bytes: u64 },
+    Whole { readers: Vec<Arc<ArrayReader>>, bytes: u64 },
 }
 
 impl Piece {
@@ -177,12 +183,14 @@ impl<K: Iterator<Item = ArrayKey>> Iterator for ArrayRuns<'_, K> {
 
     fn next(&mut self) -> Option<Self::Item> {
         let variant = self.variant;
-        // References may lead to slices.
-        let small_bytes = |key: &ArrayKey| match variant.stored_array(key) {
-            Ok(array) if matches!(array.encoding, Encoding::Slice { .. } | Encoding::Reference { .. }) => {
-                array.bytes().ok().filter(|bytes| *bytes <= RUN_BYTES / 4)
-            }
-            _ => None,
+        // They are slices of few bundles, or references to such.
+        let is_slice = |array: &StoredArray| match &array.encoding {
+            Encoding::Reference { to, .. } => variant.stored(to).is_ok_and(|array| array.encoding.is_slice()),
+            encoding => encoding.is_slice(),
+        };
+        let small_bytes = |key: &ArrayKey| {
+            let array = variant.stored_array(key).ok().filter(|array| is_slice(array))?;
+            array.bytes().ok().filter(|bytes| *bytes <= RUN_BYTES / 4)
         };
         let first = self.keys.next()?;
         let Some(mut bytes) = small_bytes(&first) else {
@@ -216,7 +224,7 @@ fn add_pieces(
         pieces.push(Piece::Whole { readers, bytes });
         return Ok(());
     };
-    let reader = Arc::new(open.open(variant, key)?);
+    let reader = open.open(variant, key)?;
     let mut start = 0;
     while start < bytes {
         let end = reader.piece_end(start).clamp(start + 1, bytes);

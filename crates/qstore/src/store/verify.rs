@@ -235,7 +235,6 @@ fn check_stored(
     for (index, (array, _)) in arrays.enumerate() {
         match ArrayReader::open(variant, &array.key) {
             Ok(reader) => {
-                let reader = Arc::new(reader);
                 pieces.extend(reader.stretches_of_chunks().map(|chunks| (index, reader.clone(), chunks)));
             }
             Err(problem) => drop(problems.insert(index, Problem::new(variant.name(), &problem))),

@@ -6,7 +6,7 @@ use qstore_checkpoint::{Error, Result};
 use qstore_container::limits::{MAX_TRANSPOSED_BYTES, MAX_VALUES_BYTES};
 use qstore_container::{
     ArrayKey, ArrayRef, Axis, Dequantization, Encoding, FileContent, FormatError, QuantMatrix,
-    SafetensorsHeader, StoredArray, View,
+    SafetensorsHeader, StoredArray, VariantName, View,
 };
 
 use super::aside::{Aside, slab_bytes};
@@ -41,7 +41,7 @@ impl Variant {
                     }
                     Encoding::CodeResidual { given, own, .. } => {
                         self.check_given(given, &mut aside, damaged)?;
-                        if !chunks_align(array, self.source_of(&given.codes.array)?) {
+                        if !chunks_align(array, self.source_of(&given.codes.array)?.1) {
                             return Err(damaged("its chunks are not those of the codes that it is given"));
                         }
                         self.check_values(own, "own", &mut aside, damaged)?;
@@ -52,7 +52,9 @@ impl Variant {
                     _ => {}
                 }
                 if aside.is_too_much(self.entry.raw_bytes) {
-                    return Err(damaged("it asks for far more than it and the arrays before it have"));
+                    return Err(damaged(
+                        "it and those before ask for far more than their variant's files have",
+                    ));
                 }
             }
         }
@@ -87,7 +89,7 @@ impl Variant {
             if !placed.is_contiguous() && slab_bytes(target, &placed) > MAX_TRANSPOSED_BYTES {
                 return Err(damaged("view.slab: larger than a reader accepts"));
             }
-            aside.add_matrix(target, &placed);
+            aside.add_matrix(target, self.source_of(to)?, &placed);
             placed.shape[0].checked_mul(placed.shape[1]).and_then(|count| count.checked_mul(target.width()))
         };
         if bytes != array.bytes().ok() {
@@ -110,17 +112,17 @@ impl Variant {
         }
         // Else opening one could take as many steps as there are paths through all the variants.
         let source = self.source_of(&given.codes.array)?;
-        if source.encoding.is_float_residual() {
+        if source.1.encoding.is_float_residual() {
             return Err(damaged("it is given what is itself a residual"));
         }
-        if is_elsewhere(&source.encoding) {
+        if is_elsewhere(&source.1.encoding) {
             return Err(damaged("it is given what lies in parts, or in a part of another tensor"));
         }
         let codes = self.stored(&given.codes.array)?;
         let misfit = |e: FormatError| damaged(&format!("given.codes.{e}"));
         check_codes(&given.codes, codes.dtype, &codes.shape, given.shape).map_err(misfit)?;
         let placed = given.codes.view.place(&codes.shape).map_err(misfit)?;
-        aside.add_matrix(codes, &placed);
+        aside.add_matrix(codes, source, &placed);
         self.check_values(&given.values, "given", aside, damaged)
     }
 
@@ -134,8 +136,8 @@ impl Variant {
     ) -> Result<()> {
         for (name, field) in values.fields() {
             // Else a reader of one could need another, and so on.
-            let encoding = &self.source_of(&field.array)?.encoding;
-            if encoding.is_residual() || is_elsewhere(encoding) {
+            let source = self.source_of(&field.array)?;
+            if source.1.encoding.is_residual() || is_elsewhere(&source.1.encoding) {
                 let array = &field.array.array;
                 return Err(damaged(&format!("{side}: {array} is itself a residual, or lies in parts")));
             }
@@ -147,6 +149,7 @@ impl Variant {
                 return Err(damaged(&format!("{side}.{name}: larger than a reader accepts")));
             }
             aside.add(bytes);
+            aside.add_matrix(array, source, &placed);
         }
         Ok(())
     }
@@ -226,15 +229,21 @@ impl Variant {
         Ok(())
     }
 
-    /// The stored array that has the bytes of one that this variant's plan refers to.
-    fn source_of(&self, to: &ArrayRef) -> Result<&StoredArray> {
-        match &self.stored(to)?.encoding {
+    /// The stored array that has the bytes of one that this variant's plan refers to, and the variant that has it.
+    fn source_of(&self, to: &ArrayRef) -> Result<(&Self, &StoredArray)> {
+        let stored = self.stored(to)?;
+        let variant = self.known(&to.variant);
+        match &stored.encoding {
             Encoding::Reference { to: next, view } if view.is_whole() => {
-                let variant = self.given.iter().find(|g| g.entry.name == to.variant);
-                variant.map_or(self, |given| given).stored(next)
+                Ok((variant.known(&next.variant), variant.stored(next)?))
             }
-            _ => self.stored(to),
+            _ => Ok((variant, stored)),
         }
+    }
+
+    /// The variant of that name among those that it is given, else itself.
+    fn known(&self, name: &VariantName) -> &Self {
+        self.given.iter().find(|given| given.entry.name == *name).map_or(self, |given| given)
     }
 
     /// Where a tensor of its own is, which is likely to come next in the plan.

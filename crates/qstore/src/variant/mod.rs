@@ -3,7 +3,7 @@
 mod aside;
 mod changed;
 mod check;
-mod held;
+mod decoded;
 mod shape;
 mod shard;
 
@@ -22,7 +22,7 @@ use crate::names::ArrayInfo;
 use crate::storage::{Counted, Storage};
 pub(crate) use changed::or_changed;
 pub(crate) use check::{chunks_align, is_elsewhere};
-pub(crate) use held::{ChunkId, HeldChunks};
+pub(crate) use decoded::{ChunkId, DecodedChunks};
 pub(crate) use shape::coded_shape;
 pub(crate) use shard::Shard;
 
@@ -35,7 +35,7 @@ pub struct Variant {
     /// Where each array is: shard and index in its plan.
     places: HashMap<ArrayKey, (usize, usize)>,
     given: Vec<Arc<Variant>>,
-    held: HeldChunks,
+    decoded: DecodedChunks,
 }
 
 /// What is known of a tensor without reading it.
@@ -85,7 +85,7 @@ impl Variant {
             }
         }
         let (storage, entry) = (storage.clone(), entry.clone());
-        let variant = Self { storage, entry, shards, places, given, held: HeldChunks::default() };
+        let variant = Self { storage, entry, shards, places, given, decoded: DecodedChunks::default() };
         variant.check()?;
         Ok(variant)
     }
@@ -188,8 +188,8 @@ impl Variant {
     }
 
     /// Its chunks that were decoded last for a little of each.
-    pub(crate) fn held(&self) -> &HeldChunks {
-        &self.held
+    pub(crate) fn decoded_chunks(&self) -> &DecodedChunks {
+        &self.decoded
     }
 
     /// Bytes read so far for this variant and the ones opened along with it.

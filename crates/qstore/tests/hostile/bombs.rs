@@ -392,16 +392,37 @@ fn arrays_that_ask_for_far_more_than_they_have() {
         let encoding = json!({"kind": "residual", "given": int8("int8", "long", [long, 1])});
         (array(&format!("tensor:g{index}"), "BF16", &[1, 1], [1, 1], encoding), narrow_chunks())
     };
+    // Its rows lie across one chunk, whose content is not looked at.
+    let (turned, turned_chunks) = {
+        let encoding = json!({"kind": "codes", "layout": gptq_layout(4)});
+        let (words, rows) = (2048, 2048);
+        let entry = array("tensor:turned", "I32", &[words, rows], [words, 512], encoding);
+        let mut chunks = narrow_chunks();
+        chunks[0].1.insert(0, 1);
+        let chunk = chunks.pop().unwrap();
+        chunks.extend(vec![chunk; 4]);
+        (entry, chunks)
+    };
+    let turned_row = |index: u64| {
+        let to = json!({"variant": "int8", "array": "tensor:turned"});
+        let encoding = json!({"kind": "reference", "to": to, "view": {"slab": [index, index + 1]}});
+        (array(&format!("tensor:t{index}"), "I32", &[1, 2048], [1, 1], encoding), Vec::new())
+    };
     type Small<'a> = &'a dyn Fn(u64) -> (Value, crate::forge::Chunks);
-    for (what, small, few, many) in
-        [("rows across a matrix", &across as Small, 10, 20), ("residuals given scales", &given, 30, 80)]
-    {
+    for (what, small, few, many) in [
+        ("rows across a matrix", &across as Small, 10, 20),
+        ("residuals given scales", &given, 30, 80),
+        ("rows of a matrix that is stored transposed", &turned_row, 40, 100),
+    ] {
         for (count, fits) in [(few, true), (many, false)] {
             let dir = scratch();
             let mut forgery = Forgery::of(&stores::small().store);
-            for (entry, chunks) in
-                [(&matrix, &matrix_chunks), (&codes, &codes_chunks), (&scale, &scale_chunks)]
-            {
+            for (entry, chunks) in [
+                (&matrix, &matrix_chunks),
+                (&codes, &codes_chunks),
+                (&scale, &scale_chunks),
+                (&turned, &turned_chunks),
+            ] {
                 add(&mut forgery, "int8", entry.clone(), chunks.clone());
             }
             for index in 0..count {
@@ -418,6 +439,44 @@ fn arrays_that_ask_for_far_more_than_they_have() {
             }
         }
     }
+}
+
+/// Plans that are refused before anything is read: what they ask for has no end.
+#[test]
+fn arrays_without_measure() {
+    let _alone = alone();
+    let refused = |what: &str, change: &dyn Fn(&mut Forgery)| {
+        let dir = scratch();
+        let mut forgery = Forgery::of(&stores::small().store);
+        change(&mut forgery);
+        forgery.write(dir.path());
+        let store = qstore::Store::open(dir.path()).unwrap();
+        let error = store.variant(&"bf16".parse().unwrap()).unwrap_err().to_string();
+        assert!(error.contains(what), "{what}: {error}");
+    };
+    refused("far more codes", &|f| {
+        let (rows, cols) = (1 << 14, 1 << 16);
+        let (codes, _) = zeros("tensor:wide.weight", "I8", &[rows, cols], 0, [cols, 256], 1);
+        let chunk = (ChunkForm::Coded, vec![1; 9]);
+        add(f, "int8", codes, vec![chunk; 64]);
+        let (scale, chunks) = zeros("tensor:wide.SCB", "F32", &[rows], rows * 4, [1 << 12, 4], 4);
+        add(f, "int8", scale, chunks);
+        let encoding = json!({"kind": "residual", "given": int8("int8", "wide", [rows, 1])});
+        add(f, "bf16", array("tensor:thin", "BF16", &[rows, 1], [1, rows], encoding), narrow_chunks());
+    });
+    refused("smaller chunks", &|f| {
+        let entry = array("tensor:crumbs", "U8", &[5000], [1, 1], json!({"kind": "raw"}));
+        add(f, "bf16", entry, vec![(ChunkForm::Raw, vec![0]); 5000]);
+    });
+    refused("rows of another length", &|f| {
+        let mut layout = gptq_layout(4);
+        layout.as_object_mut().unwrap().remove("transposed");
+        let entry =
+            array("tensor:cut", "I32", &[64, 64], [32, 64], json!({"kind": "codes", "layout": layout}));
+        let mut chunks = narrow_chunks();
+        chunks[0].1.insert(0, 1);
+        add(f, "bf16", entry, chunks);
+    });
 }
 
 /// A residual given codes and scales that refer to residuals, and so on: each level asks for the one below twice, so

@@ -15,9 +15,9 @@ const HELD_CHUNKS: usize = 128;
 /// Which chunk it is: shard, index in its plan, and number in the array.
 pub(crate) type ChunkId = (usize, usize, u64);
 
-/// The chunks that were decoded last of those of which less than half was wanted.
+/// The chunks that were decoded last of those of which at most half was wanted.
 #[derive(Debug, Default)]
-pub(crate) struct HeldChunks {
+pub(crate) struct DecodedChunks {
     held: Mutex<VecDeque<Held>>,
 }
 
@@ -29,10 +29,10 @@ struct Held {
     decoded: Arc<Mutex<Option<Arc<Vec<u8>>>>>,
 }
 
-impl HeldChunks {
+impl DecodedChunks {
     /// A chunk that has `bytes` bytes, from `decode` where it is not held. `decode` may only wait for chunks that this
     /// one is given, which cannot wait for this one.
-    pub(crate) fn get(
+    pub(crate) fn get_or_decode(
         &self,
         chunk: ChunkId,
         bytes: u64,
@@ -49,7 +49,7 @@ impl HeldChunks {
     }
 
     /// A chunk, if it is held.
-    pub(crate) fn held(&self, chunk: ChunkId) -> Option<Arc<Vec<u8>>> {
+    pub(crate) fn peek(&self, chunk: ChunkId) -> Option<Arc<Vec<u8>>> {
         let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         let found = held.iter().rev().find(|held| held.chunk == chunk)?.clone();
         drop(held);
@@ -79,10 +79,10 @@ mod tests {
 
     #[test]
     fn each_is_decoded_once_until_there_are_too_many() {
-        let held = HeldChunks::default();
+        let held = DecodedChunks::default();
         let decodes = Mutex::new(0);
         let get = |index: u64| {
-            held.get((0, 0, index), 1 << 20, || {
+            held.get_or_decode((0, 0, index), 1 << 20, || {
                 *decodes.lock().unwrap() += 1;
                 Ok(vec![index.to_le_bytes()[0]; 4])
             })
@@ -99,14 +99,14 @@ mod tests {
         assert!(held.held.lock().unwrap().len() <= 32);
         get(0);
         assert_eq!(*decodes.lock().unwrap(), 101);
-        (0..1000).for_each(|index| drop(held.get((0, index, 0), 0, || Ok(Vec::new()))));
+        (0..1000).for_each(|index| drop(held.get_or_decode((0, index, 0), 0, || Ok(Vec::new()))));
         assert_eq!(held.held.lock().unwrap().len(), HELD_CHUNKS);
     }
 
     #[test]
     fn a_failure_is_not_held() {
-        let held = HeldChunks::default();
-        assert!(held.get((0, 0, 0), 1, || Err(Error::usage("no"))).is_err());
-        assert_eq!(*held.get((0, 0, 0), 1, || Ok(vec![7])).unwrap(), [7]);
+        let held = DecodedChunks::default();
+        assert!(held.get_or_decode((0, 0, 0), 1, || Err(Error::usage("no"))).is_err());
+        assert_eq!(*held.get_or_decode((0, 0, 0), 1, || Ok(vec![7])).unwrap(), [7]);
     }
 }
