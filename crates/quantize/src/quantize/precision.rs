@@ -7,6 +7,7 @@ use qstore_checkpoint::{Error, Result};
 
 /// What [`quantize`](super::quantize) makes of weight matrices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Precision {
     /// LLM.int8(), as transformers and bitsandbytes write it: `X.weight` holds I8 codes and `X.SCB` an F32 scale for
     /// each row.
