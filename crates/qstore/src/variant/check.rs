@@ -62,11 +62,11 @@ impl Variant {
     }
 
     /// Whether an array may refer to a matrix of another.
-    fn check_reference(
-        &self,
+    fn check_reference<'a>(
+        &'a self,
         array: &StoredArray,
         (to, view): (&ArrayRef, &View),
-        aside: &mut Aside,
+        aside: &mut Aside<'a>,
         damaged: impl Fn(&str) -> Error,
     ) -> Result<()> {
         let target = self.stored(to)?;
@@ -89,20 +89,20 @@ impl Variant {
             if !placed.is_contiguous() && slab_bytes(target, &placed) > MAX_TRANSPOSED_BYTES {
                 return Err(damaged("view.slab: larger than a reader accepts"));
             }
-            aside.add_matrix(target, self.source_of(to)?, &placed);
             placed.shape[0].checked_mul(placed.shape[1]).and_then(|count| count.checked_mul(target.width()))
         };
         if bytes != array.bytes().ok() {
             return Err(damaged("it refers to a tensor of another size"));
         }
+        aside.add_reference(self, to, view);
         Ok(())
     }
 
     /// Whether a quantised matrix of another variant may be given to an array of this.
-    fn check_given(
-        &self,
+    fn check_given<'a>(
+        &'a self,
         given: &QuantMatrix<ArrayRef>,
-        aside: &mut Aside,
+        aside: &mut Aside<'a>,
         damaged: impl Fn(&str) -> Error,
     ) -> Result<()> {
         for array in given.arrays() {
@@ -111,33 +111,32 @@ impl Variant {
             }
         }
         // Else opening one could take as many steps as there are paths through all the variants.
-        let source = self.source_of(&given.codes.array)?;
-        if source.1.encoding.is_float_residual() {
+        let (_, source) = self.source_of(&given.codes.array)?;
+        if source.encoding.is_float_residual() {
             return Err(damaged("it is given what is itself a residual"));
         }
-        if is_elsewhere(&source.1.encoding) {
+        if is_elsewhere(&source.encoding) {
             return Err(damaged("it is given what lies in parts, or in a part of another tensor"));
         }
         let codes = self.stored(&given.codes.array)?;
         let misfit = |e: FormatError| damaged(&format!("given.codes.{e}"));
         check_codes(&given.codes, codes.dtype, &codes.shape, given.shape).map_err(misfit)?;
-        let placed = given.codes.view.place(&codes.shape).map_err(misfit)?;
-        aside.add_matrix(codes, source, &placed);
+        aside.add_matrix(self, &given.codes.array, &given.codes.view);
         self.check_values(&given.values, "given", aside, damaged)
     }
 
     /// Whether arrays may say what codes stand for.
-    fn check_values(
-        &self,
+    fn check_values<'a>(
+        &'a self,
         values: &Dequantization<ArrayRef>,
         side: &str,
-        aside: &mut Aside,
+        aside: &mut Aside<'a>,
         damaged: impl Fn(&str) -> Error,
     ) -> Result<()> {
         for (name, field) in values.fields() {
             // Else a reader of one could need another, and so on.
-            let source = self.source_of(&field.array)?;
-            if source.1.encoding.is_residual() || is_elsewhere(&source.1.encoding) {
+            let (_, source) = self.source_of(&field.array)?;
+            if source.encoding.is_residual() || is_elsewhere(&source.encoding) {
                 let array = &field.array.array;
                 return Err(damaged(&format!("{side}: {array} is itself a residual, or lies in parts")));
             }
@@ -149,7 +148,7 @@ impl Variant {
                 return Err(damaged(&format!("{side}.{name}: larger than a reader accepts")));
             }
             aside.add(bytes);
-            aside.add_matrix(array, source, &placed);
+            aside.add_matrix(self, &field.array, &field.view);
         }
         Ok(())
     }
@@ -230,7 +229,7 @@ impl Variant {
     }
 
     /// The stored array that has the bytes of one that this variant's plan refers to, and the variant that has it.
-    fn source_of(&self, to: &ArrayRef) -> Result<(&Self, &StoredArray)> {
+    pub(super) fn source_of(&self, to: &ArrayRef) -> Result<(&Self, &StoredArray)> {
         let stored = self.stored(to)?;
         let variant = self.known(&to.variant);
         match &stored.encoding {

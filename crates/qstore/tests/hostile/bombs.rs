@@ -408,9 +408,17 @@ fn arrays_that_ask_for_far_more_than_they_have() {
         let encoding = json!({"kind": "reference", "to": to, "view": {"slab": [index, index + 1]}});
         (array(&format!("tensor:t{index}"), "I32", &[1, 2048], [1, 1], encoding), Vec::new())
     };
+    // Chunks of which each has a little, by turns: more than a reader holds.
+    let by_turns = |index: u64| {
+        let to = json!({"variant": "int8", "array": "tensor:z"});
+        let line = index % 4 * (16 << 20) / side + index;
+        let encoding = json!({"kind": "reference", "to": to, "view": {"slab": [line, line + 1]}});
+        (array(&format!("tensor:b{index}"), "U8", &[1, side], [1, 1], encoding), Vec::new())
+    };
     type Small<'a> = &'a dyn Fn(u64) -> (Value, crate::forge::Chunks);
     for (what, small, few, many) in [
-        ("rows across a matrix", &across as Small, 10, 20),
+        ("rows of chunks by turns", &by_turns as Small, 40, 100),
+        ("rows across a matrix", &across, 10, 20),
         ("residuals given scales", &given, 30, 80),
         ("rows of a matrix that is stored transposed", &turned_row, 40, 100),
     ] {
