@@ -31,9 +31,9 @@ pub const MAX_RESIDUAL_ROWS: u64 = 1 << 22;
 /// Bytes of a field that says what codes stand for: a reader holds all of it.
 pub const MAX_VALUES_BYTES: u64 = 128 << 20;
 /// What all arrays of a variant may ask for beside their bytes, as a multiple of the bytes of its files and beside
-/// [`ASIDE_SLACK_BYTES`]: fields that say what codes stand for, and matrices of which a part is taken that lies across
-/// them. A reader may decode each again for each array. Real models ask for less than three times their bytes.
-pub const MAX_ASIDE: u64 = 16;
+/// [`ASIDE_SLACK_BYTES`]: what codes stand for, codes that are given, and what is decoded of an array for a part of it.
+/// A reader may make each again for each array. Real models ask for one to ten times their bytes.
+pub const MAX_ASIDE: u64 = 32;
 /// What even the smallest variant may ask for beside the bytes of its arrays.
 pub const ASIDE_SLACK_BYTES: u64 = 1 << 30;
 /// Scales of a quantised matrix, one for each group of columns of each row or tile of rows: a reader holds them all.

@@ -1,73 +1,89 @@
 //! What a variant asks of its readers beside the bytes of its arrays. A few bytes of a plan can ask for a large array
 //! as often as it has arrays; so all of them together are bounded.
 
-use std::collections::VecDeque;
 use std::ops::Range;
 
 use qstore_container::limits::{ASIDE_SLACK_BYTES, MAX_ASIDE};
-use qstore_container::{ArrayRef, Encoding, Placed, StoredArray, View};
+use qstore_container::{
+    ArrayRef, Dequantization, Encoding, Factor, Placed, QuantMatrix, StoredArray, View, Zero,
+};
 
 use super::Variant;
-use super::decoded::{HELD_BYTES, HELD_CHUNKS};
+use super::shape::coded_shape;
+use crate::quant::greatest_common_divisor;
 
-/// Bytes that are decoded for arrays beside their own.
+/// What each part of an array costs that has to be looked at.
+const PART_BYTES: u64 = 64;
+
+/// Bytes that are decoded, or made of what is, for arrays beside their own.
 #[derive(Debug, Default)]
-pub(super) struct Aside<'a> {
-    bytes: u64,
-    /// Chunks of which a little was asked last, as a reader holds them.
-    held: VecDeque<HeldChunk<'a>>,
-}
+pub(super) struct Aside(u64);
 
-#[derive(Debug)]
-struct HeldChunk<'a> {
-    array: &'a StoredArray,
-    index: u64,
-    bytes: u64,
-}
-
-impl<'a> Aside<'a> {
-    pub(super) fn add(&mut self, bytes: u64) {
-        self.bytes = self.bytes.saturating_add(bytes);
+impl Aside {
+    fn add(&mut self, bytes: u64) {
+        self.0 = self.0.saturating_add(bytes);
     }
 
-    /// Adds what is decoded for a reference of `variant`.
-    pub(super) fn add_reference(&mut self, variant: &'a Variant, to: &ArrayRef, view: &View) {
-        let Some(lies) = variant.lies(to, view) else { return };
-        match lies.across() {
-            0 if !view.is_whole() => self.add_ends(&lies),
-            across => self.add(across),
-        }
+    /// Adds what `variant` decodes for a matrix that `view` takes of another array.
+    pub(super) fn add_matrix(&mut self, variant: &Variant, to: &ArrayRef, view: &View) {
+        self.add(variant.lies(to, view).map_or(0, |lies| lies.decoded_aside()));
     }
 
-    /// Adds what is decoded for a matrix that `view` takes of an array that `variant` refers to.
-    pub(super) fn add_matrix(&mut self, variant: &'a Variant, to: &ArrayRef, view: &View) {
-        self.add(variant.lies(to, view).map_or(0, |lies| lies.across()));
+    /// Adds what `variant` decodes for a matrix that is given to `array`.
+    pub(super) fn add_given(
+        &mut self,
+        variant: &Variant,
+        array: &StoredArray,
+        given: &QuantMatrix<ArrayRef>,
+    ) {
+        self.add_matrix(variant, &given.codes.array, &given.codes.view);
+        // Whole rows of its codes, one a byte.
+        let rows = coded_shape(array).map_or(given.shape[0], |[rows, _]| rows.min(given.shape[0]));
+        self.add(rows.saturating_mul(given.shape[1]));
+        self.add_values(variant, &given.values, given.shape);
     }
 
-    /// Adds the chunks at either end of a matrix, of which it may have a little, where these are not held.
-    fn add_ends(&mut self, lies: &Lies<'a>) {
-        let (array, of_chunk) = (lies.source, lies.source.chunk_bytes().max(1));
-        if !array.encoding.has_chunks() || lies.bytes.is_empty() {
-            return;
-        }
-        let bytes = of_chunk.min(array.bytes().unwrap_or(u64::MAX));
-        for index in [lies.bytes.start / of_chunk, (lies.bytes.end - 1) / of_chunk] {
-            let is_held = |held: &HeldChunk| std::ptr::eq(held.array, array) && held.index == index;
-            if self.held.iter().any(is_held) {
-                continue;
+    /// Adds what codes of a matrix stand for: what is read for that, and what is made of it.
+    pub(super) fn add_values(
+        &mut self,
+        variant: &Variant,
+        values: &Dequantization<ArrayRef>,
+        [rows, cols]: [u64; 2],
+    ) {
+        let mut vectors = 2;
+        for (_, field) in values.fields() {
+            self.add_matrix(variant, &field.array, &field.view);
+            let Ok(array) = variant.stored(&field.array) else { continue };
+            if let Ok(placed) = field.view.place(&array.shape) {
+                self.add(slab_bytes(array, &placed));
             }
-            self.add(bytes);
-            self.held.push_back(HeldChunk { array, index, bytes });
-            let mut all: u64 = self.held.iter().map(|held| held.bytes).sum();
-            while (all > HELD_BYTES || self.held.len() > HELD_CHUNKS) && self.held.len() > 1 {
-                all -= self.held.pop_front().map_or(0, |oldest| oldest.bytes);
+            if let Ok([rows, cols]) = field.shape(array.dtype, &array.shape) {
+                self.add(rows.saturating_mul(cols).saturating_mul(4));
             }
+            vectors += 1;
         }
+        let factors = values.scales.iter().map(|scale| scale.factor());
+        let mut tiles: Vec<[u64; 2]> = factors
+            .filter_map(|factor| match factor {
+                Factor::Numbers(numbers) => Some(numbers.tile),
+                Factor::Constant(_) => None,
+            })
+            .collect();
+        match &values.zero {
+            Zero::None | Zero::Constant(_) => {}
+            Zero::Codes(codes) => tiles.push(codes.tile),
+            Zero::Bias(numbers) => tiles.push(numbers.tile),
+        }
+        let tile_rows = tiles.iter().fold(0, |rows, tile| greatest_common_divisor(rows, tile[0])).max(1);
+        let in_tiles = || tiles.iter().map(|tile| cols.div_ceil(tile[1].max(1))).sum();
+        let groups: u64 = values.column_groups.as_ref().map_or_else(in_tiles, |groups| groups.count);
+        let each = rows.div_ceil(tile_rows).saturating_mul(groups);
+        self.add(each.saturating_mul(4 * vectors));
     }
 
     /// Whether it is more than a reader accepts of a variant whose files have so many bytes.
     pub(super) fn is_too_much(&self, raw_bytes: u64) -> bool {
-        self.bytes > raw_bytes.saturating_mul(MAX_ASIDE).saturating_add(ASIDE_SLACK_BYTES)
+        self.0 > raw_bytes.saturating_mul(MAX_ASIDE).saturating_add(ASIDE_SLACK_BYTES)
     }
 }
 
@@ -79,7 +95,7 @@ struct Lies<'a> {
     source: &'a StoredArray,
     /// Where it lies in what was referred to.
     placed: Placed,
-    /// All rows that it is among.
+    /// Bytes of all rows that it is among.
     slab: u64,
     /// The bytes of its lines.
     bytes: Range<u64>,
@@ -91,19 +107,24 @@ impl Variant {
         let array = self.stored(to).ok()?;
         let (variant, source) = self.source_of(to).ok()?;
         let placed = view.place(&array.shape).ok()?;
-        let lines = placed.lines();
-        let byte = |line: u64| line.saturating_mul(placed.pitch).saturating_mul(array.width());
-        let bytes = byte(lines.start)..byte(lines.end);
+        let bytes = line_bytes(array, &placed);
         Some(Lies { variant, source, slab: slab_bytes(array, &placed), bytes, placed })
     }
 }
 
 impl Lies<'_> {
-    /// Bytes that are decoded where the matrix lies across its array: the slab, or whatever of the array lies across.
-    fn across(&self) -> u64 {
-        let of_array = bytes_across(self.variant, self.source, &self.bytes);
+    /// Bytes that are decoded for it beside its own.
+    fn decoded_aside(&self) -> u64 {
+        let of_array = decoded_aside(self.variant, self.source, &self.bytes);
         if self.placed.is_contiguous() { of_array } else { of_array.max(self.slab) }
     }
+}
+
+/// The bytes of an array that the lines of a matrix have.
+fn line_bytes(array: &StoredArray, placed: &Placed) -> Range<u64> {
+    let lines = placed.lines();
+    let byte = |line: u64| line.saturating_mul(placed.pitch).saturating_mul(array.width());
+    byte(lines.start)..byte(lines.end)
 }
 
 /// Bytes of the rows of an array that a matrix is among.
@@ -112,29 +133,33 @@ pub(super) fn slab_bytes(array: &StoredArray, placed: &Placed) -> u64 {
     elements.end.saturating_sub(elements.start).saturating_mul(array.width())
 }
 
-/// Bytes that are decoded for some bytes of an array where each row of it lies across many chunks: of a transposed
-/// matrix, or of parts that are laid across.
-fn bytes_across(variant: &Variant, array: &StoredArray, bytes: &Range<u64>) -> u64 {
+/// Bytes that are decoded for some bytes of an array, no reference, beside these.
+fn decoded_aside(variant: &Variant, array: &StoredArray, bytes: &Range<u64>) -> u64 {
+    let all = array.bytes().unwrap_or(u64::MAX);
     match &array.encoding {
         Encoding::Parts { parts } => {
             let of_part = |part: &qstore_container::Part| {
                 let Ok(placed) = part.view.place(&array.shape) else { return 0 };
-                let lines = placed.lines();
-                let byte = |line: u64| line.saturating_mul(placed.pitch).saturating_mul(array.width());
-                let is_apart = byte(lines.end) <= bytes.start || bytes.end <= byte(lines.start);
-                let Some(own) = variant.own(&part.array).filter(|_| !is_apart) else { return 0 };
-                let all = own.bytes().unwrap_or(u64::MAX);
-                match &own.encoding {
-                    // A part refers to no array of parts.
+                let own_bytes = line_bytes(array, &placed);
+                let shared = own_bytes.start.max(bytes.start)..own_bytes.end.min(bytes.end);
+                let Some(own) = variant.own(&part.array).filter(|_| shared.start < shared.end) else {
+                    return PART_BYTES;
+                };
+                let whole = if placed.is_contiguous() { 0 } else { own.bytes().unwrap_or(u64::MAX) };
+                let within = shared.start - own_bytes.start..shared.end - own_bytes.start;
+                let aside = match &own.encoding {
+                    // Whatever of it is wanted; it refers to no array of parts.
                     Encoding::Reference { to, view } => {
-                        variant.lies(to, view).map_or(0, |lies| lies.across().max(all))
+                        variant.lies(to, view).map_or(0, |lies| lies.decoded_aside())
                     }
-                    encoding if encoding.is_transposed() || !placed.is_contiguous() => all,
-                    _ => 0,
-                }
+                    _ => decoded_aside(variant, own, &within),
+                };
+                aside.max(whole).max(PART_BYTES)
             };
             parts.iter().map(of_part).fold(0, u64::saturating_add)
         }
+        // Of a bundle, a chunk of which is decoded once for all of its slices.
+        Encoding::Slice { .. } | Encoding::Reference { .. } => 0,
         encoding if encoding.is_transposed() => {
             let &[rows, cols] = &array.shape[..] else { return 0 };
             // A chunk has so many of its rows, which are columns of what is coded.
@@ -143,6 +168,8 @@ fn bytes_across(variant: &Variant, array: &StoredArray, bytes: &Range<u64>) -> u
             let end = bytes.end.div_ceil(row).div_ceil(of_chunk).saturating_mul(of_chunk).min(rows);
             end.saturating_sub(first).saturating_mul(row)
         }
-        _ => 0,
+        _ if bytes.end.saturating_sub(bytes.start) >= all => 0,
+        // Of a chunk at either end it may have a little.
+        _ => all.min(array.chunk_bytes().saturating_mul(2)),
     }
 }

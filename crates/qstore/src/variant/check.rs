@@ -37,17 +37,21 @@ impl Variant {
                 }
                 match &array.encoding {
                     Encoding::Reference { to, view } => {
-                        self.check_reference(array, (to, view), &mut aside, damaged)?;
+                        self.check_reference(array, to, view, damaged)?;
+                        aside.add_matrix(self, to, view);
                     }
                     Encoding::CodeResidual { given, own, .. } => {
-                        self.check_given(given, &mut aside, damaged)?;
+                        self.check_given(given, damaged)?;
                         if !chunks_align(array, self.source_of(&given.codes.array)?.1) {
                             return Err(damaged("its chunks are not those of the codes that it is given"));
                         }
-                        self.check_values(own, "own", &mut aside, damaged)?;
+                        self.check_values(own, "own", damaged)?;
+                        aside.add_given(self, array, given);
+                        coded_shape(array).iter().for_each(|shape| aside.add_values(self, own, *shape));
                     }
                     Encoding::Residual { given, .. } | Encoding::StepResidual { given, .. } => {
-                        self.check_given(given, &mut aside, damaged)?;
+                        self.check_given(given, damaged)?;
+                        aside.add_given(self, array, given);
                     }
                     _ => {}
                 }
@@ -62,11 +66,11 @@ impl Variant {
     }
 
     /// Whether an array may refer to a matrix of another.
-    fn check_reference<'a>(
-        &'a self,
+    fn check_reference(
+        &self,
         array: &StoredArray,
-        (to, view): (&ArrayRef, &View),
-        aside: &mut Aside<'a>,
+        to: &ArrayRef,
+        view: &View,
         damaged: impl Fn(&str) -> Error,
     ) -> Result<()> {
         let target = self.stored(to)?;
@@ -94,17 +98,11 @@ impl Variant {
         if bytes != array.bytes().ok() {
             return Err(damaged("it refers to a tensor of another size"));
         }
-        aside.add_reference(self, to, view);
         Ok(())
     }
 
     /// Whether a quantised matrix of another variant may be given to an array of this.
-    fn check_given<'a>(
-        &'a self,
-        given: &QuantMatrix<ArrayRef>,
-        aside: &mut Aside<'a>,
-        damaged: impl Fn(&str) -> Error,
-    ) -> Result<()> {
+    fn check_given(&self, given: &QuantMatrix<ArrayRef>, damaged: impl Fn(&str) -> Error) -> Result<()> {
         for array in given.arrays() {
             if array.variant == self.entry.name {
                 return Err(damaged("it is given its own variant"));
@@ -121,16 +119,14 @@ impl Variant {
         let codes = self.stored(&given.codes.array)?;
         let misfit = |e: FormatError| damaged(&format!("given.codes.{e}"));
         check_codes(&given.codes, codes.dtype, &codes.shape, given.shape).map_err(misfit)?;
-        aside.add_matrix(self, &given.codes.array, &given.codes.view);
-        self.check_values(&given.values, "given", aside, damaged)
+        self.check_values(&given.values, "given", damaged)
     }
 
     /// Whether arrays may say what codes stand for.
-    fn check_values<'a>(
-        &'a self,
+    fn check_values(
+        &self,
         values: &Dequantization<ArrayRef>,
         side: &str,
-        aside: &mut Aside<'a>,
         damaged: impl Fn(&str) -> Error,
     ) -> Result<()> {
         for (name, field) in values.fields() {
@@ -143,12 +139,9 @@ impl Variant {
             let array = self.stored(&field.array)?;
             let placed =
                 field.view.place(&array.shape).map_err(|e| damaged(&format!("{side}.{name}.{e}")))?;
-            let bytes = slab_bytes(array, &placed);
-            if bytes > MAX_VALUES_BYTES {
+            if slab_bytes(array, &placed) > MAX_VALUES_BYTES {
                 return Err(damaged(&format!("{side}.{name}: larger than a reader accepts")));
             }
-            aside.add(bytes);
-            aside.add_matrix(self, &field.array, &field.view);
         }
         Ok(())
     }
@@ -271,6 +264,11 @@ pub(crate) fn is_elsewhere(encoding: &Encoding) -> bool {
 /// Whether each chunk of a matrix of codes is given one chunk of `source`, if that is itself given codes. Else each
 /// could ask for two, and each of these for two of the next, and so on.
 pub(crate) fn chunks_align(array: &StoredArray, source: &StoredArray) -> bool {
+    let across = |array: &StoredArray| array.chunks_across().unwrap_or(0);
+    if across(array) > 1 && code_cols(array) != code_cols(source) {
+        // Each of the chunks side by side would decode all that are below them.
+        return false;
+    }
     if !matches!(source.encoding, Encoding::CodeResidual { .. }) {
         return true;
     }
@@ -279,7 +277,6 @@ pub(crate) fn chunks_align(array: &StoredArray, source: &StoredArray) -> bool {
         return true;
     }
     let (Some(own), Some(given)) = (code_rows(array), code_rows(source)) else { return false };
-    let across = |array: &StoredArray| array.chunks_across().unwrap_or(0);
     own == given && (across(array) == 1 && across(source) == 1 || code_cols(array) == code_cols(source))
 }
 

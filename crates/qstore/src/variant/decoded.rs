@@ -8,9 +8,9 @@ use qstore_checkpoint::Result;
 
 /// Bytes of decoded chunks that are held at most, beside the newest. Whoever reads in the order of the plan needs one
 /// bundle of each element type, and so does each of several threads that read different parts.
-pub(super) const HELD_BYTES: u64 = 32 << 20;
+const HELD_BYTES: u64 = 32 << 20;
 /// Chunks that are held at most: they are searched one by one.
-pub(super) const HELD_CHUNKS: usize = 128;
+const HELD_CHUNKS: usize = 128;
 
 /// Which chunk it is: shard, index in its plan, and number in the array.
 pub(crate) type ChunkId = (usize, usize, u64);

@@ -408,7 +408,7 @@ fn arrays_that_ask_for_far_more_than_they_have() {
         let encoding = json!({"kind": "reference", "to": to, "view": {"slab": [index, index + 1]}});
         (array(&format!("tensor:t{index}"), "I32", &[1, 2048], [1, 1], encoding), Vec::new())
     };
-    // Chunks of which each has a little, by turns: more than a reader holds.
+    // Chunks of which each has a little, by turns.
     let by_turns = |index: u64| {
         let to = json!({"variant": "int8", "array": "tensor:z"});
         let line = index % 4 * (16 << 20) / side + index;
@@ -417,9 +417,9 @@ fn arrays_that_ask_for_far_more_than_they_have() {
     };
     type Small<'a> = &'a dyn Fn(u64) -> (Value, crate::forge::Chunks);
     for (what, small, few, many) in [
-        ("rows of chunks by turns", &by_turns as Small, 40, 100),
+        ("rows of chunks by turns", &by_turns as Small, 20, 60),
         ("rows across a matrix", &across, 10, 20),
-        ("residuals given scales", &given, 30, 80),
+        ("residuals given scales", &given, 8, 40),
         ("rows of a matrix that is stored transposed", &turned_row, 40, 100),
     ] {
         for (count, fits) in [(few, true), (many, false)] {
