@@ -9,7 +9,7 @@ use qstore_quantize::GroupSize;
 
 use crate::values::{NamedFolder, given_only, named_folder, size};
 
-/// Keep one model in every precision that you use, in little more space than the largest takes alone.
+/// Keep one model in every precision that you use, in about the space of the largest one alone.
 ///
 /// A store holds several variants of one model, such as BF16 and INT8, each as a Hugging Face folder. The lowest
 /// precision is stored by itself, each higher one as what it adds to that. Every variant can be loaded from the store,

@@ -142,9 +142,15 @@ fn a_verbatim_variant_is_a_folder_that_any_tool_loads() {
     fs::write(&file, &bytes).unwrap();
     assert!(problems()[0].text.contains("model.safetensors"), "{:?}", problems());
     bytes[20] ^= 1;
+    let told = || qstore::inspect(&store, false).unwrap().variants[0].problem.clone();
+    assert_eq!(told(), None);
     bytes.push(0);
     fs::write(&file, &bytes).unwrap();
     assert!(problems()[0].text.contains("SHA-256"), "{:?}", problems());
+    // Sizes are what inspecting looks at.
+    assert!(told().is_some_and(|text| text.contains("model.safetensors")), "{:?}", told());
+    fs::remove_file(&file).unwrap();
+    assert!(told().is_some_and(|text| text.contains("missing")), "{:?}", told());
     bytes.pop();
     fs::write(&file, &bytes).unwrap();
     fs::write(path.join("int8/more.txt"), "").unwrap();

@@ -227,12 +227,31 @@ fn describe(store: &Store, entry: &VariantEntry, tensors: bool) -> VariantInspec
         stored_bytes: entry.shards.iter().fold(kept_bytes, |sum, f| sum.saturating_add(f.bytes)),
         overhead_bytes: opened.as_ref().ok().map(|variant| variant.overhead()),
         read_bytes: opened.as_ref().ok().and_then(|variant| read_bytes(variant).ok()),
-        problem: opened.as_ref().err().map(ToString::to_string),
+        problem: match &opened {
+            Err(error) => Some(error.to_string()),
+            Ok(variant) => kept_problem(store, variant),
+        },
         excluded: entry.excluded.clone(),
         unshared: entry.unshared.iter().map(UnsharedInspection::new).collect(),
         tensors: opened.as_ref().ok().filter(|_| tensors).map(|v| describe_tensors(v)),
         files,
     }
+}
+
+/// What is wrong with the kept files of a variant, as far as their sizes tell.
+fn kept_problem(store: &Store, variant: &Variant) -> Option<String> {
+    let of_file = |file: &qstore_container::OriginalFile| {
+        let name = format!("{}/{}", variant.name(), file.path);
+        match store.storage.size(&name) {
+            Err(error) => Some(error.to_string()),
+            Ok(Some(bytes)) if bytes != file.bytes => {
+                let path = store.path.join(name);
+                Some(format!("{}: it has {bytes} bytes, not {}", path.display(), file.bytes))
+            }
+            Ok(_) => None,
+        }
+    };
+    variant.files().iter().filter(|_| variant.entry().verbatim).find_map(of_file)
 }
 
 fn describe_files(variant: &Arc<Variant>) -> Vec<FileInspection> {
