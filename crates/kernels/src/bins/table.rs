@@ -27,7 +27,7 @@ pub(super) struct Planes {
 
 impl BinTable {
     /// From each bin's least magnitude and the number of magnitudes in it, for codes of 0 to 127. A width of 0 counts
-    /// as 1.
+    /// as 1; of a least magnitude the low 15 bits count, as the highest bit of a value is its sign.
     #[must_use]
     #[allow(
         clippy::cast_possible_truncation,
@@ -39,6 +39,7 @@ impl BinTable {
         // costs more than decoding. Quotients of such numbers are never so close to the next integer that rounding them
         // in binary32 or binary64 reaches it.
         let width = width.map(|width| width.clamp(1, 1 << 15));
+        let lo = lo.map(|lo| lo & 0x7fff);
         // Between 2 and 65,535.
         let frequency = width.map(|width| (65_536.0 / f32::from(width)).min(65_535.0) as i32 as u16);
         let mut table = Self {
@@ -105,6 +106,12 @@ mod tests {
     use super::*;
 
     /// Both ways to divide a slot by a frequency, for every width that a bin can have.
+    /// Backends that keep a value's sign apart would take its bit for one of the magnitude's, and others would not.
+    #[test]
+    fn a_least_magnitude_has_no_sign() {
+        assert_eq!(BinTable::new(&[0x8001; 128], &[3; 128]), BinTable::new(&[1; 128], &[3; 128]));
+    }
+
     #[test]
     fn slots_are_divided_exactly() {
         for width in 0..=u16::MAX {
