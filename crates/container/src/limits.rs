@@ -32,7 +32,7 @@ pub const MAX_RESIDUAL_ROWS: u64 = 1 << 22;
 pub const MAX_VALUES_BYTES: u64 = 128 << 20;
 /// What all arrays of a variant may ask for beside their bytes, as a multiple of the bytes of its files and beside
 /// [`ASIDE_SLACK_BYTES`]: what codes stand for, codes that are given, and what is decoded of an array for a part of it.
-/// A reader may make each again for each array. Real models ask for one to ten times their bytes.
+/// A reader may make each again for each array. By its terms a real model asks for one to ten times its bytes.
 pub const MAX_ASIDE: u64 = 32;
 /// What even the smallest variant may ask for beside the bytes of its arrays.
 pub const ASIDE_SLACK_BYTES: u64 = 1 << 30;
