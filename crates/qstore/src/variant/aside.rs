@@ -75,7 +75,7 @@ impl Aside {
             Zero::Bias(numbers) => tiles.push(numbers.tile),
         }
         let tile_rows = tiles.iter().fold(0, |rows, tile| greatest_common_divisor(rows, tile[0])).max(1);
-        let in_tiles = || tiles.iter().map(|tile| cols.div_ceil(tile[1].max(1))).sum();
+        let in_tiles = || tiles.iter().map(|tile| cols.div_ceil(tile[1].max(1))).fold(0, u64::saturating_add);
         let groups: u64 = values.column_groups.as_ref().map_or_else(in_tiles, |groups| groups.count);
         let each = rows.div_ceil(tile_rows).saturating_mul(groups);
         self.add(each.saturating_mul(4 * vectors));
