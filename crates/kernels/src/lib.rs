@@ -30,6 +30,7 @@ mod predict;
 mod residual;
 mod rows;
 mod scratch;
+mod slots;
 mod split;
 mod stream;
 mod symbols;

@@ -12,8 +12,9 @@ use std::arch::x86_64::{
 };
 use std::ops::Range;
 
-use super::{EncodeTable, Framed, SLOTS, scalar};
+use super::{EncodeTable, scalar};
 use crate::error::DecodeError;
+use crate::slots::{Framed, SLOTS};
 use crate::stream::{LANES, States, WINDOW, WordReader, WordWriter};
 use crate::table::TABLE_BITS;
 use crate::x86::avx2::{Slots, gather, load_8_lanes, marked, put_words, store_8_lanes, wide_words_for};

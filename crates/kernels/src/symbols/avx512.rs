@@ -18,8 +18,9 @@ use std::arch::x86_64::{
 use std::array::from_mut;
 use std::ops::Range;
 
-use super::{EncodeTable, SLOTS};
+use super::EncodeTable;
 use crate::error::DecodeError;
+use crate::slots::SLOTS;
 use crate::stream::{LANES, LOWER, States, WINDOW, WordReader, WordWriter};
 use crate::table::TABLE_BITS;
 use crate::x86::avx512::{

@@ -17,11 +17,9 @@ use std::ops::Range;
 use crate::alias::Alias;
 use crate::backend::{Backend, Kind};
 use crate::error::DecodeError;
+use crate::slots::{Framed, SLOTS};
 use crate::stream::{Layout, States, WordReader, WordWriter};
 use crate::table::{SymbolTable, TABLE_BITS};
-
-/// Slots of a table.
-pub(crate) const SLOTS: usize = 1 << TABLE_BITS;
 
 /// A table in the form that its backend decodes with.
 #[derive(Debug, Clone)]
@@ -30,16 +28,6 @@ pub(crate) enum DecodeTable {
     Slots(Box<Framed>),
     /// Bytes by bucket or symbol, for backends that look them up in registers.
     Planes(Box<AliasPlanes>),
-}
-
-/// The entries of slots, with room before and behind: so that four entries can be loaded wherever one of them is
-/// wanted, in any of four places.
-#[derive(Debug, Clone)]
-#[repr(C)]
-pub(crate) struct Framed {
-    before: [u32; 3],
-    pub(crate) slots: [u32; SLOTS],
-    after: [u32; 3],
 }
 
 /// An alias table, a byte of each entry in a plane of its own.
@@ -55,23 +43,16 @@ pub(crate) struct AliasPlanes {
     large: bool,
 }
 
-#[cfg(target_arch = "x86_64")]
-impl Framed {
-    /// How many entries there are before the first slot's.
-    pub(crate) const BEFORE: usize = 3;
-}
-
 impl DecodeTable {
     pub(crate) fn new(table: &SymbolTable, layout: Layout, backend: Backend) -> Self {
         match (layout, backend.kind()) {
             #[cfg(target_arch = "x86_64")]
             (Layout::Wide, Kind::Avx512) => Self::Planes(Box::new(AliasPlanes::new(table))),
             _ => {
-                let mut framed = Box::new(Framed { before: [0; 3], slots: [0; SLOTS], after: [0; 3] });
-                for (slot, (symbol, offset)) in framed.slots.iter_mut().zip(arrangement(table, layout)) {
-                    *slot = u32::from(offset) << 20 | table.frequency(symbol) << 8 | u32::from(symbol);
-                }
-                Self::Slots(framed)
+                let entry = |(symbol, offset): (u8, u16)| {
+                    u32::from(offset) << 20 | table.frequency(symbol) << 8 | u32::from(symbol)
+                };
+                Self::Slots(Framed::new(arrangement(table, layout).into_iter().map(entry)))
             }
         }
     }

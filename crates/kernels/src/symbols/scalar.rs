@@ -4,8 +4,9 @@
 
 use std::ops::Range;
 
-use super::{EncodeTable, MISSING, SLOTS};
+use super::{EncodeTable, MISSING};
 use crate::error::DecodeError;
+use crate::slots::SLOTS;
 use crate::stream::{
     HalvedStates, Halves, LANES, States, WINDOW, WordReader, WordWriter, multiply_add, put, refill,
 };

@@ -19,7 +19,8 @@ use std::arch::x86_64::{
 use std::array::from_mut;
 use std::ops::Range;
 
-use super::{SLOTS, SmallPlanes};
+use super::SmallPlanes;
+use crate::slots::SLOTS;
 use crate::stream::{LANES, States, WordWriter};
 use crate::x86::avx512::{
     Halves, Plane256, count32, gather_words, in_order, interleave, load, store_32_words,

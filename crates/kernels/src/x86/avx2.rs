@@ -10,8 +10,8 @@ use std::arch::x86_64::{
 };
 
 use super::{load_16, store_16};
+use crate::slots::{Framed, SLOTS};
 use crate::stream::{LANES, WINDOW, WordWriter};
-use crate::symbols::{Framed, SLOTS};
 
 /// The states of all lanes, 8 a register.
 #[inline]

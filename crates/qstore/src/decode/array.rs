@@ -107,14 +107,6 @@ impl ArrayReader {
         if known { error } else { about_array(error, self.variant.name(), &self.stored().key) }
     }
 
-    /// The bundle that it is a slice of.
-    pub(crate) fn bundle(&self) -> Option<&Arc<Self>> {
-        match &self.location {
-            Location::Slice { bundle, .. } => Some(bundle),
-            _ => None,
-        }
-    }
-
     pub(super) fn location(&self) -> &Location {
         &self.location
     }

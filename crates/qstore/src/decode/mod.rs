@@ -13,5 +13,5 @@ pub(crate) use array::ArrayReader;
 pub(crate) use bytes::ArrayBytes;
 pub(crate) use codes::CodeReader;
 pub(crate) use given::{GivenReader, Meaning};
-pub(crate) use open::{Readers, checkpoint, decode_each, read_each, read_part, read_whole};
+pub(crate) use open::{Readers, checkpoint, read_each, read_part, read_whole};
 pub(crate) use parts::Rows;

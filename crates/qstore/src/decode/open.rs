@@ -13,7 +13,7 @@ use super::bytes::ArrayBytes as _;
 use super::codes::CodeReader;
 use super::given::{Described, GivenReader, Kind, Value};
 use super::parts::{Part, Parts, Rows};
-use crate::fetch::{Fetched, Group, Needs, Place, fetch};
+use crate::fetch::{Group, Needs, Place, fetch};
 use crate::formats::Checkpoint;
 use crate::variant::{Variant, about_array, coded_shape};
 
@@ -221,29 +221,7 @@ pub(crate) fn read_part(reader: &ArrayReader, bytes: Range<u64>) -> Result<Vec<u
     Ok(out)
 }
 
-/// All of several small arrays, one after another, which have `bytes` bytes together, from what was fetched.
-pub(crate) fn decode_each(
-    readers: &[Arc<ArrayReader>],
-    from: &Fetched,
-    variant: &Variant,
-    bytes: u64,
-) -> Result<Vec<u8>> {
-    let wrong = || Error::damaged(variant.folder(), "tensors have other sizes than their file says");
-    let mut out = zeroed(bytes).at(variant.folder(), "cannot hold tensors")?;
-    let mut rest = &mut out[..];
-    for reader in readers {
-        let own = usize::try_from(reader.bytes()).unwrap_or(usize::MAX);
-        let (own, tail) = rest.split_at_mut_checked(own).ok_or_else(wrong)?;
-        reader.decode(from, 0, own)?;
-        rest = tail;
-    }
-    if !rest.is_empty() {
-        return Err(wrong());
-    }
-    Ok(out)
-}
-
-/// The same, read.
+/// All of several small arrays, one after another, which have `bytes` bytes together.
 pub(crate) fn read_each<'k>(
     variant: &Arc<Variant>,
     keys: impl Iterator<Item = &'k ArrayKey>,
@@ -253,7 +231,20 @@ pub(crate) fn read_each<'k>(
     let readers = keys.map(|key| open.open(variant, key)).collect::<Result<Vec<_>>>()?;
     let mut needs = Needs::default();
     readers.iter().try_for_each(|reader| reader.needs(0..reader.bytes(), &mut needs))?;
-    decode_each(&readers, &fetch(variant.storage(), needs)?, variant, bytes)
+    let from = fetch(variant.storage(), needs)?;
+    let wrong = || Error::damaged(variant.folder(), "tensors have other sizes than their file says");
+    let mut out = zeroed(bytes).at(variant.folder(), "cannot hold tensors")?;
+    let mut rest = &mut out[..];
+    for reader in readers {
+        let own = usize::try_from(reader.bytes()).unwrap_or(usize::MAX);
+        let (own, tail) = rest.split_at_mut_checked(own).ok_or_else(wrong)?;
+        reader.decode(&from, 0, own)?;
+        rest = tail;
+    }
+    if !rest.is_empty() {
+        return Err(wrong());
+    }
+    Ok(out)
 }
 
 /// All of an array.

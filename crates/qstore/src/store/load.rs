@@ -5,8 +5,9 @@ use std::sync::Arc;
 use qstore_checkpoint::{IoContext as _, Options, Progress, Result, Silent, TensorBytes, size};
 use qstore_container::{ArrayKey, Dtype, Encoding};
 
+use super::pieces::{Piece, cut, runs};
 use super::work::decode_all;
-use crate::decode::{ArrayBytes as _, ArrayReader, Readers};
+use crate::decode::{ArrayReader, Readers};
 use crate::fetch::Needs;
 use crate::variant::{TensorInfo, Variant};
 
@@ -38,42 +39,37 @@ pub fn load(variant: &Arc<Variant>, options: &Options, progress: &dyn Progress) 
     };
     let mut tensors = variant.tensors().into_iter().map(allocate).collect::<Result<Vec<_>>>()?;
     let runs = runs_of(variant, &mut tensors)?;
-    decode_pieces(variant, runs, options, progress)?;
+    decode_runs(variant, runs, options, progress)?;
     Ok(tensors)
 }
 
+/// A piece, and where its bytes go.
+type Target<'a> = (Piece, &'a mut [u8]);
+
 /// What is decoded at a time of all tensors, in the order of storage.
-fn runs_of<'a>(variant: &Arc<Variant>, tensors: &'a mut [LoadedTensor]) -> Result<Vec<Vec<Piece<'a>>>> {
-    let (mut readers, mut pieces) = (Readers::default(), Vec::new());
+fn runs_of<'a>(variant: &Arc<Variant>, tensors: &'a mut [LoadedTensor]) -> Result<Vec<Vec<Target<'a>>>> {
+    let (mut readers, mut targets) = (Readers::default(), Vec::new());
     for tensor in tensors {
         let key = ArrayKey::Tensor(tensor.name.clone());
-        let (turn, mut of_tensor) = (turn(variant, &key), Vec::new());
-        cut(&readers.open(variant, &key)?, 0, &mut tensor.data, &mut of_tensor);
-        pieces.extend(of_tensor.into_iter().map(|piece| (turn, piece)));
+        let (turn, reader) = (turn(variant, &key), readers.open(variant, &key)?);
+        targets.extend(pieces_into(&reader, 0, &mut tensor.data).map(|target| (turn, target)));
     }
     // Slices when it is their bundle's turn, which lies behind them; tensors that lie in the same place together.
-    pieces.sort_by_key(|(turn, piece)| (*turn, piece.start));
-    Ok(runs(pieces.into_iter().map(|(_, piece)| piece)))
+    targets.sort_by_key(|(turn, (piece, _))| (*turn, piece.start));
+    Ok(runs(targets.into_iter().map(|(_, target)| target), |(piece, _)| piece.bytes))
 }
 
-/// Bytes of slices that are decoded together, about those of a bundle.
-const RUN_BYTES: usize = 256 << 10;
-
-/// Slices of a bundle that follow each other together: there may be very many. Other pieces alone.
-fn runs<'a>(pieces: impl Iterator<Item = Piece<'a>>) -> Vec<Vec<Piece<'a>>> {
-    let mut runs: Vec<Vec<Piece>> = Vec::new();
-    let mut bytes = 0;
-    for piece in pieces {
-        bytes += piece.out.len();
-        match runs.last_mut().filter(|run| bytes <= RUN_BYTES && piece.is_of_bundle_of(run)) {
-            Some(run) => run.push(piece),
-            None => {
-                bytes = piece.out.len();
-                runs.push(vec![piece]);
-            }
-        }
-    }
-    runs
+/// The pieces of `out`, which is a tensor's from byte `start` on.
+fn pieces_into<'a>(
+    reader: &Arc<ArrayReader>,
+    start: u64,
+    out: &'a mut [u8],
+) -> impl Iterator<Item = Target<'a>> {
+    let end = start + out.len() as u64;
+    cut(reader, start..end).scan(out, |rest, piece| {
+        let own = rest.split_off_mut(..size(piece.bytes))?;
+        Some((piece, own))
+    })
 }
 
 /// Where the turn of an array comes in the order of the variant's own shards: where its bytes lie.
@@ -97,62 +93,32 @@ pub(super) fn load_bytes(
     out: &mut [u8],
     options: &Options,
 ) -> Result<()> {
-    let mut pieces = Vec::new();
-    cut(reader, start, out, &mut pieces);
-    let threads = options.threads_for(pieces.len() / PIECES_FOR_THREAD);
+    let targets: Vec<_> = pieces_into(reader, start, out).collect();
+    let threads = options.threads_for(targets.len() / PIECES_FOR_THREAD);
     if threads < 2 {
-        let read = pieces.into_iter().try_for_each(|piece| piece.reader.read(piece.start, piece.out));
+        let read = targets.into_iter().try_for_each(|(piece, out)| piece.read(out));
         return read.map_err(|error| variant.or_changed(error));
     }
-    let pieces = pieces.into_iter().map(|piece| vec![piece]).collect();
-    decode_pieces(variant, pieces, &Options { threads, ..options.clone() }, &Silent)
+    let runs = targets.into_iter().map(|target| vec![target]).collect();
+    decode_runs(variant, runs, &Options { threads, ..options.clone() }, &Silent)
 }
 
-/// A part of a tensor that is decoded at a time.
-struct Piece<'a> {
-    reader: Arc<ArrayReader>,
-    start: u64,
-    out: &'a mut [u8],
-}
-
-impl Piece<'_> {
-    /// Whether it is of the bundle that the last piece of a run is of.
-    fn is_of_bundle_of(&self, run: &[Self]) -> bool {
-        let last = run.last().and_then(|last| last.reader.bundle());
-        last.zip(self.reader.bundle()).is_some_and(|(last, own)| Arc::ptr_eq(last, own))
-    }
-}
-
-/// Cuts `data`, which is a tensor's from byte `start` on, into pieces. Each thread takes the next one: so the whole is
-/// read from its beginning to its end, and one huge tensor or a thousand small ones both keep every thread busy.
-fn cut<'a>(reader: &Arc<ArrayReader>, start: u64, data: &'a mut [u8], pieces: &mut Vec<Piece<'a>>) {
-    let (mut rest, mut start) = (data, start);
-    while !rest.is_empty() {
-        let length = size(reader.piece_end(start).saturating_sub(start)).clamp(1, rest.len());
-        let (out, tail) = rest.split_at_mut(length);
-        pieces.push(Piece { reader: reader.clone(), start, out });
-        (rest, start) = (tail, start + length as u64);
-    }
-}
-
-/// Decodes pieces, some of them together.
-fn decode_pieces(
+/// Decodes runs of pieces.
+fn decode_runs(
     variant: &Arc<Variant>,
-    runs: Vec<Vec<Piece>>,
+    runs: Vec<Vec<Target>>,
     options: &Options,
     progress: &dyn Progress,
 ) -> Result<()> {
-    let needs = |run: &Vec<Piece>| {
+    let needs = |run: &Vec<Target>| {
         let mut needs = Needs::default();
-        run.iter().try_for_each(|piece| {
-            piece.reader.needs(piece.start..piece.start + piece.out.len() as u64, &mut needs)
-        })?;
+        run.iter().try_for_each(|(piece, _)| piece.add_needs(&mut needs))?;
         Ok(needs)
     };
     decode_all(variant, (&options.pool()?, options.memory), runs, needs, |run, from| {
-        run.into_iter().try_for_each(|piece| {
-            piece.reader.decode(from, piece.start, piece.out)?;
-            Ok(progress.advance(piece.out.len() as u64)?)
+        run.into_iter().try_for_each(|(piece, out)| {
+            piece.decode(from, out)?;
+            Ok(progress.advance(piece.bytes)?)
         })
     })
 }

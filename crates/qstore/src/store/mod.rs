@@ -7,6 +7,7 @@ mod load;
 #[cfg(test)]
 #[cfg(unix)]
 mod ownership;
+mod pieces;
 mod spec;
 mod tensor;
 mod unpack;

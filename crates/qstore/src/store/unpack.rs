@@ -1,18 +1,18 @@
 //! Restoring a variant's files.
 
-use std::iter::Peekable;
 use std::path::Path;
 use std::sync::Arc;
 
 use qstore_checkpoint::{
-    CHUNK_MEMORY, Error, IoContext as _, NewFolder, Options, Progress, Result, Window, ordered, zeroed,
+    CHUNK_MEMORY, Error, IoContext as _, NewFolder, Options, Progress, Result, Window, ordered, size, zeroed,
 };
-use qstore_container::{ArrayKey, Encoding, FileContent, OriginalFile, Sha256Hex, StoredArray, VariantName};
+use qstore_container::{ArrayKey, FileContent, OriginalFile, Sha256Hex, VariantName};
 use rayon::ThreadPool;
 use sha2::{Digest as _, Sha256};
 
 use super::Store;
-use crate::decode::{ArrayBytes as _, ArrayReader, Readers, decode_each};
+use super::pieces::{Piece, cut, runs};
+use crate::decode::Readers;
 use crate::fetch::{Ahead, Fetched, Needs};
 use crate::variant::Variant;
 
@@ -100,12 +100,15 @@ pub(super) fn restore(
         let there = variant.storage().read_all(&format!("{}/{}", variant.name(), file.path), 0);
         there.map_err(|error| variant.or_changed(error))?;
     }
-    let pieces = pieces_of(variant, keys)?;
-    let needs = pieces.iter().map(Piece::needs).collect::<Result<_>>()?;
+    let runs = runs_of(variant, &keys)?;
+    let needs = runs.iter().map(|run| needs_of(run)).collect::<Result<_>>()?;
     let ahead = Ahead::new(variant.storage(), window.bytes / 4, pool.current_num_threads(), needs);
-    let decode = |(index, piece): (usize, Piece)| piece.decode(variant, ahead.get(index)?.fetched());
-    let jobs = pieces.into_iter().enumerate().map(Ok);
-    let passed = ordered(pool, window, jobs, |(_, piece)| piece.holds(), decode, |bytes| pass(&bytes));
+    let work =
+        |(index, run): (usize, Vec<Piece>)| decode(&run, ahead.get(index)?.fetched(), variant.folder());
+    // Twice the bytes of a matrix, which is read the other way round.
+    let holds = |run: &[Piece]| bytes_of(run).saturating_mul(2).max(CHUNK_MEMORY);
+    let jobs = runs.into_iter().enumerate().map(Ok);
+    let passed = ordered(pool, window, jobs, |(_, run)| holds(run), work, |bytes| pass(&bytes));
     passed.map_err(|error| variant.or_changed(error))?;
     let found = Sha256Hex(hasher.finalize().into());
     if found == file.sha256 {
@@ -119,117 +122,33 @@ pub(super) fn restore(
 }
 
 /// What is decoded at a time of the arrays of a file.
-fn pieces_of(variant: &Arc<Variant>, keys: Vec<ArrayKey>) -> Result<Vec<Piece>> {
+fn runs_of(variant: &Arc<Variant>, keys: &[ArrayKey]) -> Result<Vec<Vec<Piece>>> {
     let (mut readers, mut pieces) = (Readers::default(), Vec::new());
-    for run in (ArrayRuns { variant, keys: keys.into_iter().peekable() }) {
-        run.and_then(|run| add_pieces(variant, run, &mut readers, &mut pieces))?;
+    for key in keys {
+        let reader = readers.open(variant, key)?;
+        pieces.extend(cut(&reader, 0..reader.bytes()));
     }
-    Ok(pieces)
+    Ok(runs(pieces, |piece| piece.bytes))
 }
 
-/// Bytes of small arrays that are read as one piece.
-const RUN_BYTES: u64 = 256 << 10;
-/// Small arrays that are read as one piece.
-const RUN_ARRAYS: usize = 4096;
-
-/// What a worker decodes at a time.
-enum Piece {
-    /// A part of an array.
-    Chunk { reader: Arc<ArrayReader>, start: u64, length: u64 },
-    /// All of several small arrays.
-    Whole { readers: Vec<Arc<ArrayReader>>, bytes: u64 },
+fn needs_of(run: &[Piece]) -> Result<Needs> {
+    let mut needs = Needs::default();
+    run.iter().try_for_each(|piece| piece.add_needs(&mut needs))?;
+    Ok(needs)
 }
 
-impl Piece {
-    /// Bytes that decoding it and its bytes take: twice as many of a matrix, which is read the other way round.
-    fn holds(&self) -> u64 {
-        match self {
-            Self::Chunk { length, .. } => length.saturating_mul(2).max(CHUNK_MEMORY),
-            Self::Whole { .. } => CHUNK_MEMORY,
-        }
-    }
-
-    fn needs(&self) -> Result<Needs> {
-        let mut needs = Needs::default();
-        match self {
-            Self::Chunk { reader, start, length } => reader.needs(*start..*start + *length, &mut needs)?,
-            Self::Whole { readers, .. } => {
-                readers.iter().try_for_each(|reader| reader.needs(0..reader.bytes(), &mut needs))?;
-            }
-        }
-        Ok(needs)
-    }
-
-    fn decode(self, variant: &Variant, from: &Fetched) -> Result<Vec<u8>> {
-        match self {
-            Self::Chunk { reader, start, length } => {
-                let mut out = zeroed(length).at(variant.folder(), "cannot hold a chunk")?;
-                reader.decode(from, start, &mut out)?;
-                Ok(out)
-            }
-            Self::Whole { readers, bytes } => decode_each(&readers, from, variant, bytes),
-        }
-    }
+fn bytes_of(run: &[Piece]) -> u64 {
+    run.iter().map(|piece| piece.bytes).sum()
 }
 
-/// Cuts the arrays of a file into runs: small ones that follow each other, or one other array.
-struct ArrayRuns<'a, K: Iterator<Item = ArrayKey>> {
-    variant: &'a Variant,
-    keys: Peekable<K>,
-}
-
-impl<K: Iterator<Item = ArrayKey>> Iterator for ArrayRuns<'_, K> {
-    type Item = Result<(Vec<ArrayKey>, u64)>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let variant = self.variant;
-        // They are slices of few bundles, or references to such.
-        let is_slice = |array: &StoredArray| match &array.encoding {
-            Encoding::Reference { to, .. } => variant.stored(to).is_ok_and(|array| array.encoding.is_slice()),
-            encoding => encoding.is_slice(),
-        };
-        let small_bytes = |key: &ArrayKey| {
-            let array = variant.stored_array(key).ok().filter(|array| is_slice(array))?;
-            array.bytes().ok().filter(|bytes| *bytes <= RUN_BYTES / 4)
-        };
-        let first = self.keys.next()?;
-        let Some(mut bytes) = small_bytes(&first) else {
-            let bytes = variant
-                .stored_array(&first)
-                .and_then(|array| array.bytes().map_err(|e| Error::damaged(variant.folder(), e)));
-            return Some(bytes.map(|bytes| (vec![first], bytes)));
-        };
-        let mut run = vec![first];
-        while run.len() < RUN_ARRAYS {
-            let Some(more) = self.keys.peek().and_then(small_bytes).filter(|more| bytes + more <= RUN_BYTES)
-            else {
-                break;
-            };
-            bytes += more;
-            run.extend(self.keys.next());
-        }
-        Some(Ok((run, bytes)))
+/// The bytes of the pieces of a run, one after another.
+fn decode(run: &[Piece], from: &Fetched, folder: &Path) -> Result<Vec<u8>> {
+    let mut out = zeroed(bytes_of(run)).at(folder, "cannot hold a chunk")?;
+    let mut rest = &mut out[..];
+    for piece in run {
+        let (own, tail) = rest.split_at_mut(size(piece.bytes));
+        piece.decode(from, own)?;
+        rest = tail;
     }
-}
-
-/// Adds the pieces of a run of arrays, which have so many bytes.
-fn add_pieces(
-    variant: &Arc<Variant>,
-    (keys, bytes): (Vec<ArrayKey>, u64),
-    open: &mut Readers,
-    pieces: &mut Vec<Piece>,
-) -> Result<()> {
-    let [key] = &keys[..] else {
-        let readers = keys.iter().map(|key| open.open(variant, key)).collect::<Result<_>>()?;
-        pieces.push(Piece::Whole { readers, bytes });
-        return Ok(());
-    };
-    let reader = open.open(variant, key)?;
-    let mut start = 0;
-    while start < bytes {
-        let end = reader.piece_end(start).clamp(start + 1, bytes);
-        pieces.push(Piece::Chunk { reader: reader.clone(), start, length: end - start });
-        start = end;
-    }
-    Ok(())
+    Ok(out)
 }
