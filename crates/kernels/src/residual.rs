@@ -1,6 +1,6 @@
 //! Chunks of 16-bit floats given their quantisation codes.
 //!
-//! A quantiser maps a bin of neighbouring floats to each code. StreamInputs the code `q` of a weight `w` and the row's
+//! A quantiser maps a bin of neighbouring floats to each code. Given the code `q` of a weight `w` and the row's
 //! scale, what is left of `w` is its place in the bin: `r = m - lo[|q|]`, where `m` is the magnitude of `w` (its 15 low
 //! bits, which order floats of one sign) and `lo[k]` the least magnitude that the quantiser maps to `k` or more. It is
 //! coded as an evenly spread number: slot `s` of 65,536 means `r = s / f[|q|]`. The bins come from the caller

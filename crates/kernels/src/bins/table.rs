@@ -105,13 +105,13 @@ impl MapPlanes for [u16; 128] {
 mod tests {
     use super::*;
 
-    /// Both ways to divide a slot by a frequency, for every width that a bin can have.
     /// Backends that keep a value's sign apart would take its bit for one of the magnitude's, and others would not.
     #[test]
     fn a_least_magnitude_has_no_sign() {
         assert_eq!(BinTable::new(&[0x8001; 128], &[3; 128]), BinTable::new(&[1; 128], &[3; 128]));
     }
 
+    /// Both ways to divide a slot by a frequency, for every width that a bin can have.
     #[test]
     fn slots_are_divided_exactly() {
         for width in 0..=u16::MAX {
