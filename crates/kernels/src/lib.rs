@@ -27,6 +27,7 @@ mod cost;
 mod error;
 mod floats;
 mod predict;
+mod refine;
 mod residual;
 mod rows;
 mod scratch;
@@ -46,6 +47,10 @@ pub use codes::{CodesCoder, code_bucket};
 pub use cost::log2_q16;
 pub use error::{DecodeError, EncodeError};
 pub use predict::{CodeRange, ExpectRun, LevelOf, ZeroRun, add_expected, add_multiples, nearest_byte};
+pub use refine::{
+    CodeInputs, CodeRefiner, Each, Edges, FloatGrid, FloatInputs, FloatRefiner, Intervals, Scaled, begin,
+    narrow,
+};
 pub use residual::{ResidualCoder, zero_symbols};
 pub use rows::Rows;
 pub use scratch::Scratch;

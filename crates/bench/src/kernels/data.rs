@@ -1,6 +1,7 @@
 //! Weights as a linear layer has them, and their LLM.int8() codes.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use half::bf16;
 use qstore_kernels::{BinTable, Half};
@@ -15,10 +16,19 @@ pub(super) const CHUNK: usize = 1 << 19;
 /// Chunks: 64 MiB of weights, more than caches hold.
 const CHUNKS: usize = 64;
 
+/// Columns that share a scale of the codes of 4 bits.
+pub(super) const GROUP: usize = 128;
+
 /// A matrix, in chunks.
 pub(super) struct Weights {
     pub(super) values: Vec<Half>,
     pub(super) codes: Vec<u8>,
+    /// Ranks of these codes, and of codes of 4 bits.
+    pub(super) eight: Vec<u8>,
+    pub(super) four: Vec<u8>,
+    /// The scale of each row, and of each group of it.
+    scales: Vec<f32>,
+    group_scales: Vec<f32>,
     tables: Vec<BinTable>,
     table_of_row: Vec<usize>,
 }
@@ -29,6 +39,7 @@ impl Weights {
         let (mut values, mut codes) =
             (Vec::with_capacity(CHUNKS * CHUNK), Vec::with_capacity(CHUNKS * CHUNK));
         let (mut tables, mut table_of_row, mut known) = (Vec::new(), Vec::new(), HashMap::new());
+        let (mut four, mut scales, mut group_scales) = (Vec::new(), Vec::new(), Vec::new());
         for row in 0..CHUNKS * CHUNK / COLS {
             // Rows differ in spread, as they do in models.
             let spread = [0.02, 0.021, 0.0225, 0.024][row % 4];
@@ -39,6 +50,12 @@ impl Weights {
             let row: Vec<u16> = (0..COLS).map(draw).collect();
             let scale = row.iter().map(|&bits| value(bits).abs()).fold(0.0, f32::max);
             let factor = (1.0 / scale) * 127.0;
+            scales.push(scale / 127.0);
+            for group in row.chunks(GROUP) {
+                let scale = group.iter().map(|&bits| value(bits).abs()).fold(0.0, f32::max) / 7.5;
+                group_scales.push(scale);
+                four.extend(group.iter().map(|&bits| rank_of_four(value(bits) / scale)));
+            }
             values.extend(row.iter().map(|bits| bits.to_le_bytes()));
             codes.extend(row.iter().map(|&bits| code(value(bits) * factor)));
             table_of_row.push(*known.entry(scale.to_bits()).or_insert_with(|| {
@@ -46,11 +63,23 @@ impl Weights {
                 tables.len() - 1
             }));
         }
-        Self { values, codes, tables, table_of_row }
+        let eight = codes.iter().map(|code| code ^ 0x80).collect();
+        Self { values, codes, eight, four, scales, group_scales, tables, table_of_row }
     }
 
     pub(super) fn len(&self) -> usize {
         self.values.len()
+    }
+
+    /// The scale of a row's codes of 8 bits.
+    pub(super) fn scale(&self, row: usize) -> f32 {
+        self.scales[row]
+    }
+
+    /// The scales of the groups of these columns of a row, for codes of 4 bits.
+    pub(super) fn scales_of_four(&self, row: usize, cols: &Range<usize>) -> &[f32] {
+        let groups = &self.group_scales[row * (COLS / GROUP)..(row + 1) * (COLS / GROUP)];
+        &groups[cols.start / GROUP..cols.end.div_ceil(GROUP)]
     }
 
     /// Each chunk's codes and values, and the bins of its rows.
@@ -69,6 +98,11 @@ fn value(bits: u16) -> f32 {
 #[expect(clippy::cast_possible_truncation, reason = "between -127 and 127")]
 fn code(scaled: f32) -> u8 {
     (scaled.round_ties_even() as i8).cast_unsigned()
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 0 and 15")]
+fn rank_of_four(scaled: f32) -> u8 {
+    (scaled.round_ties_even() + 8.0).clamp(0.0, 15.0) as u8
 }
 
 /// The bins of a row, found by trying every magnitude.

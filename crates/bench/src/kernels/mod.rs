@@ -2,6 +2,7 @@
 
 mod chain;
 mod data;
+mod refine;
 mod work;
 
 use std::time::Instant;
@@ -27,6 +28,8 @@ pub struct KernelReport {
     pub weights: u64,
     /// Bits a weight that the codes take and the residual takes.
     pub bits: [f64; 2],
+    /// Bits a weight that codes of 8 bits take given ones of 4, and weights given both.
+    pub refined_bits: [f64; 2],
     /// Nanoseconds a weight that memcpy of the weights as BF16 takes, by the threads that do it.
     pub memcpy: Vec<MemcpyFacts>,
     /// The coders.
@@ -115,6 +118,7 @@ pub fn kernels(repeats: u32, progress: &dyn Progress) -> Result<KernelReport> {
         machine,
         weights: weights.len() as u64,
         bits: coded[0].bits(&weights),
+        refined_bits: coded[0].refined_bits(&weights),
         kernels: facts.collect(),
         memcpy: memcpy.collect(),
     })
@@ -150,10 +154,13 @@ impl KernelReport {
             )
         });
         format!(
-            "{} weights of BF16 with LLM.int8() codes: {:.2} bits for the codes, {:.2} for what the weights add\n{}\nmemcpy of a weight: {}",
+            "{} weights of BF16 with LLM.int8() codes: {:.2} bits for the codes, {:.2} for what the weights add\n\
+             given codes of 4 bits, those of 8 take {:.2} bits, and the weights given both {:.2}\n{}\nmemcpy of a weight: {}",
             self.weights,
             self.bits[0],
             self.bits[1],
+            self.refined_bits[0],
+            self.refined_bits[1],
             self.machine.in_short(),
             memcpy.collect::<Vec<_>>().join(", "),
         )

@@ -9,6 +9,7 @@ use qstore_kernels::{
 use rayon::ThreadPool;
 
 use super::data::{CHUNK, COLS, Weights};
+use super::refine::{Refined, Refiners};
 use crate::error::{Error, Result};
 
 /// The coders of one backend.
@@ -19,6 +20,7 @@ pub(super) struct Coders {
     residual: ResidualCoder,
     split: SplitCoder,
     split_classes: ClassFit,
+    refiners: Refiners,
 }
 
 /// All chunks as one backend has coded them.
@@ -26,6 +28,7 @@ pub(super) struct Coded {
     codes: Vec<Vec<u8>>,
     residual: Vec<Vec<u8>>,
     split: Vec<Vec<u8>>,
+    refined: Refined,
 }
 
 /// Memory that every piece of work writes into, and the threads that do.
@@ -44,13 +47,16 @@ struct Team {
 /// One piece of work: all chunks, on so many threads.
 pub(super) type Work = fn(&mut Room, &Coders, &Coded, &Weights, usize) -> Result<()>;
 
-pub(super) const ALL: [(&str, Work); 6] = [
+pub(super) const ALL: [(&str, Work); 9] = [
     ("decode codes", decode_codes),
     ("decode both to BF16", decode_both),
     ("decode residual, codes at hand", decode_residual),
     ("decode float split", decode_split),
     ("encode both, with statistics, decode, compare", encode_both),
     ("encode float split", encode_split),
+    ("decode 8 bits given 4 bits at hand", refine_codes),
+    ("decode BF16 given 4 and 8 bits at hand", refine_floats),
+    ("encode 8 bits given 4 bits, decode, compare", encode_refined),
 ];
 
 /// Rows of which statistics are taken: as of a matrix of 16 million weights, a million.
@@ -87,13 +93,15 @@ impl Coders {
         let residual = ResidualCoder::new(7, zeros, layout).map_err(failed)?.on(backend);
         let split = SplitCoder::new(window, 7, split_classes.tables.clone(), layout);
         let split = split.map_err(failed)?.on(backend);
-        Ok(Self { backend, codes, classes, residual, split, split_classes })
+        let refiners = Refiners::new(weights, backend)?;
+        Ok(Self { backend, codes, classes, residual, split, split_classes, refiners })
     }
 
     /// Codes everything, and checks that it decodes to what it was.
     pub(super) fn code(&self, weights: &Weights) -> Result<Coded> {
         let scratch = &mut Scratch::default();
-        let mut coded = Coded { codes: Vec::new(), residual: Vec::new(), split: Vec::new() };
+        let refined = self.refiners.code(weights)?;
+        let mut coded = Coded { codes: Vec::new(), residual: Vec::new(), split: Vec::new(), refined };
         for (codes, values, bins) in weights.chunks() {
             coded
                 .codes
@@ -107,12 +115,17 @@ impl Coders {
             coded.split.push(split.map_err(failed)?);
         }
         let mut room = Room::new(weights, 1)?;
-        for work in [decode_both, decode_split] {
+        for work in [decode_both, decode_split, refine_floats] {
             room.values.fill([0; 2]);
             work(&mut room, self, &coded, weights, 1)?;
             if room.values != weights.values {
                 return Err(Error::Peer("a coder does not decode to what it has encoded".to_owned()));
             }
+        }
+        room.codes.fill(0);
+        refine_codes(&mut room, self, &coded, weights, 1)?;
+        if room.codes != weights.eight {
+            return Err(Error::Peer("a coder does not decode to what it has encoded".to_owned()));
         }
         Ok(coded)
     }
@@ -121,10 +134,12 @@ impl Coders {
 impl Coded {
     /// Bits a weight of the codes and of the residual.
     pub(super) fn bits(&self, weights: &Weights) -> [f64; 2] {
-        [&self.codes, &self.residual].map(|chunks| {
-            let bytes = chunks.iter().map(|chunk| chunk.len() as u64).sum::<u64>();
-            8.0 * crate::statistics::ratio(bytes, weights.len() as u64)
-        })
+        [&self.codes, &self.residual].map(|chunks| bits_of(chunks, weights))
+    }
+
+    /// The same of refined codes and of floats given intervals.
+    pub(super) fn refined_bits(&self, weights: &Weights) -> [f64; 2] {
+        self.refined.bits(weights)
     }
 }
 
@@ -244,6 +259,45 @@ fn encode_split(
     })
 }
 
+fn refine_codes(
+    room: &mut Room,
+    coders: &Coders,
+    coded: &Coded,
+    weights: &Weights,
+    threads: usize,
+) -> Result<()> {
+    let chunks = room.codes.chunks_mut(CHUNK).enumerate();
+    room.team.on_threads(threads, chunks, |_, (chunk, out)| {
+        coders.refiners.decode_codes(weights, &coded.refined, chunk, out)
+    })
+}
+
+fn refine_floats(
+    room: &mut Room,
+    coders: &Coders,
+    coded: &Coded,
+    weights: &Weights,
+    threads: usize,
+) -> Result<()> {
+    let chunks = room.values.chunks_mut(CHUNK).enumerate();
+    room.team.on_threads(threads, chunks, |_, (chunk, out)| {
+        coders.refiners.decode_floats(weights, &coded.refined, chunk, out)
+    })
+}
+
+fn encode_refined(
+    room: &mut Room,
+    coders: &Coders,
+    _: &Coded,
+    weights: &Weights,
+    threads: usize,
+) -> Result<()> {
+    let chunks = room.codes.chunks_mut(CHUNK).enumerate();
+    room.team.on_threads(threads, chunks, |local, (chunk, out)| {
+        coders.refiners.encode_verified(weights, chunk, &mut local.scratch, out)
+    })
+}
+
 /// What a thread keeps from chunk to chunk.
 struct Local {
     scratch: Scratch,
@@ -282,6 +336,12 @@ impl Team {
     }
 }
 
-fn failed(error: impl std::fmt::Display) -> Error {
+/// Bits a weight that coded chunks take.
+pub(super) fn bits_of(chunks: &[Vec<u8>], weights: &Weights) -> f64 {
+    let bytes = chunks.iter().map(|chunk| chunk.len() as u64).sum::<u64>();
+    8.0 * crate::statistics::ratio(bytes, weights.len() as u64)
+}
+
+pub(super) fn failed(error: impl std::fmt::Display) -> Error {
     Error::Peer(format!("a coder failed: {error}"))
 }

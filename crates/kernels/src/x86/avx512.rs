@@ -116,6 +116,14 @@ pub(crate) fn store_32_words(place: &mut [u8], words: __m512i, count: usize) {
     unsafe { _mm512_mask_storeu_epi16(place.as_mut_ptr().cast(), mask, words) }
 }
 
+/// 16 words.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt")]
+pub(crate) fn load_words(words: &[u8; 32]) -> __m256i {
+    // SAFETY: 32 bytes are readable.
+    unsafe { _mm256_loadu_si256(words.as_ptr().cast()) }
+}
+
 /// How many lanes a mask has.
 #[inline]
 pub(crate) fn count16(mask: __mmask16) -> usize {

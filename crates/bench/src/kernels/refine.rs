@@ -1,0 +1,186 @@
+//! Codes and weights given intervals: what codes of 4 bits leave of those of 8, and both of the weights.
+
+use std::ops::Range;
+
+use qstore_kernels::{
+    Backend, CodeInputs, CodeRefiner, Each, Edges, FloatGrid, FloatInputs, FloatRefiner, Half, Intervals,
+    Layout, Scaled, Scratch, SymbolTable, begin, narrow,
+};
+
+use super::data::{CHUNK, COLS, GROUP, Weights};
+use super::work::{bits_of, failed};
+use crate::error::{Error, Result};
+
+/// Levels of 4 and of 8 bits, and the ends of their outermost bins.
+const FOUR: (usize, [f32; 2]) = (16, [-0.5, 15.5]);
+const EIGHT: (usize, [f32; 2]) = (256, [0.5, 255.5]);
+
+/// The coders of one backend.
+pub(super) struct Refiners {
+    backend: Backend,
+    four: Edges,
+    eight: Edges,
+    codes: CodeRefiner,
+    floats: FloatRefiner,
+}
+
+/// All chunks as one backend has coded them.
+pub(super) struct Refined {
+    codes: Vec<Vec<u8>>,
+    floats: Vec<Vec<u8>>,
+}
+
+/// What a chunk is given, and what of it is at hand.
+struct Given<'a> {
+    refiners: &'a Refiners,
+    weights: &'a Weights,
+    first_row: usize,
+    /// Whether the codes of 8 bits are given.
+    eight: bool,
+    lo: Vec<f32>,
+    hi: Vec<f32>,
+    /// Scales, their reciprocals and zero-points of both, each for 16 weights.
+    scales: [[Vec<f32>; 3]; 2],
+}
+
+impl<'a> Given<'a> {
+    fn new(refiners: &'a Refiners, weights: &'a Weights, chunk: usize, eight: bool) -> Self {
+        let scales = std::array::from_fn(|_| std::array::from_fn(|_| Vec::new()));
+        let first_row = chunk * (CHUNK / COLS);
+        Self { refiners, weights, first_row, eight, lo: Vec::new(), hi: Vec::new(), scales }
+    }
+
+    fn narrow(&mut self, row: usize, cols: Range<usize>) {
+        let (row, len) = (self.first_row + row, cols.len());
+        let at = row * COLS + cols.start..row * COLS + cols.end;
+        let [four, eight] = &mut self.scales;
+        for of in four.iter_mut().chain(eight.iter_mut()) {
+            of.resize(len.div_ceil(16), 0.0);
+        }
+        let groups = four[0].chunks_mut(GROUP / 16).zip(self.weights.scales_of_four(row, &cols));
+        groups.for_each(|(to, scale)| to.fill(*scale));
+        four[2].fill(8.0);
+        eight[0].fill(self.weights.scale(row));
+        eight[1].fill(1.0 / self.weights.scale(row));
+        eight[2].fill(128.0);
+        self.lo.resize(len, 0.0);
+        self.hi.resize(len, 0.0);
+        let backend = self.refiners.backend;
+        let ranks = &self.weights.four[at.clone()];
+        begin(backend, &self.refiners.four, FOUR.1, ranks, scaled(four), &mut self.lo, &mut self.hi);
+        if self.eight {
+            let ranks = &self.weights.eight[at];
+            narrow(backend, &self.refiners.eight, EIGHT.1, ranks, scaled(eight), &mut self.lo, &mut self.hi);
+        }
+    }
+}
+
+fn scaled([scales, inverses, zeros]: &[Vec<f32>; 3]) -> Scaled<'_> {
+    Scaled { scales, inverses, zeros, each: Each::Sixteen }
+}
+
+impl CodeInputs for Given<'_> {
+    fn part(&mut self, row: usize, cols: Range<usize>) -> (Intervals<'_>, Scaled<'_>) {
+        self.narrow(row, cols);
+        (Intervals { lo: &self.lo, hi: &self.hi }, scaled(&self.scales[1]))
+    }
+}
+
+impl FloatInputs for Given<'_> {
+    fn part(&mut self, row: usize, cols: Range<usize>) -> Intervals<'_> {
+        self.narrow(row, cols);
+        Intervals { lo: &self.lo, hi: &self.hi }
+    }
+}
+
+impl Refiners {
+    pub(super) fn new(weights: &Weights, backend: Backend) -> Result<Self> {
+        let levels = |count| Edges::integers(count).ok_or_else(|| failed("too many levels"));
+        let (four, eight) = (levels(FOUR.0)?, levels(EIGHT.0)?);
+        let codes = CodeRefiner::new(eight.clone(), Layout::Wide).on(backend);
+        let mut this = Self { backend, four, eight, codes, floats: floats(&[0; 256], backend) };
+        let mut wide = [0; 256];
+        let mut given = Given::new(&this, weights, 0, true);
+        FloatRefiner::count_wide(FloatGrid::Bf16, &weights.values[..CHUNK], COLS, &mut given, &mut wide);
+        this.floats = floats(&wide, backend);
+        Ok(this)
+    }
+
+    /// Codes everything.
+    pub(super) fn code(&self, weights: &Weights) -> Result<Refined> {
+        let scratch = &mut Scratch::default();
+        let codes = weights.eight.chunks(CHUNK).enumerate();
+        let codes = codes
+            .map(|(chunk, ranks)| self.encode_codes(weights, chunk, ranks, scratch))
+            .collect::<Result<_>>()?;
+        let floats = weights.values.chunks(CHUNK).enumerate().map(|(chunk, values)| {
+            let mut given = Given::new(self, weights, chunk, true);
+            self.floats.encode(values, COLS, &mut given, scratch).map_err(failed)
+        });
+        Ok(Refined { codes, floats: floats.collect::<Result<_>>()? })
+    }
+
+    fn encode_codes(
+        &self,
+        weights: &Weights,
+        chunk: usize,
+        ranks: &[u8],
+        scratch: &mut Scratch,
+    ) -> Result<Vec<u8>> {
+        let mut given = Given::new(self, weights, chunk, false);
+        self.codes.encode(ranks, COLS, &mut given, scratch).map_err(failed)
+    }
+
+    /// Decodes the codes of a chunk.
+    pub(super) fn decode_codes(
+        &self,
+        weights: &Weights,
+        refined: &Refined,
+        chunk: usize,
+        out: &mut [u8],
+    ) -> Result<()> {
+        let mut given = Given::new(self, weights, chunk, false);
+        self.codes.decode(&refined.codes[chunk], COLS, &mut given, out).map_err(failed)
+    }
+
+    /// Decodes the floats of a chunk.
+    pub(super) fn decode_floats(
+        &self,
+        weights: &Weights,
+        refined: &Refined,
+        chunk: usize,
+        out: &mut [Half],
+    ) -> Result<()> {
+        let mut given = Given::new(self, weights, chunk, true);
+        self.floats.decode(&refined.floats[chunk], COLS, &mut given, out).map_err(failed)
+    }
+
+    /// Codes the codes of a chunk, decodes them and compares.
+    pub(super) fn encode_verified(
+        &self,
+        weights: &Weights,
+        chunk: usize,
+        scratch: &mut Scratch,
+        back: &mut [u8],
+    ) -> Result<()> {
+        let ranks = &weights.eight[chunk * CHUNK..(chunk + 1) * CHUNK];
+        let coded = self.encode_codes(weights, chunk, ranks, scratch)?;
+        let mut given = Given::new(self, weights, chunk, false);
+        self.codes.decode(&coded, COLS, &mut given, back).map_err(failed)?;
+        if back == ranks {
+            return Ok(());
+        }
+        Err(Error::Peer("a coder does not decode to what it has encoded".to_owned()))
+    }
+}
+
+impl Refined {
+    /// Bits a weight of the codes and of the floats.
+    pub(super) fn bits(&self, weights: &Weights) -> [f64; 2] {
+        [&self.codes, &self.floats].map(|chunks| bits_of(chunks, weights))
+    }
+}
+
+fn floats(wide: &[u64; 256], backend: Backend) -> FloatRefiner {
+    FloatRefiner::new(FloatGrid::Bf16, SymbolTable::from_histogram(wide), Layout::Wide).on(backend)
+}

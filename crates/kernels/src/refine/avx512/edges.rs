@@ -1,0 +1,154 @@
+//! Edges in registers.
+
+use std::arch::x86_64::{
+    __m128i, __m512, __m512i, _CMP_GT_OQ, _CMP_LT_OQ, _mm_cvtsi32_si128, _mm512_add_epi32, _mm512_add_ps,
+    _mm512_and_si512, _mm512_castps_si512, _mm512_castsi512_ps, _mm512_cmp_ps_mask, _mm512_cvtepi32_ps,
+    _mm512_mask_add_epi32, _mm512_mask_mov_ps, _mm512_mask_sub_ps, _mm512_max_epi32, _mm512_max_ps,
+    _mm512_min_epi32, _mm512_mul_ps, _mm512_permutexvar_ps, _mm512_set1_epi32, _mm512_set1_ps,
+    _mm512_setzero_ps, _mm512_setzero_si512, _mm512_sll_epi32, _mm512_srl_epi32, _mm512_sub_epi32,
+    _mm512_sub_ps, _mm512_ternarylogic_epi32,
+};
+
+use super::super::INTEGER;
+use super::super::levels::{EdgeKind, Edges, FewBits};
+use super::{ABOVE, load};
+
+/// Kinds of edges, for functions that are made for each.
+pub(super) const INTEGERS: u8 = 0;
+pub(super) const FLOATS: u8 = 1;
+pub(super) const TABLE: u8 = 2;
+
+/// See [`Edges`].
+#[derive(Clone, Copy)]
+pub(super) struct Opened {
+    /// The last rank, and the same above [`ABOVE`].
+    pub(super) last: __m512,
+    pub(super) last_above: __m512i,
+    /// Half of the ranks of floats.
+    half: __m512,
+    /// What shifts mantissas into place: those of edges, and those of levels.
+    shifts: [__m128i; 2],
+    /// An exponent of 0, as it is of binary32.
+    exponents: __m512i,
+    /// The least normal edge as an integer, and what one is of those below it.
+    normal: __m512,
+    unit: __m512,
+    /// The least normal level, and how many of those below it make 1.
+    least: __m512,
+    units: __m512,
+    /// The edge below each rank of a table.
+    table: __m512,
+}
+
+impl Opened {
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt")]
+    pub(super) fn new(edges: &Edges) -> Self {
+        let floats = match edges.kind {
+            EdgeKind::Floats(floats) => floats,
+            EdgeKind::Integers | EdgeKind::Table(_) => FewBits { mantissa: 1, bias: 1, half: 0.0 },
+        };
+        let mut table = [0.0; 16];
+        if let EdgeKind::Table(edges) = &edges.kind {
+            table[1..].copy_from_slice(&edges[..]);
+        }
+        let shift = |bits: u32| _mm_cvtsi32_si128(bits as i32);
+        Self {
+            last: _mm512_set1_ps(edges.last()),
+            last_above: _mm512_castps_si512(_mm512_set1_ps(edges.last() + INTEGER)),
+            half: _mm512_set1_ps(floats.half),
+            shifts: [shift(22 - floats.mantissa), shift(23 - floats.mantissa)],
+            exponents: _mm512_set1_epi32(((127 - floats.bias) << 23) as i32),
+            normal: _mm512_set1_ps((2u32 << floats.mantissa) as f32),
+            unit: _mm512_set1_ps(floats.float(1, floats.mantissa + 1)),
+            least: _mm512_set1_ps(f32::from_bits((128 - floats.bias) << 23)),
+            units: _mm512_set1_ps(1.0 / floats.float(1, floats.mantissa)),
+            table: load(&table),
+        }
+    }
+
+    /// The edges below and above ranks.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt")]
+    pub(super) fn around<const KIND: u8>(&self, rank: __m512) -> [__m512; 2] {
+        match KIND {
+            INTEGERS => {
+                let half = _mm512_set1_ps(0.5);
+                [_mm512_sub_ps(rank, half), _mm512_add_ps(rank, half)]
+            }
+            FLOATS => [self.edge(rank), self.edge(_mm512_add_ps(rank, _mm512_set1_ps(1.0)))],
+            _ => {
+                let index = _mm512_castps_si512(_mm512_add_ps(rank, _mm512_set1_ps(INTEGER)));
+                let next = _mm512_add_epi32(index, _mm512_set1_epi32(1));
+                [index, next].map(|index| _mm512_permutexvar_ps(index, self.table))
+            }
+        }
+    }
+
+    /// The edges of floats below ranks.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt")]
+    fn edge(&self, rank: __m512) -> __m512 {
+        /// Of three operands: the first where the second has ones, and the third.
+        const AND_OR: i32 = 0b1110_1010;
+        let from_zero = _mm512_sub_ps(rank, self.half);
+        let distance = magnitude(from_zero);
+        let odd = _mm512_sub_ps(_mm512_add_ps(distance, distance), _mm512_set1_ps(1.0));
+        let odd = _mm512_max_ps(odd, _mm512_setzero_ps());
+        let bits = _mm512_castps_si512(_mm512_add_ps(odd, _mm512_set1_ps(INTEGER)));
+        let bits = _mm512_and_si512(bits, _mm512_set1_epi32(0x7f_ffff));
+        let normal = _mm512_add_epi32(_mm512_sll_epi32(bits, self.shifts[0]), self.exponents);
+        let small = _mm512_cmp_ps_mask::<_CMP_LT_OQ>(odd, self.normal);
+        let of_small = _mm512_mul_ps(odd, self.unit);
+        let edge = _mm512_mask_mov_ps(_mm512_castsi512_ps(normal), small, of_small);
+        // Edges have no sign yet.
+        _mm512_castsi512_ps(_mm512_ternarylogic_epi32::<AND_OR>(
+            _mm512_castps_si512(from_zero),
+            _mm512_set1_epi32(i32::MIN),
+            _mm512_castps_si512(edge),
+        ))
+    }
+
+    /// Ranks whose levels are near these, among those that there are; above [`ABOVE`].
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt")]
+    pub(super) fn near<const KIND: u8>(&self, level: __m512) -> __m512 {
+        let rank = match KIND {
+            INTEGERS => level,
+            FLOATS => {
+                let distance = magnitude(level);
+                let half = _mm512_sll_epi32(_mm512_set1_epi32(1), self.shifts[0]);
+                let bits = _mm512_sub_epi32(_mm512_castps_si512(distance), self.exponents);
+                let normal = _mm512_srl_epi32(_mm512_add_epi32(bits, half), self.shifts[1]);
+                let small = _mm512_cmp_ps_mask::<_CMP_LT_OQ>(distance, self.least);
+                let of_small = _mm512_mul_ps(distance, self.units);
+                let from_zero = _mm512_mask_mov_ps(_mm512_cvtepi32_ps(normal), small, of_small);
+                let negative = _mm512_cmp_ps_mask::<_CMP_LT_OQ>(level, _mm512_setzero_ps());
+                let above = _mm512_add_ps(self.half, from_zero);
+                let below = _mm512_sub_ps(self.half, _mm512_set1_ps(1.0));
+                _mm512_mask_sub_ps(above, negative, below, from_zero)
+            }
+            _ => {
+                let mut rank = _mm512_setzero_si512();
+                for step in [8, 4, 2, 1] {
+                    let next = _mm512_add_epi32(rank, _mm512_set1_epi32(step));
+                    let edge = _mm512_permutexvar_ps(next, self.table);
+                    let above = _mm512_cmp_ps_mask::<_CMP_GT_OQ>(level, edge);
+                    rank = _mm512_mask_add_epi32(rank, above, rank, _mm512_set1_epi32(step));
+                }
+                _mm512_cvtepi32_ps(rank)
+            }
+        };
+        // Bits of positive floats ascend as these do, and those of negative ones are below them as signed integers.
+        let bits = _mm512_castps_si512(_mm512_add_ps(rank, _mm512_set1_ps(INTEGER)));
+        let bits = _mm512_max_epi32(bits, _mm512_set1_epi32(ABOVE));
+        _mm512_castsi512_ps(_mm512_min_epi32(bits, self.last_above))
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt")]
+fn magnitude(value: __m512) -> __m512 {
+    let bits = _mm512_and_si512(_mm512_castps_si512(value), _mm512_set1_epi32(i32::MAX));
+    _mm512_castsi512_ps(bits)
+}

@@ -1,0 +1,228 @@
+//! 16 lanes a register: BF16 and the high halves of binary32.
+
+#![allow(clippy::cast_possible_wrap, reason = "constants of intrinsics")]
+
+use std::arch::x86_64::{
+    __m512, __m512i, __mmask16, _CMP_LE_OQ, _CMP_LT_OQ, _mm512_add_epi32, _mm512_add_ps, _mm512_and_si512,
+    _mm512_castps_si512, _mm512_castsi512_ps, _mm512_cmp_ps_mask, _mm512_cmpgt_epu32_mask,
+    _mm512_cmple_epu32_mask, _mm512_cmplt_epu32_mask, _mm512_cvtepi32_epi16, _mm512_cvtepi32_ps,
+    _mm512_cvtepu16_epi32, _mm512_div_ps, _mm512_mask_add_ps, _mm512_mask_sub_epi32, _mm512_mask_sub_ps,
+    _mm512_maskz_mov_ps, _mm512_max_epi32, _mm512_max_ps, _mm512_min_epi32, _mm512_mul_ps, _mm512_or_si512,
+    _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps, _mm512_setzero_si512, _mm512_srli_epi32,
+    _mm512_sub_epi32, _mm512_sub_ps, _mm512_test_epi32_mask, _mm512_testn_epi32_mask, _mm512_xor_si512,
+};
+use std::array::from_mut;
+
+use super::super::avx512::{ABOVE, advance, load, slots_of};
+use super::super::{INTEGER, Intervals, SLOT_BITS, SLOTS};
+use super::SIGN;
+use super::grid::{Cut, Grid as _};
+use super::rows::LEAST_PART;
+use crate::Half;
+use crate::error::DecodeError;
+use crate::stream::{LANES, States, WINDOW, WordReader, WordWriter};
+use crate::symbols::avx512::put;
+use crate::x86::avx512::{load_lanes, load_words, store_lanes, store_words};
+
+/// The floats of 16 intervals; see [`super::rows::Floats`].
+#[derive(Clone, Copy)]
+struct Floats {
+    first: __m512i,
+    count: __m512,
+    density: __m512,
+    sign: __m512i,
+    wide: __mmask16,
+}
+
+impl Floats {
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt")]
+    fn of(cut: __m512i, lo: __m512, hi: __m512) -> Self {
+        let (lo, hi) = (_mm512_castps_si512(lo), _mm512_castps_si512(hi));
+        let magnitudes = [lo, hi].map(|end| _mm512_and_si512(end, _mm512_set1_epi32(i32::MAX)));
+        // Bits of floats that are not negative ascend as they do.
+        let least = _mm512_min_epi32(magnitudes[0], magnitudes[1]);
+        let most = _mm512_max_epi32(magnitudes[0], magnitudes[1]);
+        let part = _mm512_mul_ps(_mm512_castsi512_ps(most), _mm512_set1_ps(LEAST_PART));
+        let near = _mm512_cmp_ps_mask::<_CMP_LE_OQ>(part, _mm512_castsi512_ps(least));
+        let both_signs = _mm512_test_epi32_mask(_mm512_xor_si512(lo, hi), _mm512_set1_epi32(i32::MIN));
+        let wide = both_signs | !near | _mm512_testn_epi32_mask(least, least);
+        let first = _mm512_srli_epi32::<16>(_mm512_add_epi32(least, cut));
+        let last = _mm512_srli_epi32::<16>(most);
+        let more = _mm512_cmpgt_epu32_mask(last, first) & !wide;
+        // 1, and as many more as there are between.
+        let one = _mm512_set1_epi32(1);
+        let count = _mm512_mask_sub_epi32(one, more, one, _mm512_sub_epi32(first, last));
+        let count = _mm512_cvtepi32_ps(count);
+        let density = _mm512_div_ps(_mm512_set1_ps(SLOTS), count);
+        let sign = _mm512_and_si512(_mm512_srli_epi32::<16>(hi), _mm512_set1_epi32(i32::from(SIGN)));
+        Self { first, count, density, sign, wide }
+    }
+
+    /// The slots of float number `index`: the first one, and the first that is not, above [`ABOVE`].
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt")]
+    fn slots(self, index: __m512) -> [__m512i; 2] {
+        let next = _mm512_add_ps(index, _mm512_set1_ps(1.0));
+        [index, next].map(|index| {
+            let slot = _mm512_mul_ps(index, self.density);
+            _mm512_castps_si512(_mm512_add_ps(slot, _mm512_set1_ps(INTEGER)))
+        })
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt")]
+pub(super) fn decode_row(
+    states: &mut States,
+    words: &mut WordReader,
+    cut: Cut,
+    intervals: Intervals,
+    out: &mut [Half],
+    wide: &mut dyn FnMut(usize),
+) -> Result<(), DecodeError> {
+    let cut = _mm512_set1_epi32(cut.0.cast_signed());
+    let mut sets = [load_lanes(states.set(0)), load_lanes(states.set(1))];
+    let both = usize::from(states.sets().len() == 2);
+    let (blocks, rest) = out.as_chunks_mut();
+    let ends = intervals.lo.as_chunks().0.iter().zip(intervals.hi.as_chunks().0);
+    for (number, (out, (lo, hi))) in blocks.iter_mut().zip(ends).enumerate() {
+        let lanes = &mut sets[number & both];
+        let (of_wide, used) = decode_block(lanes, words.window()?, cut, lo, hi, out);
+        words.skip(used);
+        each_lane(of_wide, |lane| wide(number * LANES + lane));
+    }
+    if !rest.is_empty() {
+        let start = blocks.len() * LANES;
+        let [lo, hi] = intervals.rest(start);
+        let mut values = [[0; 2]; LANES];
+        let lanes = &mut sets[blocks.len() & both];
+        let (of_wide, used) = decode_block(lanes, words.window()?, cut, &lo, &hi, &mut values);
+        words.skip(used);
+        rest.copy_from_slice(&values[..rest.len()]);
+        each_lane(of_wide, |lane| wide(start + lane));
+    }
+    store_lanes(states.set(0), sets[0]);
+    if both == 1 {
+        store_lanes(states.set(1), sets[1]);
+    }
+    Ok(())
+}
+
+/// Calls `work` with each lane that a mask has.
+#[inline]
+fn each_lane(mut lanes: u64, mut work: impl FnMut(usize)) {
+    while lanes != 0 {
+        work(lanes.trailing_zeros() as usize);
+        lanes &= lanes - 1;
+    }
+}
+
+/// Decodes a float in each lane; returns the lanes whose intervals are wide and how many words were read.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt")]
+fn decode_block(
+    lanes: &mut [__m512i; 4],
+    window: &[u8; WINDOW],
+    cut: __m512i,
+    lo: &[f32; LANES],
+    hi: &[f32; LANES],
+    out: &mut [Half; LANES],
+) -> (u64, usize) {
+    let (mut used, mut wide) = (0, 0);
+    let magic = _mm512_set1_ps(INTEGER);
+    let (quarters, _) = out.as_flattened_mut().as_chunks_mut::<32>();
+    for (quarter, out) in quarters.iter_mut().enumerate() {
+        let part = |ends: &[f32; LANES]| load(&ends.as_chunks().0[quarter]);
+        let floats = Floats::of(cut, part(lo), part(hi));
+        let slot = slots_of(lanes[quarter]);
+        let place = _mm512_sub_ps(_mm512_castsi512_ps(slot), _mm512_set1_ps(INTEGER - 0.5));
+        let share = _mm512_mul_ps(floats.count, _mm512_set1_ps(1.0 / SLOTS));
+        let index = _mm512_sub_ps(_mm512_mul_ps(place, share), _mm512_set1_ps(0.5));
+        let index = _mm512_max_ps(index, _mm512_setzero_ps());
+        let mut index = _mm512_sub_ps(_mm512_add_ps(index, magic), magic);
+        let mut slots = floats.slots(index);
+        let below = _mm512_cmplt_epu32_mask(slot, slots[0]);
+        let above = _mm512_cmple_epu32_mask(slots[1], slot);
+        if below | above != 0 {
+            // By rounding it is the one before or after that.
+            let one = _mm512_set1_ps(1.0);
+            index = _mm512_mask_add_ps(_mm512_mask_sub_ps(index, below, index, one), above, index, one);
+            slots = floats.slots(index);
+        }
+        let found = [_mm512_sub_epi32(slot, slots[0]), _mm512_sub_epi32(slots[1], slots[0])];
+        lanes[quarter] = advance(lanes[quarter], found, window, &mut used);
+        let index = _mm512_castps_si512(_mm512_add_ps(index, magic));
+        let index = _mm512_and_si512(index, _mm512_set1_epi32(0xffff));
+        let value = _mm512_or_si512(_mm512_add_epi32(floats.first, index), floats.sign);
+        store_words(out, _mm512_cvtepi32_epi16(value), 16);
+        wide |= u64::from(floats.wide) << (16 * quarter);
+    }
+    (wide, used)
+}
+
+/// Codes the floats of a row, its last one first; see [`super::rows::encode_row`].
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt")]
+pub(super) fn encode_row(
+    states: &mut States,
+    words: &mut WordWriter,
+    cut: Cut,
+    intervals: Intervals,
+    values: &[Half],
+    outside: &mut dyn FnMut(usize),
+) {
+    let add = _mm512_set1_epi32(cut.0.cast_signed());
+    let mut sets = [load_lanes(states.set(0)), load_lanes(states.set(1))];
+    let both = usize::from(states.sets().len() == 2);
+    let (blocks, rest) = values.as_chunks();
+    if !rest.is_empty() {
+        let start = blocks.len() * LANES;
+        let [lo, hi] = intervals.rest(start);
+        // The one float that there is.
+        let one = u16::try_from(cut.to(1.0)).unwrap_or_default();
+        let mut all = [one.to_le_bytes(); LANES];
+        all[..rest.len()].copy_from_slice(rest);
+        let missed = encode_block(&mut sets[blocks.len() & both], words, add, &lo, &hi, &all);
+        each_lane(missed, |lane| outside(start + lane));
+    }
+    let ends = intervals.lo.as_chunks().0.iter().zip(intervals.hi.as_chunks().0);
+    for (number, (values, (lo, hi))) in blocks.iter().zip(ends).enumerate().rev() {
+        let missed = encode_block(&mut sets[number & both], words, add, lo, hi, values);
+        each_lane(missed, |lane| outside(number * LANES + lane));
+    }
+    store_lanes(states.set(0), sets[0]);
+    if both == 1 {
+        store_lanes(states.set(1), sets[1]);
+    }
+}
+
+/// Codes a float in each lane whose interval is not wide; returns the lanes of those that are not in theirs.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt")]
+fn encode_block(
+    lanes: &mut [__m512i; 4],
+    words: &mut WordWriter,
+    cut: __m512i,
+    lo: &[f32; LANES],
+    hi: &[f32; LANES],
+    values: &[Half; LANES],
+) -> u64 {
+    let none = _mm512_setzero_si512();
+    let (mut firsts, mut frequencies, mut missed) = ([none; 4], [none; 4], 0u64);
+    for (quarter, values) in values.as_flattened().as_chunks::<32>().0.iter().enumerate() {
+        let part = |ends: &[f32; LANES]| load(&ends.as_chunks().0[quarter]);
+        let floats = Floats::of(cut, part(lo), part(hi));
+        // Of another sign it has an index beyond all.
+        let value = _mm512_xor_si512(_mm512_cvtepu16_epi32(load_words(values)), floats.sign);
+        let below = _mm512_cmplt_epu32_mask(value, floats.first);
+        let index = _mm512_cvtepi32_ps(_mm512_sub_epi32(value, floats.first));
+        let fits = _mm512_cmp_ps_mask::<_CMP_LT_OQ>(index, floats.count) & !below;
+        let [first, end] = floats.slots(_mm512_maskz_mov_ps(fits & !floats.wide, index));
+        firsts[quarter] = _mm512_sub_epi32(first, _mm512_set1_epi32(ABOVE));
+        frequencies[quarter] = _mm512_sub_epi32(end, first);
+        missed |= u64::from(!fits & !floats.wide) << (16 * quarter);
+    }
+    put::<SLOT_BITS, 1>(from_mut(lanes), words, &[frequencies], !0, |_, quarter, offset| {
+        _mm512_add_epi32(firsts[quarter], offset)
+    });
+    missed
+}

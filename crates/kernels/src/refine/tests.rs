@@ -1,0 +1,379 @@
+//! Chains of made-up quantisers: each is restored, and takes about what entropy says.
+
+use std::ops::Range;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::{Backend, Half, Layout, Scratch, SymbolTable};
+
+/// A quantiser of a matrix: a scale and a zero-point for each group of columns of each row.
+#[derive(Debug, Clone)]
+struct Quantiser {
+    levels: Edges,
+    values: Vec<f32>,
+    cols: usize,
+    group: usize,
+    scales: Vec<f32>,
+    zeros: Vec<f32>,
+    ends: [f32; 2],
+}
+
+/// What kinds there are.
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    Even(usize),
+    Float(u32, u32, u32),
+    Table,
+}
+
+const NF4: [f32; 16] = [
+    -1.0, -0.696, -0.525, -0.395, -0.284, -0.185, -0.091, 0.0, 0.08, 0.161, 0.246, 0.338, 0.441, 0.563,
+    0.723, 1.0,
+];
+
+impl Quantiser {
+    fn new(kind: Kind, weights: &[f32], cols: usize, group: usize, shift: f32) -> Self {
+        let (levels, values) = match kind {
+            Kind::Even(count) => {
+                (Edges::integers(count).unwrap(), (0..count).map(|rank| rank as f32).collect::<Vec<_>>())
+            }
+            Kind::Float(bits, mantissa, bias) => {
+                let half = 1u32 << (bits - 1);
+                let value = |m: u32| {
+                    let (e, f) = ((m >> mantissa).cast_signed(), (m & ((1 << mantissa) - 1)) as f32);
+                    let one = (1u32 << mantissa) as f32;
+                    if e == 0 {
+                        f / one * 2f32.powi(1 - bias.cast_signed())
+                    } else {
+                        (1.0 + f / one) * 2f32.powi(e - bias.cast_signed())
+                    }
+                };
+                let negative = (0..half).rev().map(|m| -value(m));
+                let values = negative.chain((0..half).map(value)).collect();
+                (Edges::floats(bits, mantissa, bias).unwrap(), values)
+            }
+            Kind::Table => (Edges::table(&NF4).unwrap(), NF4.to_vec()),
+        };
+        let even = matches!(kind, Kind::Even(_));
+        let reach = values.iter().fold(0f32, |most, value| most.max(value.abs()));
+        let (mut scales, mut zeros) = (Vec::new(), Vec::new());
+        for row in weights.chunks(cols) {
+            for group in row.chunks(group) {
+                let most = group.iter().fold(0f32, |most, weight| most.max(weight.abs()));
+                let half = if even { (values.len() as f32 - 1.0) / 2.0 } else { reach };
+                scales.push(if most > 0.0 && most.is_finite() { most / half } else { 1.0 });
+                zeros.push(if even { (half + shift).round() } else { 0.0 });
+            }
+        }
+        let mut made = Self { levels, values, cols, group, scales, zeros, ends: [0.0; 2] };
+        let level = |(at, weight): (usize, &f32)| weight / made.scales[made.of(at)] + made.zeros[made.of(at)];
+        let all: Vec<f32> = weights.iter().enumerate().map(level).filter(|level| level.is_finite()).collect();
+        let [least, most] = [f32::min, f32::max].map(|of| all.iter().copied().fold(0.0, of));
+        // A little more, for what dividing and multiplying round.
+        made.ends = [least - least.abs() * 1e-6, most + most.abs() * 1e-6];
+        made
+    }
+
+    fn of(&self, at: usize) -> usize {
+        (at / self.cols) * self.cols.div_ceil(self.group) + at % self.cols / self.group
+    }
+
+    /// The nearest level of each weight; `factor` makes its rule wrong.
+    fn ranks(&self, weights: &[f32], factor: f32) -> Vec<u8> {
+        let rank = |(at, weight): (usize, &f32)| {
+            let level = weight / self.scales[self.of(at)] * factor + self.zeros[self.of(at)];
+            let nearer = |a: &usize, b: &usize| {
+                (self.values[*a] - level).abs().total_cmp(&(self.values[*b] - level).abs())
+            };
+            // Of two zeros the one of the weight's sign.
+            let least = (0..self.values.len()).min_by(nearer).unwrap();
+            let twin = self.values.iter().rposition(|value| *value == self.values[least]).unwrap();
+            u8::try_from(if level.is_sign_negative() { least } else { twin }).unwrap()
+        };
+        weights.iter().enumerate().map(rank).collect()
+    }
+}
+
+/// Scales and zero-points of some weights, of each or, where groups allow it, of 16.
+struct Expanded([Vec<f32>; 3], Each);
+
+impl Expanded {
+    fn of(quantiser: &Quantiser, row: usize, cols: Range<usize>) -> Self {
+        let sixteen = quantiser.group.is_multiple_of(16);
+        let (each, step) = if sixteen { (Each::Sixteen, 16) } else { (Each::Weight, 1) };
+        let of = |of: &[f32]| -> Vec<f32> {
+            cols.clone().step_by(step).map(|column| of[quantiser.of(row * quantiser.cols + column)]).collect()
+        };
+        let scales = of(&quantiser.scales);
+        let inverses = scales.iter().map(|scale| 1.0 / scale).collect();
+        Self([scales, inverses, of(&quantiser.zeros)], each)
+    }
+
+    fn scaled(&self) -> Scaled<'_> {
+        let [scales, inverses, zeros] = &self.0;
+        Scaled { scales, inverses, zeros, each: self.1 }
+    }
+}
+
+/// What weights are given: quantisers and their ranks, from the lowest on.
+struct Given<'a> {
+    backend: Backend,
+    given: Vec<(&'a Quantiser, &'a [u8])>,
+    own: Option<&'a Quantiser>,
+    cols: usize,
+    lo: Vec<f32>,
+    hi: Vec<f32>,
+    expanded: Expanded,
+}
+
+impl<'a> Given<'a> {
+    fn new(given: Vec<(&'a Quantiser, &'a [u8])>, own: Option<&'a Quantiser>, cols: usize) -> Self {
+        let expanded = Expanded([const { Vec::new() }; 3], Each::Weight);
+        Self { backend: Backend::best(), given, own, cols, lo: Vec::new(), hi: Vec::new(), expanded }
+    }
+
+    fn narrow(&mut self, row: usize, cols: Range<usize>) {
+        self.lo = vec![0.0; cols.len()];
+        self.hi = vec![0.0; cols.len()];
+        for (number, (quantiser, ranks)) in self.given.iter().enumerate() {
+            let expanded = Expanded::of(quantiser, row, cols.clone());
+            let ranks = &ranks[row * self.cols + cols.start..row * self.cols + cols.end];
+            let (lo, hi) = (&mut self.lo, &mut self.hi);
+            let narrow = if number == 0 { begin } else { narrow };
+            narrow(self.backend, &quantiser.levels, quantiser.ends, ranks, expanded.scaled(), lo, hi);
+        }
+    }
+}
+
+impl CodeInputs for Given<'_> {
+    fn part(&mut self, row: usize, cols: Range<usize>) -> (Intervals<'_>, Scaled<'_>) {
+        self.narrow(row, cols.clone());
+        self.expanded = Expanded::of(self.own.unwrap(), row, cols);
+        (Intervals { lo: &self.lo, hi: &self.hi }, self.expanded.scaled())
+    }
+}
+
+impl FloatInputs for Given<'_> {
+    fn part(&mut self, row: usize, cols: Range<usize>) -> Intervals<'_> {
+        self.narrow(row, cols);
+        Intervals { lo: &self.lo, hi: &self.hi }
+    }
+}
+
+/// Codes and decodes a chain on every backend; returns the bytes of each level.
+fn round_trip(
+    chain: &[(Quantiser, Vec<u8>)],
+    grid: FloatGrid,
+    values: &[Half],
+    cols: usize,
+    layout: Layout,
+) -> Vec<Option<usize>> {
+    let mut sizes = Vec::new();
+    for level in 1..=chain.len() {
+        let given: Vec<_> = chain[..level].iter().map(|(of, ranks)| (of, &ranks[..])).collect();
+        if let Some((own, ranks)) = chain.get(level) {
+            let mut chunks = Vec::new();
+            for backend in Backend::available() {
+                let coder = CodeRefiner::new(own.levels.clone(), layout).on(backend);
+                let mut given = Given { backend, ..Given::new(given.clone(), Some(own), cols) };
+                let chunk = coder.encode(ranks, cols, &mut given, &mut Scratch::default());
+                if let Ok(chunk) = &chunk {
+                    let mut back = vec![0; ranks.len()];
+                    coder.decode(chunk, cols, &mut given, &mut back).unwrap();
+                    assert!(back == *ranks, "{backend}, level {level}");
+                }
+                chunks.push(chunk);
+            }
+            assert!(chunks.windows(2).all(|pair| pair[0] == pair[1]), "backends differ at level {level}");
+            sizes.push(chunks.pop().unwrap().ok().map(|chunk| chunk.len()));
+            continue;
+        }
+        let mut histogram = [0; 256];
+        let mut inputs = Given::new(given.clone(), None, cols);
+        FloatRefiner::count_wide(grid, values, cols, &mut inputs, &mut histogram);
+        let table = SymbolTable::from_histogram(&histogram);
+        let mut chunks = Vec::new();
+        for backend in Backend::available() {
+            let coder = FloatRefiner::new(grid, table.clone(), layout).on(backend);
+            let mut given = Given { backend, ..Given::new(given.clone(), None, cols) };
+            let chunk = coder.encode(values, cols, &mut given, &mut Scratch::default());
+            if let Ok(chunk) = &chunk {
+                let mut back = vec![[0; 2]; values.len()];
+                coder.decode(chunk, cols, &mut given, &mut back).unwrap();
+                assert!(back == values, "{backend}");
+            }
+            chunks.push(chunk);
+        }
+        assert!(chunks.windows(2).all(|pair| pair[0] == pair[1]), "backends differ for floats");
+        sizes.push(chunks.pop().unwrap().ok().map(|chunk| chunk.len()));
+    }
+    sizes
+}
+
+fn bf16(weights: &[f32]) -> (Vec<f32>, Vec<Half>) {
+    let bits = |weight: &f32| ((weight.to_bits() + 0x7fff + (weight.to_bits() >> 16 & 1)) >> 16) as u16;
+    let bits: Vec<u16> = weights.iter().map(bits).collect();
+    let values = bits.iter().map(|bits| bits.to_le_bytes()).collect();
+    (bits.iter().map(|bits| f32::from_bits(u32::from(*bits) << 16)).collect(), values)
+}
+
+/// Weights as linear layers have them: rows of different spread, bell-shaped.
+fn llm_like(count: usize, cols: usize) -> Vec<f32> {
+    let mut seed = 1u64;
+    let mut uniform = || {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (seed >> 40) as f32 / (1u64 << 24) as f32
+    };
+    let bell = |at: usize| {
+        let spread = 0.02 + 0.002 * (at / cols % 7) as f32;
+        ((0..12).map(|_| uniform()).sum::<f32>() - 6.0) * spread
+    };
+    (0..count).map(bell).collect()
+}
+
+const ALL_KINDS: [Kind; 9] = [
+    Kind::Even(4),
+    Kind::Even(8),
+    Kind::Even(16),
+    Kind::Table,
+    Kind::Float(4, 1, 1),
+    Kind::Even(64),
+    Kind::Float(8, 3, 7),
+    Kind::Float(8, 2, 15),
+    Kind::Even(256),
+];
+
+#[test]
+fn a_chain_takes_about_what_the_weights_alone_take() {
+    let cols = 512;
+    let (weights, values) = bf16(&llm_like(1 << 19, cols));
+    let kinds = [
+        Kind::Even(4),
+        Kind::Even(8),
+        Kind::Table,
+        Kind::Float(4, 1, 1),
+        Kind::Float(8, 3, 7),
+        Kind::Even(256),
+    ];
+    let groups = [64, 32, 64, 16, 512, 512];
+    let chain: Vec<_> = kinds
+        .into_iter()
+        .zip(groups)
+        .map(|(kind, group)| {
+            let quantiser = Quantiser::new(kind, &weights, cols, group, 0.0);
+            let ranks = quantiser.ranks(&weights, 1.0);
+            (quantiser, ranks)
+        })
+        .collect();
+    let sizes = round_trip(&chain, FloatGrid::Bf16, &values, cols, Layout::Wide);
+    let bits = |bytes: f64| bytes * 8.0 / weights.len() as f64;
+    let entropy = |counts: &[u64]| {
+        let total: u64 = counts.iter().sum();
+        let of = |count: &u64| -(*count as f64 / total as f64) * (*count as f64 / total as f64).log2();
+        counts.iter().filter(|count| **count > 0).map(of).sum::<f64>()
+    };
+    let mut counts = vec![0u64; 1 << 16];
+    values.iter().for_each(|value| counts[usize::from(u16::from_le_bytes(*value))] += 1);
+    let mut first = [0u64; 256];
+    chain[0].1.iter().for_each(|rank| first[usize::from(*rank)] += 1);
+    let each: Vec<f64> = sizes.iter().map(|size| bits(size.unwrap() as f64)).collect();
+    let sum = entropy(&first) + each.iter().sum::<f64>();
+    assert!(sum < entropy(&counts) + 0.25, "{each:?}: {sum} of {}", entropy(&counts));
+}
+
+fn any_kind() -> impl Strategy<Value = Kind> {
+    proptest::sample::select(&ALL_KINDS[..])
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn any_chain_is_restored(
+        levels in proptest::collection::vec((any_kind(), 1usize..80, -3.0f32..3.0, 0.5f32..1.5), 1..5),
+        bits in proptest::collection::vec(any::<u16>(), 1..900),
+        small in any::<bool>(),
+        cols in 1usize..300,
+        wide in any::<bool>(),
+        grid in proptest::sample::select(&[FloatGrid::Bf16, FloatGrid::HighHalf, FloatGrid::F16, FloatGrid::ShortF16][..]),
+    ) {
+        // All patterns, or such as weights have.
+        let bits: Vec<u16> = bits.into_iter().map(|bits| if small { bits & 0x83ff | 0x3c00 } else { bits }).collect();
+        let weights: Vec<f32> = bits.iter().map(|bits| f32::from_bits(u32::from(*bits) << 16)).collect();
+        let values: Vec<Half> = bits.iter().map(|bits| bits.to_le_bytes()).collect();
+        let chain: Vec<_> = levels.into_iter().map(|(kind, group, shift, factor)| {
+            let quantiser = Quantiser::new(kind, &weights, cols, group, shift);
+            let ranks = quantiser.ranks(&weights, factor);
+            (quantiser, ranks)
+        }).collect();
+        let layout = if wide { Layout::Wide } else { Layout::Narrow };
+        round_trip(&chain, grid, &values, cols, layout);
+    }
+
+    #[test]
+    fn any_intervals_scales_and_damage_do_no_harm(
+        ends in proptest::collection::vec((any::<u32>(), any::<u32>(), any::<u32>(), any::<u32>(), any::<u32>()), 1..300),
+        chunk in proptest::collection::vec(any::<u8>(), 0..2000),
+        kind in any_kind(),
+        grid in proptest::sample::select(&[FloatGrid::Bf16, FloatGrid::F16][..]),
+    ) {
+        struct Any(Vec<[f32; 5]>);
+        impl Any {
+            fn column(&self, of: usize, cols: Range<usize>) -> Vec<f32> {
+                self.0[cols].iter().map(|all| all[of]).collect()
+            }
+        }
+        struct Parts(Any, [Vec<f32>; 5]);
+        impl CodeInputs for Parts {
+            fn part(&mut self, _: usize, cols: Range<usize>) -> (Intervals<'_>, Scaled<'_>) {
+                self.1 = [0, 1, 2, 3, 4].map(|of| self.0.column(of, cols.clone()));
+                let [lo, hi, scales, inverses, zeros] = &self.1;
+                (Intervals { lo, hi }, Scaled { scales, inverses, zeros, each: Each::Weight })
+            }
+        }
+        impl FloatInputs for Parts {
+            fn part(&mut self, row: usize, cols: Range<usize>) -> Intervals<'_> {
+                CodeInputs::part(self, row, cols).0
+            }
+        }
+        let finite = |bits: u32| Some(f32::from_bits(bits)).filter(|number| number.is_finite()).unwrap_or(1.0);
+        let all: Vec<[f32; 5]> = ends.iter().map(|of| {
+            let [a, b] = [of.0, of.1].map(|bits| finite(bits).clamp(-WIDEST, WIDEST));
+            [a.min(b), a.max(b), finite(of.2).abs(), finite(of.3), finite(of.4)]
+        }).collect();
+        let len = all.len();
+        let levels = Quantiser::new(kind, &[1.0], 1, 1, 0.0).levels;
+        let mut results = Vec::new();
+        for backend in Backend::available() {
+            let coder = CodeRefiner::new(levels.clone(), Layout::Wide).on(backend);
+            let mut parts = Parts(Any(all.clone()), Default::default());
+            let mut out = vec![0; len];
+            // States that are legal, so that something is decoded.
+            let mut legal = vec![0; 4];
+            legal.extend(chunk.iter().copied().chain(std::iter::repeat(0x55)).take(512));
+            legal[4..].chunks_exact_mut(4).for_each(|state| state[3] |= 1);
+            legal.extend(&chunk);
+            let result = coder.decode(&legal, len, &mut parts, &mut out);
+            let ranks: Vec<u8> = chunk.iter().copied().chain(std::iter::repeat(7)).take(len).collect();
+            let coded = coder.encode(&ranks, len, &mut parts, &mut Scratch::default());
+            if let Ok(coded) = &coded {
+                let mut back = vec![0; len];
+                coder.decode(coded, len, &mut parts, &mut back).unwrap();
+                assert_eq!(back, ranks, "{backend}");
+            }
+            let floats = FloatRefiner::new(grid, SymbolTable::from_histogram(&[1; 256]), Layout::Wide).on(backend);
+            let values: Vec<Half> = ranks.iter().map(|rank| [*rank, rank.wrapping_mul(37)]).collect();
+            let of_floats = floats.encode(&values, len, &mut parts, &mut Scratch::default());
+            if let Ok(coded) = &of_floats {
+                let mut back = vec![[0; 2]; len];
+                floats.decode(coded, len, &mut parts, &mut back).unwrap();
+                assert_eq!(back, values, "{backend}");
+            }
+            let mut back = vec![[0; 2]; len];
+            let _ = floats.decode(&chunk, len, &mut parts, &mut back);
+            results.push((result.is_ok().then_some(out), coded, of_floats));
+        }
+        prop_assert!(results.windows(2).all(|pair| pair[0] == pair[1]));
+    }
+}
