@@ -12,7 +12,7 @@
 
 use std::ops::Range;
 
-use super::levels::Edges;
+use super::levels::{EdgeKind, Edges};
 use super::row::{Row, Scaled};
 use super::{Intervals, lanes, scalar};
 #[cfg(target_arch = "x86_64")]
@@ -179,6 +179,9 @@ fn decode_row_avx2(
     row: Row,
     out: &mut [u8],
 ) -> Result<(), DecodeError> {
+    if let EdgeKind::Integers = edges.kind {
+        return avx2::decode_integers(states, words, edges.as_integers(), row, out);
+    }
     let advance = |set: &mut _, slots: &_, window: &_| avx2::advance(set, slots, window);
     scalar::decode_row(states, words, edges, row, out, advance)
 }

@@ -1,6 +1,6 @@
 //! The edges between the levels of a quantiser.
 
-use super::{greater, integer, number};
+use super::{WIDEST, greater, integer, number};
 
 /// The levels of a quantiser in ascending order, and the edges between them: a weight belongs to the nearest level.
 #[derive(Debug, Clone, PartialEq)]
@@ -40,10 +40,13 @@ impl Edges {
         Some(Self { kind, count })
     }
 
-    /// Of levels in ascending order, 2 to 16 of them. `None` for others.
+    /// Of levels in ascending order, 2 to 16 of them, which are finite and not beyond 2^126. `None` for others.
     #[must_use]
     pub fn table(levels: &[f32]) -> Option<Self> {
         let count = checked(levels.len(), 16)?;
+        if !levels.iter().all(|level| level.abs() <= WIDEST) {
+            return None;
+        }
         let mut edges = Box::new([f32::INFINITY; 15]);
         for (edge, pair) in edges.iter_mut().zip(levels.windows(2)) {
             *edge = (pair[0] + pair[1]) * 0.5;
@@ -75,6 +78,13 @@ fn checked(count: usize, most: usize) -> Option<u16> {
 pub(super) trait Levels: Copy {
     /// The last rank.
     fn last(self) -> f32;
+
+    /// The same as a byte.
+    #[allow(clippy::cast_possible_truncation, reason = "at most 255")]
+    fn last_byte(self) -> u8 {
+        number(self.last()) as u8
+    }
+
     /// The edge below a rank, and the one above it; anything where there is none.
     fn around(self, rank: f32) -> [f32; 2];
     /// A rank whose level is near this one, or less than the first or more than the last.

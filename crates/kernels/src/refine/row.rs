@@ -92,7 +92,7 @@ pub(super) fn of_quarter<const N: usize>(of: &[f32; N], quarter: usize) -> [f32;
     if N == LANES { of.as_chunks().0[quarter] } else { [of[quarter]; 16] }
 }
 
-/// The last block of a row that is no whole one, filled up with weights whose first rank has all slots.
+/// The last block of a row that is no whole one, filled up with weights whose last rank has all slots.
 pub(super) struct Rest {
     lo: [f32; LANES],
     hi: [f32; LANES],
@@ -117,9 +117,9 @@ impl Rest {
             }
             all
         };
-        // Every edge lies above the intervals that are filled in.
-        let [scales, inverses] = [scaled.scales, scaled.inverses].map(|of| fill(of, 1.0));
-        Self { lo, hi, scales, inverses, zeros: fill(scaled.zeros, -WIDEST) }
+        // Every edge lies at 0, which is below the intervals that are filled in; the last rank is where one looks first.
+        let [scales, inverses] = [scaled.scales, scaled.inverses].map(|of| fill(of, 0.0));
+        Self { lo, hi, scales, inverses, zeros: fill(scaled.zeros, WIDEST) }
     }
 
     pub(super) fn block(&self) -> Block<'_, LANES> {

@@ -118,7 +118,7 @@ fn find<const N: usize>(
 /// Finds the ranks that were looked for in the wrong place, and their slots.
 #[cold]
 #[inline(never)]
-fn search<const N: usize>(
+pub(super) fn search<const N: usize>(
     levels: impl Levels,
     block: &Block<N>,
     set: &[u32; LANES],
@@ -182,7 +182,7 @@ fn encode_scaled<const N: usize>(
     let mut slots = Slots::NONE;
     let (blocks, rest) = ranks.as_chunks();
     if !rest.is_empty() {
-        let mut all = [0; LANES];
+        let mut all = [levels.last_byte(); LANES];
         all[..rest.len()].copy_from_slice(rest);
         let mut outside = |lane| outside(blocks.len() * LANES + lane);
         let filled = Rest::of(row, blocks.len());

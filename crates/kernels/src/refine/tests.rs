@@ -282,6 +282,42 @@ fn a_chain_takes_about_what_the_weights_alone_take() {
     assert!(sum < entropy(&counts) + 0.25, "{each:?}: {sum} of {}", entropy(&counts));
 }
 
+/// What fills up the last block of a row must not be taken for weights of it.
+#[test]
+fn short_rows_of_extreme_levels_are_restored() {
+    struct Fixed([Vec<f32>; 5]);
+    impl CodeInputs for Fixed {
+        fn part(&mut self, _: usize, cols: Range<usize>) -> (Intervals<'_>, Scaled<'_>) {
+            let [lo, hi, scales, inverses, zeros] = self.0.each_ref().map(|of| &of[..cols.len()]);
+            (Intervals { lo, hi }, Scaled { scales, inverses, zeros, each: Each::Weight })
+        }
+    }
+    let tables = [[-WIDEST, WIDEST], [-WIDEST, -WIDEST], [WIDEST, WIDEST], [0.0, 1e-38]];
+    for edges in tables.iter().filter_map(|table| Edges::table(table)).chain(Edges::integers(2)) {
+        for backend in Backend::available() {
+            for cols in [1, 5, 15, 17, 63, 65, 127, 129] {
+                let mut inputs = Fixed([-1.0, 1.0, 0.5, 2.0, 0.5].map(|number| vec![number; cols]));
+                let coder = CodeRefiner::new(edges.clone(), Layout::Wide).on(backend);
+                let mut coded = 0;
+                for most in [0, 1] {
+                    let rank = |at: usize| if at % 9 == 8 { 1 - most } else { most };
+                    let ranks: Vec<u8> = (0..3 * cols).map(rank).collect();
+                    // Where most are exceptions, it would not shrink.
+                    let Ok(chunk) = coder.encode(&ranks, cols, &mut inputs, &mut Scratch::default()) else {
+                        continue;
+                    };
+                    let mut back = vec![9; ranks.len()];
+                    coder.decode(&chunk, cols, &mut inputs, &mut back).unwrap();
+                    assert_eq!(back, ranks, "{backend} {edges:?} {cols}");
+                    coded += 1;
+                }
+                assert!(coded > 0, "{backend} {edges:?} {cols}");
+            }
+        }
+    }
+    assert_eq!(Edges::table(&[f32::NEG_INFINITY, 0.0]), None);
+}
+
 fn any_kind() -> impl Strategy<Value = Kind> {
     proptest::sample::select(&ALL_KINDS[..])
 }

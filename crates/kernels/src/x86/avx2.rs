@@ -1,12 +1,12 @@
 //! 256-bit loads, stores and gathers.
 
 use std::arch::x86_64::{
-    __m128i, __m256i, _mm_blend_epi32, _mm_loadu_si128, _mm_packus_epi32, _mm_shuffle_epi8, _mm256_and_si256,
-    _mm256_broadcastsi128_si256, _mm256_castsi128_si256, _mm256_castsi256_ps, _mm256_castsi256_si128,
-    _mm256_extracti128_si256, _mm256_i32gather_epi32, _mm256_inserti128_si256, _mm256_loadu_si256,
-    _mm256_movemask_ps, _mm256_packus_epi32, _mm256_permute2x128_si256, _mm256_set1_epi32,
-    _mm256_setzero_si256, _mm256_shuffle_epi8, _mm256_srli_epi32, _mm256_storeu_si256, _mm256_unpackhi_epi16,
-    _mm256_unpacklo_epi16,
+    __m128i, __m256, __m256i, _mm_blend_epi32, _mm_loadu_si128, _mm_packus_epi32, _mm_shuffle_epi8,
+    _mm256_and_si256, _mm256_broadcastsi128_si256, _mm256_castsi128_si256, _mm256_castsi256_ps,
+    _mm256_castsi256_si128, _mm256_extracti128_si256, _mm256_i32gather_epi32, _mm256_inserti128_si256,
+    _mm256_loadu_ps, _mm256_loadu_si256, _mm256_movemask_ps, _mm256_packus_epi32, _mm256_permute2x128_si256,
+    _mm256_set1_epi32, _mm256_setzero_si256, _mm256_shuffle_epi8, _mm256_srli_epi32, _mm256_storeu_si256,
+    _mm256_unpackhi_epi16, _mm256_unpacklo_epi16,
 };
 
 use super::{load_16, store_16};
@@ -39,6 +39,14 @@ pub(crate) fn store_lanes(lanes: &mut [u32; LANES], values: [__m256i; 8]) {
 pub(crate) fn load_8_lanes(lanes: &[u32; 8]) -> __m256i {
     // SAFETY: 32 bytes are readable.
     unsafe { _mm256_loadu_si256(lanes.as_ptr().cast()) }
+}
+
+/// 8 floats.
+#[inline]
+#[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
+pub(crate) fn load_8_floats(floats: &[f32; 8]) -> __m256 {
+    // SAFETY: 32 bytes are readable.
+    unsafe { _mm256_loadu_ps(floats.as_ptr()) }
 }
 
 /// Puts 8 states back.

@@ -256,7 +256,7 @@ fn encode_by<const KIND: u8>(
     let (blocks, rest) = ranks.as_chunks();
     if !rest.is_empty() {
         let filled = Rest::of(row, blocks.len());
-        let mut all = [0; LANES];
+        let mut all = [edges.1.last_byte(); LANES];
         all[..rest.len()].copy_from_slice(rest);
         let block = filled.block();
         let mut outside = |lane| outside(blocks.len() * LANES + lane);

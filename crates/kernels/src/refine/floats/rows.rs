@@ -30,6 +30,8 @@ pub(super) struct Floats {
     first: u32,
     /// How many there are; 1 where the interval is wide.
     count: f32,
+    /// Slots of each, rounded to whole ones when they are asked for.
+    density: f32,
     /// The sign bit of all of them.
     sign: u32,
     /// Whether it reaches over too many binades, or has both signs.
@@ -49,25 +51,32 @@ impl Floats {
         let (first, last) = (grid.from(from), grid.to(to));
         let count = if (last > first) & !wide { last - first + 1 } else { 1 };
         let sign = hi.to_bits() >> 16 & u32::from(SIGN);
-        Self { first, count: count.cast_signed() as f32, sign, wide }
+        let count = count.cast_signed() as f32;
+        Self { first, count, density: SLOTS / count, sign, wide }
     }
 
     /// The slots of float number `index`: the first one, and the first that is not.
     #[inline(always)]
     fn slots(self, index: f32) -> [f32; 2] {
-        let density = SLOTS / self.count;
-        [integer(index * density), integer((index + 1.0) * density)]
+        [integer(index * self.density), integer((index + 1.0) * self.density)]
+    }
+
+    /// Which float has a slot, or the one before or after that, by rounding.
+    #[inline(always)]
+    fn near(self, slot: f32) -> f32 {
+        integer(greater((slot + 0.5) * (self.count * (1.0 / SLOTS)) - 0.5, 0.0))
     }
 
     /// Which float has a slot.
-    #[inline(always)]
+    #[cold]
     fn index_of(self, slot: f32) -> f32 {
-        let index = integer(greater((slot + 0.5) * (self.count * (1.0 / SLOTS)) - 0.5, 0.0));
-        let [first, end] = self.slots(index);
-        // By rounding it may be the one before or after that.
-        let before = if slot < first { 1.0 } else { 0.0 };
-        let after = if slot < end { 0.0 } else { 1.0 };
-        index - before + after
+        let near = self.near(slot);
+        let [first, end] = self.slots(near);
+        match (slot < first, slot < end) {
+            (true, _) => near - 1.0,
+            (false, true) => near,
+            (false, false) => near + 1.0,
+        }
     }
 }
 
@@ -113,7 +122,7 @@ fn find(
     found: &mut Slots,
     wide: &mut dyn FnMut(usize),
 ) {
-    let mut is_wide = 0;
+    let (mut is_wide, mut missed) = (0, 0);
     for (quarter, values) in values.as_chunks_mut::<16>().0.iter_mut().enumerate() {
         let [lo, hi] = [lo, hi].map(|ends| &ends.as_chunks::<16>().0[quarter]);
         let states = &set.as_chunks::<16>().0[quarter];
@@ -121,19 +130,43 @@ fn find(
         let ends = &mut found.end.as_chunks_mut::<16>().0[quarter];
         let mut bits = [0; 16];
         for lane in 0..16 {
-            let floats = Floats::of(grid, lo[lane], hi[lane]);
-            let index = floats.index_of(slot_of(states[lane]));
+            let (floats, slot) = (Floats::of(grid, lo[lane], hi[lane]), slot_of(states[lane]));
+            let index = floats.near(slot);
             let [first, end] = floats.slots(index);
-            bits[lane] = (floats.first + number(index)) | floats.sign;
+            missed |= u32::from(slot < first) | u32::from(end <= slot);
             is_wide |= u32::from(floats.wide);
+            bits[lane] = (floats.first + number(index)) | floats.sign;
             (firsts[lane], ends[lane]) = (number(first), number(end));
         }
         for lane in 0..16 {
             values[lane] = (bits[lane] as u16).to_le_bytes();
         }
     }
+    if missed != 0 {
+        search(grid, [lo, hi], set, values, found);
+    }
     if is_wide != 0 {
         (0..LANES).filter(|lane| Floats::of(grid, lo[*lane], hi[*lane]).wide).for_each(wide);
+    }
+}
+
+/// Finds the floats that were looked for beside their places, and their slots.
+#[cold]
+#[inline(never)]
+fn search(
+    grid: impl Grid,
+    [lo, hi]: [&[f32; LANES]; 2],
+    set: &[u32; LANES],
+    values: &mut [Half; LANES],
+    found: &mut Slots,
+) {
+    for lane in 0..LANES {
+        if !(found.first[lane]..found.end[lane]).contains(&(set[lane] & 0xffff)) {
+            let floats = Floats::of(grid, lo[lane], hi[lane]);
+            let index = floats.index_of(slot_of(set[lane]));
+            values[lane] = (((floats.first + number(index)) | floats.sign) as u16).to_le_bytes();
+            [found.first[lane], found.end[lane]] = floats.slots(index).map(number);
+        }
     }
 }
 
