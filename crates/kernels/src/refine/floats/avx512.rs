@@ -5,11 +5,12 @@
 use std::arch::x86_64::{
     __m512, __m512i, __mmask16, _CMP_LE_OQ, _CMP_LT_OQ, _mm512_add_epi32, _mm512_add_ps, _mm512_and_si512,
     _mm512_castps_si512, _mm512_castsi512_ps, _mm512_cmp_ps_mask, _mm512_cmpgt_epu32_mask,
-    _mm512_cmple_epu32_mask, _mm512_cmplt_epu32_mask, _mm512_cvtepi32_epi16, _mm512_cvtepi32_ps,
-    _mm512_cvtepu16_epi32, _mm512_div_ps, _mm512_mask_add_ps, _mm512_mask_sub_epi32, _mm512_mask_sub_ps,
-    _mm512_maskz_mov_ps, _mm512_max_epi32, _mm512_max_ps, _mm512_min_epi32, _mm512_mul_ps, _mm512_or_si512,
-    _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps, _mm512_setzero_si512, _mm512_srli_epi32,
-    _mm512_sub_epi32, _mm512_sub_ps, _mm512_test_epi32_mask, _mm512_testn_epi32_mask, _mm512_xor_si512,
+    _mm512_cmple_epi32_mask, _mm512_cmplt_epi32_mask, _mm512_cmplt_epu32_mask, _mm512_cvtepi32_epi16,
+    _mm512_cvtepi32_ps, _mm512_cvtepu16_epi32, _mm512_div_ps, _mm512_fmsub_ps, _mm512_mask_add_ps,
+    _mm512_mask_sub_epi32, _mm512_mask_sub_ps, _mm512_maskz_mov_ps, _mm512_max_epi32, _mm512_max_ps,
+    _mm512_min_epi32, _mm512_mul_ps, _mm512_or_si512, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps,
+    _mm512_setzero_si512, _mm512_srli_epi32, _mm512_sub_epi32, _mm512_sub_ps, _mm512_test_epi32_mask,
+    _mm512_testn_epi32_mask, _mm512_xor_si512,
 };
 use std::array::from_mut;
 
@@ -82,27 +83,38 @@ pub(super) fn decode_row(
 ) -> Result<(), DecodeError> {
     let cut = _mm512_set1_epi32(cut.0.cast_signed());
     let mut sets = [load_lanes(states.set(0)), load_lanes(states.set(1))];
-    let both = usize::from(states.sets().len() == 2);
+    let both = states.sets().len() == 2;
     let (blocks, rest) = out.as_chunks_mut();
-    let ends = intervals.lo.as_chunks().0.iter().zip(intervals.hi.as_chunks().0);
-    for (number, (out, (lo, hi))) in blocks.iter_mut().zip(ends).enumerate() {
-        let lanes = &mut sets[number & both];
-        let (of_wide, used) = decode_block(lanes, words.window()?, cut, lo, hi, out);
+    let (lo, hi) = (intervals.lo.as_chunks().0, intervals.hi.as_chunks().0);
+    // In pairs of a block of each set, without a choice between the sets: so they stay in registers.
+    let whole = blocks.len();
+    let (pairs, odd) = blocks.as_chunks_mut::<2>();
+    let ends = lo.as_chunks::<2>().0.iter().zip(hi.as_chunks::<2>().0);
+    for (number, ([first, second], (lo, hi))) in pairs.iter_mut().zip(ends).enumerate() {
+        let (of_wide, used) = decode_block(&mut sets[0], words.window()?, cut, &lo[0], &hi[0], first);
         words.skip(used);
-        each_lane(of_wide, |lane| wide(number * LANES + lane));
+        each_lane(of_wide, |lane| wide(2 * number * LANES + lane));
+        let set = if both { &mut sets[1] } else { &mut sets[0] };
+        let (of_wide, used) = decode_block(set, words.window()?, cut, &lo[1], &hi[1], second);
+        words.skip(used);
+        each_lane(of_wide, |lane| wide((2 * number + 1) * LANES + lane));
+    }
+    if let ([out], Some(lo), Some(hi)) = (odd, lo.last(), hi.last()) {
+        let (of_wide, used) = decode_block(&mut sets[0], words.window()?, cut, lo, hi, out);
+        words.skip(used);
+        each_lane(of_wide, |lane| wide((whole - 1) * LANES + lane));
     }
     if !rest.is_empty() {
-        let start = blocks.len() * LANES;
-        let [lo, hi] = intervals.rest(start);
+        let [lo, hi] = intervals.rest(whole * LANES);
         let mut values = [[0; 2]; LANES];
-        let lanes = &mut sets[blocks.len() & both];
-        let (of_wide, used) = decode_block(lanes, words.window()?, cut, &lo, &hi, &mut values);
+        let set = if both && whole % 2 == 1 { &mut sets[1] } else { &mut sets[0] };
+        let (of_wide, used) = decode_block(set, words.window()?, cut, &lo, &hi, &mut values);
         words.skip(used);
         rest.copy_from_slice(&values[..rest.len()]);
-        each_lane(of_wide, |lane| wide(start + lane));
+        each_lane(of_wide, |lane| wide(whole * LANES + lane));
     }
     store_lanes(states.set(0), sets[0]);
-    if both == 1 {
+    if both {
         store_lanes(states.set(1), sets[1]);
     }
     Ok(())
@@ -128,34 +140,38 @@ fn decode_block(
     hi: &[f32; LANES],
     out: &mut [Half; LANES],
 ) -> (u64, usize) {
-    let (mut used, mut wide) = (0, 0);
     let magic = _mm512_set1_ps(INTEGER);
-    let (quarters, _) = out.as_flattened_mut().as_chunks_mut::<32>();
-    for (quarter, out) in quarters.iter_mut().enumerate() {
+    let none = _mm512_setzero_si512();
+    let (mut values, mut found, mut wide) = ([none; 4], [[none; 2]; 4], 0);
+    for quarter in 0..4 {
         let part = |ends: &[f32; LANES]| load(&ends.as_chunks().0[quarter]);
         let floats = Floats::of(cut, part(lo), part(hi));
         let slot = slots_of(lanes[quarter]);
         let place = _mm512_sub_ps(_mm512_castsi512_ps(slot), _mm512_set1_ps(INTEGER - 0.5));
         let share = _mm512_mul_ps(floats.count, _mm512_set1_ps(1.0 / SLOTS));
-        let index = _mm512_sub_ps(_mm512_mul_ps(place, share), _mm512_set1_ps(0.5));
+        // Where to look first may be rounded in any way.
+        let index = _mm512_fmsub_ps(place, share, _mm512_set1_ps(0.5));
         let index = _mm512_max_ps(index, _mm512_setzero_ps());
-        let mut index = _mm512_sub_ps(_mm512_add_ps(index, magic), magic);
-        let mut slots = floats.slots(index);
-        let below = _mm512_cmplt_epu32_mask(slot, slots[0]);
-        let above = _mm512_cmple_epu32_mask(slots[1], slot);
-        if below | above != 0 {
+        let mut above = _mm512_add_ps(index, magic);
+        let mut slots = floats.slots(_mm512_sub_ps(above, magic));
+        let before = _mm512_cmplt_epi32_mask(slot, slots[0]);
+        let behind = _mm512_cmple_epi32_mask(slots[1], slot);
+        if before | behind != 0 {
             // By rounding it is the one before or after that.
             let one = _mm512_set1_ps(1.0);
-            index = _mm512_mask_add_ps(_mm512_mask_sub_ps(index, below, index, one), above, index, one);
-            slots = floats.slots(index);
+            above = _mm512_mask_add_ps(_mm512_mask_sub_ps(above, before, above, one), behind, above, one);
+            slots = floats.slots(_mm512_sub_ps(above, magic));
         }
-        let found = [_mm512_sub_epi32(slot, slots[0]), _mm512_sub_epi32(slots[1], slots[0])];
-        lanes[quarter] = advance(lanes[quarter], found, window, &mut used);
-        let index = _mm512_castps_si512(_mm512_add_ps(index, magic));
-        let index = _mm512_and_si512(index, _mm512_set1_epi32(0xffff));
-        let value = _mm512_or_si512(_mm512_add_epi32(floats.first, index), floats.sign);
-        store_words(out, _mm512_cvtepi32_epi16(value), 16);
+        found[quarter] = [_mm512_sub_epi32(slot, slots[0]), _mm512_sub_epi32(slots[1], slots[0])];
+        // Of the bits above the integer, only those are left out that a float of 16 bits has none of.
+        let magnitude = _mm512_add_epi32(floats.first, _mm512_castps_si512(above));
+        values[quarter] = _mm512_or_si512(magnitude, floats.sign);
         wide |= u64::from(floats.wide) << (16 * quarter);
+    }
+    let mut used = 0;
+    for (quarter, out) in out.as_flattened_mut().as_chunks_mut::<32>().0.iter_mut().enumerate() {
+        lanes[quarter] = advance(lanes[quarter], found[quarter], window, &mut used);
+        store_words(out, _mm512_cvtepi32_epi16(values[quarter]), 16);
     }
     (wide, used)
 }

@@ -123,6 +123,7 @@ fn find(
     wide: &mut dyn FnMut(usize),
 ) {
     let (mut is_wide, mut missed) = (0, 0);
+    let mut wide_lanes = [[0; 16]; 4];
     for (quarter, values) in values.as_chunks_mut::<16>().0.iter_mut().enumerate() {
         let [lo, hi] = [lo, hi].map(|ends| &ends.as_chunks::<16>().0[quarter]);
         let states = &set.as_chunks::<16>().0[quarter];
@@ -134,6 +135,7 @@ fn find(
             let index = floats.near(slot);
             let [first, end] = floats.slots(index);
             missed |= u32::from(slot < first) | u32::from(end <= slot);
+            wide_lanes[quarter][lane] = u32::from(floats.wide);
             is_wide |= u32::from(floats.wide);
             bits[lane] = (floats.first + number(index)) | floats.sign;
             (firsts[lane], ends[lane]) = (number(first), number(end));
@@ -146,7 +148,8 @@ fn find(
         search(grid, [lo, hi], set, values, found);
     }
     if is_wide != 0 {
-        (0..LANES).filter(|lane| Floats::of(grid, lo[*lane], hi[*lane]).wide).for_each(wide);
+        let lanes = wide_lanes.as_flattened().iter().enumerate();
+        lanes.filter(|(_, is_wide)| **is_wide != 0).for_each(|(lane, _)| wide(lane));
     }
 }
 
