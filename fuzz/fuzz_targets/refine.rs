@@ -7,8 +7,8 @@ use std::ops::Range;
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
 use qstore_kernels::{
-    Backend, CodeInputs, CodeRefiner, Each, Edges, FloatGrid, FloatInputs, FloatRefiner, Half, Intervals,
-    Layout, Scaled, Scratch, SymbolTable, begin, narrow,
+    Backend, Bins, CodeInputs, CodeRefiner, DecodeError, Each, Edges, FloatGrid, FloatInputs, FloatRefiner, Half, Intervals,
+    LEAST_SCALE, Layout, Scaled, Scratch, SymbolTable, WIDEST,
 };
 
 #[derive(Debug, Arbitrary)]
@@ -45,9 +45,6 @@ struct Quantiser {
     ranks: Vec<u8>,
 }
 
-/// Where intervals end at most.
-const WIDEST: f32 = f32::from_bits(0x7e80_0000);
-
 fn finite(bits: u32) -> f32 {
     Some(f32::from_bits(bits)).filter(|number| number.is_finite()).unwrap_or(1.0)
 }
@@ -78,12 +75,13 @@ impl Quantiser {
             all.map(finite).take(weights).collect::<Vec<_>>()
         };
         let each = if self.sixteen { Each::Sixteen } else { Each::Weight };
-        // These are not negative.
-        let scales: Vec<f32> = numbers(&self.scales).into_iter().map(f32::abs).collect();
+        let scale = |number: f32| number.abs().max(LEAST_SCALE);
+        let scales: Vec<f32> = numbers(&self.scales).into_iter().map(scale).collect();
         let inverses = scales.iter().map(|scale| 1.0 / scale).collect();
+        let zeros = numbers(&self.zeros).into_iter().map(|zero| zero.clamp(-WIDEST, WIDEST)).collect();
         let ranks = self.ranks.iter().copied().chain([1]).cycle().take(weights).collect();
         let ends = self.ends.map(finite);
-        Some(Opened { edges, ends, each, scales, inverses, zeros: numbers(&self.zeros), ranks })
+        Some(Opened { edges, ends, each, scales, inverses, zeros, ranks })
     }
 }
 
@@ -94,7 +92,8 @@ impl Opened {
             Each::Sixteen => first / 16..first / 16 + len.div_ceil(16),
         };
         let scales = &self.scales[part.clone()];
-        Scaled { scales, inverses: &self.inverses[part.clone()], zeros: &self.zeros[part], each: self.each }
+        let (inverses, zeros) = (&self.inverses[part.clone()], &self.zeros[part]);
+        Scaled::new(scales, inverses, zeros, self.each).expect("numbers that are allowed")
     }
 }
 
@@ -123,25 +122,26 @@ impl Given<'_> {
         }
         let known = self.input.ends.is_some();
         for (number, of) in self.given.iter().enumerate() {
-            let narrow = if number == 0 && !known { begin } else { narrow };
             let (ranks, scaled) = (&of.ranks[at.clone()], of.scaled(at.start, at.len()));
-            narrow(self.backend, &of.edges, of.ends, ranks, scaled, &mut self.lo, &mut self.hi);
+            let bins = Bins { edges: &of.edges, ends: of.ends, ranks, scaled };
+            let make = if number == 0 && !known { Bins::begin } else { Bins::narrow };
+            make(&bins, self.backend, &mut self.lo, &mut self.hi).expect("as many of all");
         }
         at
     }
 }
 
 impl CodeInputs for Given<'_> {
-    fn part(&mut self, row: usize, cols: Range<usize>) -> (Intervals<'_>, Scaled<'_>) {
+    fn part(&mut self, row: usize, cols: Range<usize>) -> Result<(Intervals<'_>, Scaled<'_>), DecodeError> {
         let at = self.make(row, cols);
-        (Intervals { lo: &self.lo, hi: &self.hi }, self.own.scaled(at.start, at.len()))
+        Ok((Intervals { lo: &self.lo, hi: &self.hi }, self.own.scaled(at.start, at.len())))
     }
 }
 
 impl FloatInputs for Given<'_> {
-    fn part(&mut self, row: usize, cols: Range<usize>) -> Intervals<'_> {
+    fn part(&mut self, row: usize, cols: Range<usize>) -> Result<Intervals<'_>, DecodeError> {
         self.make(row, cols);
-        Intervals { lo: &self.lo, hi: &self.hi }
+        Ok(Intervals { lo: &self.lo, hi: &self.hi })
     }
 }
 

@@ -1,8 +1,9 @@
 //! The entropy coders of QStore: symbols (quantisation codes, float exponents), floats without a twin, and the residual
 //! that turns quantisation codes back into the floats they came from.
 //!
-//! Everything here is a pure function of byte and integer slices. The layouts are normative and written down in
-//! `docs/format.md`; the scalar code in this crate is their definition, which faster backends must equal bit for bit.
+//! Everything here is a pure function of slices of numbers. The layouts are normative and written down in
+//! `docs/format.md`, but for those of `refine`, which no store has yet; the scalar code in this crate is their
+//! definition, which faster backends must equal bit for bit.
 //!
 //! A *chunk* is a run of whole rows of one tensor, coded on its own. Each coder has an `encode` that returns a chunk's
 //! bytes and a `decode` that fills a slice whose length the caller knows.
@@ -48,8 +49,8 @@ pub use cost::log2_q16;
 pub use error::{DecodeError, EncodeError};
 pub use predict::{CodeRange, ExpectRun, LevelOf, ZeroRun, add_expected, add_multiples, nearest_byte};
 pub use refine::{
-    CodeInputs, CodeRefiner, Each, Edges, FloatGrid, FloatInputs, FloatRefiner, Intervals, Scaled, begin,
-    narrow,
+    Bins, CodeInputs, CodeRefiner, Each, Edges, FloatGrid, FloatInputs, FloatRefiner, Intervals, LEAST_SCALE,
+    Scaled, WIDEST,
 };
 pub use residual::{ResidualCoder, zero_symbols};
 pub use rows::Rows;

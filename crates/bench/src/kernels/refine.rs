@@ -3,8 +3,8 @@
 use std::ops::Range;
 
 use qstore_kernels::{
-    Backend, CodeInputs, CodeRefiner, Each, Edges, FloatGrid, FloatInputs, FloatRefiner, Half, Intervals,
-    Layout, Scaled, Scratch, SymbolTable, begin, narrow,
+    Backend, Bins, CodeInputs, CodeRefiner, DecodeError, Each, Edges, FloatGrid, FloatInputs, FloatRefiner,
+    Half, Intervals, Layout, Scaled, Scratch, SymbolTable,
 };
 
 use super::data::{CHUNK, COLS, GROUP, Weights};
@@ -50,7 +50,8 @@ impl<'a> Given<'a> {
         Self { refiners, weights, first_row, eight, lo: Vec::new(), hi: Vec::new(), scales }
     }
 
-    fn narrow(&mut self, row: usize, cols: Range<usize>) {
+    /// Makes what is known of a part of a row.
+    fn make(&mut self, row: usize, cols: Range<usize>) -> std::result::Result<(), DecodeError> {
         let (row, len) = (self.first_row + row, cols.len());
         let at = row * COLS + cols.start..row * COLS + cols.end;
         let [four, eight] = &mut self.scales;
@@ -67,29 +68,37 @@ impl<'a> Given<'a> {
         self.hi.resize(len, 0.0);
         let backend = self.refiners.backend;
         let ranks = &self.weights.four[at.clone()];
-        begin(backend, &self.refiners.four, FOUR.1, ranks, scaled(four), &mut self.lo, &mut self.hi);
+        let bins = Bins { edges: &self.refiners.four, ends: FOUR.1, ranks, scaled: scaled(four)? };
+        bins.begin(backend, &mut self.lo, &mut self.hi)?;
         if self.eight {
             let ranks = &self.weights.eight[at];
-            narrow(backend, &self.refiners.eight, EIGHT.1, ranks, scaled(eight), &mut self.lo, &mut self.hi);
+            let bins = Bins { edges: &self.refiners.eight, ends: EIGHT.1, ranks, scaled: scaled(eight)? };
+            bins.narrow(backend, &mut self.lo, &mut self.hi)?;
         }
+        Ok(())
     }
 }
 
-fn scaled([scales, inverses, zeros]: &[Vec<f32>; 3]) -> Scaled<'_> {
-    Scaled { scales, inverses, zeros, each: Each::Sixteen }
+fn scaled([scales, inverses, zeros]: &[Vec<f32>; 3]) -> std::result::Result<Scaled<'_>, DecodeError> {
+    let scaled = Scaled::new(scales, inverses, zeros, Each::Sixteen);
+    scaled.ok_or(DecodeError::Corrupt("scales that there are not"))
 }
 
 impl CodeInputs for Given<'_> {
-    fn part(&mut self, row: usize, cols: Range<usize>) -> (Intervals<'_>, Scaled<'_>) {
-        self.narrow(row, cols);
-        (Intervals { lo: &self.lo, hi: &self.hi }, scaled(&self.scales[1]))
+    fn part(
+        &mut self,
+        row: usize,
+        cols: Range<usize>,
+    ) -> std::result::Result<(Intervals<'_>, Scaled<'_>), DecodeError> {
+        self.make(row, cols)?;
+        Ok((Intervals { lo: &self.lo, hi: &self.hi }, scaled(&self.scales[1])?))
     }
 }
 
 impl FloatInputs for Given<'_> {
-    fn part(&mut self, row: usize, cols: Range<usize>) -> Intervals<'_> {
-        self.narrow(row, cols);
-        Intervals { lo: &self.lo, hi: &self.hi }
+    fn part(&mut self, row: usize, cols: Range<usize>) -> std::result::Result<Intervals<'_>, DecodeError> {
+        self.make(row, cols)?;
+        Ok(Intervals { lo: &self.lo, hi: &self.hi })
     }
 }
 
@@ -101,7 +110,8 @@ impl Refiners {
         let mut this = Self { backend, four, eight, codes, floats: floats(&[0; 256], backend) };
         let mut wide = [0; 256];
         let mut given = Given::new(&this, weights, 0, true);
-        FloatRefiner::count_wide(FloatGrid::Bf16, &weights.values[..CHUNK], COLS, &mut given, &mut wide);
+        let values = &weights.values[..CHUNK];
+        FloatRefiner::count_wide(FloatGrid::Bf16, values, COLS, &mut given, &mut wide).map_err(failed)?;
         this.floats = floats(&wide, backend);
         Ok(this)
     }

@@ -14,16 +14,13 @@ use std::arch::x86_64::{
 
 use super::lanes::Slots;
 use super::levels::{Integers, Levels};
-use super::row::{Block, Each, Rest, Row, SIXTEENS};
-use super::{INTEGER, NARROWEST, SLOT_BITS, SLOTS, scalar};
+use super::row::{Block, Each, PaddedBlock, Row, SIXTEENS};
+use super::{ABOVE, INTEGER, NARROWEST, SLOT_BITS, SLOTS, scalar};
 use crate::error::DecodeError;
 use crate::stream::{LANES, States, WINDOW, WordReader, WordWriter};
 use crate::symbols::avx2::put;
 use crate::x86::avx2::{load_8_floats, load_8_lanes, marked, store_8_lanes, wide_words_for};
 use crate::x86::store_16;
-
-/// The bits of [`INTEGER`]: above those of the integers that are added to it.
-const ABOVE: i32 = INTEGER.to_bits().cast_signed();
 
 /// Decodes the ranks of integers of a row; see [`scalar::decode_row`].
 #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
@@ -59,7 +56,7 @@ fn decode_scaled<const N: usize>(
     }
     if !rest.is_empty() {
         let (set, mut ranks) = (states.set(blocks.len()), [0; LANES]);
-        find(levels, &Rest::of(row, blocks.len()).block(), set, &mut ranks, &mut slots);
+        find(levels, &PaddedBlock::of(row, blocks.len()).block(), set, &mut ranks, &mut slots);
         let used = advance(set, &slots, words.window()?);
         words.skip(used);
         rest.copy_from_slice(&ranks[..rest.len()]);

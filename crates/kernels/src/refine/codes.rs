@@ -7,8 +7,8 @@
 //! words       u16 ...
 //! ```
 //!
-//! An exception is a rank whose bin does not meet the interval of its weight; the stream then has in its place the rank
-//! that the middle of the interval has.
+//! An exception is a rank that has no slot, as its bin does not meet the interval of its weight, or hardly does; the
+//! stream then has in its place the rank that the middle of the interval has.
 
 use std::ops::Range;
 
@@ -24,10 +24,14 @@ use crate::rows::Rows;
 use crate::scratch::Scratch;
 use crate::stream::{Layout, States, WordReader, WordWriter};
 
-/// What a chunk of codes is given, a part of a row at a time.
+/// What a chunk of codes is given, a part of a row at a time. Coders ask for parts in any order, and more than once; what
+/// they get depends on the part alone.
 pub trait CodeInputs {
     /// What is known of the weights in columns `cols` of row `row` of the chunk, and what their codes stand for.
-    fn part(&mut self, row: usize, cols: Range<usize>) -> (Intervals<'_>, Scaled<'_>);
+    ///
+    /// # Errors
+    /// There is no such part, or its numbers are not such as there may be.
+    fn part(&mut self, row: usize, cols: Range<usize>) -> Result<(Intervals<'_>, Scaled<'_>), DecodeError>;
 }
 
 /// Codes chunks of ranks given intervals.
@@ -54,7 +58,7 @@ impl CodeRefiner {
     /// One chunk of `ranks` in rows of `cols`.
     ///
     /// # Errors
-    /// Inputs of other numbers of weights, too many elements, or so many exceptions that it would not shrink.
+    /// Inputs of other numbers of weights, too many elements, or exceptions that are more than a fifth of them.
     pub fn encode(
         &self,
         ranks: &[u8],
@@ -72,7 +76,8 @@ impl CodeRefiner {
             for part in parts(elements.len()).rev() {
                 let start = elements.start + part.start;
                 let ranks = &ranks[start..start + part.len()];
-                let row = row_of(inputs.part(number, part), ranks.len()).ok_or(EncodeError::Shape)?;
+                let row = inputs.part(number, part).and_then(|of| row_of(of, ranks.len()));
+                let row = row.map_err(|_| EncodeError::Shape)?;
                 self.encode_row(&mut states, words, row, ranks, &mut |column| {
                     exceptions.push(start + column)
                 });
@@ -109,8 +114,7 @@ impl CodeRefiner {
         for (number, elements) in Rows::new(out.len(), cols).iter().enumerate() {
             for part in parts(elements.len()) {
                 let out = &mut out[elements.start + part.start..elements.start + part.end];
-                let row = row_of(inputs.part(number, part), out.len());
-                let row = row.ok_or(DecodeError::Corrupt("intervals of another number than the codes"))?;
+                let row = row_of(inputs.part(number, part)?, out.len())?;
                 self.decode_row(&mut states, &mut words, row, out)?;
             }
         }
@@ -208,7 +212,13 @@ pub(super) fn parts(cols: usize) -> impl DoubleEndedIterator<Item = Range<usize>
     (0..cols.div_ceil(PART)).map(move |part| part * PART..cols.min((part + 1) * PART))
 }
 
-/// What is given as a row of so many weights, if it is one.
-fn row_of<'a>((intervals, scaled): (Intervals<'a>, Scaled<'a>), weights: usize) -> Option<Row<'a>> {
-    (intervals.are_of(weights) && scaled.is_for(weights)).then_some(Row { intervals, scaled })
+/// What is given as a row of so many weights.
+fn row_of<'a>(
+    (intervals, scaled): (Intervals<'a>, Scaled<'a>),
+    weights: usize,
+) -> Result<Row<'a>, DecodeError> {
+    if intervals.are_of(weights) && scaled.is_for(weights) {
+        return Ok(Row { intervals, scaled });
+    }
+    Err(DecodeError::Corrupt("intervals of another number than the codes"))
 }

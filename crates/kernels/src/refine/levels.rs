@@ -44,14 +44,14 @@ impl Edges {
     #[must_use]
     pub fn table(levels: &[f32]) -> Option<Self> {
         let count = checked(levels.len(), 16)?;
-        if !levels.iter().all(|level| level.abs() <= WIDEST) {
+        if !levels.is_sorted() || !levels.iter().all(|level| level.abs() <= WIDEST) {
             return None;
         }
         let mut edges = Box::new([f32::INFINITY; 15]);
         for (edge, pair) in edges.iter_mut().zip(levels.windows(2)) {
             *edge = (pair[0] + pair[1]) * 0.5;
         }
-        edges.is_sorted().then_some(Self { kind: EdgeKind::Table(edges), count })
+        Some(Self { kind: EdgeKind::Table(edges), count })
     }
 
     /// The last rank.

@@ -25,7 +25,7 @@ mod weight;
 
 pub use codes::{CodeInputs, CodeRefiner};
 pub use floats::{FloatGrid, FloatInputs, FloatRefiner};
-pub use intervals::{Intervals, begin, narrow};
+pub use intervals::{Bins, Intervals};
 pub use levels::Edges;
 pub use row::{Each, Scaled};
 
@@ -35,10 +35,15 @@ const SLOT_BITS: u32 = 16;
 const SLOTS: f32 = 65_536.0;
 /// The narrowest interval that is told from a point.
 const NARROWEST: f32 = f32::from_bits(0x0d80_0000);
-/// Where intervals begin before anything is known.
-const WIDEST: f32 = f32::from_bits(0x7e80_0000);
+/// Where intervals begin before anything is known, and the greatest zero-point and level.
+pub const WIDEST: f32 = f32::from_bits(0x7e80_0000);
+/// The least scale. With a smaller one, 0 above all, the bins of different ranks could not be told apart.
+pub const LEAST_SCALE: f32 = f32::from_bits(0x0e80_0000);
 /// Added to a number below 2^22 it leaves that number, rounded to an integer, half to even, in the low bits.
 const INTEGER: f32 = 8_388_608.0;
+/// The bits of [`INTEGER`]: above those of the integers that are added to it.
+#[cfg(target_arch = "x86_64")]
+const ABOVE: i32 = INTEGER.to_bits().cast_signed();
 
 /// A number from 0 to 2^22, rounded.
 #[inline(always)]

@@ -1,7 +1,7 @@
 //! A row of weights: their intervals, and how their codes are scaled.
 
 use super::weight::Weight;
-use super::{Intervals, WIDEST};
+use super::{Intervals, LEAST_SCALE, WIDEST};
 use crate::stream::LANES;
 
 /// How many weights a scale is for.
@@ -13,20 +13,30 @@ pub enum Each {
     Sixteen,
 }
 
-/// What the codes of some weights of a row stand for: `(level - zero) * scale`. All numbers are finite.
+/// What the codes of some weights of a row stand for: `(level - zero) * scale`.
 #[derive(Debug, Clone, Copy)]
 pub struct Scaled<'a> {
-    /// Scales, which are not negative.
-    pub scales: &'a [f32],
+    pub(super) scales: &'a [f32],
     /// Of each scale the reciprocal, or what is near: it says where to look for a code first.
-    pub inverses: &'a [f32],
+    pub(super) inverses: &'a [f32],
     /// The levels that stand for 0.
-    pub zeros: &'a [f32],
-    /// How many weights each of these is for.
-    pub each: Each,
+    pub(super) zeros: &'a [f32],
+    pub(super) each: Each,
 }
 
 impl<'a> Scaled<'a> {
+    /// Scales from [`LEAST_SCALE`] on, the reciprocal of each (anything near will do; it says where to look first), and
+    /// the levels that stand for 0, up to [`WIDEST`]. `None` if these are no such numbers, or not as many of each.
+    #[must_use]
+    pub fn new(scales: &'a [f32], inverses: &'a [f32], zeros: &'a [f32], each: Each) -> Option<Self> {
+        let as_many = inverses.len() == scales.len() && zeros.len() == scales.len();
+        // Without an end before the last one, so that compilers make vector code of it.
+        let good = |good, scale: &f32| good & (*scale >= LEAST_SCALE) & (*scale < f32::INFINITY);
+        let good = scales.iter().fold(as_many, good);
+        let good = zeros.iter().fold(good, |good, zero| good & (zero.abs() <= WIDEST));
+        good.then_some(Self { scales, inverses, zeros, each })
+    }
+
     /// What is for the weights behind so many blocks.
     pub(super) fn after_blocks(self, number: usize) -> Self {
         let first = match self.each {
@@ -38,13 +48,22 @@ impl<'a> Scaled<'a> {
         Self { scales, inverses, zeros, each: self.each }
     }
 
+    /// Scale and zero-point of a weight.
+    pub(super) fn of(self, column: usize) -> [f32; 2] {
+        let index = match self.each {
+            Each::Weight => column,
+            Each::Sixteen => column / 16,
+        };
+        [self.scales[index], self.zeros[index]]
+    }
+
     /// Whether it is for so many weights.
     pub(super) fn is_for(self, weights: usize) -> bool {
         let count = match self.each {
             Each::Weight => weights,
             Each::Sixteen => weights.div_ceil(16),
         };
-        [self.scales, self.inverses, self.zeros].iter().all(|of| of.len() == count)
+        self.scales.len() == count
     }
 }
 
@@ -93,7 +112,7 @@ pub(super) fn of_quarter<const N: usize>(of: &[f32; N], quarter: usize) -> [f32;
 }
 
 /// The last block of a row that is no whole one, filled up with weights whose last rank has all slots.
-pub(super) struct Rest {
+pub(super) struct PaddedBlock {
     lo: [f32; LANES],
     hi: [f32; LANES],
     scales: [f32; LANES],
@@ -101,7 +120,7 @@ pub(super) struct Rest {
     zeros: [f32; LANES],
 }
 
-impl Rest {
+impl PaddedBlock {
     /// Of block number `number`.
     pub(super) fn of(row: Row, number: usize) -> Self {
         let [lo, hi] = row.intervals.rest(number * LANES);
@@ -117,8 +136,8 @@ impl Rest {
             }
             all
         };
-        // Every edge lies at 0, which is below the intervals that are filled in; the last rank is where one looks first.
-        let [scales, inverses] = [scaled.scales, scaled.inverses].map(|of| fill(of, 0.0));
+        // Every edge lies far below the intervals that are filled in; the last rank is where one looks first.
+        let [scales, inverses] = [scaled.scales, scaled.inverses].map(|of| fill(of, 1.0));
         Self { lo, hi, scales, inverses, zeros: fill(scaled.zeros, WIDEST) }
     }
 

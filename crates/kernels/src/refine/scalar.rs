@@ -5,7 +5,7 @@
 
 use super::lanes::{Slots, slot_of};
 use super::levels::{EdgeKind, Edges, Levels};
-use super::row::{Block, Each, Rest, Row, SIXTEENS, of_quarter};
+use super::row::{Block, Each, PaddedBlock, Row, SIXTEENS, of_quarter};
 use super::weight::Weight;
 use super::{SLOTS, greater, lesser, number};
 use crate::error::DecodeError;
@@ -69,7 +69,7 @@ fn decode_scaled<const N: usize>(
     }
     if !rest.is_empty() {
         let (set, mut ranks) = (states.set(blocks.len()), [0; LANES]);
-        find(levels, &Rest::of(row, blocks.len()).block(), set, &mut ranks, &mut slots);
+        find(levels, &PaddedBlock::of(row, blocks.len()).block(), set, &mut ranks, &mut slots);
         let used = advance(set, &slots, words.window()?);
         words.skip(used);
         rest.copy_from_slice(&ranks[..rest.len()]);
@@ -129,7 +129,7 @@ pub(super) fn search<const N: usize>(
         let slot = set[lane] & 0xffff;
         if !(found.first[lane]..found.end[lane]).contains(&slot) {
             let weight = block.weight(lane);
-            let rank = weight.rank_of(levels, slot_of(set[lane]));
+            let rank = weight.rank_of(levels, f32::from(ranks[lane]), slot_of(set[lane]));
             ranks[lane] = number(rank) as u8;
             [found.first[lane], found.end[lane]] = weight.slots(levels, rank).map(number);
         }
@@ -185,7 +185,7 @@ fn encode_scaled<const N: usize>(
         let mut all = [levels.last_byte(); LANES];
         all[..rest.len()].copy_from_slice(rest);
         let mut outside = |lane| outside(blocks.len() * LANES + lane);
-        let filled = Rest::of(row, blocks.len());
+        let filled = PaddedBlock::of(row, blocks.len());
         slots_of(levels, &filled.block(), &all, &mut slots, &mut outside);
         put(states.set(blocks.len()), words, &slots);
     }

@@ -5,7 +5,7 @@ use std::ops::Range;
 use proptest::prelude::*;
 
 use super::*;
-use crate::{Backend, Half, Layout, Scratch, SymbolTable};
+use crate::{Backend, DecodeError, Half, Layout, Scratch, SymbolTable};
 
 /// A quantiser of a matrix: a scale and a zero-point for each group of columns of each row.
 #[derive(Debug, Clone)]
@@ -62,7 +62,7 @@ impl Quantiser {
             for group in row.chunks(group) {
                 let most = group.iter().fold(0f32, |most, weight| most.max(weight.abs()));
                 let half = if even { (values.len() as f32 - 1.0) / 2.0 } else { reach };
-                scales.push(if most > 0.0 && most.is_finite() { most / half } else { 1.0 });
+                scales.push(if most.is_finite() { (most / half).max(LEAST_SCALE) } else { 1.0 });
                 zeros.push(if even { (half + shift).round() } else { 0.0 });
             }
         }
@@ -112,7 +112,7 @@ impl Expanded {
 
     fn scaled(&self) -> Scaled<'_> {
         let [scales, inverses, zeros] = &self.0;
-        Scaled { scales, inverses, zeros, each: self.1 }
+        Scaled::new(scales, inverses, zeros, self.1).unwrap()
     }
 }
 
@@ -139,25 +139,26 @@ impl<'a> Given<'a> {
         for (number, (quantiser, ranks)) in self.given.iter().enumerate() {
             let expanded = Expanded::of(quantiser, row, cols.clone());
             let ranks = &ranks[row * self.cols + cols.start..row * self.cols + cols.end];
-            let (lo, hi) = (&mut self.lo, &mut self.hi);
-            let narrow = if number == 0 { begin } else { narrow };
-            narrow(self.backend, &quantiser.levels, quantiser.ends, ranks, expanded.scaled(), lo, hi);
+            let bins =
+                Bins { edges: &quantiser.levels, ends: quantiser.ends, ranks, scaled: expanded.scaled() };
+            let make = if number == 0 { Bins::begin } else { Bins::narrow };
+            make(&bins, self.backend, &mut self.lo, &mut self.hi).unwrap();
         }
     }
 }
 
 impl CodeInputs for Given<'_> {
-    fn part(&mut self, row: usize, cols: Range<usize>) -> (Intervals<'_>, Scaled<'_>) {
+    fn part(&mut self, row: usize, cols: Range<usize>) -> Result<(Intervals<'_>, Scaled<'_>), DecodeError> {
         self.narrow(row, cols.clone());
         self.expanded = Expanded::of(self.own.unwrap(), row, cols);
-        (Intervals { lo: &self.lo, hi: &self.hi }, self.expanded.scaled())
+        Ok((Intervals { lo: &self.lo, hi: &self.hi }, self.expanded.scaled()))
     }
 }
 
 impl FloatInputs for Given<'_> {
-    fn part(&mut self, row: usize, cols: Range<usize>) -> Intervals<'_> {
+    fn part(&mut self, row: usize, cols: Range<usize>) -> Result<Intervals<'_>, DecodeError> {
         self.narrow(row, cols);
-        Intervals { lo: &self.lo, hi: &self.hi }
+        Ok(Intervals { lo: &self.lo, hi: &self.hi })
     }
 }
 
@@ -191,7 +192,7 @@ fn round_trip(
         }
         let mut histogram = [0; 256];
         let mut inputs = Given::new(given.clone(), None, cols);
-        FloatRefiner::count_wide(grid, values, cols, &mut inputs, &mut histogram);
+        FloatRefiner::count_wide(grid, values, cols, &mut inputs, &mut histogram).unwrap();
         let table = SymbolTable::from_histogram(&histogram);
         let mut chunks = Vec::new();
         for backend in Backend::available() {
@@ -287,9 +288,9 @@ fn a_chain_takes_about_what_the_weights_alone_take() {
 fn short_rows_of_extreme_levels_are_restored() {
     struct Fixed([Vec<f32>; 5]);
     impl CodeInputs for Fixed {
-        fn part(&mut self, _: usize, cols: Range<usize>) -> (Intervals<'_>, Scaled<'_>) {
+        fn part(&mut self, _: usize, cols: Range<usize>) -> Result<(Intervals<'_>, Scaled<'_>), DecodeError> {
             let [lo, hi, scales, inverses, zeros] = self.0.each_ref().map(|of| &of[..cols.len()]);
-            (Intervals { lo, hi }, Scaled { scales, inverses, zeros, each: Each::Weight })
+            Ok((Intervals { lo, hi }, Scaled::new(scales, inverses, zeros, Each::Weight).unwrap()))
         }
     }
     let tables = [[-WIDEST, WIDEST], [-WIDEST, -WIDEST], [WIDEST, WIDEST], [0.0, 1e-38]];
@@ -348,68 +349,156 @@ proptest! {
     }
 
     #[test]
-    fn any_intervals_scales_and_damage_do_no_harm(
-        ends in proptest::collection::vec((any::<u32>(), any::<u32>(), any::<u32>(), any::<u32>(), any::<u32>()), 1..300),
-        chunk in proptest::collection::vec(any::<u8>(), 0..2000),
+    fn any_states_and_words_decode_alike_and_what_is_decoded_is_restored(
+        numbers in proptest::collection::vec(any::<[u32; 5]>(), 1..300),
+        noise in proptest::collection::vec(any::<u8>(), 512..2000),
         kind in any_kind(),
         grid in proptest::sample::select(&[FloatGrid::Bf16, FloatGrid::F16][..]),
     ) {
-        struct Any(Vec<[f32; 5]>);
-        impl Any {
-            fn column(&self, of: usize, cols: Range<usize>) -> Vec<f32> {
-                self.0[cols].iter().map(|all| all[of]).collect()
-            }
-        }
-        struct Parts(Any, [Vec<f32>; 5]);
-        impl CodeInputs for Parts {
-            fn part(&mut self, _: usize, cols: Range<usize>) -> (Intervals<'_>, Scaled<'_>) {
-                self.1 = [0, 1, 2, 3, 4].map(|of| self.0.column(of, cols.clone()));
-                let [lo, hi, scales, inverses, zeros] = &self.1;
-                (Intervals { lo, hi }, Scaled { scales, inverses, zeros, each: Each::Weight })
-            }
-        }
-        impl FloatInputs for Parts {
-            fn part(&mut self, row: usize, cols: Range<usize>) -> Intervals<'_> {
-                CodeInputs::part(self, row, cols).0
-            }
-        }
-        let finite = |bits: u32| Some(f32::from_bits(bits)).filter(|number| number.is_finite()).unwrap_or(1.0);
-        let all: Vec<[f32; 5]> = ends.iter().map(|of| {
-            let [a, b] = [of.0, of.1].map(|bits| finite(bits).clamp(-WIDEST, WIDEST));
-            [a.min(b), a.max(b), finite(of.2).abs(), finite(of.3), finite(of.4)]
-        }).collect();
-        let len = all.len();
+        let inputs = &mut AnyNumbers::of(&numbers);
+        let len = numbers.len();
         let levels = Quantiser::new(kind, &[1.0], 1, 1, 0.0).levels;
-        let mut results = Vec::new();
+        // No exceptions, states that are legal, and more words than are read.
+        let mut codes = vec![0; 4];
+        codes.extend(&noise[..512]);
+        codes[4..].chunks_exact_mut(4).for_each(|state| state[3] |= 1);
+        codes.extend(noise.iter().cycle().take(2 * len + 128));
+        let mut ranks = Vec::new();
         for backend in Backend::available() {
             let coder = CodeRefiner::new(levels.clone(), Layout::Wide).on(backend);
-            let mut parts = Parts(Any(all.clone()), Default::default());
             let mut out = vec![0; len];
-            // States that are legal, so that something is decoded.
-            let mut legal = vec![0; 4];
-            legal.extend(chunk.iter().copied().chain(std::iter::repeat(0x55)).take(512));
-            legal[4..].chunks_exact_mut(4).for_each(|state| state[3] |= 1);
-            legal.extend(&chunk);
-            let result = coder.decode(&legal, len, &mut parts, &mut out);
-            let ranks: Vec<u8> = chunk.iter().copied().chain(std::iter::repeat(7)).take(len).collect();
-            let coded = coder.encode(&ranks, len, &mut parts, &mut Scratch::default());
-            if let Ok(coded) = &coded {
-                let mut back = vec![0; len];
-                coder.decode(coded, len, &mut parts, &mut back).unwrap();
-                assert_eq!(back, ranks, "{backend}");
-            }
-            let floats = FloatRefiner::new(grid, SymbolTable::from_histogram(&[1; 256]), Layout::Wide).on(backend);
-            let values: Vec<Half> = ranks.iter().map(|rank| [*rank, rank.wrapping_mul(37)]).collect();
-            let of_floats = floats.encode(&values, len, &mut parts, &mut Scratch::default());
-            if let Ok(coded) = &of_floats {
-                let mut back = vec![[0; 2]; len];
-                floats.decode(coded, len, &mut parts, &mut back).unwrap();
-                assert_eq!(back, values, "{backend}");
-            }
-            let mut back = vec![[0; 2]; len];
-            let _ = floats.decode(&chunk, len, &mut parts, &mut back);
-            results.push((result.is_ok().then_some(out), coded, of_floats));
+            // It does not end as it should, but has decoded all by then.
+            prop_assert!(coder.decode(&codes, len, inputs, &mut out).is_err());
+            let coded = coder.encode(&out, len, inputs, &mut Scratch::default()).unwrap();
+            prop_assert_eq!(coded[..4].as_array(), Some(&[0; 4]), "{} has exceptions", backend);
+            let mut back = vec![0; len];
+            coder.decode(&coded, len, inputs, &mut back).unwrap();
+            prop_assert_eq!(&back, &out);
+            ranks.push((out, coded));
         }
-        prop_assert!(results.windows(2).all(|pair| pair[0] == pair[1]));
+        prop_assert!(ranks.windows(2).all(|pair| pair[0] == pair[1]));
+        // The same of floats: states of what was encoded, damaged.
+        let table = SymbolTable::from_histogram(&[1; 256]);
+        let values: Vec<Half> = inputs.lo.iter().map(|lo| {
+            let [.., low, high] = lo.to_le_bytes();
+            [low, high]
+        }).collect();
+        let mut floats = Vec::new();
+        for backend in Backend::available() {
+            let coder = FloatRefiner::new(grid, table.clone(), Layout::Wide).on(backend);
+            let coded = coder.encode(&values, len, inputs, &mut Scratch::default());
+            let decoded = coded.as_ref().ok().map(|coded| {
+                let mut back = vec![[0; 2]; len];
+                coder.decode(coded, len, inputs, &mut back).unwrap();
+                assert!(back == values);
+                let mut damaged = coded.clone();
+                damaged[12..524].chunks_exact_mut(4).zip(&noise).for_each(|(state, byte)| state[1] ^= byte);
+                let _ = coder.decode(&damaged, len, inputs, &mut back);
+                back
+            });
+            floats.push((coded, decoded));
+        }
+        prop_assert!(floats.windows(2).all(|pair| pair[0] == pair[1]));
     }
+
+    #[test]
+    fn bins_of_any_ranks_are_alike(
+        numbers in proptest::collection::vec((any::<[u32; 5]>(), any::<u8>()), 1..300),
+        kind in any_kind(),
+        first in any::<bool>(),
+    ) {
+        let (numbers, ranks): (Vec<_>, Vec<_>) = numbers.into_iter().unzip();
+        let inputs = AnyNumbers::of(&numbers);
+        let edges = &Quantiser::new(kind, &[1.0], 1, 1, 0.0).levels;
+        let make = if first { Bins::begin } else { Bins::narrow };
+        let made = Backend::available().into_iter().map(|backend| {
+            let (mut lo, mut hi) = (inputs.lo.clone(), inputs.hi.clone());
+            let bins = Bins { edges, ends: [-3.0, 300.0], ranks: &ranks, scaled: inputs.scaled(0..ranks.len()) };
+            make(&bins, backend, &mut lo, &mut hi).unwrap();
+            assert!(bins.begin(backend, &mut lo[1..], &mut hi).is_err());
+            for ((lo, hi), (before, after)) in lo.iter().zip(&hi).zip(inputs.lo.iter().zip(&inputs.hi)) {
+                assert!(lo <= hi && (first || before <= lo && hi <= after));
+            }
+            (lo, hi)
+        }).collect::<Vec<_>>();
+        prop_assert!(made.windows(2).all(|pair| pair[0] == pair[1]));
+    }
+}
+
+/// Intervals and scales of any numbers that there may be.
+struct AnyNumbers {
+    lo: Vec<f32>,
+    hi: Vec<f32>,
+    scales: Vec<f32>,
+    inverses: Vec<f32>,
+    zeros: Vec<f32>,
+}
+
+impl AnyNumbers {
+    fn of(bits: &[[u32; 5]]) -> Self {
+        let number = |bits: u32| {
+            let number = Some(f32::from_bits(bits)).filter(|number| number.is_finite()).unwrap_or(1.0);
+            number.clamp(-WIDEST, WIDEST)
+        };
+        let all =
+            |of: &dyn Fn([f32; 5]) -> f32| bits.iter().map(|bits| of(bits.map(number))).collect::<Vec<_>>();
+        let scales = all(&|numbers| numbers[2].abs().max(LEAST_SCALE));
+        Self {
+            lo: all(&|numbers| numbers[0].min(numbers[1])),
+            hi: all(&|numbers| numbers[0].max(numbers[1])),
+            // Where one looks first does not matter.
+            inverses: scales
+                .iter()
+                .zip(bits)
+                .map(|(scale, bits)| if bits[3] % 3 == 0 { 0.0 } else { 1.0 / scale })
+                .collect(),
+            scales,
+            zeros: all(&|numbers| if numbers[3] > 0.0 { numbers[4] } else { numbers[4] % 256.0 }),
+        }
+    }
+
+    fn scaled(&self, cols: Range<usize>) -> Scaled<'_> {
+        let [scales, inverses, zeros] =
+            [&self.scales, &self.inverses, &self.zeros].map(|of| &of[cols.clone()]);
+        Scaled::new(scales, inverses, zeros, Each::Weight).unwrap()
+    }
+}
+
+impl CodeInputs for AnyNumbers {
+    fn part(&mut self, _: usize, cols: Range<usize>) -> Result<(Intervals<'_>, Scaled<'_>), DecodeError> {
+        let intervals = Intervals { lo: &self.lo[cols.clone()], hi: &self.hi[cols.clone()] };
+        Ok((intervals, self.scaled(cols)))
+    }
+}
+
+impl FloatInputs for AnyNumbers {
+    fn part(&mut self, row: usize, cols: Range<usize>) -> Result<Intervals<'_>, DecodeError> {
+        Ok(CodeInputs::part(self, row, cols)?.0)
+    }
+}
+
+/// Groups of zeros have a scale that makes their bins as narrow as can be: the level that stands for 0 costs nothing.
+#[test]
+fn a_point_has_the_code_whose_bin_it_is_in() {
+    for backend in Backend::available() {
+        let (numbers, zeros) = (vec![LEAST_SCALE; 100], vec![8.0; 100]);
+        let mut inputs = AnyNumbers {
+            lo: vec![0.0; 100],
+            hi: vec![0.0; 100],
+            inverses: vec![1.0 / LEAST_SCALE; 100],
+            scales: numbers,
+            zeros,
+        };
+        let coder = CodeRefiner::new(Edges::integers(16).unwrap(), Layout::Narrow).on(backend);
+        let chunk = coder.encode(&[8; 100], 100, &mut inputs, &mut Scratch::default()).unwrap();
+        assert_eq!(chunk.len(), 4 + 256);
+        let mut back = [0; 100];
+        coder.decode(&chunk, 100, &mut inputs, &mut back).unwrap();
+        assert_eq!(back, [8; 100]);
+    }
+    let bad = [f32::NAN, f32::INFINITY, 0.0, -1.0, LEAST_SCALE / 2.0];
+    assert!(bad.iter().all(|scale| Scaled::new(&[*scale], &[1.0], &[0.0], Each::Weight).is_none()));
+    let bad = [f32::NAN, f32::NEG_INFINITY, 2.0 * WIDEST];
+    assert!(bad.iter().all(|zero| Scaled::new(&[1.0], &[1.0], &[*zero], Each::Weight).is_none()));
+    assert!(Scaled::new(&[1.0], &[1.0], &[], Each::Weight).is_none());
 }

@@ -37,12 +37,20 @@ impl Weight {
     /// The slots of the rank that the middle of the interval has.
     #[cold]
     pub(super) fn middle_slots(self, levels: impl Levels) -> [f32; 2] {
-        self.slots(levels, self.rank_of(levels, SLOTS / 2.0))
+        self.slots(levels, self.rank_of(levels, 0.0, SLOTS / 2.0))
     }
 
-    /// The rank that has a slot: as first slots ascend with ranks, the greatest whose first slot is not behind it.
-    #[cold]
-    pub(super) fn rank_of(self, levels: impl Levels, slot: f32) -> f32 {
+    /// The rank that has a slot, which is looked for beside another one first: as first slots ascend with ranks, the
+    /// greatest whose first slot is not behind it.
+    pub(super) fn rank_of(self, levels: impl Levels, near: f32, slot: f32) -> f32 {
+        let has = |rank: f32| {
+            let [first, end] = self.slots(levels, rank);
+            first <= slot && slot < end
+        };
+        let beside = [greater(near - 1.0, 0.0), lesser(near + 1.0, levels.last())];
+        if let Some(rank) = beside.into_iter().find(|rank| has(*rank)) {
+            return rank;
+        }
         let (mut least, mut most) = (0.0, levels.last());
         while least < most {
             let middle = lesser(integer((least + most + 1.0) * 0.5), most);

@@ -172,7 +172,8 @@ fn encode_block(
     marked(seen) != 0
 }
 
-/// Makes room for a symbol in each lane of `active`, whose frequencies are at least 1; see [`crate::stream::put`].
+/// Makes room for a symbol in each lane of `active`, whose frequencies are at least 1 and at most `2^BITS`; see
+/// [`crate::stream::put`]. What has all slots leaves a state as it was.
 /// Returns the next states but for their slots, and the offsets of these.
 #[inline]
 #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
@@ -188,7 +189,8 @@ pub(crate) fn put<const BITS: i32>(
     let state = _mm256_blendv_epi8(state, _mm256_srli_epi32::<16>(state), full);
 
     // The quotient has at most 20 bits. Converting the state, dividing and subtracting make its estimate wrong by less
-    // than 3/16 (a state of 2^31 or more has a divisor of 2^11 at least). Less 1/4 it lies between the quotient and one
+    // than 3/16 (a state of 2^31 or more has a divisor of 2^11 at least; of 16 bits, the quotient has as many, and the
+    // divisor is 2^15). Less 1/4 it lies between the quotient and one
     // below: cut to an integer it is right or one too small.
     let signed = _mm256_cvtepi32_ps(state);
     let upper = _mm256_and_ps(_mm256_castsi256_ps(_mm256_srai_epi32::<31>(state)), _mm256_set1_ps(TWO_32));

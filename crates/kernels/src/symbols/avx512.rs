@@ -183,7 +183,8 @@ pub(crate) fn widen_both(halves: [__m512i; 2]) -> [__m512i; 4] {
 }
 
 /// Codes a symbol in each lane of `active` of blocks that use different sets of lanes; see [`crate::stream::put`].
-/// Frequencies are at least 1. `slot` gets the block, the quarter of its lanes and the symbols' numbers.
+/// Frequencies are at least 1 and at most `2^BITS`; what has all slots leaves a state as it was. `slot` gets the block,
+/// the quarter of its lanes and the symbols' numbers.
 // Q: why step by step for all blocks? Every step waits for the one before it, and a processor does not look far enough
 // ahead to find the next block's by itself: so it takes a quarter longer.
 #[inline]

@@ -9,9 +9,10 @@ use std::arch::x86_64::{
     _mm512_sub_ps, _mm512_ternarylogic_epi32,
 };
 
+use super::super::ABOVE;
 use super::super::INTEGER;
 use super::super::levels::{EdgeKind, Edges, FewBits};
-use super::{ABOVE, load};
+use super::load;
 
 /// Kinds of edges, for functions that are made for each.
 pub(super) const INTEGERS: u8 = 0;
@@ -20,7 +21,7 @@ pub(super) const TABLE: u8 = 2;
 
 /// See [`Edges`].
 #[derive(Clone, Copy)]
-pub(super) struct Opened {
+pub(super) struct EdgeRegisters {
     /// The last rank, and the same above [`ABOVE`].
     pub(super) last: __m512,
     pub(super) last_above: __m512i,
@@ -40,7 +41,7 @@ pub(super) struct Opened {
     table: __m512,
 }
 
-impl Opened {
+impl EdgeRegisters {
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt")]
     pub(super) fn new(edges: &Edges) -> Self {

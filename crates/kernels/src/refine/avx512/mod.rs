@@ -21,15 +21,12 @@ use std::arch::x86_64::{
 };
 
 use super::row::Scaled;
-use super::{Each, INTEGER};
+use super::{ABOVE, Each};
 use crate::stream::{LOWER, WINDOW};
 use crate::x86::avx512::{count16, load_16_words};
 
 pub(super) use narrow::narrow;
 pub(super) use rows::{decode_row, encode_row};
-
-/// The bits of [`INTEGER`]: above those of the integers that are added to it.
-pub(super) const ABOVE: i32 = INTEGER.to_bits().cast_signed();
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt")]

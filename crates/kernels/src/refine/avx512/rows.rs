@@ -10,10 +10,10 @@ use std::arch::x86_64::{
 use std::array::from_mut;
 
 use super::super::levels::{EdgeKind, Edges, Levels};
-use super::super::row::{Block, Rest, Row, SIXTEENS};
-use super::super::{INTEGER, NARROWEST, SLOT_BITS, SLOTS, number};
-use super::edges::{FLOATS, INTEGERS, Opened, TABLE};
-use super::{ABOVE, advance, is_sixteen, load, slots_of, store};
+use super::super::row::{Block, PaddedBlock, Row, SIXTEENS};
+use super::super::{ABOVE, INTEGER, NARROWEST, SLOT_BITS, SLOTS, number};
+use super::edges::{EdgeRegisters, FLOATS, INTEGERS, TABLE};
+use super::{advance, is_sixteen, load, slots_of, store};
 use crate::error::DecodeError;
 use crate::stream::{LANES, States, WINDOW, WordReader, WordWriter};
 use crate::symbols::avx512::put;
@@ -21,7 +21,7 @@ use crate::x86::avx512::{load_lanes, store_lanes, store_low_bytes};
 use crate::x86::load_16;
 
 /// Edges, in registers as well.
-type Ranks<'a, L> = (&'a Opened, L);
+type Ranks<'a, L> = (&'a EdgeRegisters, L);
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt")]
 pub(in super::super) fn decode_row(
@@ -31,7 +31,7 @@ pub(in super::super) fn decode_row(
     row: Row,
     out: &mut [u8],
 ) -> Result<(), DecodeError> {
-    let opened = &Opened::new(edges);
+    let opened = &EdgeRegisters::new(edges);
     match &edges.kind {
         EdgeKind::Integers => decode_by::<INTEGERS>((opened, edges.as_integers()), states, words, row, out),
         EdgeKind::Floats(floats) => decode_by::<FLOATS>((opened, *floats), states, words, row, out),
@@ -87,7 +87,7 @@ fn decode_scaled<const KIND: u8, const N: usize>(
         words.skip(used);
     }
     if !rest.is_empty() {
-        let (filled, mut all) = (Rest::of(row, whole), [0; LANES]);
+        let (filled, mut all) = (PaddedBlock::of(row, whole), [0; LANES]);
         let block = filled.block();
         let set = if both && whole % 2 == 1 { &mut sets[1] } else { &mut sets[0] };
         let used = decode_block::<KIND, LANES>(ranks, set, words.window()?, &block, &mut all);
@@ -142,7 +142,7 @@ impl Weights {
     /// The slots of ranks above [`ABOVE`]: the first one, and the first that is not, likewise.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt")]
-    fn slots<const KIND: u8>(self, edges: &Opened, rank: __m512) -> [__m512i; 2] {
+    fn slots<const KIND: u8>(self, edges: &EdgeRegisters, rank: __m512) -> [__m512i; 2] {
         let [below, above] = edges.around::<KIND>(_mm512_sub_ps(rank, _mm512_set1_ps(INTEGER)));
         let (below, above) = (self.slot(below), self.slot(above));
         let rank = _mm512_castps_si512(rank);
@@ -213,7 +213,8 @@ fn search<const N: usize>(
     ranks: &mut [f32; 16],
 ) {
     for lane in (0..16).filter(|lane| missed >> lane & 1 != 0) {
-        ranks[lane] = block.weight(16 * quarter + lane).rank_of(levels, slots[lane]);
+        let weight = block.weight(16 * quarter + lane);
+        ranks[lane] = weight.rank_of(levels, ranks[lane], slots[lane]);
     }
 }
 
@@ -227,7 +228,7 @@ pub(in super::super) fn encode_row(
     ranks: &[u8],
     outside: &mut dyn FnMut(usize),
 ) {
-    let opened = &Opened::new(edges);
+    let opened = &EdgeRegisters::new(edges);
     match &edges.kind {
         EdgeKind::Integers => {
             encode_by::<INTEGERS>((opened, edges.as_integers()), states, words, row, ranks, outside);
@@ -255,7 +256,7 @@ fn encode_by<const KIND: u8>(
     let both = usize::from(states.sets().len() == 2);
     let (blocks, rest) = ranks.as_chunks();
     if !rest.is_empty() {
-        let filled = Rest::of(row, blocks.len());
+        let filled = PaddedBlock::of(row, blocks.len());
         let mut all = [edges.1.last_byte(); LANES];
         all[..rest.len()].copy_from_slice(rest);
         let block = filled.block();

@@ -14,8 +14,8 @@ use std::arch::x86_64::{
 };
 use std::array::from_mut;
 
-use super::super::avx512::{ABOVE, advance, load, slots_of};
-use super::super::{INTEGER, Intervals, SLOT_BITS, SLOTS};
+use super::super::avx512::{advance, load, slots_of};
+use super::super::{ABOVE, INTEGER, Intervals, SLOT_BITS, SLOTS};
 use super::SIGN;
 use super::grid::{Cut, Grid as _};
 use super::rows::LEAST_PART;

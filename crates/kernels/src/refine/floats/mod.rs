@@ -49,10 +49,14 @@ use wide::{Listed, Wide};
 /// The sign bit of a float.
 const SIGN: u16 = 0x8000;
 
-/// What a chunk of floats is given, a part of a row at a time.
+/// What a chunk of floats is given, a part of a row at a time. Coders ask for parts in any order, and more than once; what
+/// they get depends on the part alone.
 pub trait FloatInputs {
     /// What is known of the weights in columns `cols` of row `row` of the chunk.
-    fn part(&mut self, row: usize, cols: Range<usize>) -> Intervals<'_>;
+    ///
+    /// # Errors
+    /// There is no such part, or its numbers are not such as there may be.
+    fn part(&mut self, row: usize, cols: Range<usize>) -> Result<Intervals<'_>, DecodeError>;
 }
 
 /// Codes chunks of floats given intervals.
@@ -90,24 +94,26 @@ impl FloatRefiner {
     }
 
     /// Counts the symbols that the floats of a chunk in wide intervals take, for the table.
+    ///
+    /// # Errors
+    /// Inputs of other numbers of weights.
     pub fn count_wide(
         grid: FloatGrid,
         values: &[Half],
         cols: usize,
         inputs: &mut impl FloatInputs,
         into: &mut [u64; 256],
-    ) {
-        for listed in wide::list(grid, values.len(), cols, inputs).unwrap_or_default() {
-            if let Some(symbol) = listed.wide.symbol(grid, values[listed.index]) {
-                into[usize::from(symbol)] += 1;
-            }
-        }
+    ) -> Result<(), EncodeError> {
+        let listed = wide::list(grid, values.len(), cols, inputs).ok_or(EncodeError::Shape)?;
+        let symbols = listed.iter().filter_map(|listed| listed.wide.symbol(grid, values[listed.index]));
+        symbols.for_each(|symbol| into[usize::from(symbol)] += 1);
+        Ok(())
     }
 
     /// One chunk of `values` in rows of `cols`.
     ///
     /// # Errors
-    /// Inputs of other numbers of weights, too many elements, or so many exceptions that it would not shrink.
+    /// Inputs of other numbers of weights, too many elements, or exceptions that are more than a fifth of them.
     pub fn encode(
         &self,
         values: &[Half],
@@ -138,7 +144,7 @@ impl FloatRefiner {
             for part in parts(elements.len()).rev() {
                 let start = elements.start + part.start;
                 let values = &values[start..start + part.len()];
-                let intervals = inputs.part(number, part);
+                let intervals = inputs.part(number, part).map_err(|_| EncodeError::Shape)?;
                 if !intervals.are_of(values.len()) {
                     return Err(EncodeError::Shape);
                 }
@@ -194,7 +200,7 @@ impl FloatRefiner {
             for part in parts(elements.len()) {
                 let start = elements.start + part.start;
                 let out = &mut out[start..elements.start + part.end];
-                let intervals = inputs.part(number, part);
+                let intervals = inputs.part(number, part)?;
                 if !intervals.are_of(out.len()) {
                     return Err(DecodeError::Corrupt("intervals of another number than the floats"));
                 }
@@ -202,6 +208,9 @@ impl FloatRefiner {
                     let wide = Wide::of(self.grid, intervals.lo[column], intervals.hi[column]);
                     listed.push(Listed { index: start + column, wide });
                 })?;
+                if listed.len() > wide {
+                    return Err(DecodeError::Corrupt("another number of wide intervals"));
+                }
             }
         }
         let with_sign: Vec<usize> =

@@ -10,15 +10,14 @@
 use super::super::lanes::{Slots, slot_of};
 use super::super::scalar::{Advance, Put};
 use super::super::{Intervals, SLOTS, greater, integer, number};
-
-/// The sign bit of binary32.
-const SIGN_BIT: u32 = 1 << 31;
 use super::SIGN;
 use super::grid::Grid;
 use crate::Half;
 use crate::error::DecodeError;
 use crate::stream::{LANES, States, WordReader, WordWriter};
 
+/// The sign bit of binary32.
+const SIGN_BIT: u32 = 1 << 31;
 /// The part of the greatest magnitude of an interval that its least one must reach for all floats of it to be taken for
 /// equally likely.
 pub(super) const LEAST_PART: f32 = 0.125;

@@ -70,7 +70,7 @@ pub(super) fn list(
     for (number, elements) in Rows::new(len, cols).iter().enumerate() {
         for part in parts(elements.len()) {
             let (start, columns) = (elements.start + part.start, part.len());
-            let Intervals { lo, hi } = Some(inputs.part(number, part)).filter(|of| of.are_of(columns))?;
+            let Intervals { lo, hi } = inputs.part(number, part).ok().filter(|of| of.are_of(columns))?;
             // Whether an interval is wide does not depend on the type.
             let wide = lo.iter().zip(hi).enumerate();
             let wide = wide.filter(|(_, (lo, hi))| Floats::of(Cut::BF16, **lo, **hi).wide);
