@@ -24,8 +24,8 @@ use crate::rows::Rows;
 use crate::scratch::Scratch;
 use crate::stream::{Layout, States, WordReader, WordWriter};
 
-/// What a chunk of codes is given, a part of a row at a time. Coders ask for parts in any order, and more than once; what
-/// they get depends on the part alone.
+/// What a chunk of codes is given, a part of a row at a time. Coders ask for parts in any order, and more than once:
+/// what they get depends on the part alone.
 pub trait CodeInputs {
     /// What is known of the weights in columns `cols` of row `row` of the chunk, and what their codes stand for.
     ///

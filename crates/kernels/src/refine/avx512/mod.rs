@@ -61,8 +61,8 @@ pub(super) fn slots_of(states: __m512i) -> __m512i {
     _mm512_ternarylogic_epi32::<OR_AND>(above, states, low)
 }
 
-/// States after what has so many slots, filled up from the window, of which `used` words have been read; `offset` is the
-/// number of the state's slot among them.
+/// States after what has so many slots, filled up from the window, of which `used` words have been read. `offset` is
+/// the number of the state's slot among them.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt")]
 pub(super) fn advance(

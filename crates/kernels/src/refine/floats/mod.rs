@@ -49,8 +49,8 @@ use wide::{Listed, Wide};
 /// The sign bit of a float.
 const SIGN: u16 = 0x8000;
 
-/// What a chunk of floats is given, a part of a row at a time. Coders ask for parts in any order, and more than once; what
-/// they get depends on the part alone.
+/// What a chunk of floats is given, a part of a row at a time. Coders ask for parts in any order, and more than once:
+/// what they get depends on the part alone.
 pub trait FloatInputs {
     /// What is known of the weights in columns `cols` of row `row` of the chunk.
     ///
@@ -258,8 +258,8 @@ impl FloatRefiner {
         }
     }
 
-    /// Codes the floats of a part of a row that begins at a column that 128 divides, its last one first, but those whose
-    /// intervals are wide. `outside` gets the columns of those that are not in their intervals.
+    /// Codes the floats of a part of a row that begins at a column that 128 divides, its last one first, but those
+    /// whose intervals are wide. `outside` gets the columns of those that are not in their intervals.
     #[allow(unsafe_code, reason = "calls functions that need instructions")]
     fn encode_row(
         &self,
