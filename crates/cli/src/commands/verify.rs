@@ -36,7 +36,11 @@ pub(crate) fn run(arguments: &Verify, console: &Console) -> Result<(), Failure> 
         for variant in &verification.variants {
             let what =
                 format!("{}: {}, {}", variant.name, count(variant.files, "file"), bytes(variant.bytes));
-            if variant.problems.is_empty() {
+            if variant.problems.is_empty() && !variant.given_damaged.is_empty() {
+                let given = variant.given_damaged.join(", ");
+                console
+                    .result(format_args!("{what}: as it was written, but given {given}, which is damaged"))?;
+            } else if variant.problems.is_empty() {
                 let found = if *quick { "as it was written" } else { "all come back as they were packed" };
                 console.note(format_args!("{what}: {found}"))?;
             } else {

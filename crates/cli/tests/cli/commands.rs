@@ -139,6 +139,23 @@ fn quantize_writes_a_folder_that_transformers_knows() {
 }
 
 #[test]
+fn a_variant_that_is_given_a_damaged_one_is_not_called_sound() {
+    let pair = Pair::new();
+    let store = pair.pack();
+    let report = json(&["inspect", &store, "--json"]);
+    let shard = Path::new(&store).join(names(&report["variants"][0]["stored_files"])[0]);
+    let mut bytes = fs::read(&shard).unwrap();
+    bytes[10_000] ^= 1;
+    fs::write(&shard, bytes).unwrap();
+    let done = run(&["verify", &store, "--quick"]);
+    assert_eq!(done.status, 1, "{done:?}");
+    assert!(done.stdout.contains("bf16: 3 files") && done.stdout.contains("but given int8"), "{done:?}");
+    let report: Value = serde_json::from_str(&run(&["verify", &store, "--quick", "--json"]).stdout).unwrap();
+    assert_eq!(report["variants"][1]["given_damaged"], serde_json::json!(["int8"]));
+    assert!(report["variants"][0].get("given_damaged").is_none(), "{report}");
+}
+
+#[test]
 fn damage_is_found_and_located() {
     let pair = Pair::new();
     let store = pair.pack();

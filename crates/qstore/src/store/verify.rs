@@ -40,6 +40,10 @@ pub struct VariantVerification {
     pub bytes: u64,
     /// What is wrong; empty if nothing is.
     pub problems: Vec<Problem>,
+    /// The variants that it is given, directly or by way of others, in which something is wrong: it may not come back
+    /// either, though what is stored of it is sound.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub given_damaged: Vec<String>,
 }
 
 /// Something that is wrong.
@@ -99,11 +103,18 @@ pub fn verify(
     if let Some(name) = name.filter(|name| store.manifest().variant(name).is_none()) {
         return Err(super::no_variant(store.path(), store.manifest(), name));
     }
-    let mut variants = Vec::new();
+    let mut variants: Vec<VariantVerification> = Vec::new();
     for entry in store.manifest().variants.iter().filter(|entry| name.is_none_or(|name| entry.name == *name))
     {
+        let name = entry.name.to_string();
+        // A variant comes after all that it is given, whose own are in its list.
+        let is_given = |checked: &&VariantVerification| {
+            let among = |name: &str| entry.given.iter().any(|given| given.variant.as_str() == name);
+            among(&checked.name) && !checked.problems.is_empty()
+        };
+        let given_damaged = variants.iter().filter(is_given).map(|checked| checked.name.clone()).collect();
         let mut result =
-            VariantVerification { name: entry.name.to_string(), files: 0, bytes: 0, problems: Vec::new() };
+            VariantVerification { name, files: 0, bytes: 0, problems: Vec::new(), given_damaged };
         match store.variant(&entry.name) {
             Err(error) => result.problems.push(Problem::new(&entry.name, &error)),
             Ok(variant) => {
