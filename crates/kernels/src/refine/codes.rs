@@ -89,6 +89,7 @@ impl CodeRefiner {
         states.write(&mut out);
         for index in exceptions.sorted() {
             out.extend(index.to_le_bytes());
+            // Of this chunk: what fills up a short row's last block has slots, whatever the levels are.
             out.push(ranks[index as usize]);
         }
         out.extend(words);

@@ -166,6 +166,7 @@ impl FloatRefiner {
         pack_plane(with_sign.map(|listed| value(listed) >> 15), 1, &mut out);
         for index in exceptions.sorted() {
             out.extend(index.to_le_bytes());
+            // Of this chunk: what fills up a short row's last block is the one float of its interval.
             out.extend(values[index as usize]);
         }
         out.extend(words);
