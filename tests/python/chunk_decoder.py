@@ -182,7 +182,8 @@ class Coder:
         check((states >= 1 << 16).all() and len(words) % 2 == 0, "states too small, or half a word")
         self.states, self.words, self.at = states.astype(np.uint32), np.frombuffer(words, "<u2"), 0
 
-    def _advance(self, lanes: Ints | slice, states: Ints) -> None:
+    def advance(self, lanes: Ints | slice, states: Ints) -> None:
+        """Sets the states of some lanes, which take words where they are small."""
         small = np.flatnonzero(states < 1 << 16)
         words = self.words[self.at : self.at + small.size]
         check(words.size == small.size, "the words end too early")
@@ -199,7 +200,7 @@ class Coder:
             states = self.states[lanes]
             slot = states & 0xFFF
             row[begin : begin + all_lanes] = table.symbol[slot]
-            self._advance(lanes, table.frequency[slot] * (states >> 12) + table.offset[slot])
+            self.advance(lanes, table.frequency[slot] * (states >> 12) + table.offset[slot])
         return row
 
     def uniform(self, frequencies: Ints, coded: Ints) -> Ints:
@@ -210,7 +211,7 @@ class Coder:
             states, frequency = self.states[lanes], frequencies[begin + lanes]
             slot = states & 0xFFFF
             row[begin + lanes] = r = slot // frequency
-            self._advance(lanes, frequency * (states >> 16) + slot - r * frequency)
+            self.advance(lanes, frequency * (states >> 16) + slot - r * frequency)
         return row
 
     def finish(self) -> None:
@@ -874,7 +875,7 @@ def expected_multiples(codes: Ints, given: Values, subdivisions: int) -> Ints:
 
 
 def decode_zstd(chunk: Cursor, elements: int, width: int) -> bytes:
-    """A chunk of `zstd` (8.6)."""
+    """A chunk of `zstd` (8.9)."""
     planes = unzstd(chunk.rest(), elements * width)
     check(len(planes) == elements * width, "a Zstandard frame holds less than it should")
     by_byte = np.frombuffer(planes, np.uint8).reshape(width, elements)

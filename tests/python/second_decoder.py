@@ -1,7 +1,7 @@
 """A second decoder of QStore stores, written from docs/format.md alone: it shares no code with the first.
 
 It is there to keep that document honest, so it is plain rather than fast. Section numbers cite the document.
-`chunk_decoder` holds sections 7 to 9.
+`chunk_decoder` and `interval_decoder` hold sections 7 to 9.
 Usage: python second_decoder.py STORE VARIANT TARGET
 """
 
@@ -48,11 +48,12 @@ from chunk_decoder import (
     is_integer,
     unzstd,
 )
+from interval_decoder import Interval, Known, Scaled, decode_refine, decode_refine_floats
 
 FORM_HEAD, FORM_CODED, FORM_RAW = 0, 1, 2
-FLOAT_RESIDUALS = ("residual", "step-residual")
-RESIDUALS = (*FLOAT_RESIDUALS, "code-residual")
-KINDS_WITH_HEAD = (*RESIDUALS, "float-split", "codes")
+FLOAT_RESIDUALS = ("residual", "step-residual", "refine-floats")
+RESIDUALS = (*FLOAT_RESIDUALS, "code-residual", "refine")
+KINDS_WITH_HEAD = (*FLOAT_RESIDUALS, "code-residual", "float-split", "codes")
 KINDS_ELSEWHERE = ("reference", "slice", "parts")
 KINDS_WITHOUT_STREAM = (*KINDS_ELSEWHERE, "verbatim")
 KINDS_OF_BUNDLES = ("float-split", "codes", "zstd", "raw")
@@ -66,6 +67,8 @@ FIELDS = {
     "residual": ("given", "transposed"),
     "step-residual": ("given subdivisions", "transposed"),
     "code-residual": ("given own", "layout"),
+    "refine": ("known own", "layout"),
+    "refine-floats": ("known", "transposed"),
     "codes": ("", "layout"),
 }
 #: The sections of a shard's tail, in their order (3).
@@ -164,6 +167,18 @@ class Array:
         ]
         return [(rows, cols) for rows in lines[0] for cols in lines[1]]
 
+    @property
+    def chunk_of_matrix(self) -> list[int]:
+        """Rows and columns of its longest chunk."""
+        return [min(rows, of_chunk) for rows, of_chunk in zip(self.coded_shape, self.chunk_shape, strict=True)]
+
+    @property
+    def matrices(self) -> list[Json]:
+        """The quantised matrices that it is given (4)."""
+        encoding = self.plan["encoding"]
+        one = [encoding["given"]] if "given" in encoding else []
+        return one + [known["matrix"] for known in encoding.get("known", [])]
+
     def meets(self, source: Array) -> bool:
         """Whether the chunks of codes hold those of codes that they are given (4)."""
         if len(source.chunk_sizes) == len(self.chunk_sizes) == 1:
@@ -240,6 +255,12 @@ class Array:
             check(count <= 1 << 24, "chunks of too many codes")
         if kind == "step-residual":
             check(is_integer(encoding["subdivisions"], -8, 7), "a number of subdivisions")
+        if "known" in encoding:
+            for known in encoding["known"]:
+                has_fields(known, "matrix", "ends")
+            check(any("ends" in known for known in encoding["known"]), "nothing is known")
+            count = len(encoding["known"])
+            check(count <= 16 and count * self.width * math.prod(self.chunk_of_matrix) <= 64 * MIB, "too much is known")
 
     @property
     def lanes(self) -> int:
@@ -597,9 +618,8 @@ class Store:
 
         return fetch
 
-    def _given(self, variant: str, array: Array, shape: list[int]) -> tuple[Ints, Values]:
-        """The codes that an array is given, and what they stand for, as those of a matrix of this shape (9.1)."""
-        given = array.plan["encoding"]["given"]
+    def _given(self, variant: str, array: Array, given: Json) -> tuple[Ints, Values]:
+        """The codes of a matrix that an array is given, and what they stand for (9.1)."""
         has_fields(given, "shape codes values")
         rows, cols = given["shape"]
         check(is_integer(rows, 1, 1 << 22) and is_integer(cols, 1, 1 << 24), f"a matrix of {rows} x {cols}")
@@ -607,14 +627,60 @@ class Store:
         check(not field.packing or field.packing.fills(list(field.words.shape)), "codes of broken words")
         codes = field.codes()
         check(codes.shape[0] >= rows and codes.shape[1] >= cols, "codes that do not fit")
-        values = Values.of(given["values"], [rows, cols], field.packing, self._fetch(variant, array)).fitted(*shape)
-        return values.fitted_codes(codes[:rows, :cols]), values
+        values = Values.of(given["values"], [rows, cols], field.packing, self._fetch(variant, array))
+        return codes[:rows, :cols], values
+
+    def _check_given(self, variant: str, array: Array) -> None:
+        """Whether chunks meet those of codes that they are given, and all that is needed is known (4)."""
+        found = list[tuple[str, str]]()
+        for given in array.matrices:
+            name, key = self._find(variant, array, given["codes"]["array"])
+            source = self._source(name, key)
+            if array.kind not in FLOAT_RESIDUALS and source.kind in RESIDUALS:
+                check(array.meets(source), "chunks of codes that do not meet")
+            if "known" in array.plan["encoding"]:
+                of_source = self._source_id(name, key)[0]
+                for needed in source.matrices:
+                    ids = self._source_id(*self._find(of_source, source, needed["codes"]["array"]))
+                    check(ids in found, "what the codes of a matrix are given is not known")
+                found.append(self._source_id(name, key))
+
+    def _source_id(self, name: str, key: str) -> tuple[str, str]:
+        """The variant and the key of the array that has the bytes of another one (4)."""
+        array = self.contents(name).arrays[key]
+        return (name, key) if array.kind != "reference" else self._find(name, array, array.plan["encoding"]["to"])
+
+    def _intervals(self, variant: str, array: Array, shape: list[int]) -> Interval:
+        """What is known of the weights of a matrix of this shape (8.6)."""
+        known = Interval.unknown((shape[0], shape[1]))
+        for matrix in array.plan["encoding"]["known"]:
+            codes, values = self._given(variant, array, matrix["matrix"])
+            if "ends" in matrix:
+                of_all = values.fitted(*shape).fitted_codes(codes)
+                known = known.narrowed(of_all, Known.of(values, matrix["ends"], shape))
+        return known
 
     def _residual(self, variant: str, array: Array) -> Decode:
-        """Decodes chunks of a residual: of its rows, from the head and the chunk (8.3 to 8.5)."""
+        """Decodes chunks of a residual: of its rows, from the head and the chunk (8.3 to 8.8)."""
         encoding, lanes, kind = array.plan["encoding"], array.lanes, array.floats
         shape = array.numbers_of(array.coded_shape)
-        codes, given = self._given(variant, array, shape)
+        self._check_given(variant, array)
+        own: Values | None = None
+        if "own" in encoding:
+            own = Values.of(encoding["own"], shape, array.packing, self._fetch(variant, array, may_be_own=True))
+        if "known" in encoding:
+            known = self._intervals(variant, array, shape)
+            if own is None:
+                return lambda head, chunk, block: decode_refine_floats(
+                    head, chunk, kind, known.cut(*block), lanes
+                ).tobytes()
+            scaled = Scaled.of(own)
+            return lambda _, chunk, block: array.in_words(
+                decode_refine(chunk, known.cut(*block), scaled.cut(*block), lanes)
+            )
+        codes, given = self._given(variant, array, encoding["given"])
+        given = given.fitted(*shape)
+        codes = given.fitted_codes(codes)
         if array.kind == "residual":
             may_be = given.levels.kind in ("signed", "offset") or "float" in encoding["given"]["values"]["levels"]
             check(may_be and given.rule and "zero" not in encoding["given"]["values"], "codes that no rule makes")
@@ -626,10 +692,7 @@ class Store:
             return lambda head, chunk, block: decode_step_residual(
                 head, chunk, kind, codes[block], given.cut(*block), subdivisions, lanes
             ).tobytes()
-        source = self._source(*self._find(variant, array, encoding["given"]["codes"]["array"]))
-        if source.kind == array.kind:
-            check(array.meets(source), "chunks of codes that do not meet")
-        own = Values.of(encoding["own"], shape, array.packing, self._fetch(variant, array, may_be_own=True))
+        assert own is not None
         return lambda head, chunk, block: array.in_words(
             decode_code_residual(head, chunk, codes[block], given.cut(*block), own.cut(*block), lanes)
         )

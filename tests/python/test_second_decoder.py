@@ -419,6 +419,34 @@ def test_restores_small_floats_of_blocks(binary: Path, tmp_path: Path, dtype: st
     assert all(values["levels"] == {"float": "e4m3"} for values in given)
 
 
+@pytest.mark.parametrize("dtype", [*DTYPES, "fp16 that was bf16"])
+def test_restores_what_is_given_several(binary: Path, tmp_path: Path, dtype: str) -> None:
+    rng = np.random.default_rng(25)
+    variants: dict[str, dict[str, Floats]] = {"high": {}, "fp8": {}, "int8": {}, "gptq8": {}}
+    for rows, cols in (256, 384), (320, 200), (128, 128), (64, 72), (1056, 1096):
+        name = f"of_{rows}x{cols}.up_proj"
+        weights = drawn(DTYPES.get(dtype, ml_dtypes.bfloat16), rng, rows, cols)
+        weights[rng.random(weights.shape) < 0.01] = 0
+        weights[-1] = 0
+        if cols == 128:
+            # What no quantiser tells anything of.
+            weights[5, :5] = np.array([np.nan, np.inf, -np.inf, 60000, -0.0], np.float32).astype(weights.dtype)
+            weights[9] = np.exp2(-rng.integers(10, 30, 128).astype(np.float32)).astype(weights.dtype)
+        if dtype not in DTYPES:
+            weights = weights.astype(np.float16)
+        with np.errstate(all="ignore"):
+            known = np.nan_to_num(weights.astype(np.float32), posinf=0, neginf=0)
+        variants["high"][f"{name}.weight"] = weights
+        variants["fp8"][f"{name}.weight"], variants["fp8"][f"{name}.weight_scale_inv"] = fp8(known)
+        variants["int8"][f"{name}.weight"], variants["int8"][f"{name}.SCB"] = quantize(known)
+        tensors = gptq(known, Gptq(8, 64, False, True, np.float16, 1), rng)
+        variants["gptq8"] |= {f"{name}.{part}": tensor for part, tensor in tensors.items()}
+    folders = save_all(tmp_path / "folders", variants)
+    store = pack(binary, folders, tmp_path / "store")
+    assert_restores(store, folders, tmp_path / "restored")
+    assert {"refine", "refine-floats"} <= kinds(store)
+
+
 @pytest.mark.parametrize("size", [16, 40])
 @pytest.mark.parametrize("any_order", [False, True])
 def test_restores_floats_given_small_groups(binary: Path, tmp_path: Path, size: int, any_order: bool) -> None:

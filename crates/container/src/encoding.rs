@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::fields::EncodingFields;
 use crate::{
-    ArrayKey, Axis, Dequantization, Field, Packing, Part, QuantMatrix, RelativePath, VariantName, View,
+    ArrayKey, Axis, Dequantization, Field, Finite, Packing, Part, QuantMatrix, RelativePath, VariantName,
+    View,
 };
 
 /// An array of a variant, seen from another array.
@@ -72,6 +73,18 @@ impl CodeLayout {
     }
 }
 
+/// A quantised matrix from which something is known of the weights of another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KnownMatrix {
+    /// The matrix.
+    pub matrix: QuantMatrix<ArrayRef>,
+    /// The levels at which the bins of its least code and of its greatest end. Without, its codes say nothing of the
+    /// weights: those of a later matrix are given them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ends: Option<[Finite; 2]>,
+}
+
 /// How the bytes of an array are stored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", try_from = "EncodingFields")]
@@ -132,6 +145,24 @@ pub enum Encoding {
         #[serde(default, skip_serializing_if = "CodeLayout::is_plain")]
         layout: CodeLayout,
     },
+    /// Codes, as which they are of those whose bins meet what is known of each weight.
+    Refine {
+        /// What that is known from, in the order in which it narrows the weights' intervals.
+        known: Vec<KnownMatrix>,
+        /// What these codes stand for.
+        own: Box<Dequantization<ArrayRef>>,
+        /// Where they lie.
+        #[serde(default, skip_serializing_if = "CodeLayout::is_plain")]
+        layout: CodeLayout,
+    },
+    /// Floats, as which they are of those in the intervals that are left of the weights.
+    RefineFloats {
+        /// What these are known from, in the order in which it narrows them.
+        known: Vec<KnownMatrix>,
+        /// Whether these matrices are those of the transposed array, which is then what is coded.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        transposed: bool,
+    },
     /// Codes of up to a byte with order-0 tables.
     Codes {
         /// Where they lie.
@@ -158,6 +189,8 @@ impl Encoding {
             Self::Residual { .. } => "residual",
             Self::StepResidual { .. } => "step-residual",
             Self::CodeResidual { .. } => "code-residual",
+            Self::Refine { .. } => "refine",
+            Self::RefineFloats { .. } => "refine-floats",
             Self::Codes { .. } => "codes",
             Self::FloatSplit => "float-split",
             Self::Zstd => "zstd",
@@ -171,14 +204,29 @@ impl Encoding {
         Self::Codes { layout: CodeLayout::default() }
     }
 
-    /// The quantised matrix that it is given.
-    #[must_use]
-    pub fn given(&self) -> Option<&QuantMatrix<ArrayRef>> {
-        match self {
+    /// The quantised matrices that it is given, in order.
+    pub fn given(&self) -> impl Iterator<Item = &QuantMatrix<ArrayRef>> {
+        let one = match self {
             Self::Residual { given, .. }
             | Self::StepResidual { given, .. }
-            | Self::CodeResidual { given, .. } => Some(given),
+            | Self::CodeResidual { given, .. } => Some(&**given),
             _ => None,
+        };
+        one.into_iter().chain(self.known().iter().map(|known| &known.matrix))
+    }
+
+    /// Those of them whose codes its own decoder reads.
+    pub fn read_given(&self) -> impl Iterator<Item = &QuantMatrix<ArrayRef>> {
+        let silent = |index: usize| self.known().get(index).is_some_and(|known| known.ends.is_none());
+        self.given().enumerate().filter(move |(index, _)| !silent(*index)).map(|(_, given)| given)
+    }
+
+    /// The matrices from which it is known where its weights lie.
+    #[must_use]
+    pub fn known(&self) -> &[KnownMatrix] {
+        match self {
+            Self::Refine { known, .. } | Self::RefineFloats { known, .. } => known,
+            _ => &[],
         }
     }
 
@@ -186,7 +234,7 @@ impl Encoding {
     #[must_use]
     pub fn own(&self) -> Option<&Dequantization<ArrayRef>> {
         match self {
-            Self::CodeResidual { own, .. } => Some(own),
+            Self::CodeResidual { own, .. } | Self::Refine { own, .. } => Some(own),
             _ => None,
         }
     }
@@ -197,7 +245,7 @@ impl Encoding {
             Self::Reference { to, .. } => Some(to),
             _ => None,
         };
-        let given = self.given().into_iter().flat_map(QuantMatrix::arrays);
+        let given = self.given().flat_map(QuantMatrix::arrays);
         target.into_iter().chain(given).chain(self.own().into_iter().flat_map(Dequantization::arrays))
     }
 
@@ -205,7 +253,9 @@ impl Encoding {
     #[must_use]
     pub fn layout(&self) -> Option<&CodeLayout> {
         match self {
-            Self::Codes { layout } | Self::CodeResidual { layout, .. } => Some(layout),
+            Self::Codes { layout } | Self::CodeResidual { layout, .. } | Self::Refine { layout, .. } => {
+                Some(layout)
+            }
             _ => None,
         }
     }
@@ -214,7 +264,9 @@ impl Encoding {
     #[must_use]
     pub fn is_transposed(&self) -> bool {
         match self {
-            Self::Residual { transposed, .. } | Self::StepResidual { transposed, .. } => *transposed,
+            Self::Residual { transposed, .. }
+            | Self::StepResidual { transposed, .. }
+            | Self::RefineFloats { transposed, .. } => *transposed,
             _ => self.layout().is_some_and(|layout| layout.transposed),
         }
     }
@@ -223,7 +275,7 @@ impl Encoding {
     #[must_use]
     pub fn given_block(&self, block: [Range<usize>; 2]) -> [Range<usize>; 2] {
         match self {
-            Self::CodeResidual { layout, .. } => layout.codes_in(block),
+            Self::CodeResidual { layout, .. } | Self::Refine { layout, .. } => layout.codes_in(block),
             _ => block,
         }
     }
@@ -236,19 +288,19 @@ impl Encoding {
 
     /// Whether it is what floats add to codes.
     #[must_use]
-    pub fn is_float_residual(&self) -> bool {
-        matches!(self, Self::Residual { .. } | Self::StepResidual { .. })
+    pub fn is_of_floats(&self) -> bool {
+        matches!(self, Self::Residual { .. } | Self::StepResidual { .. } | Self::RefineFloats { .. })
     }
 
-    /// Whether it is what an array adds to one of a lower variant.
+    /// Whether it is what an array adds to others, of lower variants.
     #[must_use]
-    pub fn is_residual(&self) -> bool {
-        self.given().is_some()
+    pub fn is_given(&self) -> bool {
+        self.is_of_floats() || matches!(self, Self::CodeResidual { .. } | Self::Refine { .. })
     }
 
     /// Whether what is coded are rows of a matrix.
     pub fn is_of_matrix(&self) -> bool {
-        self.is_residual() || self.layout().is_some_and(|layout| !layout.is_plain())
+        self.is_given() || self.layout().is_some_and(|layout| !layout.is_plain())
     }
 
     /// Whether it is stored in chunks, its own or those of a file that is kept or of what it refers to.
@@ -264,7 +316,8 @@ impl Encoding {
     }
 
     pub(crate) fn has_head(&self) -> bool {
-        self.is_residual() || matches!(self, Self::FloatSplit | Self::Codes { .. })
+        let is_refined = matches!(self, Self::Refine { .. });
+        self.is_given() && !is_refined || matches!(self, Self::FloatSplit | Self::Codes { .. })
     }
 
     /// Whether the shard has a stream for the array.

@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer};
 
 use crate::{
     ArrayKey, ArrayRef, ChunkShape, CodeLayout, Dequantization, Encoding, FileContent, FormatError, Hash128,
-    Part, QuantMatrix, RelativePath, View,
+    KnownMatrix, Part, QuantMatrix, RelativePath, View,
 };
 
 /// The fields of every [`Encoding`].
@@ -24,6 +24,7 @@ pub(crate) struct EncodingFields {
     offset: Option<u64>,
     transposed: Option<bool>,
     given: Option<Box<QuantMatrix<ArrayRef>>>,
+    known: Option<Vec<KnownMatrix>>,
     own: Option<Box<Dequantization<ArrayRef>>>,
     subdivisions: Option<i8>,
     layout: Option<CodeLayout>,
@@ -39,6 +40,8 @@ enum EncodingKind {
     Residual,
     StepResidual,
     CodeResidual,
+    Refine,
+    RefineFloats,
     FloatSplit,
     Codes,
     Zstd,
@@ -70,6 +73,15 @@ impl EncodingFields {
                 given: self.given.take()?,
                 own: self.own.take()?,
                 layout: self.layout.take().unwrap_or_default(),
+            },
+            EncodingKind::Refine => Encoding::Refine {
+                known: self.known.take()?,
+                own: self.own.take()?,
+                layout: self.layout.take().unwrap_or_default(),
+            },
+            EncodingKind::RefineFloats => Encoding::RefineFloats {
+                known: self.known.take()?,
+                transposed: self.transposed.take().unwrap_or(false),
             },
             EncodingKind::FloatSplit => Encoding::FloatSplit,
             EncodingKind::Codes => Encoding::Codes { layout: self.layout.take().unwrap_or_default() },
@@ -210,6 +222,8 @@ mod tests {
             values: Dequantization { levels: Levels::Table(table), ..values(Zero::Constant(-3), None) },
             ..full()
         };
+        let bins =
+            |matrix| KnownMatrix { matrix, ends: Some([-8.5, 7.0].map(|end| end.try_into().unwrap())) };
         let encodings = [
             Encoding::StepResidual { given: Box::new(full()), subdivisions: 3, transposed: true },
             Encoding::StepResidual { given: Box::new(floats), subdivisions: -2, transposed: false },
@@ -223,6 +237,16 @@ mod tests {
                 own: Box::new(values(Zero::None, None)),
                 layout: layout(true),
             },
+            Encoding::Refine {
+                known: vec![bins(plain()), bins(full())],
+                own: Box::new(values(Zero::None, None)),
+                layout: layout(true),
+            },
+            Encoding::RefineFloats {
+                known: vec![KnownMatrix { matrix: plain(), ends: None }, bins(full())],
+                transposed: false,
+            },
+            Encoding::RefineFloats { known: vec![bins(full()), bins(plain())], transposed: true },
             Encoding::Codes { layout: layout(false) },
             Encoding::Reference { to: array(), view: View::WHOLE },
             Encoding::Reference { to: array(), view: View::TRANSPOSED },
@@ -257,6 +281,8 @@ mod tests {
             r#"{"kind":"codes","kind":"codes"}"#,
             r#"{"kind":"codes","layout":{"transpose":true}}"#,
             r#"{"kind":"residual","given":{"shape":[1,1],"codes":{"array":{"variant":"a","array":"file:b"}}}}"#,
+            r#"{"kind":"refine-floats"}"#,
+            r#"{"kind":"refine-floats","known":[{"matrix":1,"ends":[0,1]}]}"#,
             r#"{"kind":"reference"}"#,
             r#"{"kind":"magic"}"#,
             "[]",

@@ -28,7 +28,7 @@ mod unshared;
 mod view;
 
 pub use chunks::{ChunkForm, ChunkRecord, parse_chunks, write_chunks};
-pub use encoding::{ArrayRef, CodeLayout, Encoding};
+pub use encoding::{ArrayRef, CodeLayout, Encoding, KnownMatrix};
 pub use error::FormatError;
 pub use hash::{Hash128, Sha256Hex};
 pub use header::{SafetensorsHeader, TensorSpan, header_length};

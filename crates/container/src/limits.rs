@@ -40,6 +40,8 @@ pub const ASIDE_SLACK_BYTES: u64 = 1 << 30;
 pub const MAX_SCALES: u64 = 1 << 26;
 /// Groups of columns in all rows of a chunk of a residual: each may need bins of its own.
 pub const MAX_CHUNK_GROUPS: u64 = 1 << 17;
+/// Matrices that an array is given.
+pub const MAX_GIVEN: usize = 16;
 /// Bytes of a matrix that is stored transposed: a reader holds all of it to give any part.
 pub const MAX_TRANSPOSED_BYTES: u64 = 256 << 20;
 /// Bytes of a bundle: a reader of one slice decodes the chunk that holds it, and keeps that for others.

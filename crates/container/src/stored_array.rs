@@ -6,10 +6,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::fields::{some_chunk, some_hash, some_mantissa};
 use crate::limits::{
-    BYTES_OF_A_CHUNK, MAX_CHUNK_BYTES, MAX_CHUNK_ROWS, MAX_RESIDUAL_CHUNK_ROWS, MAX_RESIDUAL_ROWS,
+    BYTES_OF_A_CHUNK, MAX_CHUNK_BYTES, MAX_CHUNK_ROWS, MAX_GIVEN, MAX_RESIDUAL_CHUNK_ROWS, MAX_RESIDUAL_ROWS,
     MAX_SMALL_CHUNKS, MAX_TRANSPOSED_BYTES,
 };
-use crate::{ArrayKey, Axis, Dtype, Encoding, FormatError, Hash128, Packing};
+use crate::{ArrayKey, Axis, Dtype, Encoding, Finite, FormatError, Hash128, KnownMatrix, Packing};
 
 /// How an array is cut into chunks: rows of `cols` elements, `rows` rows to a chunk; the last row and the last chunk
 /// may be short.
@@ -225,7 +225,7 @@ impl StoredArray {
         if self.hash.is_none() != self.encoding.is_slice() || self.chunk.is_none() == has_chunks {
             return bad("a hash or a chunk's shape is missing, or is that of a slice");
         }
-        let split = matches!(self.encoding, Encoding::FloatSplit) || self.encoding.is_float_residual();
+        let split = matches!(self.encoding, Encoding::FloatSplit) || self.encoding.is_of_floats();
         if self.mantissa.is_some_and(|bits| bits != 7 || self.dtype != Dtype::F16 || !split) {
             return bad("mantissas that are shorter than any that are made use of");
         }
@@ -320,14 +320,41 @@ impl StoredArray {
         {
             return bad("subdivisions: other than -8 to 7");
         }
-        if let Some(given) = self.encoding.given() {
+        for given in self.encoding.given() {
             given.check().map_err(|e| named(FormatError::new(format!("given.{e}"))))?;
             if matches!(self.encoding, Encoding::Residual { .. }) && given.values.rule.is_none() {
                 return bad("given.rule: a residual of codes that do not follow from their weights");
             }
         }
+        if let Encoding::Refine { known, .. } | Encoding::RefineFloats { known, .. } = &self.encoding {
+            self.check_known(known, rows)?;
+        }
         if let (Some(own), Some(layout)) = (self.encoding.own(), layout) {
             own.check(layout.bits()).map_err(|e| named(FormatError::new(format!("own.{e}"))))?;
+        }
+        Ok(())
+    }
+}
+
+impl StoredArray {
+    /// Whether an array may be given these matrices, of which a chunk has so many of its rows.
+    fn check_known(&self, known: &[KnownMatrix], rows: u64) -> Result<(), FormatError> {
+        let bad = |what: &str| Err(FormatError::new(format!("{}: known: {what}", self.key)));
+        if !(1..=MAX_GIVEN).contains(&known.len()) {
+            return bad("no matrix, or more than a reader accepts");
+        }
+        let Some(ends) = known.iter().map(|known| known.ends).reduce(Option::or) else { return Ok(()) };
+        if ends.is_none() {
+            return bad("no matrix says anything");
+        }
+        let inverted = |ends: [Finite; 2]| ends[0].get() > ends[1].get();
+        if known.iter().filter_map(|known| known.ends).any(inverted) {
+            return bad("ends of which the first is beyond the second");
+        }
+        // A reader holds a chunk of each.
+        let weights = rows.saturating_mul(self.chunk.cols).saturating_mul(self.width());
+        if weights.saturating_mul(known.len() as u64) > 4 * MAX_CHUNK_BYTES {
+            return bad("more codes for a chunk than a reader accepts");
         }
         Ok(())
     }

@@ -138,7 +138,7 @@ fn given(
 }
 
 fn plan(source: &Source, name: &VariantName, pairs: &Pairs, cell: &Cell) -> Result<Planned> {
-    Chooser { source, name, pairs }.plan(cell.array)
+    Chooser { source, name, pairs, levels: 3 }.plan(cell.array)
 }
 
 /// The transposed of a matrix.
@@ -154,7 +154,7 @@ fn transposed_matrix(source: &Source, array: &SourceArray, matrix: &Symbols) -> 
 fn is_transposed(planned: &Planned, shape: &[u64], codes: [u64; 2]) -> bool {
     if let Planned::Now(planned) = planned
         && let Action::Code(coding) = &planned.action
-        && coding.encoding.is_residual()
+        && coding.encoding.is_given()
     {
         return coding.encoding.is_transposed();
     }

@@ -97,7 +97,7 @@ fn tensor(chain: &Chain, member: usize, index: usize) -> Result<Tensor<'_>> {
     }
     if !small {
         let (source, name, pairs) = (&*this.source, &this.name, &Pairs::default());
-        bits.ours = measure(source, Chooser { source, name, pairs }.plan(index)?)?.bytes * 8;
+        bits.ours = measure(source, Chooser { source, name, pairs, levels: 3 }.plan(index)?)?.bytes * 8;
     }
     Ok(Tensor { index, array, hash: hash(&this.source, array)?, is_scale, bits, small })
 }

@@ -1,15 +1,16 @@
 //! One codec for each way in which a chunk can be coded: bytes of whole rows to stored bytes, and back.
 
-#[cfg(test)]
-mod chain_tests;
 mod code_residual;
 mod codes;
 mod float;
 mod head;
 mod places;
 mod planes;
+mod refine;
 mod residual;
 mod step_residual;
+#[cfg(test)]
+mod tests;
 mod workspace;
 
 use qstore_container::{ChunkShape, Encoding, Lanes, StoredArray};
@@ -19,6 +20,7 @@ pub(crate) use code_residual::{CodeResidual, GivenCodes, Predictor, shifts};
 pub(crate) use codes::{Codes, Symbols};
 pub(crate) use float::{FloatSplit, high_halves, low_width};
 pub(crate) use planes::Planes;
+pub(crate) use refine::{GivenWeights, KnownBins, KnownWeights, OwnBins, Refine, RefineFloats, count_wide};
 pub(crate) use residual::{Bins, GivenBins, Residual, count_zeros};
 pub(crate) use step_residual::{GivenSubdivisions, StepResidual, Subdivisions, split};
 pub(crate) use workspace::{Workspace, at_least, with_workspace};
@@ -35,6 +37,8 @@ pub(crate) enum Codec {
     Residual(Residual),
     StepResidual(StepResidual),
     CodeResidual(CodeResidual),
+    Refine(Refine),
+    RefineFloats(RefineFloats),
 }
 
 /// What a chunk is coded given.
@@ -47,6 +51,8 @@ pub(crate) enum GivenOfChunk<'a> {
     Subdivisions(GivenSubdivisions<'a>),
     /// For a code residual.
     Codes(GivenCodes<'a>),
+    /// For what is refined.
+    Weights(GivenWeights<'a>),
 }
 
 /// How streams of chunks of this shape are laid out.
@@ -79,7 +85,13 @@ impl Codec {
             (Self::CodeResidual(residual), GivenOfChunk::Codes(given)) => {
                 residual.encode(raw, cols, given, classifier, workspace)
             }
-            (Self::Residual(_) | Self::StepResidual(_) | Self::CodeResidual(_), _) => None,
+            (Self::Refine(refine), GivenOfChunk::Weights(given)) => {
+                refine.encode(raw, cols, given, workspace)
+            }
+            (Self::RefineFloats(refine), GivenOfChunk::Weights(given)) => {
+                refine.encode(raw, given, workspace)
+            }
+            _ => None,
         };
         coded.filter(|coded| coded.len() < raw.len())
     }
@@ -107,9 +119,13 @@ impl Codec {
             (Self::CodeResidual(residual), GivenOfChunk::Codes(given)) => {
                 residual.decode(stored, cols, given, workspace, out)
             }
-            (Self::Residual(_) | Self::StepResidual(_) | Self::CodeResidual(_), _) => {
-                Err(DecodeError::Corrupt("a residual without what it is given"))
+            (Self::Refine(refine), GivenOfChunk::Weights(given)) => {
+                refine.decode(stored, cols, given, workspace, out)
             }
+            (Self::RefineFloats(refine), GivenOfChunk::Weights(given)) => {
+                refine.decode(stored, given, workspace, out)
+            }
+            _ => Err(DecodeError::Corrupt("a chunk without what it is given")),
         }
     }
 
@@ -119,6 +135,7 @@ impl Codec {
             Self::FloatSplit(split) => split.float(),
             Self::Residual(residual) => residual.float(),
             Self::StepResidual(residual) => residual.float(),
+            Self::RefineFloats(refine) => refine.float(),
             _ => return None,
         };
         (float == FloatKind::ShortF16).then_some(7)
@@ -127,12 +144,13 @@ impl Codec {
     /// The stored form of the tables, for the encodings that have any.
     pub(crate) fn head(&self) -> Option<Vec<u8>> {
         match self {
-            Self::Raw | Self::Zstd(_) => None,
+            Self::Raw | Self::Zstd(_) | Self::Refine(_) => None,
             Self::Codes(codes) => Some(codes.head()),
             Self::FloatSplit(split) => Some(split.head()),
             Self::Residual(residual) => Some(residual.head()),
             Self::StepResidual(residual) => Some(residual.head()),
             Self::CodeResidual(residual) => Some(residual.head()),
+            Self::RefineFloats(refine) => Some(refine.head()),
         }
     }
 
@@ -153,6 +171,10 @@ impl Codec {
             }
             Encoding::CodeResidual { layout: codes, .. } => {
                 Self::CodeResidual(CodeResidual::open(codes, layout, &mut head)?)
+            }
+            Encoding::Refine { layout: codes, .. } => Self::Refine(Refine::new(codes, layout)),
+            Encoding::RefineFloats { .. } => {
+                Self::RefineFloats(RefineFloats::open(float()?, layout, &mut head)?)
             }
             Encoding::Reference { .. } | Encoding::Parts { .. } => {
                 return Err(DecodeError::Corrupt("a reference to a reference"));

@@ -5,11 +5,12 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use qstore_checkpoint::{Error, IoContext as _, Result, size, zeroed};
-use qstore_container::{ArrayKey, ChunkForm, CodeLayout, StoredArray};
+use qstore_container::{ArrayKey, ChunkForm, ChunkRecord, CodeLayout, StoredArray};
 use qstore_kernels::DecodeError;
 
 use super::bytes::{ArrayBytes, fetch_for};
 use super::given::GivenReader;
+use super::kept;
 use super::parts::{Parts, Rows};
 use crate::codec::{Codec, GivenOfChunk, Workspace, at_least, with_workspace};
 use crate::fetch::{Fetched, Needs, Place};
@@ -140,6 +141,10 @@ impl ArrayReader {
     pub(super) fn needs_chunk(&self, index: u64, needs: &mut Needs) -> Result<()> {
         let chunks = self.chunks()?;
         let place = chunks.places.get(size(index)).ok_or_else(|| self.damaged(&"a chunk is missing"))?;
+        // What it is given may be given the same.
+        if chunks.given.is_some() && !needs.is_new(place) {
+            return Ok(());
+        }
         needs.add(place.clone());
         let is_coded =
             self.of_shard().records(self.index).get(size(index)).is_some_and(|r| r.form == ChunkForm::Coded);
@@ -158,10 +163,27 @@ impl ArrayReader {
         else {
             return Err(self.damaged(&"a chunk is missing"));
         };
+        let id = (Arc::as_ptr(&self.variant).addr(), self.chunk_id(index));
+        if kept::copy(id, out) {
+            return Ok(());
+        }
         let stored = from.get(place)?;
         if !record.matches(stored) {
             return Err(self.damaged_chunk(index, &" is damaged: its checksum does not fit"));
         }
+        self.decode_stored(from, (index, record), stored, out)?;
+        kept::keep(id, out);
+        Ok(())
+    }
+
+    /// Decodes a chunk as it is stored.
+    fn decode_stored(
+        &self,
+        from: &Fetched,
+        (index, record): (u64, &ChunkRecord),
+        stored: &[u8],
+        out: &mut [u8],
+    ) -> Result<()> {
         if record.form == ChunkForm::Raw {
             if out.len() != stored.len() {
                 return Err(self.damaged_chunk(index, &" has another length than its rows"));

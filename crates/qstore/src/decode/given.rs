@@ -5,12 +5,14 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use qstore_checkpoint::{Error, FloatKind, IoContext as _, Result, size, zeroed};
-use qstore_container::{ArrayKey, ArrayRef, Dequantization, Dtype, FormatError, VariantName};
+use qstore_container::{ArrayKey, ArrayRef, Dequantization, Dtype, FormatError, QuantMatrix, VariantName};
 
 use super::bytes::ArrayBytes;
 use super::codes::CodeReader;
+use super::kept;
 use crate::codec::{
-    Bins, GivenBins, GivenCodes, GivenOfChunk, GivenSubdivisions, Predictor, Subdivisions, at_least,
+    Bins, GivenBins, GivenCodes, GivenOfChunk, GivenSubdivisions, GivenWeights, KnownBins, KnownWeights,
+    OwnBins, Predictor, Subdivisions, at_least,
 };
 use crate::fetch::{Fetched, Group, Needs};
 use crate::quant::{Arrays, Dequantizer};
@@ -19,17 +21,18 @@ use crate::variant::about_array;
 /// What the chunks of one array are given.
 #[derive(Debug)]
 pub(crate) struct GivenReader {
-    codes: CodeReader,
+    /// Of each matrix that it is given.
+    codes: Vec<CodeReader>,
     /// Opened when it is first needed.
     meaning: OnceLock<Opened>,
     described: Option<Described>,
 }
 
-/// What the codes mean, and what stands for those that there are not.
+/// What the codes mean, and for each matrix what stands for those that there are not.
 #[derive(Debug)]
 struct Opened {
     meaning: Meaning,
-    fill: u8,
+    fills: Vec<u8>,
 }
 
 /// What the codes mean for the array.
@@ -41,6 +44,8 @@ pub(crate) enum Meaning {
     Subdivisions(Box<Subdivisions>),
     /// Other codes.
     Codes(Box<Predictor>),
+    /// Intervals of weights.
+    Weights(Box<KnownWeights>),
 }
 
 /// What a plan says that the codes mean.
@@ -50,10 +55,8 @@ pub(super) struct Described {
     pub(super) variant: VariantName,
     pub(super) path: PathBuf,
     pub(super) key: ArrayKey,
-    pub(super) given: Dequantization<ArrayRef>,
-    /// Of the quantised matrix.
-    pub(super) given_shape: [u64; 2],
-    pub(super) given_bits: u8,
+    /// The quantised matrices, which are as many as there are readers of codes.
+    pub(super) given: Vec<QuantMatrix<ArrayRef>>,
     /// Rows and columns of what is coded.
     pub(super) shape: [u64; 2],
     pub(super) kind: Kind,
@@ -72,6 +75,10 @@ pub(super) enum Kind {
     Subdivisions(i8, FloatKind),
     /// Codes of so many bits, which stand for this.
     Codes(Box<Dequantization<ArrayRef>>, u8),
+    /// Floats that lie in bins, which end at these levels.
+    Floats(Vec<[f32; 2]>),
+    /// Codes of so many bits, whose weights lie in bins that end at these levels.
+    Refined(Vec<[f32; 2]>, Box<Dequantization<ArrayRef>>, u8),
 }
 
 /// An array that says what codes stand for; once for each field that lies in it.
@@ -86,13 +93,13 @@ pub(super) struct Value {
 }
 
 impl GivenReader {
-    /// Codes, and what they mean; `fill` stands for those that there are not.
-    pub(crate) fn new(codes: CodeReader, meaning: Meaning, fill: u8) -> Self {
-        Self { codes, meaning: Opened { meaning, fill }.into(), described: None }
+    /// Codes, and what they mean; for each reader of codes there is one that stands for those that there are not.
+    pub(crate) fn new(codes: Vec<CodeReader>, meaning: Meaning, fills: Vec<u8>) -> Self {
+        Self { codes, meaning: Opened { meaning, fills }.into(), described: None }
     }
 
     /// Codes, and what a plan says of them.
-    pub(super) fn described(codes: CodeReader, described: Described) -> Self {
+    pub(super) fn described(codes: Vec<CodeReader>, described: Described) -> Self {
         Self { codes, meaning: OnceLock::new(), described: Some(described) }
     }
 
@@ -105,7 +112,7 @@ impl GivenReader {
             values_group.add_to(needs, each)?;
         }
         let [rows, columns] = [rows, columns].map(|range| range.start as u64..range.end as u64);
-        self.codes.needs(rows, columns, needs)
+        self.codes.iter().try_for_each(|codes| codes.needs(rows.clone(), columns.clone(), needs))
     }
 
     /// Calls `work` with what a block of rows and columns is given, of codes where it is one of those; floats come in
@@ -117,11 +124,20 @@ impl GivenReader {
         buffer: &mut Vec<u8>,
         work: impl FnOnce(GivenOfChunk) -> R,
     ) -> Result<R> {
-        let Opened { meaning, fill } = self.open(from)?;
-        let codes = at_least(buffer, rows.len().saturating_mul(columns.len()));
+        let Opened { meaning, fills } = self.open(from)?;
+        let of_each = rows.len().saturating_mul(columns.len());
+        let codes = at_least(buffer, of_each.saturating_mul(self.codes.len()));
         let first_row = rows.start;
-        let wanted = columns.start as u64..columns.end as u64;
-        self.codes.decode(from, rows.start as u64, wanted, *fill, codes)?;
+        let matrices = self.codes.iter().zip(fills).zip(codes.chunks_mut(of_each.max(1)));
+        let decode = || -> Result<()> {
+            for ((reader, fill), codes) in matrices {
+                let wanted = columns.start as u64..columns.end as u64;
+                reader.decode(from, rows.start as u64, wanted, *fill, codes)?;
+            }
+            Ok(())
+        };
+        // Later ones may be given the codes of earlier ones.
+        if self.codes.len() > 1 { kept::keeping(decode) } else { decode() }?;
         Ok(match meaning {
             Meaning::Bins(bins) => work(GivenOfChunk::Bins(GivenBins { codes, first_row, bins })),
             Meaning::Subdivisions(subdivisions) => {
@@ -130,6 +146,10 @@ impl GivenReader {
             Meaning::Codes(predictor) => {
                 let columns = (columns.start, columns.end);
                 work(GivenOfChunk::Codes(GivenCodes { codes, first_row, columns, predictor }))
+            }
+            Meaning::Weights(known) => {
+                let columns = (columns.start, columns.end);
+                work(GivenOfChunk::Weights(GivenWeights { codes, first_row, columns, known }))
             }
         })
     }
@@ -141,7 +161,8 @@ impl GivenReader {
         buffer: &mut Vec<u8>,
         work: impl FnOnce(GivenOfChunk) -> R,
     ) -> Result<R> {
-        let from = self.codes.fetch(|needs| self.needs(block.clone(), needs))?;
+        let first = self.codes.first().ok_or_else(|| Error::internal("given no codes"))?;
+        let from = first.fetch(|needs| self.needs(block.clone(), needs))?;
         self.with_block(&from, block, buffer, work)
     }
 
@@ -150,7 +171,7 @@ impl GivenReader {
             return Ok(opened);
         }
         let described = self.described.as_ref().ok_or_else(|| Error::internal("codes without a meaning"))?;
-        let opened = described.open(from)?;
+        let opened = kept::pausing(|| described.open(from))?;
         Ok(self.meaning.get_or_init(|| opened))
     }
 }
@@ -163,25 +184,44 @@ impl Described {
             about_array(error, &self.variant, &self.key)
         };
         let wrong = |field: &'static str| move |error: FormatError| damaged(&format!("{field}.{error}"));
-        let values = Dequantizer::open(&self.given, self.given_shape, self.given_bits, &arrays);
-        let values = values.map_err(|e| e.explain(wrong("given")))?.resized(self.shape.map(size));
-        let fill = values.zero_code();
+        let open = |given: &QuantMatrix<ArrayRef>| {
+            let values = Dequantizer::open(&given.values, given.shape, given.bits(), &arrays);
+            Ok(values.map_err(|e| e.explain(wrong("given")))?.resized(self.shape.map(size)))
+        };
+        let values: Vec<Dequantizer> = self.given.iter().map(open).collect::<Result<_>>()?;
+        let fills = values.iter().map(Dequantizer::zero_code).collect();
+        let open_own = |own, bits| {
+            let own = Dequantizer::open(own, self.shape, bits, &arrays);
+            own.map_err(|e| e.explain(wrong("own")))
+        };
+        let no_bins = || damaged("given.levels: codes that have no bins");
+        let known = |ends: &[[f32; 2]], values: Vec<Dequantizer>| {
+            let bins = values.into_iter().zip(&self.given).zip(ends);
+            let bins = bins.map(|((values, given), ends)| KnownBins::new(values, given.shape, *ends));
+            bins.collect::<Option<Vec<_>>>().ok_or_else(no_bins)
+        };
         let meaning = match &self.kind {
-            Kind::Bins(float) => {
-                let bins = Bins::new(&values, *float);
-                Meaning::Bins(bins.ok_or_else(|| damaged("given.levels: codes that have no bins"))?)
-            }
+            Kind::Bins(float) => Meaning::Bins(Bins::new(&only(values)?, *float).ok_or_else(no_bins)?),
             Kind::Subdivisions(subdivisions, float) => {
-                Meaning::Subdivisions(Box::new(Subdivisions::new(values, *subdivisions, *float)))
+                Meaning::Subdivisions(Box::new(Subdivisions::new(only(values)?, *subdivisions, *float)))
             }
             Kind::Codes(own, bits) => {
-                let own = Dequantizer::open(own, self.shape, *bits, &arrays);
-                let own = own.map_err(|e| e.explain(wrong("own")))?;
-                Meaning::Codes(Box::new(Predictor::new(own, values)))
+                Meaning::Codes(Box::new(Predictor::new(open_own(own, *bits)?, only(values)?)))
+            }
+            Kind::Floats(ends) => Meaning::Weights(Box::new(KnownWeights::new(known(ends, values)?, None))),
+            Kind::Refined(ends, own, bits) => {
+                let own = OwnBins::new(open_own(own, *bits)?);
+                let own = own.ok_or_else(|| damaged("own.levels: codes that have no bins"))?;
+                Meaning::Weights(Box::new(KnownWeights::new(known(ends, values)?, Some(own))))
             }
         };
-        Ok(Opened { meaning, fill })
+        Ok(Opened { meaning, fills })
     }
+}
+
+/// What codes of the one matrix that an array is given stand for.
+fn only(values: Vec<Dequantizer>) -> Result<Dequantizer> {
+    values.into_iter().next().ok_or_else(|| Error::internal("given no codes"))
 }
 
 /// The arrays of a description, from what was fetched.

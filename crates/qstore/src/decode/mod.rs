@@ -6,6 +6,7 @@ mod block;
 mod bytes;
 mod codes;
 mod given;
+mod kept;
 mod open;
 mod parts;
 

@@ -6,7 +6,9 @@ use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
 use qstore_checkpoint::{Error, FloatKind, IoContext as _, Result, zeroed};
-use qstore_container::{ArrayKey, ArrayRef, ChunkForm, Encoding, Field, View};
+use qstore_container::{
+    ArrayKey, ArrayRef, ChunkForm, Dequantization, Encoding, Field, Finite, KnownMatrix, QuantMatrix, View,
+};
 
 use super::array::{ArrayReader, Chunks, Location};
 use super::bytes::ArrayBytes as _;
@@ -139,19 +141,27 @@ impl Readers {
     fn given(&mut self, variant: &Arc<Variant>, place: (usize, usize)) -> Result<Option<GivenReader>> {
         let array = variant.array_at(place);
         let damaged = |what: &str| damaged_array(variant, place, &what);
-        let Some(given) = array.encoding.given() else { return Ok(None) };
+        let given: Vec<_> = array.encoding.read_given().collect();
+        if given.is_empty() {
+            return Ok(None);
+        }
         let shape = coded_shape(array).ok_or_else(|| damaged("a residual that is no matrix"))?;
         let float = || FloatKind::of_stored(array).ok_or_else(|| damaged("a residual of other elements"));
-        let mut fields: Vec<_> = given.values.fields().map(|(name, field)| ("given", name, field)).collect();
+        let ends = |known: &[KnownMatrix]| {
+            known.iter().filter_map(|known| known.ends).map(|ends| ends.map(Finite::get)).collect()
+        };
         let kind = match &array.encoding {
             Encoding::Residual { .. } => Kind::Bins(float()?),
             Encoding::StepResidual { subdivisions, .. } => Kind::Subdivisions(*subdivisions, float()?),
-            Encoding::CodeResidual { own, layout, .. } => {
-                fields.extend(own.fields().map(|(name, field)| ("own", name, field)));
-                Kind::Codes(own.clone(), layout.bits())
-            }
+            Encoding::CodeResidual { own, layout, .. } => Kind::Codes(own.clone(), layout.bits()),
+            Encoding::RefineFloats { known, .. } => Kind::Floats(ends(known)),
+            Encoding::Refine { known, own, layout } => Kind::Refined(ends(known), own.clone(), layout.bits()),
             _ => return Ok(None),
         };
+        let of_given = given.iter().flat_map(|given| given.values.fields());
+        let of_own = array.encoding.own().into_iter().flat_map(Dequantization::fields);
+        let fields = of_given.map(|(name, field)| ("given", name, field));
+        let fields = fields.chain(of_own.map(|(name, field)| ("own", name, field)));
         let value = |(side, name, field): (&str, &str, &Field<ArrayRef>)| {
             let stored = variant.stored(&field.array)?;
             let placed = field.view.place(&stored.shape);
@@ -164,28 +174,25 @@ impl Readers {
                 array: self.open_referred(variant, &field.array)?,
             })
         };
-        let values = fields.into_iter().map(value).collect::<Result<_>>()?;
-        let codes = variant.stored(&given.codes.array)?;
-        let reader = CodeReader::new(
-            self.open_referred(variant, &given.codes.array)?,
-            &given.codes,
-            (codes.dtype, &codes.shape),
-            given.shape,
-        );
-        let reader = reader.map_err(|e| damaged(&format!("given.codes.{e}")))?;
+        let values = fields.map(value).collect::<Result<_>>()?;
+        let mut reader = |given: &&QuantMatrix<ArrayRef>| {
+            let codes = variant.stored(&given.codes.array)?;
+            let array = self.open_referred(variant, &given.codes.array)?;
+            let reader = CodeReader::new(array, &given.codes, (codes.dtype, &codes.shape), given.shape);
+            reader.map_err(|e| damaged(&format!("given.codes.{e}")))
+        };
+        let readers = given.iter().map(&mut reader).collect::<Result<_>>()?;
         let described = Described {
             variant: variant.name().clone(),
             path: variant.shard(place.0).path.clone(),
             key: array.key.clone(),
-            given: given.values.clone(),
-            given_shape: given.shape,
-            given_bits: given.bits(),
+            given: given.into_iter().cloned().collect(),
             shape,
             kind,
             values,
             values_group: Group::default(),
         };
-        Ok(Some(GivenReader::described(reader, described)))
+        Ok(Some(GivenReader::described(readers, described)))
     }
 }
 

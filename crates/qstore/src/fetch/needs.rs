@@ -1,5 +1,6 @@
 //! Which bytes of a store's files are needed.
 
+use std::collections::HashSet;
 use std::sync::{Arc, OnceLock};
 
 use qstore_checkpoint::Result;
@@ -23,6 +24,8 @@ impl Place {
 #[derive(Debug, Default)]
 pub(crate) struct Needs {
     places: Vec<Place>,
+    /// Places of which it was asked whether they are new.
+    asked: HashSet<Place>,
     groups: Vec<Arc<[Place]>>,
     together: Option<Place>,
 }
@@ -31,6 +34,11 @@ impl Needs {
     /// Says that requests which follow each other and say the same are best read together: what they need lies in turn.
     pub(crate) fn read_together(&mut self, name: &Place) {
         self.together = Some(name.clone());
+    }
+
+    /// Whether it is asked so of a place for the first time.
+    pub(crate) fn is_new(&mut self, place: &Place) -> bool {
+        self.asked.insert(place.clone())
     }
 
     pub(crate) fn add(&mut self, place: Place) {
@@ -48,7 +56,7 @@ impl Needs {
 
     /// The places of its own, sorted, those that it has in common with others, and what it is read together with.
     pub(super) fn into_parts(self) -> (Vec<Place>, Vec<Arc<[Place]>>, Option<Place>) {
-        let Self { mut places, groups, together } = self;
+        let Self { mut places, groups, together, .. } = self;
         places.sort_unstable();
         places.dedup();
         (places, groups, together)

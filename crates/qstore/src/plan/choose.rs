@@ -6,10 +6,13 @@ use qstore_checkpoint::{FloatKind, Result, Source, SourceArray};
 use qstore_container::{ArrayKey, ChunkShape, CodeLayout, VariantName, View, Why};
 
 use super::fit::{self, Fit};
+use super::given::GivenGroup;
 use super::matrix::CodedMatrix;
-use super::sample::{Sample, fits_one_step};
+use super::refine::Refined;
+use super::sample::{Sample, element_bytes, fits_one_step};
 use super::unusable::Unusable;
-use super::{Action, Pair, Pairs, Planned, PlannedArray, chunk_of, codes, given, residual};
+use super::{Action, Pair, Pairs, Planned, PlannedArray, chunk_of, codes, given, refine, residual};
+use crate::codec::OwnBins;
 use crate::formats::QuantGroup;
 
 /// Bytes that tell what kind of floats an array has.
@@ -21,6 +24,8 @@ pub(crate) struct Chooser<'a> {
     /// What it is stored as.
     pub(crate) name: &'a VariantName,
     pub(crate) pairs: &'a Pairs,
+    /// Matrices that an array may be given at most.
+    pub(crate) levels: usize,
 }
 
 /// What an array may be given.
@@ -43,7 +48,7 @@ impl Chooser<'_> {
         let (pairs, own) = (self.pairs.of(&array.key), self.pairs.own(&array.key));
         let fit = self.fit(array, chunk, &Offers { key: &array.key, pairs, own })?;
         let coding = Box::new(fit.coding);
-        if coding.encoding.is_residual() {
+        if coding.encoding.is_given() {
             self.pairs.shares(&array.key);
         }
         let chunk = coding.chunk.unwrap_or(chunk);
@@ -63,9 +68,10 @@ impl Chooser<'_> {
             && let Some(float) = FloatKind::fitting(array.dtype, &self.beginning(array)?)
         {
             best = best.or_better(self.given_codes(array, float, offers)?);
+            best = self.given_bins(array, float, offers, best)?;
         }
         if let Some(group) = offers.own {
-            best = best.or_better(self.codes(array, group, offers)?);
+            best = self.codes(array, group, offers, best)?;
         }
         // Where a residual does this well, no other encoding comes near; do not even try one.
         if !best.is_excellent() && !best.is_packed() {
@@ -111,6 +117,23 @@ impl Chooser<'_> {
         Ok(fits)
     }
 
+    /// The better of `best` and a way to code floats given the bins of several matrices below.
+    fn given_bins(
+        &self,
+        array: &SourceArray,
+        float: FloatKind,
+        offers: &Offers,
+        mut best: Fit,
+    ) -> Result<Fit> {
+        for transposed in [false, true] {
+            let Some(matrix) = CodedMatrix::weights(self.source, array, transposed) else { continue };
+            let groups = groups_for(&matrix, offers)?;
+            let fit = refine::fit(&matrix, &Refined::Floats(float), &groups, self.levels);
+            best = best.or_refined(Unusable::skip(fit)?.flatten(), element_bytes(array) * 8);
+        }
+        Ok(best)
+    }
+
     /// A way to code floats given a matrix of codes.
     ///
     /// # Errors
@@ -122,7 +145,7 @@ impl Chooser<'_> {
         pair: &Pair,
     ) -> Result<Option<Fit>, Unusable> {
         let likeliest = pair.open(matrix.shape())?;
-        let parts = matrix.given_parts(&likeliest.codes()?, likeliest.values.zero_code())?;
+        let parts = matrix.given_parts(&[(likeliest.codes()?, likeliest.values.zero_code())])?;
         let fit = residual::fit_bins(matrix, float, &pair.open_all(matrix.shape())?, &parts)?;
         if fit.as_ref().is_some_and(Fit::helps) {
             return Ok(fit);
@@ -131,29 +154,29 @@ impl Chooser<'_> {
         Ok(residual::fit_steps(matrix, float, &likeliest, &parts)?.or(fit))
     }
 
-    /// Ways to code the codes of one of the source's own quantised matrices.
-    fn codes(&self, array: &SourceArray, group: &QuantGroup, offers: &Offers) -> Result<Vec<Fit>> {
-        let mut fits = Vec::new();
+    /// The best of `best` and the ways to code the codes of one of the source's own quantised matrices.
+    fn codes(&self, array: &SourceArray, group: &QuantGroup, offers: &Offers, best: Fit) -> Result<Fit> {
         let field = &group.matrix().codes;
         let layout =
             CodeLayout { transposed: field.view == View::TRANSPOSED, packing: field.packing.clone() };
         let is_all = layout.is_of(field);
         let matrix = CodedMatrix::codes(self.source, array, layout.clone());
         let Some(matrix) = matrix.filter(|matrix| is_all && matrix.shape() == group.shape()) else {
-            return Ok(fits);
+            return Ok(best);
         };
+        let mut fits = Vec::new();
         if layout.packing.is_some() {
             fits.extend(codes::fit_packed(&matrix, &layout)?);
         }
         if offers.pairs.is_empty() {
-            return Ok(fits);
+            return Ok(best.or_better(fits));
         }
         let sample = matrix.first_codes()?;
         let (description, own) = match given::open_own(self.source, self.name, group, &sample) {
             Ok(own) => own,
             Err(Unusable::Because(why)) => {
                 self.pairs.refuse_own(group, &why);
-                return Ok(fits);
+                return Ok(best.or_better(fits));
             }
             Err(Unusable::Failed(error)) => return Err(error),
         };
@@ -167,6 +190,20 @@ impl Chooser<'_> {
                 Err(Unusable::Failed(error)) => return Err(error),
             }
         }
-        Ok(fits)
+        let best = best.or_better(fits);
+        let Some(own) = own.rule().and_then(|_| OwnBins::new(own)) else { return Ok(best) };
+        let refined = Refined::Codes(&layout, own, &description);
+        let fit = refine::fit(&matrix, &refined, &groups_for(&matrix, offers)?, self.levels);
+        Ok(best.or_refined(Unusable::skip(fit)?.flatten(), layout.bits().into()))
     }
+}
+
+/// The matrices below that may be `matrix`, opened.
+fn groups_for<'a>(matrix: &CodedMatrix, offers: &Offers<'a>) -> Result<Vec<GivenGroup<'a>>> {
+    let alike = offers.pairs.iter().filter(|pair| {
+        let is_square = matrix.shape()[0] == matrix.shape()[1];
+        pair.could_be(matrix.shape()) && (is_square || pair.group.shape() == matrix.shape())
+    });
+    let opened = alike.map(|pair| Unusable::skip(pair.open(matrix.shape())));
+    Ok(opened.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
 }

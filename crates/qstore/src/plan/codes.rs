@@ -1,7 +1,7 @@
 //! Quantisation codes by themselves, where they are packed, and given those of a variant below.
 
 use qstore_checkpoint::Result;
-use qstore_container::{ArrayRef, ChunkShape, CodeLayout, Dequantization, Encoding, StoredArray};
+use qstore_container::{ArrayRef, CodeLayout, Dequantization, Encoding};
 use qstore_kernels::{ClassFit, Classifier, Histograms, Rows, code_bucket};
 use rayon::prelude::*;
 
@@ -61,11 +61,10 @@ pub(super) fn fit_given(
     // Where what is given is not cut across, each chunk that is would have to decode all of it.
     let key = &given.matrix.codes.array;
     let chunk = if given.pair.lower.is_cut_across(key)? { matrix.tiled() } else { matrix.chunk };
-    if !given.pair.lower.chunks_align(key, &as_stored(matrix, chunk, &encoding))? {
+    if !given.pair.lower.chunks_align(key, &matrix.as_stored(chunk, &encoding))? {
         return Err(in_other_chunks());
     }
-    let codes = given.codes()?;
-    let parts = matrix.given_parts(&codes, given.values.zero_code())?;
+    let parts = matrix.given_parts(&[(given.codes()?, given.values.zero_code())])?;
     let predictor = Predictor::new(own.clone(), given.values.clone());
     let mut histograms = Histograms::default();
     for part in &parts {
@@ -78,24 +77,14 @@ pub(super) fn fit_given(
     let stored = stored(matrix, &parts, &codec, &classes.classifier, |part| {
         GivenOfChunk::Codes(of_part(part, &predictor))
     });
-    let reader = GivenReader::new(codes, Meaning::Codes(Box::new(predictor)), given.values.zero_code());
+    let reader = GivenReader::new(
+        vec![given.codes()?],
+        Meaning::Codes(Box::new(predictor)),
+        vec![given.values.zero_code()],
+    );
     let coding =
         Coding { encoding, codec, classifier: classes.classifier, given: Some(reader), chunk: Some(chunk) };
     Ok(Fit { coding, stored, of: bytes_of(&parts) })
-}
-
-/// A matrix as a plan would have it.
-fn as_stored(matrix: &CodedMatrix, chunk: ChunkShape, encoding: &Encoding) -> StoredArray {
-    let array = matrix.array();
-    StoredArray {
-        key: array.key.clone(),
-        dtype: array.dtype,
-        shape: array.shape.clone(),
-        hash: None,
-        chunk,
-        mantissa: None,
-        encoding: encoding.clone(),
-    }
 }
 
 fn of_part<'a>(part: &'a Part, predictor: &'a Predictor) -> GivenCodes<'a> {

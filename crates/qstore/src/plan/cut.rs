@@ -112,7 +112,7 @@ impl Chooser<'_> {
                 return Ok(Some(PlannedCut { index, cut: cut.clone(), first }));
             }
             let fit = self.fit(&of_part, chunk_of(&of_part), &offers(array, part))?;
-            let helps = fit.coding.encoding.is_residual() && fit.helps();
+            let helps = fit.coding.encoding.is_given() && fit.helps();
             if helps && best.as_ref().is_none_or(|(best, _)| fit.better_than(best)) {
                 best = Some((fit, cut));
             }
@@ -132,7 +132,7 @@ impl Chooser<'_> {
         }
         let fit = self.fit(&of_part, chunk, &offers(array, part))?;
         let coding = Box::new(fit.coding);
-        if coding.encoding.is_residual() {
+        if coding.encoding.is_given() {
             self.pairs.shares(&array.key);
         }
         let chunk = coding.chunk.unwrap_or(chunk);

@@ -23,6 +23,9 @@ const LANES_BYTES: u64 = 512;
 /// Bits of an exception, its index included, and what its placeholder costs.
 const EXCEPTION_BITS: u64 = 56;
 
+/// Bits of a weight that an encoding must save to be worth more time of its readers.
+pub(super) const LEAST_SAVING: f64 = 0.1;
+
 /// A way to code an array and what it makes of a part of it.
 #[derive(Debug)]
 pub(super) struct Fit {
@@ -51,6 +54,16 @@ impl Fit {
 
     pub(super) fn better_than(&self, other: &Self) -> bool {
         u128::from(self.stored) * u128::from(other.of) < u128::from(other.stored) * u128::from(self.of)
+    }
+
+    /// The better of this and one that is slower to decode, of an array whose weights take so many bits: that if it
+    /// saves enough of them.
+    pub(super) fn or_refined(self, refined: Option<Self>, bits: u64) -> Self {
+        let Some(refined) = refined else { return self };
+        #[expect(clippy::cast_precision_loss, reason = "an estimate")]
+        let of_weight = |fit: &Self| fit.stored as f64 / fit.of.max(1) as f64 * bits as f64;
+        let least = if self.coding.encoding.is_given() { LEAST_SAVING } else { 0.0 };
+        if of_weight(&refined) + least < of_weight(&self) { refined } else { self }
     }
 
     /// Clearly fewer bytes than there were.

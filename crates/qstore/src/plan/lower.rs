@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use qstore_checkpoint::{Result, Source};
-use qstore_container::{ArrayKey, Dtype, QuantMatrix, StoredArray, VariantName};
+use qstore_container::{ArrayKey, ArrayRef, Dtype, QuantMatrix, StoredArray, VariantName};
 
 use super::unusable::Unusable;
 use crate::decode::{ArrayReader, CodeReader, checkpoint, read_part};
@@ -47,13 +47,23 @@ impl Lower {
         for key in matrix.values.arrays() {
             let reader = ArrayReader::open(variant, key)?;
             let encoding = &reader.stored().encoding;
-            if encoding.is_residual() || is_elsewhere(encoding) {
+            if encoding.is_given() || is_elsewhere(encoding) {
                 return Ok(false);
             }
         }
         let reader = ArrayReader::open(variant, &matrix.codes.array)?;
         let codes = &reader.stored().encoding;
-        Ok(!codes.is_float_residual() && !is_elsewhere(codes))
+        Ok(!codes.is_of_floats() && !is_elsewhere(codes))
+    }
+
+    /// Which array has the codes `key`, and which ones have those that they are given.
+    pub(super) fn source_and_given(&self, key: &ArrayKey) -> Result<(ArrayRef, Vec<ArrayRef>)> {
+        match self {
+            Self::Stored(variant) => variant.source_and_given(key),
+            Self::Folder { name, .. } => {
+                Ok((ArrayRef { variant: name.clone(), array: key.clone() }, Vec::new()))
+            }
+        }
     }
 
     /// A reader of the codes of a matrix.

@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 
 use qstore_checkpoint::{IoContext as _, Result, Source, SourceArray, size, transpose, zeroed};
 use qstore_container::limits::{MAX_RESIDUAL_ROWS, MAX_TRANSPOSED_BYTES};
-use qstore_container::{Axis, ChunkShape, CodeLayout};
+use qstore_container::{Axis, ChunkShape, CodeLayout, Encoding, StoredArray};
 use rayon::prelude::*;
 
 use super::chunk_shape::{chunk_of_codes, tiled};
@@ -33,9 +33,44 @@ pub(super) struct CodedMatrix<'a> {
 /// A chunk with the codes that it is given, and its rows, of codes where it is one of those.
 pub(super) struct Part {
     pub(super) raw: Vec<u8>,
-    /// One a byte; none if it is given none.
+    /// One a byte, those of each matrix in turn; none if it is given none.
     pub(super) codes: Vec<u8>,
     pub(super) rows: Range<usize>,
+}
+
+impl Part {
+    /// Weights of the chunk.
+    pub(super) fn weights(&self, matrix: &CodedMatrix) -> usize {
+        self.rows.len() * size(matrix.shape()[1])
+    }
+
+    /// The codes of some of the `of` matrices that it is given, in turn.
+    pub(super) fn codes_of(&self, matrices: &[usize], of: usize) -> Vec<u8> {
+        let of_each = self.codes.len() / of.max(1);
+        matrices
+            .iter()
+            .flat_map(|index| &self.codes[index * of_each..(index + 1) * of_each])
+            .copied()
+            .collect()
+    }
+
+    /// Its first rows, of about so many weights; it is given `of` matrices.
+    pub(super) fn beginning(&self, matrix: &CodedMatrix, weights: usize, of: usize) -> Self {
+        let cols = size(matrix.shape()[1]).max(1);
+        let row_bytes = matrix.row_bytes();
+        let lines = self.raw.len() / row_bytes.max(1);
+        // Of codes that lie across lines several rows are in one.
+        let rows_of_line = self.rows.len() / lines.max(1);
+        let lines = (weights / cols / rows_of_line.max(1)).clamp(1, lines.max(1));
+        let rows = (lines * rows_of_line).min(self.rows.len());
+        let of_each = self.codes.len() / of.max(1);
+        let codes = self.codes.chunks(of_each.max(1)).flat_map(|codes| &codes[..rows * cols]);
+        Self {
+            raw: self.raw[..(lines * row_bytes).min(self.raw.len())].to_vec(),
+            codes: codes.copied().collect(),
+            rows: self.rows.start..self.rows.start + rows,
+        }
+    }
 }
 
 /// A matrix as if it were stored the other way round.
@@ -63,11 +98,6 @@ impl<'a> CodedMatrix<'a> {
         (!large && rows > 0 && cols == self.chunk.cols).then_some(self)
     }
 
-    /// The array.
-    pub(super) fn array(&self) -> &SourceArray {
-        self.array
-    }
-
     /// Chunks that have a part of the columns, where that is worth while.
     pub(super) fn tiled(&self) -> ChunkShape {
         tiled(self.chunk, &self.coded, &self.layout)
@@ -76,6 +106,17 @@ impl<'a> CodedMatrix<'a> {
     /// Elements of a row as coded: weights, codes or words of packed codes.
     pub(super) fn cols(&self) -> usize {
         usize::try_from(self.chunk.cols).unwrap_or(usize::MAX)
+    }
+
+    /// Bytes of a row as coded.
+    fn row_bytes(&self) -> usize {
+        self.cols() * size(element_bytes(self.array))
+    }
+
+    /// It as a plan would have it.
+    pub(super) fn as_stored(&self, chunk: ChunkShape, encoding: &Encoding) -> StoredArray {
+        let SourceArray { key, dtype, shape, .. } = self.array.clone();
+        StoredArray { key, dtype, shape, hash: None, chunk, mantissa: None, encoding: encoding.clone() }
     }
 
     /// Rows and columns of its weights or codes.
@@ -97,12 +138,16 @@ impl<'a> CodedMatrix<'a> {
         self.take_parts(|_, _| Ok(Vec::new()))
     }
 
-    /// A few chunks with what they are given.
-    pub(super) fn given_parts(&self, codes: &CodeReader, fill: u8) -> Result<Vec<Part>> {
+    /// A few chunks with the codes of each of the matrices that they are given; with each comes what stands for codes
+    /// that it lacks.
+    pub(super) fn given_parts(&self, matrices: &[(CodeReader, u8)]) -> Result<Vec<Part>> {
         let cols = usize::try_from(self.shape()[1]).unwrap_or(usize::MAX);
         self.take_parts(|first, rows| {
-            let mut given = vec![0; rows.saturating_mul(cols)];
-            codes.read(first as u64, 0..cols as u64, fill, &mut given)?;
+            let of_each = rows.saturating_mul(cols);
+            let mut given = vec![0; of_each.saturating_mul(matrices.len())];
+            for ((codes, fill), given) in matrices.iter().zip(given.chunks_mut(of_each.max(1))) {
+                codes.read(first as u64, 0..cols as u64, *fill, given)?;
+            }
             Ok(given)
         })
     }
@@ -111,8 +156,7 @@ impl<'a> CodedMatrix<'a> {
     pub(super) fn first_codes(&self) -> Result<Vec<u8>> {
         let parts = self.parts()?;
         let Some(part) = parts.into_iter().find(|part| part.rows.start == 0) else { return Ok(Vec::new()) };
-        let row_bytes = self.cols() * usize::try_from(element_bytes(self.array)).unwrap_or(1);
-        Ok(codes_of_words(self.layout.packing.as_ref(), &part.raw, row_bytes).into_owned())
+        Ok(codes_of_words(self.layout.packing.as_ref(), &part.raw, self.row_bytes()).into_owned())
     }
 
     fn take_parts(&self, codes: impl Fn(usize, usize) -> Result<Vec<u8>> + Sync) -> Result<Vec<Part>> {

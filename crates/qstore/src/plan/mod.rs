@@ -20,6 +20,7 @@ mod matrix;
 mod notes;
 mod pairs;
 mod precision;
+mod refine;
 mod residual;
 mod sample;
 mod sketch;
@@ -167,6 +168,6 @@ impl Planner<'_> {
     }
 
     fn chooser(&self) -> Chooser<'_> {
-        Chooser { source: self.source, name: self.name, pairs: &self.pairs }
+        Chooser { source: self.source, name: self.name, pairs: &self.pairs, levels: 3 }
     }
 }

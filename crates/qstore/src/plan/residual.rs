@@ -50,7 +50,7 @@ pub(super) fn fit_bins(
         encoding: Encoding::Residual { given: Box::new(group.in_plan()), transposed: matrix.transposed },
         codec: Codec::Residual(residual),
         classifier: Classifier::single(),
-        given: Some(GivenReader::new(codes, Meaning::Bins(bins), group.values.zero_code())),
+        given: Some(GivenReader::new(vec![codes], Meaning::Bins(bins), vec![group.values.zero_code()])),
         chunk: Some(matrix.chunk),
     };
     Ok(Some(Fit { coding, stored: tried.stored, of: tried.of }))
@@ -139,7 +139,7 @@ pub(super) fn fit_steps(
 }
 
 fn reader(codes: CodeReader, subdivisions: Subdivisions, fill: u8) -> GivenReader {
-    GivenReader::new(codes, Meaning::Subdivisions(Box::new(subdivisions)), fill)
+    GivenReader::new(vec![codes], Meaning::Subdivisions(Box::new(subdivisions)), vec![fill])
 }
 
 fn try_steps(

@@ -181,6 +181,11 @@ impl Dequantizer {
         self.levels.is_integer() && !matches!(self.zeros, Zeros::Real(_))
     }
 
+    /// Whether scales of some groups are negative.
+    pub(crate) fn has_negative_scales(&self) -> bool {
+        self.scales.iter().any(|scale| scale / self.over < 0.0)
+    }
+
     /// Whether level 0 stands for 0 everywhere.
     pub(crate) fn has_no_zeros(&self) -> bool {
         self.zeros == Zeros::One(0)

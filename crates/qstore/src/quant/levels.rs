@@ -101,6 +101,11 @@ impl LevelTable {
         matches!(self.kind, LevelKind::Unsigned | LevelKind::Signed { .. })
     }
 
+    /// The levels of a table in ascending order, those of its codes' ranks.
+    pub(crate) fn ascending(&self) -> Vec<f32> {
+        self.sorted.iter().map(|(level, _)| *level).collect()
+    }
+
     /// The greatest magnitude of a level that is a number.
     pub(crate) fn magnitude(&self) -> f32 {
         self.values.iter().map(|value| value.abs()).filter(|value| value.is_finite()).fold(0.0, f32::max)

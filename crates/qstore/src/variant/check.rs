@@ -40,20 +40,7 @@ impl Variant {
                         self.check_reference(array, to, view, damaged)?;
                         aside.add_matrix(self, to, view);
                     }
-                    Encoding::CodeResidual { given, own, .. } => {
-                        self.check_given(given, damaged)?;
-                        if !chunks_align(array, self.source_of(&given.codes.array)?.1) {
-                            return Err(damaged("its chunks are not those of the codes that it is given"));
-                        }
-                        self.check_values(own, "own", damaged)?;
-                        aside.add_given(self, array, given);
-                        coded_shape(array).iter().for_each(|shape| aside.add_values(self, own, *shape));
-                    }
-                    Encoding::Residual { given, .. } | Encoding::StepResidual { given, .. } => {
-                        self.check_given(given, damaged)?;
-                        aside.add_given(self, array, given);
-                    }
-                    _ => {}
+                    _ => self.check_all_given(array, &mut aside, damaged)?,
                 }
                 if aside.is_too_much(self.entry.raw_bytes) {
                     return Err(damaged(
@@ -101,8 +88,56 @@ impl Variant {
         Ok(())
     }
 
+    /// Whether an array may be given what it is.
+    fn check_all_given(
+        &self,
+        array: &StoredArray,
+        aside: &mut Aside,
+        damaged: impl Fn(&str) -> Error,
+    ) -> Result<()> {
+        let mut sources = Vec::new();
+        for given in array.encoding.given() {
+            self.check_given(given, &damaged)?;
+            let (variant, source) = self.source_of(&given.codes.array)?;
+            if array.encoding.layout().is_some() && !chunks_align(array, source) {
+                return Err(damaged("its chunks are not those of the codes that it is given"));
+            }
+            aside.add_given(self, array, given);
+            if array.encoding.known().is_empty() {
+                continue;
+            }
+            // A reader decodes each of them once, and nothing else.
+            for needed in source.encoding.given() {
+                let needed = variant.source_id(&needed.codes.array)?;
+                if !sources.contains(&needed) {
+                    return Err(damaged("known: it lacks what the codes of another one are given"));
+                }
+            }
+            sources.push(self.source_id(&given.codes.array)?);
+        }
+        if let Some(own) = array.encoding.own() {
+            self.check_values(own, "own", damaged)?;
+            coded_shape(array).iter().for_each(|shape| aside.add_values(self, own, *shape));
+        }
+        Ok(())
+    }
+
+    /// Which array has the bytes of one that this variant's plan refers to.
+    fn source_id(&self, to: &ArrayRef) -> Result<ArrayRef> {
+        let (variant, source) = self.source_of(to)?;
+        Ok(ArrayRef { variant: variant.entry.name.clone(), array: source.key.clone() })
+    }
+
+    /// Which array has the bytes of one of its own, and which ones have the codes that this is given.
+    pub(crate) fn source_and_given(&self, key: &ArrayKey) -> Result<(ArrayRef, Vec<ArrayRef>)> {
+        let own = ArrayRef { variant: self.entry.name.clone(), array: key.clone() };
+        let (variant, source) = self.source_of(&own)?;
+        let given = source.encoding.given().map(|given| variant.source_id(&given.codes.array));
+        Ok((self.source_id(&own)?, given.collect::<Result<_>>()?))
+    }
+
     /// Whether a quantised matrix of another variant may be given to an array of this.
-    fn check_given(&self, given: &QuantMatrix<ArrayRef>, damaged: impl Fn(&str) -> Error) -> Result<()> {
+    fn check_given(&self, given: &QuantMatrix<ArrayRef>, damaged: &impl Fn(&str) -> Error) -> Result<()> {
         for array in given.arrays() {
             if array.variant == self.entry.name {
                 return Err(damaged("it is given its own variant"));
@@ -110,7 +145,7 @@ impl Variant {
         }
         // Else opening one could take as many steps as there are paths through all the variants.
         let (_, source) = self.source_of(&given.codes.array)?;
-        if source.encoding.is_float_residual() {
+        if source.encoding.is_of_floats() {
             return Err(damaged("it is given what is itself a residual"));
         }
         if is_elsewhere(&source.encoding) {
@@ -132,7 +167,7 @@ impl Variant {
         for (name, field) in values.fields() {
             // Else a reader of one could need another, and so on.
             let (_, source) = self.source_of(&field.array)?;
-            if source.encoding.is_residual() || is_elsewhere(&source.encoding) {
+            if source.encoding.is_given() || is_elsewhere(&source.encoding) {
                 let array = &field.array.array;
                 return Err(damaged(&format!("{side}: {array} is itself a residual, or lies in parts")));
             }
@@ -269,7 +304,7 @@ pub(crate) fn chunks_align(array: &StoredArray, source: &StoredArray) -> bool {
         // Each of the chunks side by side would decode all that are below them.
         return false;
     }
-    if !matches!(source.encoding, Encoding::CodeResidual { .. }) {
+    if !source.encoding.is_given() {
         return true;
     }
     let is_one = |array: &StoredArray| array.chunk_count().is_ok_and(|count| count == 1);

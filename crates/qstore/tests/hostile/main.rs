@@ -25,6 +25,7 @@ mod forge;
 mod forged_bundles;
 mod forged_chains;
 mod forged_chunks;
+mod forged_known;
 mod forged_manifest;
 mod forged_parts;
 mod forged_plan;

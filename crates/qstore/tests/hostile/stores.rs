@@ -10,7 +10,8 @@ use tempfile::TempDir;
 
 use crate::common::experts::{Lie, each, fused};
 use crate::common::{
-    self, Gptq, Tensor, Tensors, gptq, llm_int8, model, scratch, spec, write_checkpoint, write_options,
+    self, Gptq, Tensor, Tensors, fp8_blocks, gptq, llm_int8, model, scratch, spec, write_checkpoint,
+    write_options,
 };
 use crate::judge::Originals;
 
@@ -74,6 +75,29 @@ pub fn chain() -> &'static Sample {
         }
         let store = dir.path().join("store");
         let specs = ["bf16", "int8", "gptq8", "gptq4"].map(|name| spec(dir.path(), name));
+        pack(&specs, &store, &write_options(), &Silent).unwrap();
+        Sample { _dir: dir, store, originals: Arc::new(originals) }
+    })
+}
+
+/// Codes given the bins of others, and floats given those of two.
+pub fn several() -> &'static Sample {
+    static SAMPLE: OnceLock<Sample> = OnceLock::new();
+    SAMPLE.get_or_init(|| {
+        let dir = scratch();
+        let mut high = model(8, Dtype::BF16, &[(64, 512)]);
+        high.remove("model.embed_tokens.weight");
+        let mut originals = Originals::default();
+        for (name, tensors) in
+            [("bf16", high.clone()), ("int8", llm_int8(&high)), ("fp8", fp8_blocks(&high, 128))]
+        {
+            let folder = dir.path().join(name);
+            write_checkpoint(&folder, &tensors);
+            originals.folders.insert(name.to_owned(), common::tree(&folder));
+            originals.tensors.insert(name.to_owned(), tensors);
+        }
+        let store = dir.path().join("store");
+        let specs = ["bf16", "int8", "fp8"].map(|name| spec(dir.path(), name));
         pack(&specs, &store, &write_options(), &Silent).unwrap();
         Sample { _dir: dir, store, originals: Arc::new(originals) }
     })

@@ -1,0 +1,159 @@
+//! What is known of weights.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use qstore_kernels::{Backend, Bins, CodeInputs, DecodeError, FloatInputs, Intervals, Scaled};
+
+use super::scaled::{RowScales, Scalings};
+use crate::quant::Dequantizer;
+
+/// What the codes of one matrix say of its weights.
+#[derive(Debug, Clone)]
+pub(crate) struct KnownBins {
+    scalings: Arc<Scalings>,
+    /// Where the outermost bins end.
+    ends: [f32; 2],
+}
+
+/// What the codes of several matrices of one shape say, and what codes that are given them stand for.
+#[derive(Debug)]
+pub(crate) struct KnownWeights {
+    bins: Vec<KnownBins>,
+    own: Option<Arc<Scalings>>,
+}
+
+/// What a chunk is given.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct GivenWeights<'a> {
+    /// For each matrix in turn the codes of the chunk's weights, one a byte.
+    pub(crate) codes: &'a [u8],
+    /// The row that they begin with.
+    pub(crate) first_row: usize,
+    /// The columns that they are of.
+    pub(crate) columns: (usize, usize),
+    pub(crate) known: &'a KnownWeights,
+}
+
+impl KnownBins {
+    /// The bins of codes that stand for `values`, of which there are so many rows and columns, the outermost ones
+    /// ending at these levels. `None` for levels that kernels do not take.
+    pub(crate) fn new(values: Dequantizer, there: [u64; 2], ends: [f32; 2]) -> Option<Self> {
+        let there = there.map(|side| usize::try_from(side).unwrap_or(usize::MAX));
+        let scalings = Arc::new(Scalings::new(values, there)?);
+        Some(Self { scalings, ends: [0.0; 2] }.ending(ends))
+    }
+
+    /// The same whose outermost bins end at other levels.
+    pub(crate) fn ending(&self, ends: [f32; 2]) -> Self {
+        Self { ends: self.scalings.ends(ends), scalings: self.scalings.clone() }
+    }
+
+    /// Levels that are so many steps beyond the outermost ones.
+    pub(crate) fn beyond(&self, steps: f32) -> [f32; 2] {
+        self.scalings.ranking.beyond(steps)
+    }
+}
+
+/// What codes of a matrix stand for that are coded given others.
+#[derive(Debug, Clone)]
+pub(crate) struct OwnBins(Arc<Scalings>);
+
+impl OwnBins {
+    /// `None` for levels that kernels do not take.
+    pub(crate) fn new(values: Dequantizer) -> Option<Self> {
+        Some(Self(Arc::new(Scalings::new(values, [usize::MAX; 2])?)))
+    }
+}
+
+impl KnownWeights {
+    /// What is known of weights whose floats are coded, or whose codes, which stand for `own`.
+    pub(crate) fn new(bins: Vec<KnownBins>, own: Option<OwnBins>) -> Self {
+        Self { bins, own: own.map(|own| own.0) }
+    }
+
+    pub(super) fn own(&self) -> Result<&Scalings, DecodeError> {
+        self.own.as_deref().ok_or(DecodeError::Corrupt("codes that stand for nothing"))
+    }
+}
+
+impl<'a> GivenWeights<'a> {
+    /// Columns of the chunk.
+    pub(super) fn cols(&self) -> usize {
+        self.columns.1.saturating_sub(self.columns.0)
+    }
+
+    /// Whether it is what a chunk of so many weights is given.
+    pub(super) fn is_for(&self, weights: usize) -> bool {
+        weights.checked_mul(self.known.bins.len()) == Some(self.codes.len())
+            && weights.is_multiple_of(self.cols().max(1))
+    }
+
+    /// Gives the chunk's weights their intervals.
+    pub(super) fn inputs(self, backend: Backend) -> Inputs<'a> {
+        let columns = self.columns.0..self.columns.1;
+        let rows = self.known.bins.iter().map(|bins| bins.scalings.room(&columns)).collect();
+        let own = self.known.own.as_ref().map(|own| own.room(&columns));
+        let of_each = self.codes.len() / self.known.bins.len().max(1);
+        Inputs { given: self, columns, backend, of_each, rows, own, lo: [0.0; MOST], hi: [0.0; MOST] }
+    }
+}
+
+/// Weights that kernels ask for at a time at most.
+const MOST: usize = 512;
+
+/// The intervals of the weights of a chunk, as kernels ask for them.
+pub(super) struct Inputs<'a> {
+    given: GivenWeights<'a>,
+    columns: Range<usize>,
+    backend: Backend,
+    /// Codes of each matrix.
+    of_each: usize,
+    /// For each matrix the scales of the row that was asked for last.
+    rows: Vec<RowScales>,
+    own: Option<RowScales>,
+    lo: [f32; MOST],
+    hi: [f32; MOST],
+}
+
+impl Inputs<'_> {
+    fn intervals(&mut self, row: usize, cols: &Range<usize>) -> Result<usize, DecodeError> {
+        let all = self.columns.len();
+        let missing = DecodeError::Corrupt("a part of a row that there is not");
+        let (lo, hi) = match (self.lo.get_mut(..cols.len()), self.hi.get_mut(..cols.len())) {
+            (Some(lo), Some(hi)) if cols.end <= all => (lo, hi),
+            _ => return Err(missing),
+        };
+        let mut ranks = [0; MOST];
+        let ranks = &mut ranks[..cols.len()];
+        let matrices = self.given.known.bins.iter().zip(&mut self.rows);
+        let codes = self.given.codes.chunks_exact(self.of_each.max(1));
+        for (index, ((bins, scales), codes)) in matrices.zip(codes).enumerate() {
+            let at = row * all + cols.start;
+            let codes = codes.get(at..at + cols.len()).ok_or(DecodeError::Truncated)?;
+            bins.scalings.fill(scales, self.given.first_row + row, &self.columns);
+            bins.scalings.ranks(scales, cols, codes, ranks);
+            let edges = bins.scalings.ranking.edges();
+            let bins = Bins { edges, ends: bins.ends, ranks, scaled: scales.part(cols)? };
+            if index == 0 { bins.begin(self.backend, lo, hi) } else { bins.narrow(self.backend, lo, hi) }?;
+        }
+        Ok(cols.len())
+    }
+}
+
+impl FloatInputs for Inputs<'_> {
+    fn part(&mut self, row: usize, cols: Range<usize>) -> Result<Intervals<'_>, DecodeError> {
+        let count = self.intervals(row, &cols)?;
+        Ok(Intervals { lo: &self.lo[..count], hi: &self.hi[..count] })
+    }
+}
+
+impl CodeInputs for Inputs<'_> {
+    fn part(&mut self, row: usize, cols: Range<usize>) -> Result<(Intervals<'_>, Scaled<'_>), DecodeError> {
+        let count = self.intervals(row, &cols)?;
+        let scalings = self.given.known.own()?;
+        let own = self.own.as_mut().ok_or(DecodeError::Corrupt("codes that stand for nothing"))?;
+        scalings.fill(own, self.given.first_row + row, &self.columns);
+        Ok((Intervals { lo: &self.lo[..count], hi: &self.hi[..count] }, own.part(&cols)?))
+    }
+}

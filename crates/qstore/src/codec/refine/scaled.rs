@@ -1,0 +1,131 @@
+//! Scales and zero-points of the weights of a row.
+
+use std::ops::Range;
+
+use qstore_kernels::{DecodeError, Each, Scaled};
+
+use crate::quant::{ColumnRun, Dequantizer, Ranking, Scaling};
+
+/// What the codes of a matrix stand for, row by row.
+#[derive(Debug)]
+pub(super) struct Scalings {
+    pub(super) values: Dequantizer,
+    pub(super) ranking: Ranking,
+    runs: Vec<ColumnRun>,
+    /// Rows and columns that have codes.
+    there: [usize; 2],
+    has_negative: bool,
+}
+
+/// The scales of some columns of one row.
+#[derive(Debug)]
+pub(super) struct RowScales {
+    each: Each,
+    scales: Vec<f32>,
+    inverses: Vec<f32>,
+    zeros: Vec<f32>,
+    /// Columns whose ranks are counted from the last one down, from the first of these columns on.
+    mirrored: Vec<Range<usize>>,
+    row: Option<usize>,
+}
+
+impl Scalings {
+    /// `None` for levels that kernels do not take.
+    pub(super) fn new(values: Dequantizer, there: [usize; 2]) -> Option<Self> {
+        let ranking = Ranking::new(values.levels())?;
+        let (runs, has_negative) = (values.columns().runs(), values.has_negative_scales());
+        Some(Self { runs, has_negative, ranking, values, there })
+    }
+
+    /// Levels at which the outermost bins end, as kernels take them.
+    pub(super) fn ends(&self, ends: [f32; 2]) -> [f32; 2] {
+        self.ranking.ends(ends, self.has_negative)
+    }
+
+    /// The runs of columns with one scale that are among `columns`, counted from the first of these on; of those that
+    /// have no codes without a group.
+    fn runs_of(&self, columns: &Range<usize>) -> impl Iterator<Item = (Range<usize>, Option<usize>)> {
+        let from = self.runs.partition_point(|run| run.end <= columns.start);
+        let (first, end) = (columns.start, columns.end);
+        let there = self.there[1].clamp(first, end);
+        let runs = self.runs[from..].iter().take_while(move |run| run.start < there);
+        let of_run = move |run: &ColumnRun| {
+            (run.start.max(first) - first..run.end.min(there) - first, Some(run.group))
+        };
+        let rest = (there < end).then_some((there - first..end - first, None));
+        runs.map(of_run).chain(rest)
+    }
+
+    /// Room for the scales of columns `columns` of a row.
+    pub(super) fn room(&self, columns: &Range<usize>) -> RowScales {
+        let by_sixteen = self.runs_of(columns).all(|(run, _)| run.start.is_multiple_of(16));
+        let each = if by_sixteen { Each::Sixteen } else { Each::Weight };
+        let numbers = if by_sixteen { columns.len().div_ceil(16) } else { columns.len() };
+        let numbers = || vec![0.0; numbers];
+        RowScales {
+            each,
+            scales: numbers(),
+            inverses: numbers(),
+            zeros: numbers(),
+            mirrored: Vec::new(),
+            row: None,
+        }
+    }
+
+    /// Makes `row` that of row `number`.
+    pub(super) fn fill(&self, row: &mut RowScales, number: usize, columns: &Range<usize>) {
+        if row.row == Some(number) {
+            return;
+        }
+        row.row = Some(number);
+        row.mirrored.clear();
+        let values = self.values.row(number);
+        let is_there = number < self.there[0];
+        for (run, group) in self.runs_of(columns) {
+            let group = group.filter(|_| is_there);
+            let of = group.map_or(Scaling::NOTHING, |group| self.ranking.scaling(&values, group));
+            if of.mirrored {
+                row.mirrored.push(run.clone());
+            }
+            let run = match row.each {
+                Each::Weight => run,
+                Each::Sixteen => run.start / 16..run.end.div_ceil(16),
+            };
+            row.scales[run.clone()].fill(of.scale);
+            row.inverses[run.clone()].fill(1.0 / of.scale);
+            row.zeros[run].fill(of.zero);
+        }
+    }
+
+    /// Ranks of the codes of columns `columns` of a row that was filled.
+    pub(super) fn ranks(&self, row: &RowScales, columns: &Range<usize>, codes: &[u8], ranks: &mut [u8]) {
+        self.ranking.ranks(codes, ranks);
+        row.mirrored_in(columns).for_each(|columns| self.ranking.mirror(&mut ranks[columns]));
+    }
+
+    /// Turns the ranks of a whole row that was filled into codes.
+    pub(super) fn to_codes(&self, row: &RowScales, ranks: &mut [u8]) {
+        row.mirrored.iter().for_each(|columns| self.ranking.mirror(&mut ranks[columns.clone()]));
+        self.ranking.to_codes(ranks);
+    }
+}
+
+impl RowScales {
+    /// Those of some of its columns, the first of which 16 divides.
+    pub(super) fn part(&self, columns: &Range<usize>) -> Result<Scaled<'_>, DecodeError> {
+        let range = match self.each {
+            Each::Weight => columns.clone(),
+            Each::Sixteen => columns.start / 16..columns.end.div_ceil(16),
+        };
+        let [scales, inverses, zeros] = [&self.scales, &self.inverses, &self.zeros]
+            .map(|numbers| numbers.get(range.clone()).unwrap_or_default());
+        Scaled::new(scales, inverses, zeros, self.each).ok_or(DecodeError::Corrupt("scales of other columns"))
+    }
+
+    /// What of `columns` is counted from the last rank down, from the first of them on.
+    fn mirrored_in(&self, columns: &Range<usize>) -> impl Iterator<Item = Range<usize>> {
+        let (first, end) = (columns.start, columns.end);
+        let runs = self.mirrored.iter().filter(move |run| run.start < end && run.end > first);
+        runs.map(move |run| run.start.max(first) - first..run.end.min(end) - first)
+    }
+}

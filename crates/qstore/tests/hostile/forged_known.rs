@@ -1,0 +1,126 @@
+//! Plans that lie about what is known of weights, every hash made to fit.
+
+use serde_json::json;
+
+use crate::damage::spread;
+use crate::described::{lies_about, pointers, to};
+use crate::forge::Forgery;
+use crate::forged_plan::{Cases, Expect, forged};
+use crate::judge::{Report, alone};
+use crate::stores;
+
+const WEIGHT: &str = "tensor:model.layers.0.mlp.up_proj.weight";
+const SCALES: &str = "tensor:model.layers.0.mlp.up_proj.weight_scale_inv";
+
+#[test]
+fn the_sample_is_what_the_attacks_take_it_for() {
+    let _alone = alone();
+    let mut forgery = Forgery::of(&stores::several().store);
+    let mut known = |variant: &str, kind: &str| {
+        let encoding = forgery.array(variant, WEIGHT)["encoding"].clone();
+        assert_eq!(encoding["kind"], kind);
+        encoding["known"].as_array().unwrap().len()
+    };
+    assert_eq!((known("int8", "refine"), known("bf16", "refine-floats")), (1, 2));
+    assert_eq!(forged(stores::several(), |_| {}), Ok(false));
+}
+
+#[test]
+fn fields_that_lie() {
+    let _alone = alone();
+    let mut cases = Cases::on(stores::several());
+    for (variant, kind) in [("int8", "refine"), ("bf16", "refine-floats")] {
+        let honest = Forgery::of(&stores::several().store).array(variant, WEIGHT)["encoding"].clone();
+        let is_ref =
+            |place: &&String| honest.pointer(place).is_some_and(|value| value.get("variant").is_some());
+        let places = pointers(&honest);
+        let refs = [
+            to("fp8", "tensor:none"),
+            to(variant, WEIGHT),
+            to("bf16", WEIGHT),
+            to("fp8", "file:tokenizer.json"),
+            to("fp8", "bundle:0"),
+            json!(null),
+        ];
+        for place in places.iter().filter(is_ref) {
+            for value in refs.iter().filter(|value| *value != honest.pointer(place).unwrap()) {
+                cases.add(&format!("{variant} {place}: {value}"), Expect::Notice, |f| {
+                    *f.array(variant, WEIGHT)["encoding"].pointer_mut(place).unwrap() = value.clone();
+                });
+            }
+        }
+        for place in places.iter().filter(|place| !is_ref(place)) {
+            for value in lies_about(honest.pointer(place).unwrap()) {
+                cases.add(&format!("{variant} {place}: {value}"), Expect::Any, |f| {
+                    *f.array(variant, WEIGHT)["encoding"].pointer_mut(place).unwrap() = value;
+                });
+            }
+        }
+        for ends in [json!([0, -1]), json!([0]), json!([1e39, 1]), json!([-1e38, 1e38]), json!(null)] {
+            let expect = if ends[0] == -1e38 { Expect::Any } else { Expect::Notice };
+            cases.add(&format!("{variant}: ends {ends}"), expect, |f| {
+                f.array(variant, WEIGHT)["encoding"]["known"][0]["ends"] = ends.clone();
+            });
+        }
+        cases.add(&format!("{variant}: known from none"), Expect::Notice, |f| {
+            f.array(variant, WEIGHT)["encoding"]["known"] = json!([]);
+        });
+        cases.add(&format!("{variant}: known from too many"), Expect::Notice, |f| {
+            let known = honest["known"][0].clone();
+            f.array(variant, WEIGHT)["encoding"]["known"] = json!(vec![known; 17]);
+        });
+        cases.add(&format!("{variant}: nothing says anything"), Expect::Notice, |f| {
+            for known in f.array(variant, WEIGHT)["encoding"]["known"].as_array_mut().unwrap() {
+                known.as_object_mut().unwrap().remove("ends");
+            }
+        });
+        for other in ["residual", "refine", "refine-floats", "code-residual", "codes", "raw"] {
+            let expect = if other == kind { Expect::Any } else { Expect::Notice };
+            cases.add(&format!("{variant} as {other}"), expect, |f| {
+                f.array(variant, WEIGHT)["encoding"]["kind"] = json!(other);
+            });
+        }
+        for (cols, rows) in [(512, 1), (512, 3), (256, 64), (512, 1 << 14)] {
+            cases.add(&format!("{variant}: {rows} rows of {cols} in a chunk"), Expect::Any, |f| {
+                f.array(variant, WEIGHT)["chunk"] = json!({"rows": rows, "cols": cols});
+            });
+        }
+    }
+    // What the codes of INT8 are given must be known as well, and before them.
+    cases.add("without what is needed", Expect::Notice, |f| {
+        f.array("bf16", WEIGHT)["encoding"]["known"].as_array_mut().unwrap().remove(0);
+    });
+    cases.add("what is needed comes later", Expect::Notice, |f| {
+        f.array("bf16", WEIGHT)["encoding"]["known"].as_array_mut().unwrap().reverse();
+    });
+    cases.add("the scales of a residual", Expect::Notice, |f| {
+        f.array("fp8", SCALES)["encoding"] = json!({"kind": "reference", "to": to("fp8", WEIGHT)});
+    });
+    cases.report.finish(400);
+}
+
+/// Damage behind the checksums.
+#[test]
+fn flipped_bits_and_cuts_with_checksums_that_fit() {
+    let _alone = alone();
+    let mut report = Report::default();
+    let noticed = |result: Result<bool, String>| {
+        result.and_then(|noticed| noticed.then_some(()).ok_or_else(|| "nobody noticed".to_owned()))
+    };
+    for variant in ["int8", "bf16"] {
+        let chunks = Forgery::of(&stores::several().store).chunks(variant, WEIGHT).clone();
+        for (index, (_, bytes)) in chunks.iter().enumerate() {
+            for at in spread(0..bytes.len(), 60) {
+                let flipped = forged(stores::several(), |f| {
+                    f.chunks(variant, WEIGHT)[index].1[at] ^= 1 << (at * 5 % 8)
+                });
+                report.add(&format!("{variant} chunk {index} byte {at}"), flipped.map(drop));
+                let cut = forged(stores::several(), |f| f.chunks(variant, WEIGHT)[index].1.truncate(at));
+                report.add(&format!("{variant} chunk {index} cut to {at}"), noticed(cut));
+            }
+            let longer = forged(stores::several(), |f| f.chunks(variant, WEIGHT)[index].1.extend([0, 0]));
+            report.add(&format!("{variant} chunk {index} with more behind"), noticed(longer));
+        }
+    }
+    report.finish(200);
+}
