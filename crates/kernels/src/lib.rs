@@ -49,8 +49,8 @@ pub use cost::log2_q16;
 pub use error::{DecodeError, EncodeError};
 pub use predict::{CodeRange, ExpectRun, LevelOf, ZeroRun, add_expected, add_multiples, nearest_byte};
 pub use refine::{
-    Bins, CodeInputs, CodeRefiner, Each, Edges, FloatGrid, FloatInputs, FloatRefiner, Intervals, LEAST_SCALE,
-    Scaled, WIDEST,
+    Bins, CodeInputs, CodeRefiner, CodeStream, Each, Edges, FloatGrid, FloatInputs, FloatRefiner, Intervals,
+    LEAST_SCALE, Scaled, WIDEST,
 };
 pub use residual::{ResidualCoder, zero_symbols};
 pub use rows::Rows;

@@ -107,25 +107,43 @@ impl CodeRefiner {
         inputs: &mut impl CodeInputs,
         out: &mut [u8],
     ) -> Result<(), DecodeError> {
-        let mut input = Input(chunk);
-        let exceptions = input.u32()? as usize;
-        let mut states = input.states(self.layout)?;
-        let exceptions = input.items::<5>(exceptions)?;
-        let mut words = WordReader::new(input.0)?;
+        let mut stream = self.open(chunk)?;
         for (number, elements) in Rows::new(out.len(), cols).iter().enumerate() {
             for part in parts(elements.len()) {
                 let out = &mut out[elements.start + part.start..elements.start + part.end];
-                let row = row_of(inputs.part(number, part)?, out.len())?;
-                self.decode_row(&mut states, &mut words, row, out)?;
+                let (intervals, scaled) = inputs.part(number, part)?;
+                self.decode_part(&mut stream, intervals, scaled, out)?;
             }
         }
-        words.finish()?;
-        states.finish()?;
-        for &[a, b, c, d, rank] in exceptions {
-            let index = u32::from_le_bytes([a, b, c, d]) as usize;
-            *out.get_mut(index).ok_or(DecodeError::Corrupt("an exception outside the chunk"))? = rank;
-        }
-        Ok(())
+        stream.finish()
+    }
+
+    /// Begins to decode a chunk part by part.
+    ///
+    /// # Errors
+    /// The chunk is truncated or damaged.
+    pub fn open<'a>(&self, chunk: &'a [u8]) -> Result<CodeStream<'a>, DecodeError> {
+        let mut input = Input(chunk);
+        let exceptions = input.u32()? as usize;
+        let states = input.states(self.layout)?;
+        let exceptions = input.items::<5>(exceptions)?;
+        Ok(CodeStream { states, words: WordReader::new(input.0)?, exceptions, done: 0 })
+    }
+
+    /// Decodes the next ranks of a chunk: of a part of a row as [`CodeInputs`] are asked for them.
+    ///
+    /// # Errors
+    /// As of [`decode`](Self::decode).
+    pub fn decode_part(
+        &self,
+        stream: &mut CodeStream,
+        intervals: Intervals,
+        scaled: Scaled,
+        out: &mut [u8],
+    ) -> Result<(), DecodeError> {
+        let row = row_of((intervals, scaled), out.len())?;
+        self.decode_row(&mut stream.states, &mut stream.words, row, out)?;
+        stream.patch(out)
     }
 
     /// Decodes the ranks of a part of a row that begins at a column that 128 divides.
@@ -172,6 +190,52 @@ impl CodeRefiner {
                 avx512::encode_row(states, words, &self.edges, row, ranks, outside);
             },
         }
+    }
+}
+
+/// A chunk of codes that is decoded part by part, in order.
+pub struct CodeStream<'a> {
+    states: States,
+    words: WordReader<'a>,
+    /// Those that are yet to come.
+    exceptions: &'a [[u8; 5]],
+    /// Ranks decoded so far.
+    done: usize,
+}
+
+impl std::fmt::Debug for CodeStream<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        f.debug_struct("CodeStream").field("done", &self.done).finish_non_exhaustive()
+    }
+}
+
+impl CodeStream<'_> {
+    /// Puts the exceptions among the ranks that follow in place.
+    fn patch(&mut self, out: &mut [u8]) -> Result<(), DecodeError> {
+        let first = self.done;
+        self.done += out.len();
+        while let Some((&[a, b, c, d, rank], rest)) = self.exceptions.split_first() {
+            let index = u32::from_le_bytes([a, b, c, d]) as usize;
+            if index >= self.done {
+                break;
+            }
+            let index = index.checked_sub(first).ok_or(DecodeError::Corrupt("exceptions out of order"))?;
+            out[index] = rank;
+            self.exceptions = rest;
+        }
+        Ok(())
+    }
+
+    /// Whether the chunk ends here.
+    ///
+    /// # Errors
+    /// It does not.
+    pub fn finish(self) -> Result<(), DecodeError> {
+        if !self.exceptions.is_empty() {
+            return Err(DecodeError::Corrupt("an exception outside the chunk"));
+        }
+        self.words.finish()?;
+        self.states.finish()
     }
 }
 

@@ -23,7 +23,7 @@ mod scalar;
 mod tests;
 mod weight;
 
-pub use codes::{CodeInputs, CodeRefiner};
+pub use codes::{CodeInputs, CodeRefiner, CodeStream};
 pub use floats::{FloatGrid, FloatInputs, FloatRefiner};
 pub use intervals::{Bins, Intervals};
 pub use levels::Edges;

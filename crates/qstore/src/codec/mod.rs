@@ -20,7 +20,9 @@ pub(crate) use code_residual::{CodeResidual, GivenCodes, Predictor, shifts};
 pub(crate) use codes::{Codes, Symbols};
 pub(crate) use float::{FloatSplit, high_halves, low_width};
 pub(crate) use planes::Planes;
-pub(crate) use refine::{GivenWeights, KnownBins, KnownWeights, OwnBins, Refine, RefineFloats, count_wide};
+pub(crate) use refine::{
+    GivenWeights, KnownBins, KnownCodes, KnownWeights, OwnBins, Refine, RefineFloats, count_wide,
+};
 pub(crate) use residual::{Bins, GivenBins, Residual, count_zeros};
 pub(crate) use step_residual::{GivenSubdivisions, StepResidual, Subdivisions, split};
 pub(crate) use workspace::{Workspace, at_least, with_workspace};

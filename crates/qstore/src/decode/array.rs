@@ -5,14 +5,14 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use qstore_checkpoint::{Error, IoContext as _, Result, size, zeroed};
-use qstore_container::{ArrayKey, ChunkForm, ChunkRecord, CodeLayout, StoredArray};
+use qstore_container::{ArrayKey, ChunkForm, ChunkRecord, CodeLayout, Encoding, StoredArray};
 use qstore_kernels::DecodeError;
 
 use super::bytes::{ArrayBytes, fetch_for};
 use super::given::GivenReader;
 use super::kept;
 use super::parts::{Parts, Rows};
-use crate::codec::{Codec, GivenOfChunk, Workspace, at_least, with_workspace};
+use crate::codec::{Codec, GivenOfChunk, KnownCodes, Workspace, at_least, layout_of, with_workspace};
 use crate::fetch::{Fetched, Needs, Place};
 use crate::storage::Storage;
 use crate::variant::{ChunkId, Shard, Variant, about_array};
@@ -156,24 +156,27 @@ impl ArrayReader {
 
     /// Decodes chunk `index` into `out`, which must have its length.
     pub(super) fn decode_chunk(&self, from: &Fetched, index: u64, out: &mut [u8]) -> Result<()> {
-        let chunks = self.chunks()?;
-        let at = size(index);
-        let (Some(record), Some(place)) =
-            (self.of_shard().records(self.index).get(at), chunks.places.get(at))
-        else {
-            return Err(self.damaged(&"a chunk is missing"));
-        };
         let id = (Arc::as_ptr(&self.variant).addr(), self.chunk_id(index));
         if kept::copy(id, out) {
             return Ok(());
         }
+        let (record, stored) = self.stored_chunk(from, index)?;
+        self.decode_stored(from, (index, record), stored, out)?;
+        kept::keep(id, out);
+        Ok(())
+    }
+
+    /// Chunk `index` as it is stored, once its checksum was found to fit, and the record of it.
+    fn stored_chunk<'a>(&self, from: &'a Fetched, index: u64) -> Result<(&ChunkRecord, &'a [u8])> {
+        let chunks = self.chunks()?;
+        let at = size(index);
+        let found = self.of_shard().records(self.index).get(at).zip(chunks.places.get(at));
+        let (record, place) = found.ok_or_else(|| self.damaged(&"a chunk is missing"))?;
         let stored = from.get(place)?;
         if !record.matches(stored) {
             return Err(self.damaged_chunk(index, &" is damaged: its checksum does not fit"));
         }
-        self.decode_stored(from, (index, record), stored, out)?;
-        kept::keep(id, out);
-        Ok(())
+        Ok((record, stored))
     }
 
     /// Decodes a chunk as it is stored.
@@ -417,6 +420,25 @@ impl ArrayBytes for ArrayReader {
 
     fn decode_coded(&self, from: &Fetched, rows: Range<u64>, cols: Range<u64>, out: &mut [u8]) -> Result<()> {
         self.decode_block(from, rows, cols, out)
+    }
+
+    fn refined_chunk<'a>(
+        &self,
+        from: &'a Fetched,
+        rows: Range<u64>,
+        cols: Range<u64>,
+    ) -> Result<Option<KnownCodes<'a>>> {
+        let array = self.stored();
+        let index = rows.start / array.chunk.rows.max(1);
+        let place = array.chunk_place(index).map_err(|e| self.damaged(&e))?;
+        let is_refined = matches!(array.encoding, Encoding::Refine { .. });
+        let is_one = array.chunks_across().is_ok_and(|across| across == 1);
+        if !is_refined || !is_one || place.rows != rows || place.cols != cols {
+            return Ok(None);
+        }
+        let (record, stored) = self.stored_chunk(from, index)?;
+        let lanes = layout_of(array.chunk);
+        Ok((record.form == ChunkForm::Coded).then_some(KnownCodes::Stored { chunk: stored, lanes }))
     }
 
     fn piece_end(&self, at: u64) -> u64 {

@@ -7,6 +7,7 @@ use std::path::Path;
 use qstore_checkpoint::{Error, Result, size};
 use qstore_container::CodeLayout;
 
+use crate::codec::KnownCodes;
 use crate::fetch::{Fetched, Needs, fetch};
 use crate::storage::Storage;
 
@@ -23,6 +24,17 @@ pub(crate) trait ArrayBytes: Debug + Send + Sync {
     fn needs_coded(&self, rows: Range<u64>, cols: Range<u64>, needs: &mut Needs) -> Result<()>;
     /// Fills `out` with columns `cols` of rows `rows` of what is coded, where there is [`coded`](Self::coded).
     fn decode_coded(&self, from: &Fetched, rows: Range<u64>, cols: Range<u64>, out: &mut [u8]) -> Result<()>;
+    /// The chunk that has these rows and columns of what is coded and no others, as it is stored, if it is of codes
+    /// that are refined.
+    fn refined_chunk<'a>(
+        &self,
+        _from: &'a Fetched,
+        _rows: Range<u64>,
+        _cols: Range<u64>,
+    ) -> Result<Option<KnownCodes<'a>>> {
+        Ok(None)
+    }
+
     /// Up to which byte is best asked for from byte `at` on.
     fn piece_end(&self, at: u64) -> u64;
     /// What errors name.

@@ -9,7 +9,7 @@ use qstore_container::limits::MAX_TRANSPOSED_BYTES;
 use qstore_container::{Axis, Dtype, Field, FormatError, Packing, Placed};
 
 use super::bytes::{ArrayBytes, fetch_for};
-use crate::codec::{at_least, with_workspace};
+use crate::codec::{KnownCodes, at_least, with_workspace};
 use crate::fetch::{Fetched, Group, Needs};
 use crate::quant::{check_codes, codes_of_words, greatest_common_divisor, unpack};
 
@@ -119,6 +119,24 @@ impl CodeReader {
             codes[..length].copy_from_slice(&found[skip..skip + length]);
         }
         Ok(())
+    }
+
+    /// The chunk that has these rows and columns of codes and no others, as it is stored, if they are refined.
+    ///
+    /// # Errors
+    /// It is damaged.
+    pub(super) fn stored_chunk<'a>(
+        &self,
+        from: &'a Fetched,
+        rows: &Range<u64>,
+        columns: &Range<u64>,
+    ) -> Result<Option<KnownCodes<'a>>> {
+        let Some(words) = self.words_of_block(rows, columns) else { return Ok(None) };
+        let is_coded = matches!(self.access, Access::Coded) && self.word_rows(rows.clone()) == *rows;
+        if !is_coded || self.placed.first_row() != 0 {
+            return Ok(None);
+        }
+        self.array.refined_chunk(from, rows.clone(), words)
     }
 
     /// Reads what `add` asks.

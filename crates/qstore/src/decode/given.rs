@@ -11,8 +11,8 @@ use super::bytes::ArrayBytes;
 use super::codes::CodeReader;
 use super::kept;
 use crate::codec::{
-    Bins, GivenBins, GivenCodes, GivenOfChunk, GivenSubdivisions, GivenWeights, KnownBins, KnownWeights,
-    OwnBins, Predictor, Subdivisions, at_least,
+    Bins, GivenBins, GivenCodes, GivenOfChunk, GivenSubdivisions, GivenWeights, KnownBins, KnownCodes,
+    KnownWeights, OwnBins, Predictor, Subdivisions, at_least,
 };
 use crate::fetch::{Fetched, Group, Needs};
 use crate::quant::{Arrays, Dequantizer};
@@ -23,6 +23,8 @@ use crate::variant::about_array;
 pub(crate) struct GivenReader {
     /// Of each matrix that it is given.
     codes: Vec<CodeReader>,
+    /// For each whether its codes are refined by what is known from those before, and nothing else.
+    in_step: Vec<bool>,
     /// Opened when it is first needed.
     meaning: OnceLock<Opened>,
     described: Option<Described>,
@@ -95,12 +97,18 @@ pub(super) struct Value {
 impl GivenReader {
     /// Codes, and what they mean; for each reader of codes there is one that stands for those that there are not.
     pub(crate) fn new(codes: Vec<CodeReader>, meaning: Meaning, fills: Vec<u8>) -> Self {
-        Self { codes, meaning: Opened { meaning, fills }.into(), described: None }
+        Self {
+            in_step: vec![false; codes.len()],
+            codes,
+            meaning: Opened { meaning, fills }.into(),
+            described: None,
+        }
     }
 
-    /// Codes, and what a plan says of them.
-    pub(super) fn described(codes: Vec<CodeReader>, described: Described) -> Self {
-        Self { codes, meaning: OnceLock::new(), described: Some(described) }
+    /// Codes, each with whether they are refined by what is known from those before, and what a plan says of them.
+    pub(super) fn described(codes: Vec<(CodeReader, bool)>, described: Described) -> Self {
+        let (codes, in_step) = codes.into_iter().unzip();
+        Self { codes, in_step, meaning: OnceLock::new(), described: Some(described) }
     }
 
     /// Adds what a block of rows and columns needs.
@@ -128,16 +136,23 @@ impl GivenReader {
         let of_each = rows.len().saturating_mul(columns.len());
         let codes = at_least(buffer, of_each.saturating_mul(self.codes.len()));
         let first_row = rows.start;
+        let of_rows = rows.start as u64..rows.end as u64;
+        let wanted = columns.start as u64..columns.end as u64;
+        let mut stored = Vec::with_capacity(self.codes.len());
         let matrices = self.codes.iter().zip(fills).zip(codes.chunks_mut(of_each.max(1)));
         let decode = || -> Result<()> {
-            for ((reader, fill), codes) in matrices {
-                let wanted = columns.start as u64..columns.end as u64;
-                reader.decode(from, rows.start as u64, wanted, *fill, codes)?;
+            for (((reader, fill), codes), in_step) in matrices.zip(&self.in_step) {
+                let chunk = if *in_step { reader.stored_chunk(from, &of_rows, &wanted)? } else { None };
+                if chunk.is_none() {
+                    reader.decode(from, of_rows.start, wanted.clone(), *fill, codes)?;
+                }
+                stored.push(chunk);
             }
             Ok(())
         };
         // Later ones may be given the codes of earlier ones.
         if self.codes.len() > 1 { kept::keeping(decode) } else { decode() }?;
+        let codes = &*codes;
         Ok(match meaning {
             Meaning::Bins(bins) => work(GivenOfChunk::Bins(GivenBins { codes, first_row, bins })),
             Meaning::Subdivisions(subdivisions) => {
@@ -149,7 +164,9 @@ impl GivenReader {
             }
             Meaning::Weights(known) => {
                 let columns = (columns.start, columns.end);
-                work(GivenOfChunk::Weights(GivenWeights { codes, first_row, columns, known }))
+                let read = codes.chunks(of_each.max(1)).map(KnownCodes::Read);
+                let codes: Vec<_> = read.zip(stored).map(|(read, stored)| stored.unwrap_or(read)).collect();
+                work(GivenOfChunk::Weights(GivenWeights { codes: &codes, first_row, columns, known }))
             }
         })
     }

@@ -177,9 +177,10 @@ impl Readers {
         let values = fields.map(value).collect::<Result<_>>()?;
         let mut reader = |given: &&QuantMatrix<ArrayRef>| {
             let codes = variant.stored(&given.codes.array)?;
-            let array = self.open_referred(variant, &given.codes.array)?;
-            let reader = CodeReader::new(array, &given.codes, (codes.dtype, &codes.shape), given.shape);
-            reader.map_err(|e| damaged(&format!("given.codes.{e}")))
+            let of = self.open_referred(variant, &given.codes.array)?;
+            let reader = CodeReader::new(of, &given.codes, (codes.dtype, &codes.shape), given.shape);
+            let reader = reader.map_err(|e| damaged(&format!("given.codes.{e}")))?;
+            Ok((reader, is_in_step(variant, &array.encoding, given)?))
         };
         let readers = given.iter().map(&mut reader).collect::<Result<_>>()?;
         let described = Described {
@@ -194,6 +195,16 @@ impl Readers {
         };
         Ok(Some(GivenReader::described(readers, described)))
     }
+}
+
+/// Whether the codes of a matrix that is known are refined by what is known from those before it, and nothing else: one
+/// that is given it can then narrow the intervals of its weights along with them.
+fn is_in_step(variant: &Variant, encoding: &Encoding, matrix: &QuantMatrix<ArrayRef>) -> Result<bool> {
+    let stored = variant.stored(&matrix.codes.array)?;
+    let Encoding::Refine { known, own, .. } = &stored.encoding else { return Ok(false) };
+    let at = encoding.known().iter().position(|known| known.matrix == *matrix);
+    let before = at.map_or(&[][..], |at| &encoding.known()[..at]);
+    Ok(*known == before && **own == matrix.values && coded_shape(stored) == Some(matrix.shape))
 }
 
 impl ArrayReader {

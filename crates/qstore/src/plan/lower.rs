@@ -11,7 +11,7 @@ use crate::decode::{ArrayReader, CodeReader, checkpoint, read_part};
 use crate::formats::Checkpoint;
 use crate::ingest::{SharedArray, checkpoint_of};
 use crate::quant::Arrays;
-use crate::variant::{Variant, chunks_align, is_elsewhere};
+use crate::variant::{GivenSource, Variant, chunks_align, is_elsewhere};
 
 /// Whatever an array may be given lies in one.
 #[derive(Debug, Clone)]
@@ -57,7 +57,7 @@ impl Lower {
     }
 
     /// Which array has the codes `key`, and which ones have those that they are given.
-    pub(super) fn source_and_given(&self, key: &ArrayKey) -> Result<(ArrayRef, Vec<ArrayRef>)> {
+    pub(super) fn source_and_given(&self, key: &ArrayKey) -> Result<(ArrayRef, Vec<GivenSource>)> {
         match self {
             Self::Stored(variant) => variant.source_and_given(key),
             Self::Folder { name, .. } => {

@@ -5,7 +5,7 @@
 //! that a reader decodes no others.
 
 use qstore_checkpoint::FloatKind;
-use qstore_container::{ArrayRef, ChunkShape, CodeLayout, Dequantization, Encoding, KnownMatrix};
+use qstore_container::{ArrayRef, ChunkShape, CodeLayout, Dequantization, Encoding, Finite, KnownMatrix};
 use qstore_kernels::Classifier;
 use rayon::prelude::*;
 
@@ -15,22 +15,24 @@ use super::given::GivenGroup;
 use super::matrix::{CodedMatrix, Part};
 use super::unusable::Unusable;
 use crate::codec::{
-    Codec, GivenOfChunk, GivenWeights, KnownBins, KnownWeights, OwnBins, Refine, RefineFloats, count_wide,
-    layout_of, with_workspace,
+    Codec, GivenOfChunk, GivenWeights, KnownBins, KnownCodes, KnownWeights, OwnBins, Refine, RefineFloats,
+    count_wide, layout_of, with_workspace,
 };
 use crate::decode::{GivenReader, Meaning};
 
 /// Weights of a chunk on which sets of matrices are tried: there are many sets.
 const TRIAL_WEIGHTS: usize = 1 << 15;
-/// How many steps beyond the outermost levels their bins may end: no weight was beyond the greatest, or none that did
-/// not belong to it, or the greatest were cut off.
-const STEPS_BEYOND: [f32; 3] = [0.0, 0.5, 8.0];
+/// How many steps beyond the outermost levels their bins may end: where another level would begin, or at the levels
+/// themselves, as the greatest weight became the greatest level, or far beyond, as weights were cut off.
+const STEPS_BEYOND: [f32; 3] = [0.5, 0.0, 8.0];
 
 /// A matrix below that may be among those that an array is given.
 struct Candidate<'a> {
     group: &'a GivenGroup<'a>,
     /// `None` if its codes say nothing of their weights.
     bins: Option<KnownBins>,
+    /// Where its bins may end. What others take for it, since readers can then decode the codes of both in step.
+    ends: Vec<[f32; 2]>,
     /// The candidates that its codes are given, which come before it.
     needs: Vec<usize>,
 }
@@ -121,8 +123,13 @@ fn candidates<'a>(
         let (lower, key) = (&group.pair.lower, &group.matrix.codes.array);
         let (source, given) = lower.source_and_given(key)?;
         let place = |array: &ArrayRef| found.iter().position(|(known, _)| known == array);
-        let needs: Option<Vec<usize>> = given.iter().map(place).collect();
+        let needs: Option<Vec<usize>> = given.iter().map(|(array, _)| place(array)).collect();
         let Some(needs) = needs.filter(|_| place(&source).is_none()) else { continue };
+        for (index, (_, ends)) in needs.iter().zip(&given) {
+            if let Some(ends) = ends {
+                found[*index].1.ends = vec![ends.map(Finite::get)];
+            }
+        }
         let encoding = encoding(matrix, refined, Vec::new());
         let is_aligned = matches!(refined, Refined::Floats(_))
             || lower.chunks_align(key, &matrix.as_stored(chunk_of(matrix, refined), &encoding))?;
@@ -131,7 +138,9 @@ fn candidates<'a>(
         }
         let rounds = group.values.rule().is_some();
         let bins = KnownBins::new(group.values.clone(), group.matrix.shape, [0.0; 2]).filter(|_| rounds);
-        found.push((source, Candidate { group, bins, needs }));
+        let beyond = |bins: &KnownBins| STEPS_BEYOND.iter().map(|steps| bins.beyond(*steps)).collect();
+        let ends = bins.as_ref().map(beyond).unwrap_or_default();
+        found.push((source, Candidate { group, bins, ends, needs }));
     }
     Ok(found.into_iter().map(|(_, candidate)| candidate).collect())
 }
@@ -146,7 +155,6 @@ fn chunk_of(matrix: &CodedMatrix, refined: &Refined) -> ChunkShape {
 /// Every way to choose one more of at most `most`, together with what its codes need.
 fn extended(candidates: &[Candidate], chosen: Option<&Chosen>, index: usize, most: usize) -> Vec<Chosen> {
     let chosen = chosen.cloned().unwrap_or_default();
-    let Some(bins) = &candidates[index].bins else { return Vec::new() };
     if chosen.iter().any(|(known, ends)| *known == index && ends.is_some()) {
         return Vec::new();
     }
@@ -155,17 +163,16 @@ fn extended(candidates: &[Candidate], chosen: Option<&Chosen>, index: usize, mos
     while let Some(needed) = left.pop() {
         if with.iter().all(|(known, _)| *known != needed) {
             // What has to be decoded anyway may as well tell what it knows.
-            let ends = candidates[needed].bins.as_ref().map(|bins| bins.beyond(0.5));
-            with.push((needed, ends));
+            with.push((needed, candidates[needed].ends.first().copied()));
             left.extend(&candidates[needed].needs);
         }
     }
     if with.len() >= most {
         return Vec::new();
     }
-    let ending = STEPS_BEYOND.iter().map(|steps| {
+    let ending = candidates[index].ends.iter().map(|ends| {
         let mut all = with.clone();
-        all.push((index, Some(bins.beyond(*steps))));
+        all.push((index, Some(*ends)));
         all.sort_unstable_by_key(|(index, _)| *index);
         all
     });
@@ -214,8 +221,11 @@ fn stored(
 ) -> Option<(u64, Codec)> {
     let given: Vec<Vec<u8>> = parts.iter().map(|part| part.codes_of(saying, of)).collect();
     let columns = (0, usize::try_from(matrix.shape()[1]).ok()?);
+    let of_each = |given: &Vec<u8>| (given.len() / saying.len().max(1)).max(1);
+    let codes: Vec<Vec<_>> =
+        given.iter().map(|given| given.chunks(of_each(given)).map(KnownCodes::Read).collect()).collect();
     let weights = |index: usize| GivenWeights {
-        codes: &given[index],
+        codes: &codes[index],
         first_row: parts[index].rows.start,
         columns,
         known,

@@ -10,8 +10,7 @@ use super::levels::{LevelKind, LevelTable, mini_level};
 #[derive(Debug, Clone)]
 pub(crate) struct Ranking {
     edges: Edges,
-    rank_of_code: Box<[u8; 256]>,
-    code_of_rank: Box<[u8; 256]>,
+    order: Order,
     last: u8,
     /// What is added to a level to make it one of the edges.
     offset: f32,
@@ -20,6 +19,15 @@ pub(crate) struct Ranking {
     /// What the edges of a rank and of the one as far from the other end add up to; `None` if that is not the same for
     /// all.
     mirror: Option<f32>,
+}
+
+/// How ranks follow from codes.
+#[derive(Debug, Clone)]
+enum Order {
+    /// These bits are turned over, of codes with the highest bit and of those without.
+    Flips { half: u8, with: u8, without: u8 },
+    /// The rank of each code, and the code of each rank.
+    Table { ranks: Box<[u8; 256]>, codes: Box<[u8; 256]> },
 }
 
 /// What a code of a rank stands for: `(level - zero) * scale`, all of it numbers that kernels take.
@@ -51,17 +59,24 @@ impl Ranking {
         };
         let last = u8::MAX >> (8 - levels.bits());
         let half = 1u8 << (levels.bits() - 1);
-        let (mut rank_of_code, mut code_of_rank) = (Box::new([u8::MAX; 256]), Box::new([0; 256]));
-        for code in 0..=last {
-            let mut rank = [code];
-            levels.to_ranks(&mut rank);
-            let rank = match levels.kind() {
-                LevelKind::Unsigned | LevelKind::Table => rank[0],
-                LevelKind::Signed { .. } | LevelKind::Float(_) => rank[0].wrapping_add(half),
-            };
-            rank_of_code[usize::from(code)] = rank;
-            code_of_rank[usize::from(rank)] = code;
-        }
+        let order = match levels.kind() {
+            LevelKind::Unsigned | LevelKind::Signed { plain: false } => {
+                Order::Flips { half, with: 0, without: 0 }
+            }
+            LevelKind::Signed { plain: true } => Order::Flips { half, with: half, without: half },
+            // Magnitudes of negative ones descend.
+            LevelKind::Float(_) => Order::Flips { half, with: last, without: half },
+            LevelKind::Table => {
+                let (mut ranks, mut codes) = (Box::new([u8::MAX; 256]), Box::new([0; 256]));
+                for code in 0..=last {
+                    let mut rank = [code];
+                    levels.to_ranks(&mut rank);
+                    ranks[usize::from(code)] = rank[0];
+                    codes[usize::from(rank[0])] = code;
+                }
+                Order::Table { ranks, codes }
+            }
+        };
         let mirror = match levels.kind() {
             LevelKind::Unsigned | LevelKind::Signed { .. } => Some(f32::from(last)),
             LevelKind::Float(_) => Some(0.0),
@@ -82,7 +97,7 @@ impl Ranking {
                 [[levels[0], levels[1]], [levels[levels.len() - 2], levels[levels.len() - 1]]]
             }
         };
-        Some(Self { edges, rank_of_code, code_of_rank, last, offset, outer, mirror })
+        Some(Self { edges, order, last, offset, outer, mirror })
     }
 
     /// The edges between ranks.
@@ -118,17 +133,92 @@ impl Ranking {
 
     /// Ranks of codes.
     pub(crate) fn ranks(&self, codes: &[u8], ranks: &mut [u8]) {
-        ranks.iter_mut().zip(codes).for_each(|(rank, code)| *rank = self.rank_of_code[usize::from(*code)]);
+        match &self.order {
+            &Order::Flips { half, with, without } => {
+                // Without a choice between addresses, so that compilers make vector code of it.
+                let rank = |code: u8| code ^ without ^ (all_if(code & half != 0) & (with ^ without));
+                ranks.iter_mut().zip(codes).for_each(|(to, code)| *to = rank(*code));
+            }
+            Order::Table { ranks: of_codes, .. } => {
+                ranks.iter_mut().zip(codes).for_each(|(to, code)| *to = of_codes[usize::from(*code)]);
+            }
+        }
     }
 
     /// Inverse of [`ranks`](Self::ranks); what is no rank becomes any code.
     pub(crate) fn to_codes(&self, ranks: &mut [u8]) {
-        ranks.iter_mut().for_each(|rank| *rank = self.code_of_rank[usize::from(*rank)]);
+        match &self.order {
+            &Order::Flips { half, with, without } => {
+                // Turned over, the highest bit says the opposite.
+                let (set, clear) = if without & half == 0 { (with, without) } else { (without, with) };
+                let last = self.last;
+                let code = |rank: u8| (rank ^ clear ^ (all_if(rank & half != 0) & (set ^ clear))) & last;
+                ranks.iter_mut().for_each(|rank| *rank = code(*rank));
+            }
+            Order::Table { codes, .. } => {
+                ranks.iter_mut().for_each(|rank| *rank = codes[usize::from(*rank)]);
+            }
+        }
     }
 
     /// Counts ranks from the last one down; what is no rank stays so.
     pub(crate) fn mirror(&self, ranks: &mut [u8]) {
         let last = self.last;
         ranks.iter_mut().for_each(|rank| *rank = if *rank <= last { last - *rank } else { *rank });
+    }
+}
+
+/// All bits, or none.
+fn all_if(condition: bool) -> u8 {
+    if condition { u8::MAX } else { 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use qstore_container::{Levels, MiniFloat};
+
+    #[test]
+    fn ranks_ascend_as_levels_do() {
+        let table = [-1.0, 4.0, 0.25, -0.5].map(|level: f32| level.try_into().unwrap());
+        let mut all = vec![
+            (Levels::Float(MiniFloat::E4m3), 8),
+            (Levels::Float(MiniFloat::E5m2), 8),
+            (Levels::Float(MiniFloat::E2m1), 4),
+            (Levels::Table(table.to_vec()), 2),
+        ];
+        for bits in 1..=8 {
+            all.extend([Levels::Unsigned, Levels::Signed, Levels::Offset].map(|levels| (levels, bits)));
+        }
+        for (levels, bits) in all {
+            let table = LevelTable::new(&levels, bits);
+            let ranking = Ranking::new(&table).unwrap();
+            let codes: Vec<u8> = (0..=u8::MAX >> (8 - bits)).collect();
+            let mut ranks = vec![0; codes.len()];
+            ranking.ranks(&codes, &mut ranks);
+            let mut by_rank: Vec<_> =
+                ranks.iter().zip(&codes).map(|(rank, code)| (*rank, table.value(*code))).collect();
+            by_rank.sort_by_key(|(rank, _)| *rank);
+            assert!(by_rank.iter().map(|(rank, _)| *rank).eq(codes.iter().copied()), "{levels:?} {bits}");
+            let values: Vec<f32> =
+                by_rank.iter().map(|(_, value)| *value).filter(|value| value.is_finite()).collect();
+            assert!(values.is_sorted(), "{levels:?} {bits}");
+            if table.is_integer() {
+                assert!(by_rank.iter().all(|(rank, value)| f32::from(*rank) == value + ranking.offset));
+            }
+            ranking.to_codes(&mut ranks);
+            assert_eq!(ranks, codes, "{levels:?} {bits}");
+        }
+    }
+
+    #[test]
+    fn ends_lie_beyond_the_outermost_levels() {
+        let ranking = |levels, bits| Ranking::new(&LevelTable::new(&levels, bits)).unwrap();
+        assert_eq!(ranking(Levels::Signed, 8).beyond(0.5), [-128.5, 127.5]);
+        assert_eq!(ranking(Levels::Unsigned, 4).beyond(0.0), [0.0, 15.0]);
+        assert_eq!(ranking(Levels::Float(MiniFloat::E2m1), 4).beyond(0.5), [-7.0, 7.0]);
+        // Of negative scales either end could be the other.
+        assert_eq!(ranking(Levels::Unsigned, 4).ends([-0.5, 20.0], true), [-5.0, 20.0]);
+        assert_eq!(ranking(Levels::Signed, 4).ends([-8.5, 7.0], false), [-0.5, 15.0]);
     }
 }

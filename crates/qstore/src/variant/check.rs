@@ -5,7 +5,7 @@ use std::fmt::Display;
 use qstore_checkpoint::{Error, Result};
 use qstore_container::limits::{MAX_TRANSPOSED_BYTES, MAX_VALUES_BYTES};
 use qstore_container::{
-    ArrayKey, ArrayRef, Axis, Dequantization, Encoding, FileContent, FormatError, QuantMatrix,
+    ArrayKey, ArrayRef, Axis, Dequantization, Encoding, FileContent, Finite, FormatError, QuantMatrix,
     SafetensorsHeader, StoredArray, VariantName, View,
 };
 
@@ -13,6 +13,9 @@ use super::aside::{Aside, slab_bytes};
 use super::shape::coded_shape;
 use super::{Variant, about_array, content_hash};
 use crate::quant::check_codes;
+
+/// An array whose codes another is given, and the levels at which their bins end, if it is known from these.
+pub(crate) type GivenSource = (ArrayRef, Option<[Finite; 2]>);
 
 impl Variant {
     /// Whether all that arrays and files refer to is there and fits.
@@ -128,11 +131,14 @@ impl Variant {
         Ok(ArrayRef { variant: variant.entry.name.clone(), array: source.key.clone() })
     }
 
-    /// Which array has the bytes of one of its own, and which ones have the codes that this is given.
-    pub(crate) fn source_and_given(&self, key: &ArrayKey) -> Result<(ArrayRef, Vec<ArrayRef>)> {
+    /// Which array has the bytes of one of its own, and which ones have the codes that this is given, each with the
+    /// levels at which its bins end, if it is known from these.
+    pub(crate) fn source_and_given(&self, key: &ArrayKey) -> Result<(ArrayRef, Vec<GivenSource>)> {
         let own = ArrayRef { variant: self.entry.name.clone(), array: key.clone() };
         let (variant, source) = self.source_of(&own)?;
-        let given = source.encoding.given().map(|given| variant.source_id(&given.codes.array));
+        let ends = source.encoding.known().iter().map(|known| known.ends).chain(std::iter::repeat(None));
+        let given = source.encoding.given().zip(ends);
+        let given = given.map(|(given, ends)| Ok((variant.source_id(&given.codes.array)?, ends)));
         Ok((self.source_id(&own)?, given.collect::<Result<_>>()?))
     }
 

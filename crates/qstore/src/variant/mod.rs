@@ -21,7 +21,7 @@ use serde::Deserialize;
 use crate::names::ArrayInfo;
 use crate::storage::{Counted, Storage};
 pub(crate) use changed::or_changed;
-pub(crate) use check::{chunks_align, is_elsewhere};
+pub(crate) use check::{GivenSource, chunks_align, is_elsewhere};
 pub(crate) use decoded::{ChunkId, DecodedChunks};
 pub(crate) use shape::coded_shape;
 pub(crate) use shard::Shard;

@@ -46,7 +46,7 @@ impl RefineFloats {
         if !given.is_for(values.len()) {
             return None;
         }
-        let mut inputs = given.inputs(Backend::best());
+        let mut inputs = given.inputs(Backend::best()).ok()?;
         let coded = self.coder.encode(&values, given.cols(), &mut inputs, &mut workspace.scratch).ok()?;
         // The low halves stay where they were.
         with_rest(self.float, raw, coded)
@@ -63,8 +63,9 @@ impl RefineFloats {
             return Err(DecodeError::Corrupt("floats of another number than the codes that they are given"));
         }
         Parts::of(self.float, stored, out.len())?.decode(out, &mut workspace.high, |part, halves| {
-            let mut inputs = given.inputs(Backend::best());
-            self.coder.decode(part, given.cols(), &mut inputs, halves)
+            let mut inputs = given.inputs(Backend::best())?;
+            self.coder.decode(part, given.cols(), &mut inputs, halves)?;
+            inputs.finish()
         })
     }
 }
@@ -83,7 +84,8 @@ pub(crate) fn count_wide(
     if !given.is_for(values.len()) {
         return Err(EncodeError::Shape);
     }
-    FloatRefiner::count_wide(grid(float), &values, given.cols(), &mut given.inputs(Backend::best()), into)
+    let mut inputs = given.inputs(Backend::best()).map_err(|_| EncodeError::Shape)?;
+    FloatRefiner::count_wide(grid(float), &values, given.cols(), &mut inputs, into)
 }
 
 fn grid(float: FloatKind) -> FloatGrid {

@@ -3,7 +3,9 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use qstore_kernels::{Backend, Bins, CodeInputs, DecodeError, FloatInputs, Intervals, Scaled};
+use qstore_kernels::{
+    Backend, Bins, CodeInputs, CodeRefiner, CodeStream, DecodeError, FloatInputs, Intervals, Layout, Scaled,
+};
 
 use super::scaled::{RowScales, Scalings};
 use crate::quant::Dequantizer;
@@ -23,11 +25,20 @@ pub(crate) struct KnownWeights {
     own: Option<Arc<Scalings>>,
 }
 
+/// The codes of a chunk's weights in one matrix.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum KnownCodes<'a> {
+    /// One a byte.
+    Read(&'a [u8]),
+    /// As they are stored: refined by what is known from the matrices before, in a chunk of the same rows and columns.
+    Stored { chunk: &'a [u8], lanes: Layout },
+}
+
 /// What a chunk is given.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct GivenWeights<'a> {
-    /// For each matrix in turn the codes of the chunk's weights, one a byte.
-    pub(crate) codes: &'a [u8],
+    /// For each matrix in turn the codes of the chunk's weights.
+    pub(crate) codes: &'a [KnownCodes<'a>],
     /// The row that they begin with.
     pub(crate) first_row: usize,
     /// The columns that they are of.
@@ -85,17 +96,35 @@ impl<'a> GivenWeights<'a> {
 
     /// Whether it is what a chunk of so many weights is given.
     pub(super) fn is_for(&self, weights: usize) -> bool {
-        weights.checked_mul(self.known.bins.len()) == Some(self.codes.len())
-            && weights.is_multiple_of(self.cols().max(1))
+        let fits = |codes: &KnownCodes| match codes {
+            KnownCodes::Read(codes) => codes.len() == weights,
+            KnownCodes::Stored { .. } => true,
+        };
+        let is_whole = weights.is_multiple_of(self.cols().max(1));
+        is_whole && self.codes.len() == self.known.bins.len() && self.codes.iter().all(fits)
     }
 
-    /// Gives the chunk's weights their intervals.
-    pub(super) fn inputs(self, backend: Backend) -> Inputs<'a> {
+    /// Gives the chunk's weights their intervals. Where codes come as they are stored, each part of a row can be asked
+    /// for once, in order.
+    ///
+    /// # Errors
+    /// A chunk of codes that is damaged.
+    pub(super) fn inputs(self, backend: Backend) -> Result<Inputs<'a>, DecodeError> {
         let columns = self.columns.0..self.columns.1;
-        let rows = self.known.bins.iter().map(|bins| bins.scalings.room(&columns)).collect();
+        let matrix = |(bins, codes): (&'a KnownBins, &KnownCodes<'a>)| {
+            let (scales, edges) = (bins.scalings.room(&columns), bins.scalings.ranking.edges());
+            let codes = match *codes {
+                KnownCodes::Read(codes) => Source::Read(codes),
+                KnownCodes::Stored { chunk, lanes } => {
+                    let coder = CodeRefiner::new(edges.clone(), lanes).on(backend);
+                    Source::Stored(Box::new((coder.open(chunk)?, coder)))
+                }
+            };
+            Ok(Matrix { bins, scales, codes })
+        };
+        let matrices = self.known.bins.iter().zip(self.codes).map(matrix).collect::<Result<_, _>>()?;
         let own = self.known.own.as_ref().map(|own| own.room(&columns));
-        let of_each = self.codes.len() / self.known.bins.len().max(1);
-        Inputs { given: self, columns, backend, of_each, rows, own, lo: [0.0; MOST], hi: [0.0; MOST] }
+        Ok(Inputs { given: self, columns, backend, matrices, own, lo: [0.0; MOST], hi: [0.0; MOST] })
     }
 }
 
@@ -107,37 +136,61 @@ pub(super) struct Inputs<'a> {
     given: GivenWeights<'a>,
     columns: Range<usize>,
     backend: Backend,
-    /// Codes of each matrix.
-    of_each: usize,
-    /// For each matrix the scales of the row that was asked for last.
-    rows: Vec<RowScales>,
+    matrices: Vec<Matrix<'a>>,
     own: Option<RowScales>,
     lo: [f32; MOST],
     hi: [f32; MOST],
 }
 
+struct Matrix<'a> {
+    bins: &'a KnownBins,
+    /// Of the row that was asked for last.
+    scales: RowScales,
+    codes: Source<'a>,
+}
+
+enum Source<'a> {
+    Read(&'a [u8]),
+    Stored(Box<(CodeStream<'a>, CodeRefiner)>),
+}
+
 impl Inputs<'_> {
     fn intervals(&mut self, row: usize, cols: &Range<usize>) -> Result<usize, DecodeError> {
         let all = self.columns.len();
-        let missing = DecodeError::Corrupt("a part of a row that there is not");
         let (lo, hi) = match (self.lo.get_mut(..cols.len()), self.hi.get_mut(..cols.len())) {
             (Some(lo), Some(hi)) if cols.end <= all => (lo, hi),
-            _ => return Err(missing),
+            _ => return Err(DecodeError::Corrupt("a part of a row that there is not")),
         };
         let mut ranks = [0; MOST];
         let ranks = &mut ranks[..cols.len()];
-        let matrices = self.given.known.bins.iter().zip(&mut self.rows);
-        let codes = self.given.codes.chunks_exact(self.of_each.max(1));
-        for (index, ((bins, scales), codes)) in matrices.zip(codes).enumerate() {
-            let at = row * all + cols.start;
-            let codes = codes.get(at..at + cols.len()).ok_or(DecodeError::Truncated)?;
+        for (index, Matrix { bins, scales, codes }) in self.matrices.iter_mut().enumerate() {
             bins.scalings.fill(scales, self.given.first_row + row, &self.columns);
-            bins.scalings.ranks(scales, cols, codes, ranks);
+            match codes {
+                Source::Read(codes) => {
+                    let at = row * all + cols.start;
+                    let codes = codes.get(at..at + cols.len()).ok_or(DecodeError::Truncated)?;
+                    bins.scalings.ranks(scales, cols, codes, ranks);
+                }
+                Source::Stored(stored) => {
+                    let (stream, coder) = &mut **stored;
+                    coder.decode_part(stream, Intervals { lo, hi }, scales.part(cols)?, ranks)?;
+                }
+            }
             let edges = bins.scalings.ranking.edges();
             let bins = Bins { edges, ends: bins.ends, ranks, scaled: scales.part(cols)? };
             if index == 0 { bins.begin(self.backend, lo, hi) } else { bins.narrow(self.backend, lo, hi) }?;
         }
         Ok(cols.len())
+    }
+
+    /// Whether the chunks of codes end where this one does.
+    pub(super) fn finish(self) -> Result<(), DecodeError> {
+        for matrix in self.matrices {
+            if let Source::Stored(stored) = matrix.codes {
+                stored.0.finish()?;
+            }
+        }
+        Ok(())
     }
 }
 

@@ -10,4 +10,4 @@ mod scaled;
 
 pub(crate) use codes::Refine;
 pub(crate) use floats::{RefineFloats, count_wide};
-pub(crate) use known::{GivenWeights, KnownBins, KnownWeights, OwnBins};
+pub(crate) use known::{GivenWeights, KnownBins, KnownCodes, KnownWeights, OwnBins};

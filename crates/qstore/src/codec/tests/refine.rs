@@ -63,7 +63,9 @@ proptest! {
         let near = codes(rows * cols, &chain[0].0, seed);
         let raw = weights(&first, &near, first_row, float, (0.5, noise), seed);
         let values = value_of(float, &raw);
-        let (mut bins, mut given): (Vec<KnownBins>, Vec<u8>) = (Vec::new(), Vec::new());
+        let (mut bins, mut given): (Vec<KnownBins>, Vec<Vec<u8>>) = (Vec::new(), Vec::new());
+        // As readers of what is above have them: as they are stored, where they are coded.
+        let mut stored: Vec<Option<Vec<u8>>> = Vec::new();
         for (index, (quantiser, noise, steps, missing)) in chain.iter().enumerate() {
             let opened = quantiser.open(rows + first_row, cols);
             let own_codes = quantised(quantiser, &opened, &values, first_row, (*noise, seed ^ index as u64));
@@ -73,29 +75,44 @@ proptest! {
             if index > 0 {
                 let (layout_of_codes, words) = (quantiser.layout(), quantiser.elements(cols));
                 let packed = quantiser.pack(&own_codes, cols);
-                let weights = GivenWeights { codes: &given, first_row, columns: (0, cols), known: &known };
+                let read: Vec<_> = given.iter().map(|codes| KnownCodes::Read(codes)).collect();
+                let weights = GivenWeights { codes: &read, first_row, columns: (0, cols), known: &known };
                 let codec = Codec::Refine(Refine::new(&layout_of_codes, layout(wide)));
                 let case = Case { codec, wide, classifier: Classifier::single(), raw: &packed, cols: words, given: GivenOfChunk::Weights(weights) };
                 let encoding = Encoding::Refine { known: known_in_plan(index), own: Box::new(any_given().values), layout: layout_of_codes };
                 case.check(encoding, Dtype::U8, seed)?;
-                let fewer = GivenOfChunk::Weights(GivenWeights { codes: &given[1..], ..weights });
+                let chunk = case.codec.encode(&packed, words, &case.classifier, case.given, &mut Workspace::default());
+                stored.push(chunk.filter(|_| *missing == 0));
+                let fewer = GivenOfChunk::Weights(GivenWeights { codes: &read[1..], ..weights });
                 let mut out = vec![0; packed.len()];
                 prop_assert!(case.codec.decode(&[0; 900], words, fewer, &mut Workspace::default(), &mut out).is_err());
+            } else {
+                stored.push(None);
             }
             // A matrix may have fewer rows and columns than what is given it.
             let there = [(rows + first_row) as u64 - missing.min(&1), (cols as u64 - missing * 3).max(1)];
             let new = KnownBins::new(opened, there, [0.0; 2]).unwrap();
             bins.push(new.ending(new.beyond(*steps)));
-            given.extend(own_codes);
+            given.push(own_codes);
         }
         let known = KnownWeights::new(bins, None);
-        let weights = GivenWeights { codes: &given, first_row, columns: (0, cols), known: &known };
+        let read: Vec<_> = given.iter().map(|codes| KnownCodes::Read(codes)).collect();
+        let weights = GivenWeights { codes: &read, first_row, columns: (0, cols), known: &known };
         let mut wide_symbols = [0; 256];
         count_wide(float, &raw, weights, &mut wide_symbols).unwrap();
         let codec = Codec::RefineFloats(RefineFloats::fit(float, &wide_symbols, layout(wide)));
         let case = Case { codec, wide, classifier: Classifier::single(), raw: &raw, cols, given: GivenOfChunk::Weights(weights) };
         let encoding = Encoding::RefineFloats { known: known_in_plan(chain.len()), transposed: false };
         let shrank = case.check(encoding, dtype, seed)?;
+        let in_step: Vec<_> = stored.iter().zip(&read).map(|(stored, read)| {
+            stored.as_ref().map_or(*read, |chunk| KnownCodes::Stored { chunk, lanes: layout(wide) })
+        }).collect();
+        if let Some(coded) = case.codec.encode(&raw, cols, &case.classifier, case.given, &mut Workspace::default()) {
+            let in_step = GivenOfChunk::Weights(GivenWeights { codes: &in_step, ..weights });
+            let mut out = vec![0; raw.len()];
+            case.codec.decode(&coded, cols, in_step, &mut Workspace::default(), &mut out).unwrap();
+            prop_assert!(out == raw, "codes that are decoded in step are others");
+        }
         let is_plain = |scale: &f32| scale.is_finite() && scale.abs() > 1e-5;
         if let [(quantiser, 0, steps, 0)] = &chain[..] {
             let is_integer = !matches!(quantiser.levels, Levels::Float(_) | Levels::Table(_));
@@ -131,7 +148,8 @@ fn columns_of_a_matrix_have_their_own_scales() {
             codes.chunks(200).flat_map(|row| &row[columns.0..columns.1]).copied().collect::<Vec<u8>>()
         };
         let (low, high) = (of(&low_codes), of(&high_codes));
-        let given = GivenWeights { codes: &low, first_row: 0, columns, known: &known };
+        let read = [KnownCodes::Read(&low)];
+        let given = GivenWeights { codes: &read, first_row: 0, columns, known: &known };
         let workspace = &mut Workspace::default();
         let width = columns.1 - columns.0;
         let coded = codec.encode(&high, width, given, workspace).unwrap();
