@@ -12,7 +12,7 @@ _Progress: TypeAlias = Callable[[str, int, int], object] | None
 _Limits: TypeAlias = tuple[int, int | None, int | None]
 #: Name, folder, whether to keep its files as they are, the variants that it may be given, what is left out, whether the
 #: folder must be whole.
-_Spec: TypeAlias = tuple[str, _Path, bool, list[str] | None, list[str], bool]
+_Spec: TypeAlias = tuple[str, _Path, bool, list[str] | None, bool, int | None, list[str], bool]
 
 VERSION: Final[str]
 

@@ -82,6 +82,10 @@ class VariantInspection:
     given: tuple[str, ...]
     #: Whether its files are kept as they are.
     verbatim: bool
+    #: Whether it is archived: stored given variants of higher precision.
+    archived: bool
+    #: How many variants reading it reads, itself included.
+    reads: int
     #: Number of tensors.
     tensor_count: int
     #: Its original files; empty if its shards cannot be read.

@@ -21,6 +21,8 @@ def pack(
     *,
     verbatim: Collection[str] = (),
     given: Mapping[str, Collection[str]] | None = None,
+    archive: Collection[str] = (),
+    levels: int | None = None,
     exclude: Collection[str] = (),
     strict: bool = False,
     threads: int = 0,
@@ -38,6 +40,10 @@ def pack(
             space.
         given: For a variant, the others that it may be stored given (and reading it reads); `[]` makes it independent
             of all. Variants that are not named may be given any lower one.
+        archive: Variants that are stored given higher ones, such as INT8 given BF16, so that they take little but their
+            scales; reading one reads what it is given.
+        levels: The most other variants whose matrices one may be given, each of which must be read for it, 1 to 16; 3
+            if not said.
         exclude: Patterns of files that are left out, which the store remembers: of a name anywhere (`.git`, `*.bin`) or
             of a path (`original/*`).
         strict: Refuse folders that are not whole (shards missing, downloads under way, Git LFS pointers), where else a
@@ -56,8 +62,9 @@ def pack(
     if not isinstance(variants, Mapping):
         raise UsageError(f"variants are folders by name, such as {{'bf16': 'llama'}}, not {variants!r}")
     given = given or {}
-    _known(("verbatim", verbatim), ("given", given), names=variants)
-    specs = [_spec(name, folder, verbatim, given, exclude, strict) for name, folder in variants.items()]
+    _known(("verbatim", verbatim), ("given", given), ("archive", archive), names=variants)
+    wish = _Wish(verbatim, given, archive, levels, exclude, strict)
+    specs = [wish.spec(name, folder) for name, folder in variants.items()]
     with Watched(progress) as callback:
         _core.pack(specs, target, _limits(threads, memory, shard_size), callback)
 
@@ -69,6 +76,8 @@ def add(
     *,
     verbatim: bool = False,
     given: Collection[str] | None = None,
+    archive: bool = False,
+    levels: int | None = None,
     exclude: Collection[str] = (),
     strict: bool = False,
     threads: int = 0,
@@ -85,15 +94,19 @@ def add(
         folder: The Hugging Face folder of the variant, which is only read.
         verbatim: Keep its files as they are.
         given: The variants that it may be stored given; any lower one if `None`, none if empty.
-        exclude, strict, threads, memory, shard_size, progress: As in `pack`.
+        archive: Store it given higher ones.
+        levels, exclude, strict, threads, memory, shard_size, progress: As in `pack`.
 
     Raises:
         UsageError: The store has a variant of that name.
         BusyError: Another process is changing the store.
         QStoreError: As `pack`. The store is then unchanged.
     """
-    kept = [variant] if verbatim else []
-    spec = _spec(variant, folder, kept, {} if given is None else {variant: given}, exclude, strict)
+    if not isinstance(variant, str):
+        raise UsageError(f"a variant's name is text, not {variant!r}")
+    only = {} if given is None else {variant: given}
+    wish = _Wish([variant] * verbatim, only, [variant] * archive, levels, exclude, strict)
+    spec = wish.spec(variant, folder)
     with Watched(progress) as callback:
         _core.add(store, spec, _limits(threads, memory, shard_size), callback)
 
@@ -199,23 +212,34 @@ def verify(
     return Verification(tuple(VariantVerification(**checked) for checked in found["variants"]))
 
 
-def _spec(
-    name: str,
-    folder: Path,
-    verbatim: Collection[str],
-    given: Mapping[str, Collection[str]],
-    exclude: Collection[str],
-    strict: bool,
-) -> tuple[str, Path, bool, list[str] | None, list[str], bool]:
-    if not isinstance(name, str):
-        raise UsageError(f"a variant's name is text, not {name!r}")
-    for option, names in (("verbatim", verbatim), ("given", given.get(name))):
-        if isinstance(names, str):
-            raise UsageError(f"{option}: give a list of variants' names, not {names!r}")
-    if isinstance(exclude, str):
-        raise UsageError(f"exclude: give a list of patterns, not {exclude!r}")
-    only = list(given[name]) if name in given else None
-    return name, os.fspath(folder), name in verbatim, only, list(exclude), strict
+@dataclass(frozen=True)
+class _Wish:
+    """How variants are to be stored."""
+
+    verbatim: Collection[str]
+    given: Mapping[str, Collection[str]]
+    archive: Collection[str]
+    levels: int | None
+    exclude: Collection[str]
+    strict: bool
+
+    def spec(
+        self, name: str, folder: Path
+    ) -> tuple[str, Path, bool, list[str] | None, bool, int | None, list[str], bool]:
+        """What the library takes for a variant."""
+        if not isinstance(name, str):
+            raise UsageError(f"a variant's name is text, not {name!r}")
+        lists = ("verbatim", self.verbatim), ("given", self.given.get(name)), ("archive", self.archive)
+        for option, names in lists:
+            if isinstance(names, str):
+                raise UsageError(f"{option}: give a list of variants' names, not {names!r}")
+        if isinstance(self.exclude, str):
+            raise UsageError(f"exclude: give a list of patterns, not {self.exclude!r}")
+        if self.levels is not None and not (isinstance(self.levels, int) and 1 <= self.levels <= 16):
+            raise UsageError(f"levels: a number from 1 to 16, not {self.levels!r}")
+        only = list(self.given[name]) if name in self.given else None
+        archived, exclude = name in self.archive, list(self.exclude)
+        return name, os.fspath(folder), name in self.verbatim, only, archived, self.levels, exclude, self.strict
 
 
 def _limits(

@@ -779,6 +779,15 @@ def decode_code_residual(head: Cursor, chunk: Cursor, codes: Ints, given: Values
     return own.levels.of_ranks(expected_ranks(codes, given, own) + shifts)
 
 
+@np.errstate(all="ignore")
+def decode_rounded(head: Cursor, chunk: Cursor, floats: Ints, own: Values, lanes: int) -> Ints:
+    """The codes of a chunk of `rounded` (8.9), which is given `floats` as binary32."""
+    shifts = decode_codes(head, chunk, floats.size, floats.shape[1], lanes).reshape(floats.shape)
+    _, zeros = own.of_elements()
+    levels = results_by_rule(floats, own.a[:, own.groups], own.b, own.rule or {"inverse": "division"})
+    return own.levels.of_ranks(own.levels.nearest(levels + zeros.astype(np.float32)) + shifts)
+
+
 def decode_packed(head: Cursor, chunk: Cursor, packing: Packing, words: list[int], lanes: int) -> Ints:
     """The codes of a chunk of `codes` with a packing (8.1), which is a matrix of words."""
     (rows, cols), bits = packing.shape(words), packing.bits
@@ -875,7 +884,7 @@ def expected_multiples(codes: Ints, given: Values, subdivisions: int) -> Ints:
 
 
 def decode_zstd(chunk: Cursor, elements: int, width: int) -> bytes:
-    """A chunk of `zstd` (8.9)."""
+    """A chunk of `zstd` (8.10)."""
     planes = unzstd(chunk.rest(), elements * width)
     check(len(planes) == elements * width, "a Zstandard frame holds less than it should")
     by_byte = np.frombuffer(planes, np.uint8).reshape(width, elements)

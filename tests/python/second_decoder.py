@@ -42,6 +42,7 @@ from chunk_decoder import (
     decode_floats,
     decode_packed,
     decode_residual,
+    decode_rounded,
     decode_step_residual,
     decode_zstd,
     has_fields,
@@ -52,8 +53,8 @@ from interval_decoder import Interval, Known, Scaled, decode_refine, decode_refi
 
 FORM_HEAD, FORM_CODED, FORM_RAW = 0, 1, 2
 FLOAT_RESIDUALS = ("residual", "step-residual", "refine-floats")
-RESIDUALS = (*FLOAT_RESIDUALS, "code-residual", "refine")
-KINDS_WITH_HEAD = (*FLOAT_RESIDUALS, "code-residual", "float-split", "codes")
+RESIDUALS = (*FLOAT_RESIDUALS, "code-residual", "refine", "rounded")
+KINDS_WITH_HEAD = (*FLOAT_RESIDUALS, "code-residual", "rounded", "float-split", "codes")
 KINDS_ELSEWHERE = ("reference", "slice", "parts")
 KINDS_WITHOUT_STREAM = (*KINDS_ELSEWHERE, "verbatim")
 KINDS_OF_BUNDLES = ("float-split", "codes", "zstd", "raw")
@@ -68,6 +69,7 @@ FIELDS = {
     "step-residual": ("given subdivisions", "transposed"),
     "code-residual": ("given own", "layout"),
     "refine": ("known own", "layout"),
+    "rounded": ("floats own", "layout"),
     "refine-floats": ("known", "transposed"),
     "codes": ("", "layout"),
 }
@@ -464,7 +466,7 @@ class Store:
         shards = set[str]()
         for variant in manifest["variants"]:
             fields = "name scheme dtype given content tensors tensor_bytes files raw_bytes shards"
-            has_fields(variant, fields, "verbatim given_only excluded unshared")
+            has_fields(variant, fields, "verbatim given_only archived levels excluded unshared")
             for note in variant.get("unshared", ()):
                 has_fields(note, "first matrices why", "with")
             name = variant["name"]
@@ -605,7 +607,9 @@ class Store:
         name, key = self._find(name, array, array.plan["encoding"]["to"])
         return self.contents(name).arrays[key]
 
-    def _fetch(self, variant: str, array: Array, may_be_own: bool = False, is_codes: bool = False) -> Fetch:
+    def _fetch(
+        self, variant: str, array: Array, refused: tuple[str, ...] = RESIDUALS, may_be_own: bool = False
+    ) -> Fetch:
         """Finds arrays that a residual of a variant needs, if they may be such (4)."""
 
         def fetch(ref: Json) -> Part:
@@ -613,7 +617,7 @@ class Store:
             check(may_be_own or name != variant, f"{key} is of {variant} itself")
             plan, source = self.contents(name).arrays[key].plan, self._source(name, key)
             check("view" not in plan["encoding"] and source.kind != "parts", f"{key} is not stored in one")
-            check(source.kind not in (FLOAT_RESIDUALS if is_codes else RESIDUALS), f"{key} is itself a residual")
+            check(source.kind not in refused, f"{key} is itself a residual")
             return Part(plan["dtype"], plan["shape"], self.array(name, key))
 
         return fetch
@@ -623,7 +627,7 @@ class Store:
         has_fields(given, "shape codes values")
         rows, cols = given["shape"]
         check(is_integer(rows, 1, 1 << 22) and is_integer(cols, 1, 1 << 24), f"a matrix of {rows} x {cols}")
-        field = Field.of(given["codes"], self._fetch(variant, array, is_codes=True))
+        field = Field.of(given["codes"], self._fetch(variant, array, (*FLOAT_RESIDUALS, "rounded")))
         check(not field.packing or field.packing.fills(list(field.words.shape)), "codes of broken words")
         codes = field.codes()
         check(codes.shape[0] >= rows and codes.shape[1] >= cols, "codes that do not fit")
@@ -668,6 +672,9 @@ class Store:
         own: Values | None = None
         if "own" in encoding:
             own = Values.of(encoding["own"], shape, array.packing, self._fetch(variant, array, may_be_own=True))
+        if "floats" in encoding:
+            assert own is not None
+            return self._rounded(variant, array, own)
         if "known" in encoding:
             known = self._intervals(variant, array, shape)
             if own is None:
@@ -695,6 +702,17 @@ class Store:
         assert own is not None
         return lambda head, chunk, block: array.in_words(
             decode_code_residual(head, chunk, codes[block], given.cut(*block), own.cut(*block), lanes)
+        )
+
+    def _rounded(self, variant: str, array: Array, own: Values) -> Decode:
+        """Decodes chunks of codes that floats are rounded to (8.9)."""
+        described = array.plan["encoding"]["floats"]
+        field = Field.of(described, self._fetch(variant, array, ()))
+        check(field.dtype in FLOATS and not field.packing, f"no floats: {field.dtype}")
+        floats = field.numbers(field.dtype.lower())
+        check(list(floats.shape) == array.numbers_of(array.coded_shape), "floats of another shape")
+        return lambda head, chunk, block: array.in_words(
+            decode_rounded(head, chunk, floats[block], own.cut(*block), array.lanes)
         )
 
     def _chunks(self, variant: str, array: Array) -> Iterator[bytes]:

@@ -445,6 +445,9 @@ def test_restores_what_is_given_several(binary: Path, tmp_path: Path, dtype: str
     store = pack(binary, folders, tmp_path / "store")
     assert_restores(store, folders, tmp_path / "restored")
     assert {"refine", "refine-floats"} <= kinds(store)
+    store = pack(binary, folders, tmp_path / "archive", "--archive", "int8,gptq8")
+    assert_restores(store, folders, tmp_path / "restored again")
+    assert {"rounded", "residual"} <= kinds(store)
 
 
 @pytest.mark.parametrize("size", [16, 40])

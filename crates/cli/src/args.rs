@@ -91,6 +91,8 @@ Any tool loads ./store/int8 as it is:
   qstore pack bf16=./Llama int8=./Llama-int8 --verbatim int8 -o ./store
 A chain, each stored given the ones below:
   qstore pack bf16=./Llama gptq8=./Llama-8bit gptq4=./Llama-4bit -o ./store
+Versions that few fetch, at the price of their scales:
+  qstore pack bf16=./Llama int8=./Llama-int8 fp8=./Llama-fp8 --archive int8,fp8 -o ./store
 Without the history of a clone:
   qstore pack bf16=./Llama int8=./Llama-int8 --exclude .git -o ./store
 
@@ -143,6 +145,16 @@ pub(crate) struct GivenOnly {
     /// Store this variant by itself, so that reading it reads no other. Can be repeated
     #[arg(long, value_name = "NAME")]
     pub(crate) independent: Vec<VariantName>,
+    /// Archive these variants: they are stored given higher ones, such as int8 given bf16, so that they take little but
+    /// their scales; reading one reads what it is given
+    #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
+    pub(crate) archive: Vec<VariantName>,
+    /// Archive all variants but these
+    #[arg(long, value_name = "NAME,...", value_delimiter = ',', conflicts_with = "archive")]
+    pub(crate) served: Vec<VariantName>,
+    /// Give a matrix those of at most so many other variants, each of which must be read for it; 3 if not said
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=16))]
+    pub(crate) levels: Option<u8>,
 }
 
 /// Add a variant to a store.

@@ -155,6 +155,16 @@ pub enum Encoding {
         #[serde(default, skip_serializing_if = "CodeLayout::is_plain")]
         layout: CodeLayout,
     },
+    /// Codes, as how far each lies off the one that a float of a higher variant is rounded to.
+    Rounded {
+        /// Where the floats lie.
+        floats: Field<ArrayRef>,
+        /// What these codes stand for.
+        own: Box<Dequantization<ArrayRef>>,
+        /// Where they lie.
+        #[serde(default, skip_serializing_if = "CodeLayout::is_plain")]
+        layout: CodeLayout,
+    },
     /// Floats, as which they are of those in the intervals that are left of the weights.
     RefineFloats {
         /// What these are known from, in the order in which it narrows them.
@@ -191,6 +201,7 @@ impl Encoding {
             Self::CodeResidual { .. } => "code-residual",
             Self::Refine { .. } => "refine",
             Self::RefineFloats { .. } => "refine-floats",
+            Self::Rounded { .. } => "rounded",
             Self::Codes { .. } => "codes",
             Self::FloatSplit => "float-split",
             Self::Zstd => "zstd",
@@ -234,7 +245,9 @@ impl Encoding {
     #[must_use]
     pub fn own(&self) -> Option<&Dequantization<ArrayRef>> {
         match self {
-            Self::CodeResidual { own, .. } | Self::Refine { own, .. } => Some(own),
+            Self::CodeResidual { own, .. } | Self::Refine { own, .. } | Self::Rounded { own, .. } => {
+                Some(own)
+            }
             _ => None,
         }
     }
@@ -243,6 +256,7 @@ impl Encoding {
     pub fn needs(&self) -> impl Iterator<Item = &ArrayRef> {
         let target = match self {
             Self::Reference { to, .. } => Some(to),
+            Self::Rounded { floats, .. } => Some(&floats.array),
             _ => None,
         };
         let given = self.given().flat_map(QuantMatrix::arrays);
@@ -253,9 +267,10 @@ impl Encoding {
     #[must_use]
     pub fn layout(&self) -> Option<&CodeLayout> {
         match self {
-            Self::Codes { layout } | Self::CodeResidual { layout, .. } | Self::Refine { layout, .. } => {
-                Some(layout)
-            }
+            Self::Codes { layout }
+            | Self::CodeResidual { layout, .. }
+            | Self::Refine { layout, .. }
+            | Self::Rounded { layout, .. } => Some(layout),
             _ => None,
         }
     }
@@ -275,7 +290,9 @@ impl Encoding {
     #[must_use]
     pub fn given_block(&self, block: [Range<usize>; 2]) -> [Range<usize>; 2] {
         match self {
-            Self::CodeResidual { layout, .. } | Self::Refine { layout, .. } => layout.codes_in(block),
+            Self::CodeResidual { layout, .. }
+            | Self::Refine { layout, .. }
+            | Self::Rounded { layout, .. } => layout.codes_in(block),
             _ => block,
         }
     }
@@ -295,7 +312,8 @@ impl Encoding {
     /// Whether it is what an array adds to others, of lower variants.
     #[must_use]
     pub fn is_given(&self) -> bool {
-        self.is_of_floats() || matches!(self, Self::CodeResidual { .. } | Self::Refine { .. })
+        self.is_of_floats()
+            || matches!(self, Self::CodeResidual { .. } | Self::Refine { .. } | Self::Rounded { .. })
     }
 
     /// Whether what is coded are rows of a matrix.

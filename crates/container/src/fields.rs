@@ -7,8 +7,8 @@
 use serde::{Deserialize, Deserializer};
 
 use crate::{
-    ArrayKey, ArrayRef, ChunkShape, CodeLayout, Dequantization, Encoding, FileContent, FormatError, Hash128,
-    KnownMatrix, Part, QuantMatrix, RelativePath, View,
+    ArrayKey, ArrayRef, ChunkShape, CodeLayout, Dequantization, Encoding, Field, FileContent, FormatError,
+    Hash128, KnownMatrix, Part, QuantMatrix, RelativePath, View,
 };
 
 /// The fields of every [`Encoding`].
@@ -25,6 +25,7 @@ pub(crate) struct EncodingFields {
     transposed: Option<bool>,
     given: Option<Box<QuantMatrix<ArrayRef>>>,
     known: Option<Vec<KnownMatrix>>,
+    floats: Option<Field<ArrayRef>>,
     own: Option<Box<Dequantization<ArrayRef>>>,
     subdivisions: Option<i8>,
     layout: Option<CodeLayout>,
@@ -42,6 +43,7 @@ enum EncodingKind {
     CodeResidual,
     Refine,
     RefineFloats,
+    Rounded,
     FloatSplit,
     Codes,
     Zstd,
@@ -82,6 +84,11 @@ impl EncodingFields {
             EncodingKind::RefineFloats => Encoding::RefineFloats {
                 known: self.known.take()?,
                 transposed: self.transposed.take().unwrap_or(false),
+            },
+            EncodingKind::Rounded => Encoding::Rounded {
+                floats: self.floats.take()?,
+                own: self.own.take()?,
+                layout: self.layout.take().unwrap_or_default(),
             },
             EncodingKind::FloatSplit => Encoding::FloatSplit,
             EncodingKind::Codes => Encoding::Codes { layout: self.layout.take().unwrap_or_default() },
@@ -159,8 +166,8 @@ impl TryFrom<ContentFields> for FileContent {
 mod tests {
     use super::*;
     use crate::{
-        Axis, ColumnGroups, Factor, Field, Inverse, Levels, MiniFloat, Number, Numbers, Packing, Rounded,
-        Rule, Scale, View, Zero, ZeroCodes,
+        Axis, ColumnGroups, Factor, Inverse, Levels, MiniFloat, Number, Numbers, Packing, Rounded, Rule,
+        Scale, View, Zero, ZeroCodes,
     };
 
     fn numbers(array: ArrayRef) -> Numbers<ArrayRef> {

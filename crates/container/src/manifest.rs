@@ -4,7 +4,9 @@ use std::collections::HashSet;
 
 use serde::{Deserialize, Serialize};
 
-use crate::limits::{MAX_FILES, MAX_MANIFEST_BYTES, MAX_NOTE_TEXT, MAX_NOTES, MAX_TAIL_BYTES, MAX_VARIANTS};
+use crate::limits::{
+    MAX_FILES, MAX_GIVEN, MAX_MANIFEST_BYTES, MAX_NOTE_TEXT, MAX_NOTES, MAX_TAIL_BYTES, MAX_VARIANTS,
+};
 use crate::plan::all_distinct;
 use crate::{FormatError, Given, Hash128, RelativePath, Tail, Unshared, VariantName};
 
@@ -68,6 +70,12 @@ pub struct VariantEntry {
     /// The variants that it may be given, where whoever stored it wanted no others; they need not be there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub given_only: Option<Vec<VariantName>>,
+    /// Whether it is archived: given variants of a higher precision, and given to none.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub archived: bool,
+    /// Matrices that one of it is given at most, where whoever stored it wanted other than the usual number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub levels: Option<u8>,
     /// Patterns of the files of its folder that were left out.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub excluded: Vec<String>,
@@ -213,6 +221,9 @@ impl Manifest {
             if !described {
                 return bad("it has more notes than a reader accepts");
             }
+            if variant.levels.is_some_and(|levels| !(1..=MAX_GIVEN).contains(&levels.into())) {
+                return bad("it asks for no levels, or for more than a reader accepts");
+            }
             if let Some(only) = &variant.given_only {
                 let reach = self.reach(only, index);
                 if only.len() > MAX_VARIANTS || !variant.given.iter().all(|g| reach.contains(&&g.variant)) {
@@ -261,6 +272,8 @@ mod tests {
             }],
             verbatim: false,
             given_only: None,
+            archived: false,
+            levels: None,
             excluded: Vec::new(),
             unshared: Vec::new(),
         }

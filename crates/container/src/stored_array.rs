@@ -329,6 +329,12 @@ impl StoredArray {
         if let Encoding::Refine { known, .. } | Encoding::RefineFloats { known, .. } = &self.encoding {
             self.check_known(known, rows)?;
         }
+        if let Encoding::Rounded { floats, .. } = &self.encoding {
+            floats.check().map_err(|e| named(FormatError::new(format!("floats.{e}"))))?;
+            if floats.packing.is_some() {
+                return bad("floats.packing: floats are not packed");
+            }
+        }
         if let (Some(own), Some(layout)) = (self.encoding.own(), layout) {
             own.check(layout.bits()).map_err(|e| named(FormatError::new(format!("own.{e}"))))?;
         }

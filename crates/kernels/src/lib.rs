@@ -47,7 +47,9 @@ pub use classes::{BUCKETS, ClassFit, Classifier, Histograms};
 pub use codes::{CodesCoder, code_bucket};
 pub use cost::log2_q16;
 pub use error::{DecodeError, EncodeError};
-pub use predict::{CodeRange, ExpectRun, LevelOf, ZeroRun, add_expected, add_multiples, nearest_byte};
+pub use predict::{
+    CodeRange, ExpectRun, LevelOf, RoundRun, ZeroRun, add_expected, add_multiples, add_rounded, nearest_byte,
+};
 pub use refine::{
     Bins, CodeInputs, CodeRefiner, CodeStream, Each, Edges, FloatGrid, FloatInputs, FloatRefiner, Intervals,
     LEAST_SCALE, Scaled, WIDEST,

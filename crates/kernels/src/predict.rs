@@ -1,4 +1,5 @@
-//! Element by element: the codes that those of a coarser quantiser let expect, and codes as multiples of a step.
+//! Element by element: the codes that those of a coarser quantiser let expect, or weights, and codes as multiples of a
+//! step.
 //!
 //! Each backend is the portable code below, compiled for its instructions.
 
@@ -91,6 +92,83 @@ fn expect(runs: &[ExpectRun], given: &[u8], level: LevelOf, range: CodeRange, ou
             }),
         }
         (given, out) = (more, later);
+    }
+}
+
+/// Columns that have one scale and one zero-point.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct RoundRun {
+    /// How many columns.
+    pub len: usize,
+    /// What says how a weight is brought to levels: a scale or a factor.
+    pub scale: f32,
+    /// The level that stands for 0.
+    pub zero: f32,
+}
+
+/// Adds to `out`, modulo 256, for each of `weights` the rank that is `nearest` to its level, `fl(level(weight, scale) +
+/// zero)`. `runs` cover the weights in order; where either ends, so does the work.
+#[allow(unsafe_code, reason = "calls functions that need instructions")]
+pub fn add_rounded(
+    backend: Backend,
+    runs: &[RoundRun],
+    weights: &[f32],
+    level: impl Fn(f32, f32) -> f32 + Copy,
+    nearest: impl Fn(f32) -> u8 + Copy,
+    out: &mut [u8],
+) {
+    match backend.kind() {
+        Kind::Scalar => round(runs, weights, level, nearest, out),
+        // SAFETY: a backend of this kind exists only where the processor has its instructions.
+        #[cfg(target_arch = "x86_64")]
+        Kind::Avx2 => unsafe { round_avx2(runs, weights, level, nearest, out) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Kind::Avx512 => unsafe { round_avx512(runs, weights, level, nearest, out) },
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
+fn round_avx2(
+    runs: &[RoundRun],
+    weights: &[f32],
+    level: impl Fn(f32, f32) -> f32 + Copy,
+    nearest: impl Fn(f32) -> u8 + Copy,
+    out: &mut [u8],
+) {
+    round(runs, weights, level, nearest, out);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt")]
+fn round_avx512(
+    runs: &[RoundRun],
+    weights: &[f32],
+    level: impl Fn(f32, f32) -> f32 + Copy,
+    nearest: impl Fn(f32) -> u8 + Copy,
+    out: &mut [u8],
+) {
+    round(runs, weights, level, nearest, out);
+}
+
+#[inline(always)]
+fn round(
+    runs: &[RoundRun],
+    weights: &[f32],
+    level: impl Fn(f32, f32) -> f32 + Copy,
+    nearest: impl Fn(f32) -> u8 + Copy,
+    out: &mut [u8],
+) {
+    let (mut weights, mut out) = (weights, out);
+    for run in runs {
+        let len = run.len.min(weights.len()).min(out.len());
+        let (now, more) = weights.split_at(len);
+        let (to, later) = out.split_at_mut(len);
+        for (weight, out) in now.iter().zip(to) {
+            *out = out.wrapping_add(nearest(level(*weight, run.scale) + run.zero));
+        }
+        (weights, out) = (more, later);
     }
 }
 
@@ -197,6 +275,20 @@ mod tests {
                     add_expected(backend, &expects, &codes, level, range, &mut out);
                     prop_assert_eq!(&out, &want, "{}", backend);
                 }
+            }
+            let weights: Vec<f32> = codes.iter().map(|code| table[usize::from(*code)]).collect();
+            let rounds: Vec<RoundRun> =
+                expects.iter().map(|run| RoundRun { len: run.len, scale: run.ratio, zero: run.offset }).collect();
+            let add = |backend, out: &mut [u8]| {
+                let nearest = |level| nearest_byte(level, WHOLE_BYTE);
+                add_rounded(backend, &rounds, &weights, |weight, scale| weight / scale, nearest, out);
+            };
+            let mut want = vec![0xaa; codes.len()];
+            add(Backend::SCALAR, &mut want);
+            for backend in Backend::available() {
+                let mut out = vec![0xaa; codes.len()];
+                add(backend, &mut out);
+                prop_assert_eq!(&out, &want, "{}", backend);
             }
             let mut want = vec![0xaa; codes.len()];
             let mut at = 0;

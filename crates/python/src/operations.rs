@@ -23,21 +23,22 @@ impl From<Limits> for WriteOptions {
     }
 }
 
-/// A variant to store: its name, its folder, whether its files are kept as they are, what it may be given alone, what
-/// of it is left out, and whether it is refused unless it is whole.
+/// A variant to store: its name, its folder, whether its files are kept as they are, what it may be given alone,
+/// whether it is archived, how many it may be given, what of it is left out, and whether it is refused unless whole.
 #[derive(FromPyObject)]
-pub(crate) struct Spec(String, PathBuf, bool, Option<Vec<String>>, Vec<String>, bool);
+pub(crate) struct Spec(String, PathBuf, bool, Option<Vec<String>>, bool, Option<u8>, Vec<String>, bool);
 
 impl Spec {
     fn parse(self, py: Python<'_>) -> PyResult<VariantSpec> {
-        let Self(name, folder, verbatim, given, exclude, strict) = self;
+        let Self(name, folder, verbatim, given, archived, levels, exclude, strict) = self;
         let given = match given {
             None => GivenRule::Any,
             Some(names) => {
                 GivenRule::Only(names.iter().map(|name| parse(py, name)).collect::<PyResult<_>>()?)
             }
         };
-        Ok(VariantSpec { verbatim, given, exclude, strict, ..VariantSpec::new(parse(py, &name)?, folder) })
+        let spec = VariantSpec::new(parse(py, &name)?, folder);
+        Ok(VariantSpec { verbatim, given, archived, levels, exclude, strict, ..spec })
     }
 }
 

@@ -67,8 +67,11 @@ fn variants_table(variants: &[VariantInspection]) -> String {
     let header = ["variant", "given", "scheme", "dtype", "files", "in the store", "share", "read to load"];
     let mut table = table(&header, 4);
     for variant in variants {
-        let name =
-            if variant.verbatim { format!("{} (verbatim)", variant.name) } else { variant.name.clone() };
+        let name = match (variant.verbatim, variant.archived) {
+            (true, _) => format!("{} (verbatim)", variant.name),
+            (false, true) => format!("{} (archived)", variant.name),
+            (false, false) => variant.name.clone(),
+        };
         let given = if variant.given.is_empty() { "-".to_owned() } else { variant.given.join(", ") };
         table.add_row([
             name,
@@ -98,7 +101,12 @@ fn chain(variants: &[VariantInspection]) -> Vec<String> {
         let others: Vec<_> = variant.given.iter().filter(|given| Some(*given) != above).cloned().collect();
         let others =
             if others.is_empty() { String::new() } else { format!(" (and given {})", others.join(", ")) };
-        lines.push(format!("{before}{branch}{} + {}{others}", variant.name, bytes(variant.stored_bytes)));
+        let reads = match (variant.reads, variant.read_bytes) {
+            (2.., Some(read)) => format!(", reads {} of {} variants", bytes(read), variant.reads),
+            _ => String::new(),
+        };
+        let own = bytes(variant.stored_bytes);
+        lines.push(format!("{before}{branch}{} + {own}{others}{reads}", variant.name));
         let below = match branch {
             "" => before,
             "└─ " => before + "   ",

@@ -44,6 +44,8 @@ fn specs(
 ) -> Result<Vec<VariantSpec>, Failure> {
     let options = verbatim.iter().map(|name| ("--verbatim", name));
     let options = options.chain(given.independent.iter().map(|name| ("--independent", name)));
+    let options = options.chain(given.archive.iter().map(|name| ("--archive", name)));
+    let options = options.chain(given.served.iter().map(|name| ("--served", name)));
     let mut options = options.chain(given.given.iter().map(|(name, _)| ("--given", name)));
     if let Some((option, unknown)) = options.find(|(_, name)| !variants.iter().any(|v| v.name == **name)) {
         let names: Vec<_> = variants.iter().map(|v| v.name.as_str()).collect();
@@ -54,7 +56,7 @@ fn specs(
     let spec = |NamedFolder { name, folder }: &NamedFolder| {
         let lower = given.given.iter().filter(|(higher, _)| higher == name);
         let lower: Vec<_> = lower.map(|(_, lower)| lower.clone()).collect();
-        let given = match (given.independent.contains(name), lower.is_empty()) {
+        let rule = match (given.independent.contains(name), lower.is_empty()) {
             (true, false) => {
                 let text = format!("{name} cannot be both --independent and --given another");
                 return Err(Failure::Usage(text));
@@ -62,9 +64,12 @@ fn specs(
             (false, true) => GivenRule::Any,
             _ => GivenRule::Only(lower),
         };
+        let is_unserved = !given.served.is_empty() && !given.served.contains(name);
         Ok(VariantSpec {
+            archived: is_unserved || given.archive.contains(name),
+            levels: given.levels,
             verbatim: verbatim.contains(name),
-            given,
+            given: rule,
             exclude: contents.exclude.clone(),
             strict: contents.strict,
             ..VariantSpec::new(name.clone(), folder)

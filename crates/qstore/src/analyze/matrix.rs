@@ -16,7 +16,7 @@ use super::raw::raw_bits;
 use crate::decode::CodeReader;
 use crate::encode::measure;
 use crate::ingest::SharedArray;
-use crate::plan::{Action, Chooser, Pairs, Planned, Unusable};
+use crate::plan::{Action, Chooser, Pairs, Planned, USUAL_LEVELS, Unusable};
 
 /// A matrix in one variant, measured.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -138,7 +138,7 @@ fn given(
 }
 
 fn plan(source: &Source, name: &VariantName, pairs: &Pairs, cell: &Cell) -> Result<Planned> {
-    Chooser { source, name, pairs, levels: 3 }.plan(cell.array)
+    Chooser { source, name, pairs, levels: USUAL_LEVELS.into() }.plan(cell.array)
 }
 
 /// The transposed of a matrix.

@@ -15,7 +15,7 @@ use super::matrix::keys_of_rows;
 use super::prefix::{DENSE, huffman_bits};
 use super::raw::raw_bits;
 use crate::encode::{measure, measure_bundle};
-use crate::plan::{Bundles, Chooser, Pairs, is_small};
+use crate::plan::{Bundles, Chooser, Pairs, USUAL_LEVELS, is_small};
 
 /// Bytes read at a time.
 const PIECE: u64 = 4 << 20;
@@ -97,7 +97,9 @@ fn tensor(chain: &Chain, member: usize, index: usize) -> Result<Tensor<'_>> {
     }
     if !small {
         let (source, name, pairs) = (&*this.source, &this.name, &Pairs::default());
-        bits.ours = measure(source, Chooser { source, name, pairs, levels: 3 }.plan(index)?)?.bytes * 8;
+        bits.ours =
+            measure(source, Chooser { source, name, pairs, levels: USUAL_LEVELS.into() }.plan(index)?)?.bytes
+                * 8;
     }
     Ok(Tensor { index, array, hash: hash(&this.source, array)?, is_scale, bits, small })
 }

@@ -8,6 +8,7 @@ mod places;
 mod planes;
 mod refine;
 mod residual;
+mod rounded;
 mod step_residual;
 #[cfg(test)]
 mod tests;
@@ -24,6 +25,7 @@ pub(crate) use refine::{
     GivenWeights, KnownBins, KnownCodes, KnownWeights, OwnBins, Refine, RefineFloats, count_wide,
 };
 pub(crate) use residual::{Bins, GivenBins, Residual, count_zeros};
+pub(crate) use rounded::{GivenFloats, Rounded, off_rounded};
 pub(crate) use step_residual::{GivenSubdivisions, StepResidual, Subdivisions, split};
 pub(crate) use workspace::{Workspace, at_least, with_workspace};
 
@@ -41,6 +43,7 @@ pub(crate) enum Codec {
     CodeResidual(CodeResidual),
     Refine(Refine),
     RefineFloats(RefineFloats),
+    Rounded(Rounded),
 }
 
 /// What a chunk is coded given.
@@ -55,6 +58,8 @@ pub(crate) enum GivenOfChunk<'a> {
     Codes(GivenCodes<'a>),
     /// For what is refined.
     Weights(GivenWeights<'a>),
+    /// For what is rounded.
+    Floats(GivenFloats<'a>),
 }
 
 /// How streams of chunks of this shape are laid out.
@@ -93,6 +98,9 @@ impl Codec {
             (Self::RefineFloats(refine), GivenOfChunk::Weights(given)) => {
                 refine.encode(raw, given, workspace)
             }
+            (Self::Rounded(rounded), GivenOfChunk::Floats(given)) => {
+                rounded.encode(raw, cols, given, classifier, workspace)
+            }
             _ => None,
         };
         coded.filter(|coded| coded.len() < raw.len())
@@ -127,6 +135,9 @@ impl Codec {
             (Self::RefineFloats(refine), GivenOfChunk::Weights(given)) => {
                 refine.decode(stored, given, workspace, out)
             }
+            (Self::Rounded(rounded), GivenOfChunk::Floats(given)) => {
+                rounded.decode(stored, cols, given, workspace, out)
+            }
             _ => Err(DecodeError::Corrupt("a chunk without what it is given")),
         }
     }
@@ -153,6 +164,7 @@ impl Codec {
             Self::StepResidual(residual) => Some(residual.head()),
             Self::CodeResidual(residual) => Some(residual.head()),
             Self::RefineFloats(refine) => Some(refine.head()),
+            Self::Rounded(rounded) => Some(rounded.head()),
         }
     }
 
@@ -177,6 +189,9 @@ impl Codec {
             Encoding::Refine { layout: codes, .. } => Self::Refine(Refine::new(codes, layout)),
             Encoding::RefineFloats { .. } => {
                 Self::RefineFloats(RefineFloats::open(float()?, layout, &mut head)?)
+            }
+            Encoding::Rounded { layout: codes, .. } => {
+                Self::Rounded(Rounded::open(codes, layout, &mut head)?)
             }
             Encoding::Reference { .. } | Encoding::Parts { .. } => {
                 return Err(DecodeError::Corrupt("a reference to a reference"));

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use qstore_checkpoint::{IoContext as _, Result, gather, size, zeroed};
+use qstore_checkpoint::{FloatKind, IoContext as _, Result, gather, size, zeroed};
 use qstore_container::limits::MAX_TRANSPOSED_BYTES;
 use qstore_container::{Axis, Dtype, Field, FormatError, Packing, Placed};
 
@@ -74,6 +74,30 @@ impl CodeReader {
         let width = dtype.bitsize() as u64 / 8;
         let packing = field.packing.clone();
         Ok(Self { array, placed, width, packing, access, there: shape })
+    }
+
+    /// Of floats of an array of this element type and shape: a matrix of `shape`.
+    ///
+    /// # Errors
+    /// What of the field does not fit the array.
+    pub(crate) fn floats<A>(
+        array: Arc<dyn ArrayBytes>,
+        field: &Field<A>,
+        (dtype, array_shape): (Dtype, &[u64]),
+        shape: [u64; 2],
+    ) -> Result<Self, FormatError> {
+        let placed = field.view.place(array_shape)?;
+        if placed.shape != shape || FloatKind::of(dtype).is_none() {
+            return Err(FormatError::new("view: no matrix of floats of the same rows and columns"));
+        }
+        let access = if placed.is_contiguous() { Access::Direct } else { Access::Whole(Whole::default()) };
+        Ok(Self { array, placed, width: dtype.bitsize() as u64 / 8, packing: None, access, there: shape })
+    }
+
+    /// Reads what it takes, and decodes columns `columns` of rows `rows` of elements.
+    pub(crate) fn read_elements(&self, rows: Range<u64>, columns: Range<u64>, out: &mut [u8]) -> Result<()> {
+        let from = self.fetch(|needs| self.needs(rows.clone(), columns.clone(), needs))?;
+        self.decode_words(&from, rows, columns, out)
     }
 
     /// The rows and columns of words that hold a block of codes, if all of them are there and fill whole words.
@@ -248,7 +272,7 @@ impl CodeReader {
     }
 
     /// Decodes columns `cols` of rows of words.
-    fn decode_words(
+    pub(super) fn decode_words(
         &self,
         from: &Fetched,
         rows: Range<u64>,

@@ -11,11 +11,11 @@ use super::bytes::ArrayBytes;
 use super::codes::CodeReader;
 use super::kept;
 use crate::codec::{
-    Bins, GivenBins, GivenCodes, GivenOfChunk, GivenSubdivisions, GivenWeights, KnownBins, KnownCodes,
-    KnownWeights, OwnBins, Predictor, Subdivisions, at_least,
+    Bins, GivenBins, GivenCodes, GivenFloats, GivenOfChunk, GivenSubdivisions, GivenWeights, KnownBins,
+    KnownCodes, KnownWeights, OwnBins, Predictor, Subdivisions, at_least,
 };
 use crate::fetch::{Fetched, Group, Needs};
-use crate::quant::{Arrays, Dequantizer};
+use crate::quant::{Arrays, Dequantizer, Rounder};
 use crate::variant::about_array;
 
 /// What the chunks of one array are given.
@@ -48,6 +48,8 @@ pub(crate) enum Meaning {
     Codes(Box<Predictor>),
     /// Intervals of weights.
     Weights(Box<KnownWeights>),
+    /// Codes that floats of this kind are rounded to.
+    Floats(Box<Rounder>, FloatKind),
 }
 
 /// What a plan says that the codes mean.
@@ -81,6 +83,8 @@ pub(super) enum Kind {
     Floats(Vec<[f32; 2]>),
     /// Codes of so many bits, whose weights lie in bins that end at these levels.
     Refined(Vec<[f32; 2]>, Box<Dequantization<ArrayRef>>, u8),
+    /// Codes of so many bits, which floats of this kind are rounded to.
+    Rounded(FloatKind, Box<Dequantization<ArrayRef>>, u8),
 }
 
 /// An array that says what codes stand for; once for each field that lies in it.
@@ -133,6 +137,16 @@ impl GivenReader {
         work: impl FnOnce(GivenOfChunk) -> R,
     ) -> Result<R> {
         let Opened { meaning, fills } = self.open(from)?;
+        if let Meaning::Floats(rounder, float) = meaning {
+            let first = self.codes.first().ok_or_else(|| Error::internal("given no floats"))?;
+            let count = rows.len().saturating_mul(columns.len());
+            let raw = at_least(buffer, count.saturating_mul(float.width()));
+            let [of_rows, of_cols] = [&rows, &columns].map(|range| range.start as u64..range.end as u64);
+            first.decode_words(from, of_rows, of_cols, raw)?;
+            let (first_row, columns) = (rows.start, (columns.start, columns.end));
+            let given = GivenFloats { raw, float: *float, first_row, columns, rounder };
+            return Ok(work(GivenOfChunk::Floats(given)));
+        }
         let of_each = rows.len().saturating_mul(columns.len());
         let codes = at_least(buffer, of_each.saturating_mul(self.codes.len()));
         let first_row = rows.start;
@@ -168,6 +182,7 @@ impl GivenReader {
                 let codes: Vec<_> = read.zip(stored).map(|(read, stored)| stored.unwrap_or(read)).collect();
                 work(GivenOfChunk::Weights(GivenWeights { codes: &codes, first_row, columns, known }))
             }
+            Meaning::Floats(..) => return Err(Error::internal("floats in place of codes")),
         })
     }
 
@@ -226,6 +241,9 @@ impl Described {
                 Meaning::Codes(Box::new(Predictor::new(open_own(own, *bits)?, only(values)?)))
             }
             Kind::Floats(ends) => Meaning::Weights(Box::new(KnownWeights::new(known(ends, values)?, None))),
+            Kind::Rounded(float, own, bits) => {
+                Meaning::Floats(Box::new(Rounder::new(open_own(own, *bits)?)), *float)
+            }
             Kind::Refined(ends, own, bits) => {
                 let own = OwnBins::new(open_own(own, *bits)?);
                 let own = own.ok_or_else(|| damaged("own.levels: codes that have no bins"))?;

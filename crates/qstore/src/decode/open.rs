@@ -142,7 +142,7 @@ impl Readers {
         let array = variant.array_at(place);
         let damaged = |what: &str| damaged_array(variant, place, &what);
         let given: Vec<_> = array.encoding.read_given().collect();
-        if given.is_empty() {
+        if !array.encoding.is_given() {
             return Ok(None);
         }
         let shape = coded_shape(array).ok_or_else(|| damaged("a residual that is no matrix"))?;
@@ -155,6 +155,11 @@ impl Readers {
             Encoding::StepResidual { subdivisions, .. } => Kind::Subdivisions(*subdivisions, float()?),
             Encoding::CodeResidual { own, layout, .. } => Kind::Codes(own.clone(), layout.bits()),
             Encoding::RefineFloats { known, .. } => Kind::Floats(ends(known)),
+            Encoding::Rounded { floats, own, layout } => {
+                let float = FloatKind::of(variant.stored(&floats.array)?.dtype);
+                let float = float.ok_or_else(|| damaged("floats: an array of something else"))?;
+                Kind::Rounded(float, own.clone(), layout.bits())
+            }
             Encoding::Refine { known, own, layout } => Kind::Refined(ends(known), own.clone(), layout.bits()),
             _ => return Ok(None),
         };
@@ -182,7 +187,12 @@ impl Readers {
             let reader = reader.map_err(|e| damaged(&format!("given.codes.{e}")))?;
             Ok((reader, is_in_step(variant, &array.encoding, given)?))
         };
-        let readers = given.iter().map(&mut reader).collect::<Result<_>>()?;
+        let mut readers = given.iter().map(&mut reader).collect::<Result<Vec<_>>>()?;
+        if let Encoding::Rounded { floats, .. } = &array.encoding {
+            let (stored, of) = (variant.stored(&floats.array)?, self.open_referred(variant, &floats.array)?);
+            let reader = CodeReader::floats(of, floats, (stored.dtype, &stored.shape), shape);
+            readers.push((reader.map_err(|e| damaged(&format!("floats.{e}")))?, false));
+        }
         let described = Described {
             variant: variant.name().clone(),
             path: variant.shard(place.0).path.clone(),

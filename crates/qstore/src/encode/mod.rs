@@ -45,6 +45,8 @@ pub(crate) struct Target<'a> {
     pub(crate) lower: &'a [Arc<Variant>],
     /// All variants below, among them those in which tensors of `lower` are kept.
     pub(crate) below: &'a [Arc<Variant>],
+    /// Matrices that an array is given at most.
+    pub(crate) levels: usize,
     /// Keep the original files as they are and code nothing.
     pub(crate) verbatim: bool,
     /// Most bytes of a shard.
@@ -84,6 +86,7 @@ pub(crate) fn write_variant(
         bundles: Bundles::default(),
         small: &small,
         verbatim: target.verbatim,
+        levels: target.levels,
         parts: 0,
     };
     let spare = Spare::new(target.window.jobs);

@@ -383,6 +383,8 @@ impl<'a> VariantWriter<'a> {
             shards: ended.shards,
             verbatim: self.target.verbatim,
             given_only: None,
+            archived: false,
+            levels: None,
             excluded: source.excluded.clone(),
             unshared: Vec::new(),
         })

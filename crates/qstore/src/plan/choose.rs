@@ -9,6 +9,7 @@ use super::fit::{self, Fit};
 use super::given::GivenGroup;
 use super::matrix::CodedMatrix;
 use super::refine::Refined;
+use super::rounded::FloatPair;
 use super::sample::{Sample, element_bytes, fits_one_step};
 use super::unusable::Unusable;
 use super::{Action, Pair, Pairs, Planned, PlannedArray, chunk_of, codes, given, refine, residual};
@@ -33,6 +34,8 @@ pub(super) struct Offers<'a> {
     /// What notes call it: itself, or what it is a part of.
     pub(super) key: &'a ArrayKey,
     pub(super) pairs: &'a [Pair],
+    /// What its codes may be given.
+    pub(super) floats: &'a [FloatPair],
     /// What its own codes are.
     pub(super) own: Option<&'a QuantGroup>,
 }
@@ -46,7 +49,8 @@ impl Chooser<'_> {
             return Ok(Planned::Later { index, chunk });
         }
         let (pairs, own) = (self.pairs.of(&array.key), self.pairs.own(&array.key));
-        let fit = self.fit(array, chunk, &Offers { key: &array.key, pairs, own })?;
+        let floats = self.pairs.floats(&array.key);
+        let fit = self.fit(array, chunk, &Offers { key: &array.key, pairs, floats, own })?;
         let coding = Box::new(fit.coding);
         if coding.encoding.is_given() {
             self.pairs.shares(&array.key);
@@ -168,7 +172,7 @@ impl Chooser<'_> {
         if layout.packing.is_some() {
             fits.extend(codes::fit_packed(&matrix, &layout)?);
         }
-        if offers.pairs.is_empty() {
+        if offers.pairs.is_empty() && offers.floats.is_empty() {
             return Ok(best.or_better(fits));
         }
         let sample = matrix.first_codes()?;
@@ -180,6 +184,10 @@ impl Chooser<'_> {
             }
             Err(Unusable::Failed(error)) => return Err(error),
         };
+        for floats in offers.floats {
+            let fit = floats.fit(&matrix, &layout, (&own, &description));
+            fits.extend(Unusable::skip(fit)?.flatten());
+        }
         for pair in offers.pairs {
             let given = pair.open(matrix.shape());
             let fit =

@@ -1,8 +1,8 @@
 //! Quantisation codes by themselves, where they are packed, and given those of a variant below.
 
-use qstore_checkpoint::Result;
-use qstore_container::{ArrayRef, CodeLayout, Dequantization, Encoding};
-use qstore_kernels::{ClassFit, Classifier, Histograms, Rows, code_bucket};
+use qstore_checkpoint::{Result, size};
+use qstore_container::{ArrayRef, ChunkShape, CodeLayout, Dequantization, Encoding};
+use qstore_kernels::{ClassFit, Classifier, DecodeError, Histograms, Rows, SymbolTable, code_bucket};
 use rayon::prelude::*;
 
 use super::Coding;
@@ -52,7 +52,6 @@ pub(super) fn fit_given(
     (own, description): (&Dequantizer, &Dequantization<ArrayRef>),
     given: &GivenGroup,
 ) -> Result<Fit, Unusable> {
-    let in_other_chunks = || Unusable::because("its codes lie in chunks of other rows");
     let encoding = Encoding::CodeResidual {
         given: Box::new(given.in_plan()),
         own: Box::new(description.clone()),
@@ -66,25 +65,63 @@ pub(super) fn fit_given(
     }
     let parts = matrix.given_parts(&[(given.codes()?, given.values.zero_code())])?;
     let predictor = Predictor::new(own.clone(), given.values.clone());
-    let mut histograms = Histograms::default();
-    for part in &parts {
-        let shifts = shifts(layout.packing.as_ref(), &part.raw, matrix.cols(), of_part(part, &predictor));
-        add_rows(&mut histograms, &shifts.ok_or_else(in_other_chunks)?, predictor.cols());
-    }
-    let classes = ClassFit::new(&histograms, matrix.rows_per_sampled(&parts));
-    let residual = CodeResidual::new(layout, classes.tables, layout_of(chunk)).map_err(Unusable::because)?;
-    let codec = Codec::CodeResidual(residual);
-    let stored = stored(matrix, &parts, &codec, &classes.classifier, |part| {
-        GivenOfChunk::Codes(of_part(part, &predictor))
-    });
+    let shifted = fit_shifts(
+        matrix,
+        &parts,
+        |part| shifts(layout.packing.as_ref(), &part.raw, matrix.cols(), of_part(part, &predictor)),
+        |tables| CodeResidual::new(layout, tables, layout_of(chunk)).map(Codec::CodeResidual),
+        |part| GivenOfChunk::Codes(of_part(part, &predictor)),
+    )?;
     let reader = GivenReader::new(
         vec![given.codes()?],
         Meaning::Codes(Box::new(predictor)),
         vec![given.values.zero_code()],
     );
-    let coding =
-        Coding { encoding, codec, classifier: classes.classifier, given: Some(reader), chunk: Some(chunk) };
-    Ok(Fit { coding, stored, of: bytes_of(&parts) })
+    Ok(shifted.given(encoding, chunk, reader))
+}
+
+/// Codes as how far they lie off those that something lets expect.
+pub(super) struct Shifted {
+    codec: Codec,
+    classifier: Classifier,
+    stored: u64,
+    of: u64,
+}
+
+impl Shifted {
+    /// The same in chunks of this shape, with what `reader` reads.
+    pub(super) fn given(self, encoding: Encoding, chunk: ChunkShape, reader: GivenReader) -> Fit {
+        let Self { codec, classifier, stored, of } = self;
+        let coding = Coding { encoding, codec, classifier, given: Some(reader), chunk: Some(chunk) };
+        Fit { coding, stored, of }
+    }
+}
+
+/// Fits tables to the `shifts` of a few chunks, of which `codec` makes a codec.
+///
+/// # Errors
+/// What is given is of other rows.
+pub(super) fn fit_shifts<'p>(
+    matrix: &CodedMatrix,
+    parts: &'p [Part],
+    shifts: impl Fn(&'p Part) -> Option<Vec<u8>>,
+    codec: impl FnOnce(Vec<SymbolTable>) -> Result<Codec, DecodeError>,
+    given: impl Fn(&'p Part) -> GivenOfChunk<'p> + Sync,
+) -> Result<Shifted, Unusable> {
+    let cols = size(matrix.shape()[1]);
+    let mut histograms = Histograms::default();
+    for part in parts {
+        let shifts = shifts(part).ok_or_else(in_other_chunks)?;
+        add_rows(&mut histograms, &shifts, cols);
+    }
+    let classes = ClassFit::new(&histograms, matrix.rows_per_sampled(parts));
+    let codec = codec(classes.tables).map_err(Unusable::because)?;
+    let stored = stored(matrix, parts, &codec, &classes.classifier, given);
+    Ok(Shifted { codec, classifier: classes.classifier, stored, of: bytes_of(parts) })
+}
+
+fn in_other_chunks() -> Unusable {
+    Unusable::because("its codes lie in chunks of other rows")
 }
 
 fn of_part<'a>(part: &'a Part, predictor: &'a Predictor) -> GivenCodes<'a> {

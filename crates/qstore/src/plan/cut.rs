@@ -151,5 +151,5 @@ impl Chooser<'_> {
 }
 
 fn offers<'a>(array: &'a SourceArray, part: &'a PairedPart) -> Offers<'a> {
-    Offers { key: &array.key, pairs: &part.pairs, own: None }
+    Offers { key: &array.key, pairs: &part.pairs, floats: &[], own: None }
 }

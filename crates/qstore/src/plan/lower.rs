@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use qstore_checkpoint::{Result, Source};
-use qstore_container::{ArrayKey, ArrayRef, Dtype, QuantMatrix, StoredArray, VariantName};
+use qstore_container::{ArrayKey, ArrayRef, Dtype, Encoding, QuantMatrix, StoredArray, VariantName};
 
 use super::unusable::Unusable;
 use crate::decode::{ArrayReader, CodeReader, checkpoint, read_part};
@@ -53,7 +53,8 @@ impl Lower {
         }
         let reader = ArrayReader::open(variant, &matrix.codes.array)?;
         let codes = &reader.stored().encoding;
-        Ok(!codes.is_of_floats() && !is_elsewhere(codes))
+        let is_rounded = matches!(codes, Encoding::Rounded { .. });
+        Ok(!codes.is_of_floats() && !is_rounded && !is_elsewhere(codes))
     }
 
     /// Which array has the codes `key`, and which ones have those that they are given.

@@ -135,14 +135,14 @@ impl<'a> CodedMatrix<'a> {
 
     /// A few chunks by themselves.
     pub(super) fn parts(&self) -> Result<Vec<Part>> {
-        self.take_parts(|_, _| Ok(Vec::new()))
+        self.parts_with(|_, _| Ok(Vec::new()))
     }
 
     /// A few chunks with the codes of each of the matrices that they are given; with each comes what stands for codes
     /// that it lacks.
     pub(super) fn given_parts(&self, matrices: &[(CodeReader, u8)]) -> Result<Vec<Part>> {
         let cols = usize::try_from(self.shape()[1]).unwrap_or(usize::MAX);
-        self.take_parts(|first, rows| {
+        self.parts_with(|first, rows| {
             let of_each = rows.saturating_mul(cols);
             let mut given = vec![0; of_each.saturating_mul(matrices.len())];
             for ((codes, fill), given) in matrices.iter().zip(given.chunks_mut(of_each.max(1))) {
@@ -159,7 +159,11 @@ impl<'a> CodedMatrix<'a> {
         Ok(codes_of_words(self.layout.packing.as_ref(), &part.raw, self.row_bytes()).into_owned())
     }
 
-    fn take_parts(&self, codes: impl Fn(usize, usize) -> Result<Vec<u8>> + Sync) -> Result<Vec<Part>> {
+    /// A few chunks, each with what `codes` gives for its rows, so many from the first on.
+    pub(super) fn parts_with(
+        &self,
+        codes: impl Fn(usize, usize) -> Result<Vec<u8>> + Sync,
+    ) -> Result<Vec<Part>> {
         let all = if self.transposed { Some(self.all()?) } else { None };
         let full = chunk_bytes(&self.coded, self.chunk);
         let row_bytes = self.chunk.cols * element_bytes(self.array);

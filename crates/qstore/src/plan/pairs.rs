@@ -12,6 +12,7 @@ use super::given::Pair;
 use super::lower::Lower;
 use super::matrices::{Matrices, NamedMatrix};
 use super::notes::Notes;
+use super::rounded::FloatPair;
 use super::twins::{Floats, Twin};
 use crate::formats::{Checkpoint, Found, QuantGroup, find_all, is_known_method};
 use crate::ingest::checkpoint_of;
@@ -27,6 +28,8 @@ pub(crate) struct Pairs {
     twins: HashMap<ArrayKey, Vec<Twin>>,
     /// The source's own quantised matrices, by their codes.
     own: HashMap<ArrayKey, QuantGroup>,
+    /// Floats that the source's own codes may be given.
+    floats: HashMap<ArrayKey, Vec<FloatPair>>,
     /// What says what the source's own codes stand for.
     values: HashSet<ArrayKey>,
     /// The source's tensors that hold all experts of a layer.
@@ -65,6 +68,7 @@ impl Pairs {
         pairs.fused = fused.map(|array| array.key.clone()).collect();
         for variant in lower {
             pairs.match_with(source, variant, &matrices, arrays, progress)?;
+            pairs.find_floats(variant, &own)?;
         }
         pairs.note_casts(&matrices, arrays);
         pairs.cuts.values_mut().for_each(|cuts| cuts.retain(PairedCut::is_of_use));
@@ -174,6 +178,27 @@ impl Pairs {
             matrices.all().flat_map(|(_, named)| named).filter(is_open).copied().collect();
         let found = match_values(source, &open, unnamed, progress)?;
         Ok(found.into_iter().map(|found| found.map(|index| open[index])).collect())
+    }
+
+    /// Finds the floats of the variant below that the source's own codes may have been made from.
+    fn find_floats(&mut self, variant: &Lower, own: &HashMap<ArrayKey, QuantGroup>) -> Result<()> {
+        let Lower::Stored(stored) = variant else { return Ok(()) };
+        if own.is_empty() {
+            return Ok(());
+        }
+        let theirs = variant.checkpoint()?;
+        let floats = Floats::new(&theirs);
+        for (key, group) in own {
+            let found = floats.of_codes(stored, &canonical(&group.weight), group.shape());
+            self.floats.entry(key.clone()).or_default().extend(found);
+        }
+        self.floats.retain(|_, floats| !floats.is_empty());
+        Ok(())
+    }
+
+    /// The floats that the codes `key` may be given.
+    pub(super) fn floats(&self, key: &ArrayKey) -> &[FloatPair] {
+        self.floats.get(key).map_or(&[], Vec::as_slice)
     }
 
     /// Finds which floats of the source may equal matrices of the variant below, where one of the two is a part of a

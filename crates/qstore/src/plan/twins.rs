@@ -7,6 +7,7 @@ use std::sync::Arc;
 use qstore_checkpoint::{FloatKind, IoContext as _, Result, Source, SourceArray, zeroed};
 use qstore_container::{ArrayKey, ArrayRef, Dtype, View};
 
+use super::rounded::FloatPair;
 use crate::decode::Rows;
 use crate::formats::Checkpoint;
 use crate::names::{ArrayInfo, canonical, cuts};
@@ -81,6 +82,13 @@ impl<'a> Floats<'a> {
             }
         }
         Self { by_name }
+    }
+
+    /// Those of that name and shape that codes may be given.
+    pub(super) fn of_codes(&self, variant: &Arc<Variant>, name: &str, shape: [u64; 2]) -> Vec<FloatPair> {
+        let named = self.by_name.get(name).into_iter().flatten();
+        let alike = named.filter(|float| float.shape == shape);
+        alike.filter_map(|float| FloatPair::new(variant, &float.array.key, &float.view)).collect()
     }
 
     /// Those of that name, element type and shape.

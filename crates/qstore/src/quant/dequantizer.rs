@@ -59,6 +59,11 @@ impl RowValues<'_> {
         if self.over.to_bits() == 1f32.to_bits() { scale } else { scale / self.over }
     }
 
+    /// The scale of a group before it is divided by a constant.
+    pub(super) fn undivided(&self, group: usize) -> f32 {
+        self.scales[group]
+    }
+
     /// The level that stands for 0 in a group.
     pub(crate) fn zero(&self, group: usize) -> f32 {
         match self.zeros {
@@ -124,6 +129,12 @@ impl Dequantizer {
         self
     }
 
+    /// The same of which it is not known how floats became codes.
+    #[cfg(test)]
+    pub(crate) fn without_rule(self) -> Self {
+        Self { rule: None, ..self }
+    }
+
     /// Columns of the matrix.
     pub(crate) fn cols(&self) -> usize {
         self.columns.len()
@@ -142,6 +153,11 @@ impl Dequantizer {
     /// How floats became codes, where that is known, and what scales are divided by last.
     pub(crate) fn rule(&self) -> Option<(Rule, f32)> {
         Some((self.rule?, self.over))
+    }
+
+    /// What scales are divided by last.
+    pub(super) fn over(&self) -> f32 {
+        self.over
     }
 
     /// Scales and zero-points of a row.

@@ -209,7 +209,8 @@ impl LevelTable {
 }
 
 /// The greatest magnitude that is a number.
-fn top(float: MiniFloat) -> u8 {
+#[inline(always)]
+pub(super) fn top(float: MiniFloat) -> u8 {
     match float {
         MiniFloat::E4m3 => 0x7e,
         MiniFloat::E5m2 => 0x7b,

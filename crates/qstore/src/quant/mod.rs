@@ -14,6 +14,7 @@ mod open_error;
 mod pack;
 mod quantizer;
 mod ranking;
+mod rounder;
 mod tiles;
 
 pub(crate) use code_field::check_codes;
@@ -27,4 +28,5 @@ pub(crate) use open_error::OpenError;
 pub(crate) use pack::{codes_of_words, unpack, words_of_codes};
 pub(crate) use quantizer::Quantizer;
 pub(crate) use ranking::{Ranking, Scaling};
+pub(crate) use rounder::Rounder;
 pub(crate) use tiles::greatest_common_divisor;

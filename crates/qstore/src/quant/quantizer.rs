@@ -125,7 +125,7 @@ impl Quantizer {
 
 /// How weights are divided by a scale.
 #[derive(Debug, Clone, Copy)]
-enum Divide {
+pub(super) enum Divide {
     By(f32),
     Times(f32),
 }
@@ -140,7 +140,7 @@ impl Divide {
     }
 }
 
-fn inverse(inverse: Inverse, scale: f32, over: f32) -> Divide {
+pub(super) fn inverse(inverse: Inverse, scale: f32, over: f32) -> Divide {
     let reciprocal = 1.0 / scale;
     match inverse {
         Inverse::Division => Divide::By(scale / over),
@@ -152,7 +152,7 @@ fn inverse(inverse: Inverse, scale: f32, over: f32) -> Divide {
 }
 
 #[inline(always)]
-fn cast(to: Rounded, value: f32) -> f32 {
+pub(super) fn cast(to: Rounded, value: f32) -> f32 {
     match to {
         Rounded::F32 => value,
         Rounded::F16 => in_f16(value),

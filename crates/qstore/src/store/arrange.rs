@@ -10,10 +10,11 @@ use crate::plan::Precision;
 pub(super) struct Candidate<'a> {
     pub(super) name: &'a VariantName,
     pub(super) given: &'a GivenRule,
+    pub(super) archived: bool,
     pub(super) precision: Precision,
 }
 
-/// The order of `candidates`, by their indices: lower precision first, except where one is to be given a higher one
+/// The order of `candidates`, by their indices: lower precision first, what is archived behind all others, except where one is to be given a higher one
 /// alone.
 ///
 /// # Errors
@@ -22,9 +23,14 @@ pub(super) fn arrange(candidates: &[Candidate]) -> Result<Vec<usize>> {
     let names: Vec<_> = candidates.iter().map(|candidate| candidate.name).collect();
     for candidate in candidates {
         check_rule(candidate.name, candidate.given, &names)?;
+        let archived = candidates.iter().filter(|other| other.archived).map(|other| other.name);
+        check_served(candidate, archived)?;
     }
     let mut by_precision: Vec<usize> = (0..candidates.len()).collect();
-    by_precision.sort_by_key(|index| (candidates[*index].precision, candidates[*index].name));
+    by_precision.sort_by_key(|index| {
+        let candidate = &candidates[*index];
+        (candidate.archived, candidate.precision, candidate.name)
+    });
     let mut order: Vec<usize> = Vec::with_capacity(candidates.len());
     while !by_precision.is_empty() {
         let is_placed = |name: &VariantName| order.iter().any(|index| candidates[*index].name == name);
@@ -41,16 +47,22 @@ pub(super) fn arrange(candidates: &[Candidate]) -> Result<Vec<usize>> {
     Ok(order)
 }
 
-/// Where a new variant goes among those of a store, whose order stays: before the first of a higher precision, and
-/// after all that it is to be given.
+/// Where a new variant goes among those of a store, whose order stays: before the first of a higher precision and all
+/// that is archived, and after all that it is to be given; behind all others if it is archived itself.
 ///
 /// # Errors
 /// It is to be given a variant that is not there.
 pub(super) fn place(manifest: &Manifest, precisions: &[Precision], new: &Candidate) -> Result<usize> {
     let names: Vec<_> = manifest.variants.iter().map(|entry| &entry.name).collect();
     check_rule(new.name, new.given, &names)?;
+    let archived = manifest.variants.iter().filter(|entry| entry.archived).map(|entry| &entry.name);
+    check_served(new, archived)?;
+    if new.archived {
+        return Ok(names.len());
+    }
     let after = names.iter().rposition(|name| new.given.names().contains(name)).map_or(0, |index| index + 1);
-    let before = precisions.iter().position(|precision| *precision > new.precision);
+    let mut entries = manifest.variants.iter().zip(precisions);
+    let before = entries.position(|(entry, precision)| entry.archived || *precision > new.precision);
     Ok(before.unwrap_or(names.len()).max(after))
 }
 
@@ -65,4 +77,16 @@ fn check_rule(name: &VariantName, given: &GivenRule, names: &[&VariantName]) -> 
         format!("there is {}", others.join(", "))
     };
     Err(Error::usage(format!("{name} cannot be given {missing}: {there}")))
+}
+
+/// Fails if a variant is to be given one that is archived.
+fn check_served<'a>(
+    candidate: &Candidate,
+    mut archived: impl Iterator<Item = &'a VariantName>,
+) -> Result<()> {
+    let Some(found) = archived.find(|name| candidate.given.names().contains(name)) else { return Ok(()) };
+    Err(Error::usage(format!(
+        "{} cannot be given {found}, which is archived: that is stored given others alone",
+        candidate.name
+    )))
 }

@@ -16,6 +16,7 @@ use super::unshared::UnsharedInspection;
 use super::verify::sha256_of;
 use crate::encode::{Target, write_variant};
 use crate::ingest::source_of;
+use crate::plan::USUAL_LEVELS;
 use crate::storage::{Counted, Folder, Overlay, Storage};
 use crate::variant::Variant;
 
@@ -23,6 +24,8 @@ use crate::variant::Variant;
 pub(super) struct Wish<'a> {
     pub(super) verbatim: bool,
     pub(super) given: &'a GivenRule,
+    pub(super) archived: bool,
+    pub(super) levels: Option<u8>,
 }
 
 /// The next state of a store, built from its lowest variant up.
@@ -92,13 +95,17 @@ impl<'a> Change<'a> {
         wish: &Wish,
         progress: &dyn Progress,
     ) -> Result<()> {
-        let allowed = |variant: &&Arc<Variant>| wish.given.allows(variant.name());
+        let allowed = |variant: &&Arc<Variant>| {
+            // Whoever is given what is archived would have to be read for itself.
+            wish.given.allows(variant.name()) && !variant.entry().archived
+        };
         let lower: Vec<_> = self.open.iter().filter(allowed).cloned().collect();
         let target = Target {
             folder: &self.staging.new_files(),
             syncs: &self.syncs,
             lower: &lower,
             below: &self.open,
+            levels: wish.levels.unwrap_or(USUAL_LEVELS).into(),
             verbatim: wish.verbatim,
             shard_size: self.options.shard_size,
             pool: &self.pool,
@@ -112,7 +119,8 @@ impl<'a> Change<'a> {
         for note in &entry.unshared {
             progress.remark(&format!("{name}: {}", UnsharedInspection::new(note).text))?;
         }
-        let entry = VariantEntry { given_only, ..entry };
+        let Wish { archived, levels, .. } = *wish;
+        let entry = VariantEntry { given_only, archived, levels, ..entry };
         self.adopt(entry)
     }
 
@@ -158,7 +166,8 @@ impl<'a> Change<'a> {
     pub(super) fn store_anew(&mut self, entry: &VariantEntry, progress: &dyn Progress) -> Result<()> {
         let storage: Arc<dyn Storage> = Arc::new(Folder::new(&self.store));
         let old = super::open_variant(&storage, &self.old, &entry.name)?;
-        let wish = Wish { verbatim: false, given: &GivenRule::of(entry) };
+        let VariantEntry { archived, levels, .. } = *entry;
+        let wish = Wish { verbatim: false, given: &GivenRule::of(entry), archived, levels };
         self.put(&entry.name, &source_of(&old)?, &wish, progress)?;
         let same = self.entries.last().is_some_and(|new| new.content == entry.content);
         if same {

@@ -51,6 +51,10 @@ pub struct VariantInspection {
     pub given: Vec<String>,
     /// Whether its files are kept as they are.
     pub verbatim: bool,
+    /// Whether it is archived: stored given variants of higher precision.
+    pub archived: bool,
+    /// How many variants reading it reads, itself included.
+    pub reads: u64,
     /// Number of tensors.
     pub tensor_count: u64,
     /// Its original files; empty if its shards cannot be read.
@@ -206,6 +210,20 @@ fn foreign(store: &Path, variants: &[VariantInspection], leftovers: &[String]) -
     Ok(found)
 }
 
+/// How many variants reading one reads.
+fn reads(manifest: &Manifest, entry: &VariantEntry) -> u64 {
+    let mut found = HashSet::from([&entry.name]);
+    let mut left = vec![entry];
+    while let Some(entry) = left.pop() {
+        for given in &entry.given {
+            if let Some(given) = manifest.variant(&given.variant).filter(|given| found.insert(&given.name)) {
+                left.push(given);
+            }
+        }
+    }
+    found.len() as u64
+}
+
 fn describe(store: &Store, entry: &VariantEntry, tensors: bool) -> VariantInspection {
     let opened = store.variant(&entry.name);
     let files: Vec<FileInspection> = opened.iter().flat_map(describe_files).collect();
@@ -220,6 +238,8 @@ fn describe(store: &Store, entry: &VariantEntry, tensors: bool) -> VariantInspec
         dtype: entry.dtype.clone(),
         given: entry.given.iter().map(|g| g.variant.to_string()).collect(),
         verbatim: entry.verbatim,
+        archived: entry.archived,
+        reads: reads(store.manifest(), entry),
         tensor_count: entry.tensors,
         missing_files: stored_files.iter().filter(is_missing).cloned().collect(),
         stored_files,

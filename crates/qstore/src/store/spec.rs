@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use qstore_checkpoint::{Exclude, Progress, Result, Scan, Source, scan_folder};
 use qstore_container::{VariantEntry, VariantName};
 
+use super::change::Wish;
+
 /// A variant that is to be stored.
 #[derive(Debug, Clone)]
 pub struct VariantSpec {
@@ -16,6 +18,11 @@ pub struct VariantSpec {
     pub verbatim: bool,
     /// Which of the variants below it may be stored given.
     pub given: GivenRule,
+    /// Whether it is archived: given whatever of higher precision saves most, so that it takes little but its scales,
+    /// and reading it reads that.
+    pub archived: bool,
+    /// Matrices that one of it is given at most, 1 to 16; 3 if not said. Each that it is given must be read for it.
+    pub levels: Option<u8>,
     /// Patterns of files that are left out: of a name anywhere (`.git`, `*.bin`), or with a slash of a path
     /// (`original/*`).
     pub exclude: Vec<String>,
@@ -29,7 +36,12 @@ impl VariantSpec {
     #[must_use]
     pub fn new(name: VariantName, folder: impl Into<PathBuf>) -> Self {
         let (folder, given, exclude) = (folder.into(), GivenRule::Any, Vec::new());
-        Self { name, folder, verbatim: false, given, exclude, strict: false }
+        Self { name, folder, verbatim: false, given, archived: false, levels: None, exclude, strict: false }
+    }
+
+    pub(super) fn wish(&self) -> Wish<'_> {
+        let Self { verbatim, given, archived, levels, .. } = self;
+        Wish { verbatim: *verbatim, given, archived: *archived, levels: *levels }
     }
 
     pub(super) fn scan(&self, progress: &dyn Progress) -> Result<Source> {

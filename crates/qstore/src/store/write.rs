@@ -10,7 +10,7 @@ use qstore_container::{Manifest, VariantEntry, VariantName};
 
 use super::Store;
 use super::arrange::{Candidate, arrange, place};
-use super::change::{Change, Kept, Wish, commit};
+use super::change::{Change, Kept, commit};
 use super::spec::{GivenRule, VariantSpec};
 use crate::decode::checkpoint;
 use crate::formats::find_groups;
@@ -50,6 +50,7 @@ pub fn pack(
     let candidates = variants.iter().zip(precisions).map(|(variant, precision)| Candidate {
         name: &variant.name,
         given: &variant.given,
+        archived: variant.archived,
         precision,
     });
     let candidates: Vec<_> = candidates.collect();
@@ -65,8 +66,7 @@ pub fn pack(
     for index in order {
         let variant = &variants[index];
         change.claim(&variant.name, variant.verbatim)?;
-        let wish = Wish { verbatim: variant.verbatim, given: &variant.given };
-        change.put(&variant.name, &sources[index], &wish, progress)?;
+        change.put(&variant.name, &sources[index], &variant.wish(), progress)?;
     }
     let manifest = change.finish(progress)?;
     commit(&mut staging, &Manifest::new(Vec::new()), &manifest, Kept::default())?;
@@ -77,7 +77,9 @@ pub fn pack(
 fn warn_of_higher(candidates: &[Candidate], progress: &dyn Progress) -> Result<()> {
     for candidate in candidates {
         let is_higher = |other: &&Candidate| {
-            candidate.given.names().contains(other.name) && other.precision > candidate.precision
+            !candidate.archived
+                && candidate.given.names().contains(other.name)
+                && other.precision > candidate.precision
         };
         if let Some(higher) = candidates.iter().find(is_higher) {
             progress.warn(&format!(
@@ -150,10 +152,12 @@ pub fn add(
     let helps = checkpoints.last().is_some_and(|new| !find_groups(new).is_empty());
     let mut precisions = precisions(&checkpoints);
     let precision = precisions.pop().ok_or_else(|| Error::internal("a variant without a precision"))?;
-    let new = Candidate { name: &variant.name, given: &variant.given, precision };
+    let new = Candidate { name: &variant.name, given: &variant.given, archived: variant.archived, precision };
     let place = place(manifest, &precisions, &new)?;
-    let is_stored_anew =
-        |entry: &VariantEntry| helps && !entry.verbatim && GivenRule::of(entry).allows(&variant.name);
+    // What is archived may be given floats as well.
+    let is_stored_anew = |entry: &VariantEntry| {
+        (helps || entry.archived) && !entry.verbatim && GivenRule::of(entry).allows(&variant.name)
+    };
 
     let mut change = Change::new(&staging, manifest.clone(), options)?;
     let (lower, higher) = manifest.variants.split_at(place);
@@ -161,8 +165,7 @@ pub fn add(
     for entry in lower {
         change.keep(entry)?;
     }
-    let wish = Wish { verbatim: variant.verbatim, given: &variant.given };
-    change.put(&variant.name, &source, &wish, progress)?;
+    change.put(&variant.name, &source, &variant.wish(), progress)?;
     for entry in higher {
         if is_stored_anew(entry) {
             change.store_anew(entry, progress)?;

@@ -43,6 +43,12 @@ impl Aside {
         self.add_values(variant, &given.values, given.shape);
     }
 
+    /// Adds as many elements of so many bytes as `array` has codes.
+    pub(super) fn add_rows(&mut self, array: &StoredArray, width: u64) {
+        let [rows, cols] = coded_shape(array).unwrap_or_default();
+        self.add(rows.saturating_mul(cols).saturating_mul(width));
+    }
+
     /// Adds what codes of a matrix stand for: what is read for that, and what is made of it.
     pub(super) fn add_values(
         &mut self,

@@ -2,7 +2,7 @@
 
 use std::fmt::Display;
 
-use qstore_checkpoint::{Error, Result};
+use qstore_checkpoint::{Error, FloatKind, Result};
 use qstore_container::limits::{MAX_TRANSPOSED_BYTES, MAX_VALUES_BYTES};
 use qstore_container::{
     ArrayKey, ArrayRef, Axis, Dequantization, Encoding, FileContent, Finite, FormatError, QuantMatrix,
@@ -118,6 +118,19 @@ impl Variant {
             }
             sources.push(self.source_id(&given.codes.array)?);
         }
+        if let Encoding::Rounded { floats, .. } = &array.encoding {
+            if floats.array.variant == self.entry.name {
+                return Err(damaged("it is given its own variant"));
+            }
+            let (stored, (_, source)) = (self.stored(&floats.array)?, self.source_of(&floats.array)?);
+            let placed = floats.view.place(&stored.shape).map_err(|e| damaged(&format!("floats.{e}")))?;
+            let fits = Some(placed.shape) == coded_shape(array) && FloatKind::of(stored.dtype).is_some();
+            if !fits || is_elsewhere(&source.encoding) {
+                return Err(damaged("floats: no matrix of as many floats, or one that lies in parts"));
+            }
+            aside.add_matrix(self, &floats.array, &floats.view);
+            aside.add_rows(array, stored.width());
+        }
         if let Some(own) = array.encoding.own() {
             self.check_values(own, "own", damaged)?;
             coded_shape(array).iter().for_each(|shape| aside.add_values(self, own, *shape));
@@ -151,8 +164,9 @@ impl Variant {
         }
         // Else opening one could take as many steps as there are paths through all the variants.
         let (_, source) = self.source_of(&given.codes.array)?;
-        if source.encoding.is_of_floats() {
-            return Err(damaged("it is given what is itself a residual"));
+        let is_rounded = matches!(source.encoding, Encoding::Rounded { .. });
+        if source.encoding.is_of_floats() || is_rounded {
+            return Err(damaged("it is given what is itself a residual of floats, or rounded from floats"));
         }
         if is_elsewhere(&source.encoding) {
             return Err(damaged("it is given what lies in parts, or in a part of another tensor"));

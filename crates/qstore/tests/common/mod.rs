@@ -103,6 +103,11 @@ pub fn model(seed: u64, dtype: Dtype, shapes: &[(usize, usize)]) -> Tensors {
 
 /// The LLM.int8() twin: every `*_proj.weight` becomes codes and scales, from the definition.
 pub fn llm_int8(tensors: &Tensors) -> Tensors {
+    scaled_int8(tensors, 1.0)
+}
+
+/// The same with scales that are so many times as large.
+pub fn scaled_int8(tensors: &Tensors, times: f32) -> Tensors {
     let mut twin = Tensors::new();
     for (name, tensor) in tensors {
         let Some(stem) = name.strip_suffix("_proj.weight") else {
@@ -112,7 +117,7 @@ pub fn llm_int8(tensors: &Tensors) -> Tensors {
         let (mut codes, mut scales) = (Vec::new(), Vec::new());
         for row in tensor.values().chunks(tensor.shape[1].max(1)).take(tensor.shape[0]) {
             let row: Vec<f32> = row.iter().map(|v| f16::from_f32(*v).to_f32()).collect();
-            let scale = row.iter().fold(0f32, |m, v| m.max(v.abs()));
+            let scale = row.iter().fold(0f32, |m, v| m.max(v.abs())) * times;
             let factor = (1.0 / scale) * 127.0;
             codes.extend(row.iter().map(|v| (v * factor).round_ties_even() as i8 as u8));
             scales.push(scale);

@@ -25,6 +25,54 @@ fn the_sample_is_what_the_attacks_take_it_for() {
     assert_eq!(forged(stores::several(), |_| {}), Ok(false));
 }
 
+/// What codes that are given floats say of them.
+#[test]
+fn floats_that_lie() {
+    let _alone = alone();
+    let mut cases = Cases::on(stores::archive());
+    let honest = Forgery::of(&stores::archive().store).array("int8", WEIGHT)["encoding"].clone();
+    assert_eq!(honest["kind"], "rounded");
+    assert_eq!(honest["floats"]["array"], to("bf16", WEIGHT));
+    for value in
+        [to("int8", WEIGHT), to("fp8", WEIGHT), to("bf16", "tensor:none"), to("bf16", "file:x"), json!(0)]
+    {
+        cases.add(&format!("floats are {value}"), Expect::Notice, |f| {
+            f.array("int8", WEIGHT)["encoding"]["floats"]["array"] = value;
+        });
+    }
+    for view in
+        [json!({"transposed": true}), json!({"rows": [0, 5]}), json!({"pitch": 7}), json!({"slab": [9, 1]})]
+    {
+        cases.add(&format!("floats seen as {view}"), Expect::Notice, |f| {
+            f.array("int8", WEIGHT)["encoding"]["floats"]["view"] = view;
+        });
+    }
+    cases.add("packed floats", Expect::Notice, |f| {
+        let packing = json!({"bits": 8, "word": 16, "along": "rows"});
+        f.array("int8", WEIGHT)["encoding"]["floats"]["packing"] = packing;
+    });
+    for place in pointers(&honest).into_iter().filter(|place| !place.starts_with("/floats")) {
+        for value in lies_about(honest.pointer(&place).unwrap()) {
+            cases.add(&format!("{place}: {value}"), Expect::Any, |f| {
+                *f.array("int8", WEIGHT)["encoding"].pointer_mut(&place).unwrap() = value;
+            });
+        }
+    }
+    for (cols, rows) in [(512, 1), (512, 3), (256, 64), (512, 1 << 14)] {
+        cases.add(&format!("{rows} rows of {cols} in a chunk"), Expect::Any, |f| {
+            f.array("int8", WEIGHT)["chunk"] = json!({"rows": rows, "cols": cols});
+        });
+    }
+    // Floats given codes that are given these floats.
+    cases.add("a circle", Expect::Notice, |f| {
+        let given = f.array("int8", WEIGHT)["encoding"]["own"].clone();
+        let codes = json!({"array": to("int8", WEIGHT)});
+        let matrix = json!({"shape": [64, 512], "codes": codes, "values": given});
+        f.array("bf16", WEIGHT)["encoding"]["known"] = json!([{"matrix": matrix, "ends": [-128, 128]}]);
+    });
+    cases.report.finish(100);
+}
+
 #[test]
 fn fields_that_lie() {
     let _alone = alone();
@@ -107,18 +155,18 @@ fn flipped_bits_and_cuts_with_checksums_that_fit() {
     let noticed = |result: Result<bool, String>| {
         result.and_then(|noticed| noticed.then_some(()).ok_or_else(|| "nobody noticed".to_owned()))
     };
-    for variant in ["int8", "bf16"] {
-        let chunks = Forgery::of(&stores::several().store).chunks(variant, WEIGHT).clone();
+    for (sample, variant) in
+        [(stores::several(), "int8"), (stores::several(), "bf16"), (stores::archive(), "int8")]
+    {
+        let chunks = Forgery::of(&sample.store).chunks(variant, WEIGHT).clone();
         for (index, (_, bytes)) in chunks.iter().enumerate() {
             for at in spread(0..bytes.len(), 60) {
-                let flipped = forged(stores::several(), |f| {
-                    f.chunks(variant, WEIGHT)[index].1[at] ^= 1 << (at * 5 % 8)
-                });
+                let flipped = forged(sample, |f| f.chunks(variant, WEIGHT)[index].1[at] ^= 1 << (at * 5 % 8));
                 report.add(&format!("{variant} chunk {index} byte {at}"), flipped.map(drop));
-                let cut = forged(stores::several(), |f| f.chunks(variant, WEIGHT)[index].1.truncate(at));
+                let cut = forged(sample, |f| f.chunks(variant, WEIGHT)[index].1.truncate(at));
                 report.add(&format!("{variant} chunk {index} cut to {at}"), noticed(cut));
             }
-            let longer = forged(stores::several(), |f| f.chunks(variant, WEIGHT)[index].1.extend([0, 0]));
+            let longer = forged(sample, |f| f.chunks(variant, WEIGHT)[index].1.extend([0, 0]));
             report.add(&format!("{variant} chunk {index} with more behind"), noticed(longer));
         }
     }

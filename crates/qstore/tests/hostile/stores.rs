@@ -83,24 +83,35 @@ pub fn chain() -> &'static Sample {
 /// Codes given the bins of others, and floats given those of two.
 pub fn several() -> &'static Sample {
     static SAMPLE: OnceLock<Sample> = OnceLock::new();
-    SAMPLE.get_or_init(|| {
-        let dir = scratch();
-        let mut high = model(8, Dtype::BF16, &[(64, 512)]);
-        high.remove("model.embed_tokens.weight");
-        let mut originals = Originals::default();
-        for (name, tensors) in
-            [("bf16", high.clone()), ("int8", llm_int8(&high)), ("fp8", fp8_blocks(&high, 128))]
-        {
-            let folder = dir.path().join(name);
-            write_checkpoint(&folder, &tensors);
-            originals.folders.insert(name.to_owned(), common::tree(&folder));
-            originals.tensors.insert(name.to_owned(), tensors);
-        }
-        let store = dir.path().join("store");
-        let specs = ["bf16", "int8", "fp8"].map(|name| spec(dir.path(), name));
-        pack(&specs, &store, &write_options(), &Silent).unwrap();
-        Sample { _dir: dir, store, originals: Arc::new(originals) }
-    })
+    SAMPLE.get_or_init(|| of_three(false))
+}
+
+/// The same, with `int8` archived: its codes are given floats.
+pub fn archive() -> &'static Sample {
+    static SAMPLE: OnceLock<Sample> = OnceLock::new();
+    SAMPLE.get_or_init(|| of_three(true))
+}
+
+fn of_three(archived: bool) -> Sample {
+    let dir = scratch();
+    let mut high = model(8, Dtype::BF16, &[(64, 512)]);
+    high.remove("model.embed_tokens.weight");
+    let mut originals = Originals::default();
+    for (name, tensors) in
+        [("bf16", high.clone()), ("int8", llm_int8(&high)), ("fp8", fp8_blocks(&high, 128))]
+    {
+        let folder = dir.path().join(name);
+        write_checkpoint(&folder, &tensors);
+        originals.folders.insert(name.to_owned(), common::tree(&folder));
+        originals.tensors.insert(name.to_owned(), tensors);
+    }
+    let store = dir.path().join("store");
+    let specs = ["bf16", "int8", "fp8"].map(|name| {
+        let archived = archived && name == "int8";
+        VariantSpec { archived, ..spec(dir.path(), name) }
+    });
+    pack(&specs, &store, &write_options(), &Silent).unwrap();
+    Sample { _dir: dir, store, originals: Arc::new(originals) }
 }
 
 /// Experts: quantised ones of one layer, a tensor each; in `bf16` all of a layer in one tensor, whose parts are given

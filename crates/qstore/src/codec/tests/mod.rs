@@ -13,6 +13,7 @@ use crate::quant::{Dequantizer, HeldArray, words_of_codes};
 
 mod chains;
 mod refine;
+mod rounded;
 
 /// What codes stand for, by numbers.
 #[derive(Debug, Clone)]

@@ -1,0 +1,95 @@
+//! Codes given floats of a variant below, which is of a higher precision.
+
+use std::sync::Arc;
+
+use qstore_checkpoint::{FloatKind, Result, size};
+use qstore_container::{ArrayKey, ArrayRef, CodeLayout, Dequantization, Encoding, Field, View};
+
+use super::codes::fit_shifts;
+use super::fit::Fit;
+use super::matrix::{CodedMatrix, Part};
+use super::unusable::Unusable;
+use crate::codec::{Codec, GivenFloats, GivenOfChunk, Rounded, layout_of, off_rounded};
+use crate::decode::{ArrayReader, CodeReader, GivenReader, Meaning};
+use crate::quant::{Dequantizer, Rounder};
+use crate::variant::{Variant, is_elsewhere};
+
+/// Floats of a variant below that a matrix of codes may have been made from.
+#[derive(Debug, Clone)]
+pub(crate) struct FloatPair {
+    variant: Arc<Variant>,
+    field: Field<ArrayKey>,
+}
+
+impl FloatPair {
+    /// The matrix of an array of a variant that `view` takes; `None` if readers do not accept that codes are given it.
+    pub(super) fn new(variant: &Arc<Variant>, key: &ArrayKey, view: &View) -> Option<Self> {
+        // Of what is stored by parts, the part.
+        let stored = variant.stored_array(key).ok()?;
+        let part = match &stored.encoding {
+            Encoding::Parts { parts } => Some(parts.iter().find(|part| part.view == *view)?),
+            _ => None,
+        };
+        let field = match part {
+            Some(part) => Field::of(part.array.clone()),
+            None => Field { view: view.clone(), ..Field::of(key.clone()) },
+        };
+        let reader = ArrayReader::open(variant, &field.array).ok()?;
+        (!is_elsewhere(&reader.stored().encoding)).then(|| Self { variant: variant.clone(), field })
+    }
+
+    fn reader(&self, shape: [u64; 2]) -> Result<Option<(CodeReader, FloatKind)>> {
+        let stored = self.variant.stored_array(&self.field.array)?;
+        let Some(float) = FloatKind::of(stored.dtype) else { return Ok(None) };
+        let array = ArrayReader::open(&self.variant, &self.field.array)?;
+        let reader = CodeReader::floats(array, &self.field, (stored.dtype, &stored.shape), shape).ok();
+        Ok(reader.map(|reader| (reader, float)))
+    }
+
+    /// Codes that lie so given these floats; `own` is what they stand for, and `description` what plans say of it.
+    ///
+    /// # Errors
+    /// Why they cannot be.
+    pub(super) fn fit(
+        &self,
+        matrix: &CodedMatrix,
+        layout: &CodeLayout,
+        (own, description): (&Dequantizer, &Dequantization<ArrayRef>),
+    ) -> Result<Option<Fit>, Unusable> {
+        let Some((floats, float)) = self.reader(matrix.shape())? else { return Ok(None) };
+        let name = self.variant.name();
+        let encoding = Encoding::Rounded {
+            floats: self.field.map(&mut |array| ArrayRef { variant: name.clone(), array: array.clone() }),
+            own: Box::new(description.clone()),
+            layout: layout.clone(),
+        };
+        let parts = matrix.parts_with(|first, rows| {
+            let cols = matrix.shape()[1];
+            let mut raw = vec![0; rows.saturating_mul(size(cols)).saturating_mul(float.width())];
+            floats.read_elements(first as u64..(first + rows) as u64, 0..cols, &mut raw)?;
+            Ok(raw)
+        })?;
+        let rounder = Rounder::new(own.clone());
+        let shifted = fit_shifts(
+            matrix,
+            &parts,
+            |part| {
+                off_rounded(
+                    layout.packing.as_ref(),
+                    &part.raw,
+                    matrix.cols(),
+                    of_part(part, float, own.cols(), &rounder),
+                )
+            },
+            |tables| Rounded::new(layout, tables, layout_of(matrix.chunk)).map(Codec::Rounded),
+            |part| GivenOfChunk::Floats(of_part(part, float, own.cols(), &rounder)),
+        )?;
+        let meaning = Meaning::Floats(Box::new(rounder), float);
+        let reader = GivenReader::new(vec![floats], meaning, Vec::new());
+        Ok(Some(shifted.given(encoding, matrix.chunk, reader)))
+    }
+}
+
+fn of_part<'a>(part: &'a Part, float: FloatKind, cols: usize, rounder: &'a Rounder) -> GivenFloats<'a> {
+    GivenFloats { raw: &part.codes, float, first_row: part.rows.start, columns: (0, cols), rounder }
+}
