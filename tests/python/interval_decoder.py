@@ -5,6 +5,7 @@ Written from that document alone, as `second_decoder` is; plain rather than fast
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -23,6 +24,7 @@ from chunk_decoder import (
     Values,
     binary32,
     check,
+    classed_symbols,
     decode_floats,
     exception_of,
     put_exceptions,
@@ -122,39 +124,102 @@ class Interval(NamedTuple):
         return cls(np.full(shape, -WIDEST), np.full(shape, WIDEST))
 
     @np.errstate(all="ignore")
-    def narrowed(self, codes: Ints, known: Known) -> Interval:
-        """By the codes of a matrix that is known (8.6)."""
-        scaled = known.scaled
-        rank = scaled.turn(scaled.ranks.of_code[codes])
-        least = np.maximum((known.edges[rank] - scaled.z) * scaled.s, self.lo)
-        most = np.minimum((known.edges[rank + 1] - scaled.z) * scaled.s, self.hi)
-        is_met = scaled.tells & known.there & (least <= most)
+    def narrowed(self, below: Ints, above: Ints, z: Ints, s: Ints, tells: Ints) -> Interval:
+        """By two edges (8.6)."""
+        least = np.maximum((below - z) * s, self.lo)
+        most = np.minimum((above - z) * s, self.hi)
+        is_met = tells & (least <= most)
         return Interval(np.where(is_met, least, self.lo), np.where(is_met, most, self.hi))
-
-    def cut(self, rows: slice, cols: slice) -> Interval:
-        return Interval(self.lo[rows, cols], self.hi[rows, cols])
 
 
 @dataclass(frozen=True)
 class Known:
-    """What the codes of a matrix say: where their bins end, and which of them there are."""
+    """What the codes of a matrix say: their ranks, where their bins end, and which of them there are."""
 
     scaled: Scaled
+    rank: Ints
     edges: Ints
     there: Ints
 
     @classmethod
-    def of(cls, values: Values, ends: Json, shape: list[int]) -> Known:
-        """`values` are those of the matrix, which is not yet of the shape that is coded."""
+    def of(cls, values: Values, codes: Ints, ends: Json, shape: list[int]) -> Known:
+        """`values` are those of the matrix, which is not yet of the shape that is coded, as `codes` are."""
         check(isinstance(ends, list) and len(ends) == 2, "two ends")
         both = [binary32(end) for end in ends]
         check(both[0] <= both[1], "ends of which the first is above the second")
-        rows, cols = values.a.shape[0], values.groups.size
         with np.errstate(all="ignore"):
             has_negative = bool((values.scales < 0).any())
         scaled = Scaled.of(values.fitted(*shape))
-        there = (np.arange(shape[0])[:, None] < rows) & (np.arange(shape[1]) < cols)
-        return cls(scaled, scaled.ranks.with_ends(both, has_negative), there)
+        edges = scaled.ranks.with_ends(both, has_negative)
+        return cls(scaled, scaled.turn(scaled.ranks.of_code[codes]), edges, are_there(values, shape))
+
+    def cut(self, rows: slice, cols: slice) -> Known:
+        """That of some rows and columns."""
+        there, rank = self.there[rows, cols], self.rank[rows, cols]
+        return replace(self, scaled=self.scaled.cut(rows, cols), rank=rank, there=there)
+
+    def narrow(self, known: Interval, _stretches: Ints) -> Interval:
+        of, rank = self.scaled, self.rank
+        return known.narrowed(self.edges[rank], self.edges[rank + 1], of.z, of.s, of.tells & self.there)
+
+
+@dataclass(frozen=True)
+class Around:
+    """Codes that were moved: distances from their levels between which stretches lie, and for each `z`, `s` and whether
+    it tells anything (8.8)."""
+
+    edges: Ints
+    z: Ints
+    s: Ints
+    tells: Ints
+
+    @classmethod
+    @np.errstate(all="ignore")
+    def of(cls, values: Values, codes: Ints, around: Json, shape: list[int]) -> Around:
+        """As of `Known`."""
+        check(isinstance(around, list) and 3 <= len(around) <= 17, "3 to 17 distances")
+        edges = np.array([binary32(edge) for edge in around], np.float32)
+        check((edges[:-1] <= edges[1:]).all(), "distances that do not ascend")
+        scale, zero = values.fitted(*shape).of_elements()
+        level, zero = values.levels.of_codes(codes).astype(np.float32), zero.astype(np.float32)
+        tells = np.isfinite(scale) & (scale >= 0) & (np.abs(zero) <= WIDEST / 2) & np.isfinite(level)
+        return cls(edges, zero - level, np.maximum(scale, LEAST_SCALE), tells & are_there(values, shape))
+
+    def cut(self, rows: slice, cols: slice) -> Around:
+        """That of some rows and columns."""
+        z, s, tells = (of[rows, cols] for of in (self.z, self.s, self.tells))
+        return replace(self, z=z, s=s, tells=tells)
+
+    def narrow(self, known: Interval, stretches: Ints) -> Interval:
+        is_one = stretches < self.edges.size - 1
+        at = np.where(is_one, stretches, 0).reshape(self.z.shape)
+        tells = self.tells & is_one.reshape(self.z.shape)
+        return known.narrowed(self.edges[at], self.edges[at + 1], self.z, self.s, tells)
+
+
+#: What is told of weights.
+Told = Known | Around
+
+
+def are_there(values: Values, shape: list[int]) -> Ints:
+    """Which elements of a matrix of this shape one that has these values has."""
+    rows, cols = values.a.shape[0], values.groups.size
+    there: Ints = (np.arange(shape[0])[:, None] < rows) & (np.arange(shape[1]) < cols)
+    return there
+
+
+def shape_of(told: list[Told]) -> tuple[int, ...]:
+    """Rows and columns of the weights that something is told of."""
+    shape: tuple[int, ...] = (told[0].z if isinstance(told[0], Around) else told[0].rank).shape
+    return shape
+
+
+def narrowed(told: list[Told], stretches: Ints) -> Interval:
+    """What all that is told of some weights says."""
+    known = Interval.unknown(shape_of(told))
+    for each in told:
+        known = each.narrow(known, stretches)
+    return known
 
 
 def shares(coder: Coder, count: int, find: Callable[[slice, Ints], tuple[Ints, Ints, Ints]]) -> Ints:
@@ -171,8 +236,9 @@ def shares(coder: Coder, count: int, find: Callable[[slice, Ints], tuple[Ints, I
     return row
 
 
-def decode_refine(chunk: Cursor, known: Interval, own: Scaled, lanes: int) -> Ints:
+def decode_refine(chunk: Cursor, told: list[Told], own: Scaled, lanes: int) -> Ints:
     """The codes of a chunk of `refine` (8.7)."""
+    known = narrowed(told, np.zeros(0, np.uint8))
     count, states = chunk.number("<u4"), chunk.array("<u4", lanes)
     exceptions = chunk.array(exception_of("u1"), count)
     coder, last = Coder(states, chunk.rest()), own.ranks.last
@@ -199,11 +265,23 @@ def decode_refine(chunk: Cursor, known: Interval, own: Scaled, lanes: int) -> In
     return code_of_rank[ranks]
 
 
-def decode_refine_floats(head: Cursor, chunk: Cursor, kind: str, known: Interval, lanes: int) -> Ints:
+def decode_refine_floats(head: Cursor, chunk: Cursor, kind: str, told: list[Told], lanes: int) -> Ints:
     """Floats from a chunk of `refine-floats` (8.8); `kind` is that of the floats."""
+    has_stretches = any(isinstance(each, Around) for each in told)
+    tables = Table.read_list(head, lanes) if has_stretches else []
     table = Table.read(head, lanes)
     head.end()
-    return decode_floats(chunk, kind, lambda part: decode_in_intervals(table, part, kind, known, lanes))
+
+    def decode(part: Cursor) -> Ints:
+        stretches = np.zeros(0, np.uint8)
+        if has_stretches:
+            shape = shape_of(told)
+            of_stretches = Cursor(part.take(part.number("<u4")))
+            stretches = classed_symbols(tables, of_stretches, math.prod(shape), shape[1], lanes)
+            of_stretches.end()
+        return decode_in_intervals(table, part, kind, narrowed(told, stretches), lanes)
+
+    return decode_floats(chunk, kind, decode)
 
 
 def decode_in_intervals(table: Table, chunk: Cursor, kind: str, known: Interval, lanes: int) -> Ints:

@@ -49,7 +49,7 @@ from chunk_decoder import (
     is_integer,
     unzstd,
 )
-from interval_decoder import Interval, Known, Scaled, decode_refine, decode_refine_floats
+from interval_decoder import Around, Known, Scaled, Told, decode_refine, decode_refine_floats
 
 FORM_HEAD, FORM_CODED, FORM_RAW = 0, 1, 2
 FLOAT_RESIDUALS = ("residual", "step-residual", "refine-floats")
@@ -259,8 +259,11 @@ class Array:
             check(is_integer(encoding["subdivisions"], -8, 7), "a number of subdivisions")
         if "known" in encoding:
             for known in encoding["known"]:
-                has_fields(known, "matrix", "ends")
-            check(any("ends" in known for known in encoding["known"]), "nothing is known")
+                has_fields(known, "matrix", "ends around")
+            check(any(len(known) > 1 for known in encoding["known"]), "nothing is known")
+            around = [known for known in encoding["known"] if "around" in known]
+            check(not around or kind == "refine-floats", "codes in stretches")
+            check(len(around) <= 1 and all("ends" not in known for known in around), "stretches of several, or ends")
             count = len(encoding["known"])
             check(count <= 16 and count * self.width * math.prod(self.chunk_of_matrix) <= 64 * MIB, "too much is known")
 
@@ -654,15 +657,17 @@ class Store:
         array = self.contents(name).arrays[key]
         return (name, key) if array.kind != "reference" else self._find(name, array, array.plan["encoding"]["to"])
 
-    def _intervals(self, variant: str, array: Array, shape: list[int]) -> Interval:
-        """What is known of the weights of a matrix of this shape (8.6)."""
-        known = Interval.unknown((shape[0], shape[1]))
+    def _told(self, variant: str, array: Array, shape: list[int]) -> list[Told]:
+        """What is told of the weights of a matrix of this shape, in order (8.6, 8.8)."""
+        told = list[Told]()
         for matrix in array.plan["encoding"]["known"]:
             codes, values = self._given(variant, array, matrix["matrix"])
+            of_all = values.fitted(*shape).fitted_codes(codes)
             if "ends" in matrix:
-                of_all = values.fitted(*shape).fitted_codes(codes)
-                known = known.narrowed(of_all, Known.of(values, matrix["ends"], shape))
-        return known
+                told.append(Known.of(values, of_all, matrix["ends"], shape))
+            elif "around" in matrix:
+                told.append(Around.of(values, of_all, matrix["around"], shape))
+        return told
 
     def _residual(self, variant: str, array: Array) -> Decode:
         """Decodes chunks of a residual: of its rows, from the head and the chunk (8.3 to 8.8)."""
@@ -676,14 +681,14 @@ class Store:
             assert own is not None
             return self._rounded(variant, array, own)
         if "known" in encoding:
-            known = self._intervals(variant, array, shape)
+            told = self._told(variant, array, shape)
             if own is None:
                 return lambda head, chunk, block: decode_refine_floats(
-                    head, chunk, kind, known.cut(*block), lanes
+                    head, chunk, kind, [each.cut(*block) for each in told], lanes
                 ).tobytes()
             scaled = Scaled.of(own)
             return lambda _, chunk, block: array.in_words(
-                decode_refine(chunk, known.cut(*block), scaled.cut(*block), lanes)
+                decode_refine(chunk, [each.cut(*block) for each in told], scaled.cut(*block), lanes)
             )
         codes, given = self._given(variant, array, encoding["given"])
         given = given.fitted(*shape)

@@ -79,10 +79,22 @@ impl CodeLayout {
 pub struct KnownMatrix {
     /// The matrix.
     pub matrix: QuantMatrix<ArrayRef>,
-    /// The levels at which the bins of its least code and of its greatest end. Without, its codes say nothing of the
-    /// weights: those of a later matrix are given them.
+    /// The levels at which the bins of its least code and of its greatest end, if its codes say between which edges
+    /// weights lie.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ends: Option<[Finite; 2]>,
+    /// Distances from the level of a code, ascending, if its codes were moved: of each weight is stored between which of
+    /// them it lies. Without these and without ends its codes say nothing: those of a later matrix are given them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub around: Option<Vec<Finite>>,
+}
+
+impl KnownMatrix {
+    /// Whether its codes say anything of weights.
+    #[must_use]
+    pub fn says(&self) -> bool {
+        self.ends.is_some() || self.around.is_some()
+    }
 }
 
 /// How the bytes of an array are stored.
@@ -228,7 +240,7 @@ impl Encoding {
 
     /// Those of them whose codes its own decoder reads.
     pub fn read_given(&self) -> impl Iterator<Item = &QuantMatrix<ArrayRef>> {
-        let silent = |index: usize| self.known().get(index).is_some_and(|known| known.ends.is_none());
+        let silent = |index: usize| self.known().get(index).is_some_and(|known| !known.says());
         self.given().enumerate().filter(move |(index, _)| !silent(*index)).map(|(_, given)| given)
     }
 

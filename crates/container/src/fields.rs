@@ -229,8 +229,16 @@ mod tests {
             values: Dequantization { levels: Levels::Table(table), ..values(Zero::Constant(-3), None) },
             ..full()
         };
-        let bins =
-            |matrix| KnownMatrix { matrix, ends: Some([-8.5, 7.0].map(|end| end.try_into().unwrap())) };
+        let bins = |matrix| KnownMatrix {
+            matrix,
+            ends: Some([-8.5, 7.0].map(|end| end.try_into().unwrap())),
+            around: None,
+        };
+        let around = |matrix| KnownMatrix {
+            matrix,
+            ends: None,
+            around: Some([-1.0, -0.5, 0.75].map(|edge: f32| edge.try_into().unwrap()).to_vec()),
+        };
         let encodings = [
             Encoding::StepResidual { given: Box::new(full()), subdivisions: 3, transposed: true },
             Encoding::StepResidual { given: Box::new(floats), subdivisions: -2, transposed: false },
@@ -249,10 +257,7 @@ mod tests {
                 own: Box::new(values(Zero::None, None)),
                 layout: layout(true),
             },
-            Encoding::RefineFloats {
-                known: vec![KnownMatrix { matrix: plain(), ends: None }, bins(full())],
-                transposed: false,
-            },
+            Encoding::RefineFloats { known: vec![around(plain()), bins(full())], transposed: false },
             Encoding::RefineFloats { known: vec![bins(full()), bins(plain())], transposed: true },
             Encoding::Codes { layout: layout(false) },
             Encoding::Reference { to: array(), view: View::WHOLE },

@@ -349,13 +349,23 @@ impl StoredArray {
         if !(1..=MAX_GIVEN).contains(&known.len()) {
             return bad("no matrix, or more than a reader accepts");
         }
-        let Some(ends) = known.iter().map(|known| known.ends).reduce(Option::or) else { return Ok(()) };
-        if ends.is_none() {
+        if !known.iter().any(KnownMatrix::says) {
             return bad("no matrix says anything");
         }
         let inverted = |ends: [Finite; 2]| ends[0].get() > ends[1].get();
         if known.iter().filter_map(|known| known.ends).any(inverted) {
             return bad("ends of which the first is beyond the second");
+        }
+        let moved: Vec<_> = known.iter().filter(|known| known.around.is_some()).collect();
+        if moved.len() > 1 || !moved.is_empty() && matches!(self.encoding, Encoding::Refine { .. }) {
+            return bad("distances from the codes of several matrices, or for codes");
+        }
+        for one in moved {
+            let around = one.around.as_deref().unwrap_or_default();
+            let fits = (3..=17).contains(&around.len()) && around.is_sorted_by(|a, b| a.get() <= b.get());
+            if !fits || one.ends.is_some() {
+                return bad("around: not 3 to 17 ascending distances, or ends as well");
+            }
         }
         // A reader holds a chunk of each.
         let weights = rows.saturating_mul(self.chunk.cols).saturating_mul(self.width());

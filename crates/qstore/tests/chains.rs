@@ -299,7 +299,8 @@ fn special_values_survive_in_weights_and_grids() {
         let names = ["high", "gptq4", "gptq8"];
         pack_these(dir.path(), &names, &options());
         let inspection = check(dir.path(), &names);
-        assert_eq!(encodings(&inspection, "high", "_proj.weight"), ["step-residual"], "{dtype}");
+        let of_high = encodings(&inspection, "high", "_proj.weight");
+        assert!(["step-residual", "refine-floats"].contains(&&*of_high[0]), "{dtype}: {of_high:?}");
         assert_eq!(encodings(&inspection, "gptq8", "qweight"), ["code-residual"], "{dtype}");
     }
 }
@@ -442,7 +443,8 @@ fn codes_that_refer_to_codes_of_another_shape() {
     let without = check(dir.path(), &["middle", "high"]);
     assert_eq!(encodings(&without, "middle", "a_proj.qweight"), ["raw"]);
     let stored = |inspection: &Inspection| inspection.variants.last().unwrap().stored_bytes;
-    assert!(stored(&with).abs_diff(stored(&without)) < 500, "{} {}", stored(&with), stored(&without));
+    // What codes of another name are given is not known to whoever is given these, so it has fewer ways to be stored.
+    assert!(stored(&with).abs_diff(stored(&without)) < 2000, "{} {}", stored(&with), stored(&without));
 }
 
 /// Readers refuse a grid that is itself a residual. By chance, or by malice, a part of one may have the bytes of codes.

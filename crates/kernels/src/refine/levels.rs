@@ -54,6 +54,27 @@ impl Edges {
         Some(Self { kind: EdgeKind::Table(edges), count })
     }
 
+    /// Stretches between these edges, in ascending order: 1 to 15 of them, which are finite. `None` for others.
+    #[must_use]
+    pub fn between(inner: &[f32]) -> Option<Self> {
+        let count = checked(inner.len() + 1, 16)?;
+        if !inner.is_sorted() || !inner.iter().all(|edge| edge.abs() <= WIDEST) {
+            return None;
+        }
+        let mut edges = Box::new([f32::INFINITY; 15]);
+        edges[..inner.len()].copy_from_slice(inner);
+        Some(Self { kind: EdgeKind::Table(edges), count })
+    }
+
+    /// Of a table or stretches, the edges between them.
+    #[must_use]
+    pub fn inner(&self) -> Option<&[f32]> {
+        match &self.kind {
+            EdgeKind::Table(edges) => Some(&edges[..usize::from(self.count) - 1]),
+            _ => None,
+        }
+    }
+
     /// The last rank.
     pub(super) fn last(&self) -> f32 {
         f32::from(self.count - 1)

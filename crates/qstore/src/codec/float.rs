@@ -115,6 +115,28 @@ pub(crate) fn high_halves(float: FloatKind, raw: &[u8]) -> Cow<'_, [Half]> {
     }
 }
 
+/// Floats as binary32.
+pub(crate) fn values(float: FloatKind, raw: &[u8], values: &mut [f32]) {
+    let bits = |value: &mut f32, bits: u32| *value = f32::from_bits(bits);
+    match float {
+        FloatKind::Bf16 => {
+            let halves = raw.as_chunks().0.iter().map(|half| u32::from(u16::from_le_bytes(*half)) << 16);
+            values.iter_mut().zip(halves).for_each(|(value, half)| bits(value, half));
+        }
+        FloatKind::F32 => {
+            let words = raw.as_chunks().0.iter().map(|word| u32::from_le_bytes(*word));
+            values.iter_mut().zip(words).for_each(|(value, word)| bits(value, word));
+        }
+        FloatKind::F16 | FloatKind::ShortF16 => {
+            let halves = raw.as_chunks().0.iter().map(|half| u16::from_le_bytes(*half));
+            values.iter_mut().zip(halves).for_each(|(value, half)| {
+                let magnitude = FloatKind::F16.value(u32::from(half & 0x7fff));
+                *value = if half & 0x8000 == 0 { magnitude } else { -magnitude };
+            });
+        }
+    }
+}
+
 /// The low half of each 32-bit float.
 fn low_halves(raw: &[u8]) -> impl Iterator<Item = u16> {
     raw.as_chunks::<4>().0.iter().map(|&[low, high, ..]| u16::from_le_bytes([low, high]))

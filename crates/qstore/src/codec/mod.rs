@@ -19,10 +19,10 @@ use qstore_kernels::{Classifier, DecodeError, Layout};
 
 pub(crate) use code_residual::{CodeResidual, GivenCodes, Predictor, shifts};
 pub(crate) use codes::{Codes, Symbols};
-pub(crate) use float::{FloatSplit, high_halves, low_width};
+pub(crate) use float::{FloatSplit, high_halves, low_width, values};
 pub(crate) use planes::Planes;
 pub(crate) use refine::{
-    GivenWeights, KnownBins, KnownCodes, KnownWeights, OwnBins, Refine, RefineFloats, count_wide,
+    GivenWeights, KnownBins, KnownCodes, KnownWeights, OwnBins, Refine, RefineFloats, count_wide, stretches,
 };
 pub(crate) use residual::{Bins, GivenBins, Residual, count_zeros};
 pub(crate) use rounded::{GivenFloats, Rounded, off_rounded};
@@ -96,7 +96,7 @@ impl Codec {
                 refine.encode(raw, cols, given, workspace)
             }
             (Self::RefineFloats(refine), GivenOfChunk::Weights(given)) => {
-                refine.encode(raw, given, workspace)
+                refine.encode(raw, given, classifier, workspace)
             }
             (Self::Rounded(rounded), GivenOfChunk::Floats(given)) => {
                 rounded.encode(raw, cols, given, classifier, workspace)
@@ -187,8 +187,9 @@ impl Codec {
                 Self::CodeResidual(CodeResidual::open(codes, layout, &mut head)?)
             }
             Encoding::Refine { layout: codes, .. } => Self::Refine(Refine::new(codes, layout)),
-            Encoding::RefineFloats { .. } => {
-                Self::RefineFloats(RefineFloats::open(float()?, layout, &mut head)?)
+            Encoding::RefineFloats { known, .. } => {
+                let has_stretches = known.iter().any(|known| known.around.is_some());
+                Self::RefineFloats(RefineFloats::open(float()?, has_stretches, layout, &mut head)?)
             }
             Encoding::Rounded { layout: codes, .. } => {
                 Self::Rounded(Rounded::open(codes, layout, &mut head)?)

@@ -6,6 +6,7 @@ use qstore_checkpoint::FloatKind;
 use qstore_container::{CodeLayout, Packing};
 use qstore_kernels::{Classifier, CodesCoder, DecodeError, Layout, SymbolTable};
 
+use super::float::values;
 use super::head::{read_tables, write_tables};
 use super::workspace::{Workspace, at_least};
 use crate::quant::{Rounder, codes_of_words, words_of_codes};
@@ -43,28 +44,6 @@ impl GivenFloats<'_> {
     fn is_for(&self, weights: usize) -> bool {
         weights.checked_mul(self.float.width()) == Some(self.raw.len())
             && weights.is_multiple_of(self.cols().max(1))
-    }
-}
-
-/// Floats as binary32.
-fn values(float: FloatKind, raw: &[u8], values: &mut [f32]) {
-    let bits = |value: &mut f32, bits: u32| *value = f32::from_bits(bits);
-    match float {
-        FloatKind::Bf16 => {
-            let halves = raw.as_chunks().0.iter().map(|half| u32::from(u16::from_le_bytes(*half)) << 16);
-            values.iter_mut().zip(halves).for_each(|(value, half)| bits(value, half));
-        }
-        FloatKind::F32 => {
-            let words = raw.as_chunks().0.iter().map(|word| u32::from_le_bytes(*word));
-            values.iter_mut().zip(words).for_each(|(value, word)| bits(value, word));
-        }
-        FloatKind::F16 | FloatKind::ShortF16 => {
-            let halves = raw.as_chunks().0.iter().map(|half| u16::from_le_bytes(*half));
-            values.iter_mut().zip(halves).for_each(|(value, half)| {
-                let magnitude = FloatKind::F16.value(u32::from(half & 0x7fff));
-                *value = if half & 0x8000 == 0 { magnitude } else { -magnitude };
-            });
-        }
     }
 }
 

@@ -79,12 +79,21 @@ pub(super) enum Kind {
     Subdivisions(i8, FloatKind),
     /// Codes of so many bits, which stand for this.
     Codes(Box<Dequantization<ArrayRef>>, u8),
-    /// Floats that lie in bins, which end at these levels.
-    Floats(Vec<[f32; 2]>),
-    /// Codes of so many bits, whose weights lie in bins that end at these levels.
-    Refined(Vec<[f32; 2]>, Box<Dequantization<ArrayRef>>, u8),
+    /// Floats of which this is known.
+    Floats(Vec<Told>),
+    /// Codes of so many bits, of whose weights this is known.
+    Refined(Vec<Told>, Box<Dequantization<ArrayRef>>, u8),
     /// Codes of so many bits, which floats of this kind are rounded to.
     Rounded(FloatKind, Box<Dequantization<ArrayRef>>, u8),
+}
+
+/// What the codes of a matrix tell of weights.
+#[derive(Debug)]
+pub(super) enum Told {
+    /// In which bin each lies, the outermost of which end at these levels.
+    Bins([f32; 2]),
+    /// About which level, where a symbol says between which distances from it.
+    Around(Vec<f32>),
 }
 
 /// An array that says what codes stand for; once for each field that lies in it.
@@ -227,9 +236,12 @@ impl Described {
             own.map_err(|e| e.explain(wrong("own")))
         };
         let no_bins = || damaged("given.levels: codes that have no bins");
-        let known = |ends: &[[f32; 2]], values: Vec<Dequantizer>| {
-            let bins = values.into_iter().zip(&self.given).zip(ends);
-            let bins = bins.map(|((values, given), ends)| KnownBins::new(values, given.shape, *ends));
+        let known = |told: &[Told], values: Vec<Dequantizer>| {
+            let bins = values.into_iter().zip(&self.given).zip(told);
+            let bins = bins.map(|((values, given), told)| match told {
+                Told::Bins(ends) => KnownBins::new(values, given.shape, *ends),
+                Told::Around(around) => KnownBins::new(values, given.shape, [0.0; 2])?.moved(around),
+            });
             bins.collect::<Option<Vec<_>>>().ok_or_else(no_bins)
         };
         let meaning = match &self.kind {

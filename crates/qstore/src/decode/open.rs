@@ -13,7 +13,7 @@ use qstore_container::{
 use super::array::{ArrayReader, Chunks, Location};
 use super::bytes::ArrayBytes as _;
 use super::codes::CodeReader;
-use super::given::{Described, GivenReader, Kind, Value};
+use super::given::{Described, GivenReader, Kind, Told, Value};
 use super::parts::{Part, Parts, Rows};
 use crate::fetch::{Group, Needs, Place, fetch};
 use crate::formats::Checkpoint;
@@ -147,20 +147,23 @@ impl Readers {
         }
         let shape = coded_shape(array).ok_or_else(|| damaged("a residual that is no matrix"))?;
         let float = || FloatKind::of_stored(array).ok_or_else(|| damaged("a residual of other elements"));
-        let ends = |known: &[KnownMatrix]| {
-            known.iter().filter_map(|known| known.ends).map(|ends| ends.map(Finite::get)).collect()
+        let told = |known: &KnownMatrix| match (known.ends, &known.around) {
+            (Some(ends), _) => Some(Told::Bins(ends.map(Finite::get))),
+            (None, Some(around)) => Some(Told::Around(around.iter().map(|edge| edge.get()).collect())),
+            (None, None) => None,
         };
+        let told = |known: &[KnownMatrix]| known.iter().filter_map(told).collect();
         let kind = match &array.encoding {
             Encoding::Residual { .. } => Kind::Bins(float()?),
             Encoding::StepResidual { subdivisions, .. } => Kind::Subdivisions(*subdivisions, float()?),
             Encoding::CodeResidual { own, layout, .. } => Kind::Codes(own.clone(), layout.bits()),
-            Encoding::RefineFloats { known, .. } => Kind::Floats(ends(known)),
+            Encoding::RefineFloats { known, .. } => Kind::Floats(told(known)),
             Encoding::Rounded { floats, own, layout } => {
                 let float = FloatKind::of(variant.stored(&floats.array)?.dtype);
                 let float = float.ok_or_else(|| damaged("floats: an array of something else"))?;
                 Kind::Rounded(float, own.clone(), layout.bits())
             }
-            Encoding::Refine { known, own, layout } => Kind::Refined(ends(known), own.clone(), layout.bits()),
+            Encoding::Refine { known, own, layout } => Kind::Refined(told(known), own.clone(), layout.bits()),
             _ => return Ok(None),
         };
         let of_given = given.iter().flat_map(|given| given.values.fields());

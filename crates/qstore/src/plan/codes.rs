@@ -128,7 +128,8 @@ fn of_part<'a>(part: &'a Part, predictor: &'a Predictor) -> GivenCodes<'a> {
     GivenCodes { codes: &part.codes, first_row: part.rows.start, columns: (0, predictor.cols()), predictor }
 }
 
-fn add_rows(histograms: &mut Histograms, symbols: &[u8], cols: usize) {
+/// Adds the symbols of rows of so many columns.
+pub(super) fn add_rows(histograms: &mut Histograms, symbols: &[u8], cols: usize) {
     for row in Rows::new(symbols.len(), cols).iter() {
         let row = &symbols[row];
         histograms.add_row(code_bucket(row), row.iter().copied());

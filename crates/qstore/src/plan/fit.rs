@@ -62,7 +62,12 @@ impl Fit {
         let Some(refined) = refined else { return self };
         #[expect(clippy::cast_precision_loss, reason = "an estimate")]
         let of_weight = |fit: &Self| fit.stored as f64 / fit.of.max(1) as f64 * bits as f64;
-        let least = if self.coding.encoding.is_given() { LEAST_SAVING } else { 0.0 };
+        // A step residual takes no less time.
+        let least = match &self.coding.encoding {
+            Encoding::StepResidual { .. } => LEAST_SAVING / 2.0,
+            encoding if encoding.is_given() => LEAST_SAVING,
+            _ => 0.0,
+        };
         if of_weight(&refined) + least < of_weight(&self) { refined } else { self }
     }
 

@@ -182,6 +182,16 @@ impl Dequantizer {
         codes.iter().zip(self.columns.of_each()).map(value).collect()
     }
 
+    /// How far weights of a row lie off the levels of their codes, in levels.
+    pub(crate) fn off_levels(&self, row: usize, codes: &[u8], weights: &[f32]) -> Vec<f32> {
+        let row = self.row(row);
+        let each = codes.iter().zip(weights).zip(self.columns.of_each());
+        let off = |((code, weight), group): ((&u8, &f32), usize)| {
+            weight / row.scale(group) + row.zero(group) - self.levels.value(*code)
+        };
+        each.map(off).collect()
+    }
+
     /// How many rows have the same scales and zero-points, and how many such tiles of rows there are.
     pub(crate) fn tiling(&self) -> (usize, usize) {
         (self.tile_rows, self.tiles)

@@ -105,6 +105,11 @@ impl Ranking {
         &self.edges
     }
 
+    /// What is added to an integer level to get its rank.
+    pub(crate) fn base(&self) -> f32 {
+        self.offset
+    }
+
     /// Where the outermost bins may end: so many steps beyond the outermost levels.
     pub(crate) fn beyond(&self, steps: f32) -> [f32; 2] {
         let [[least, second], [last_but_one, most]] = self.outer;

@@ -39,7 +39,7 @@ impl Refine {
             own.ranks(&scales, &(0..codes.len()), codes, ranks);
         }
         let coder = CodeRefiner::new(own.ranking.edges().clone(), self.lanes);
-        let mut inputs = given.inputs(Backend::best()).ok()?;
+        let mut inputs = given.inputs(Backend::best(), &[]).ok()?;
         coder.encode(&ranks, given.cols(), &mut inputs, &mut workspace.scratch).ok()
     }
 
@@ -66,7 +66,7 @@ impl Refine {
             return Err(DecodeError::Corrupt("codes of another number than those that they are given"));
         }
         let coder = CodeRefiner::new(own.ranking.edges().clone(), self.lanes);
-        let mut inputs = given.inputs(Backend::best())?;
+        let mut inputs = given.inputs(Backend::best(), &[])?;
         coder.decode(stored, given.cols(), &mut inputs, out)?;
         inputs.finish()?;
         let columns = given.columns.0..given.columns.1;

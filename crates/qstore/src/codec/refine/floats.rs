@@ -1,31 +1,51 @@
 //! Floats, as which they are of those in the intervals that codes leave them.
 
 use qstore_checkpoint::FloatKind;
-use qstore_kernels::{Backend, DecodeError, EncodeError, FloatGrid, FloatRefiner, Layout, SymbolTable};
+use qstore_kernels::{
+    Backend, Classifier, CodesCoder, DecodeError, EncodeError, FloatGrid, FloatRefiner, Layout, SymbolTable,
+};
 
 use super::known::GivenWeights;
-use crate::codec::float::{Parts, high_halves, with_rest};
-use crate::codec::workspace::Workspace;
+use crate::codec::float::{Parts, high_halves, values, with_rest};
+use crate::codec::head::{read_tables, write_tables};
+use crate::codec::workspace::{Workspace, at_least};
 
 /// Codes floats of one kind given what is known of them.
 #[derive(Debug, Clone)]
 pub(crate) struct RefineFloats {
     float: FloatKind,
     coder: FloatRefiner,
+    /// Of the stretches about codes that were moved, if there are such.
+    stretches: Option<CodesCoder>,
 }
 
 impl RefineFloats {
-    /// With a table that fits this histogram, which [`count_wide`] has filled.
-    pub(crate) fn fit(float: FloatKind, wide: &[u64; 256], layout: Layout) -> Self {
-        Self { float, coder: FloatRefiner::new(grid(float), SymbolTable::from_histogram(wide), layout) }
+    /// With a table that fits this histogram, which [`count_wide`] has filled, and tables of stretches.
+    pub(crate) fn fit(
+        float: FloatKind,
+        wide: &[u64; 256],
+        stretches: Option<Vec<SymbolTable>>,
+        layout: Layout,
+    ) -> Result<Self, DecodeError> {
+        let coder = FloatRefiner::new(grid(float), SymbolTable::from_histogram(wide), layout);
+        let stretches = stretches.map(|tables| CodesCoder::new(tables, layout)).transpose()?;
+        Ok(Self { float, coder, stretches })
     }
 
-    pub(crate) fn open(float: FloatKind, layout: Layout, head: &mut &[u8]) -> Result<Self, DecodeError> {
-        Ok(Self { float, coder: FloatRefiner::new(grid(float), SymbolTable::read(head)?, layout) })
+    pub(crate) fn open(
+        float: FloatKind,
+        has_stretches: bool,
+        layout: Layout,
+        head: &mut &[u8],
+    ) -> Result<Self, DecodeError> {
+        let tables = has_stretches.then(|| read_tables(head)).transpose()?;
+        let stretches = tables.map(|tables| CodesCoder::new(tables, layout)).transpose()?;
+        let coder = FloatRefiner::new(grid(float), SymbolTable::read(head)?, layout);
+        Ok(Self { float, coder, stretches })
     }
 
     pub(crate) fn head(&self) -> Vec<u8> {
-        let mut head = Vec::new();
+        let mut head = self.stretches.as_ref().map_or_else(Vec::new, |coder| write_tables(coder.tables()));
         self.coder.wide_table().write(&mut head);
         head
     }
@@ -40,16 +60,25 @@ impl RefineFloats {
         &self,
         raw: &[u8],
         given: GivenWeights,
+        classifier: &Classifier,
         workspace: &mut Workspace,
     ) -> Option<Vec<u8>> {
         let values = high_halves(self.float, raw);
-        if !given.is_for(values.len()) {
+        if !given.is_for(values.len()) || given.known.has_moved() != self.stretches.is_some() {
             return None;
         }
-        let mut inputs = given.inputs(Backend::best()).ok()?;
-        let coded = self.coder.encode(&values, given.cols(), &mut inputs, &mut workspace.scratch).ok()?;
+        let mut out = Vec::new();
+        let mut symbols = Vec::new();
+        if let Some(coder) = &self.stretches {
+            symbols = stretches(self.float, raw, given)?;
+            let coded = coder.encode(&symbols, given.cols(), classifier, &mut workspace.scratch).ok()?;
+            out.extend(u32::try_from(coded.len()).ok()?.to_le_bytes());
+            out.extend(coded);
+        }
+        let mut inputs = given.inputs(Backend::best(), &symbols).ok()?;
+        out.extend(self.coder.encode(&values, given.cols(), &mut inputs, &mut workspace.scratch).ok()?);
         // The low halves stay where they were.
-        with_rest(self.float, raw, coded)
+        with_rest(self.float, raw, out)
     }
 
     pub(crate) fn decode(
@@ -59,18 +88,37 @@ impl RefineFloats {
         workspace: &mut Workspace,
         out: &mut [u8],
     ) -> Result<(), DecodeError> {
-        if !given.is_for(out.len() / self.float.width()) {
+        let weights = out.len() / self.float.width();
+        if !given.is_for(weights) || given.known.has_moved() != self.stretches.is_some() {
             return Err(DecodeError::Corrupt("floats of another number than the codes that they are given"));
         }
-        Parts::of(self.float, stored, out.len())?.decode(out, &mut workspace.high, |part, halves| {
-            let mut inputs = given.inputs(Backend::best())?;
+        let Workspace { high, fine, .. } = workspace;
+        Parts::of(self.float, stored, out.len())?.decode(out, high, |mut part, halves| {
+            let mut symbols = &mut [][..];
+            if let Some(coder) = &self.stretches {
+                let (length, rest) = part.split_first_chunk().ok_or(DecodeError::Truncated)?;
+                let length =
+                    usize::try_from(u32::from_le_bytes(*length)).map_err(|_| DecodeError::Truncated)?;
+                let (coded, rest) = rest.split_at_checked(length).ok_or(DecodeError::Truncated)?;
+                symbols = at_least(fine, weights);
+                coder.decode(coded, given.cols(), symbols)?;
+                part = rest;
+            }
+            let mut inputs = given.inputs(Backend::best(), symbols)?;
             self.coder.decode(part, given.cols(), &mut inputs, halves)?;
             inputs.finish()
         })
     }
 }
 
-/// Counts the symbols that the floats of a chunk in wide intervals take.
+/// For each weight of a chunk the number of its stretch about the level of the code that was moved.
+pub(crate) fn stretches(float: FloatKind, raw: &[u8], given: GivenWeights) -> Option<Vec<u8>> {
+    let mut weights = vec![0.0; raw.len() / float.width()];
+    values(float, raw, &mut weights);
+    given.is_for(weights.len()).then(|| given.stretches(|index| weights[index]))?
+}
+
+/// Counts the symbols that the floats of a chunk in wide intervals take; `symbols` say in which stretches they lie.
 ///
 /// # Errors
 /// What is given is for another number of weights.
@@ -78,13 +126,14 @@ pub(crate) fn count_wide(
     float: FloatKind,
     raw: &[u8],
     given: GivenWeights,
+    symbols: &[u8],
     into: &mut [u64; 256],
 ) -> Result<(), EncodeError> {
     let values = high_halves(float, raw);
     if !given.is_for(values.len()) {
         return Err(EncodeError::Shape);
     }
-    let mut inputs = given.inputs(Backend::best()).map_err(|_| EncodeError::Shape)?;
+    let mut inputs = given.inputs(Backend::best(), symbols).map_err(|_| EncodeError::Shape)?;
     FloatRefiner::count_wide(grid(float), &values, given.cols(), &mut inputs, into)
 }
 

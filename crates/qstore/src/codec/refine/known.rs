@@ -4,10 +4,11 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use qstore_kernels::{
-    Backend, Bins, CodeInputs, CodeRefiner, CodeStream, DecodeError, FloatInputs, Intervals, Layout, Scaled,
+    Backend, Bins, CodeInputs, CodeRefiner, CodeStream, DecodeError, Edges, FloatInputs, Intervals, Layout,
+    Scaled,
 };
 
-use super::scaled::{RowScales, Scalings};
+use super::scaled::{Moved, RowScales, Scalings};
 use crate::quant::Dequantizer;
 
 /// What the codes of one matrix say of its weights.
@@ -16,6 +17,8 @@ pub(crate) struct KnownBins {
     scalings: Arc<Scalings>,
     /// Where the outermost bins end.
     ends: [f32; 2],
+    /// Of codes that were moved, the stretches about a code's level; then a symbol says in which a weight lies.
+    around: Option<Arc<Edges>>,
 }
 
 /// What the codes of several matrices of one shape say, and what codes that are given them stand for.
@@ -52,12 +55,19 @@ impl KnownBins {
     pub(crate) fn new(values: Dequantizer, there: [u64; 2], ends: [f32; 2]) -> Option<Self> {
         let there = there.map(|side| usize::try_from(side).unwrap_or(usize::MAX));
         let scalings = Arc::new(Scalings::new(values, there)?);
-        Some(Self { scalings, ends: [0.0; 2] }.ending(ends))
+        Some(Self { scalings, ends: [0.0; 2], around: None }.ending(ends))
     }
 
     /// The same whose outermost bins end at other levels.
     pub(crate) fn ending(&self, ends: [f32; 2]) -> Self {
-        Self { ends: self.scalings.ends(ends), scalings: self.scalings.clone() }
+        Self { ends: self.scalings.ends(ends), scalings: self.scalings.clone(), around: None }
+    }
+
+    /// The same of codes that were moved, with stretches between these distances from a code's level, at least 3.
+    /// `None` if they are no such.
+    pub(crate) fn moved(&self, around: &[f32]) -> Option<Self> {
+        let (&[first, ref inner @ .., last], scalings) = (around, self.scalings.clone()) else { return None };
+        Some(Self { ends: [first, last], scalings, around: Some(Arc::new(Edges::between(inner)?)) })
     }
 
     /// Levels that are so many steps beyond the outermost ones.
@@ -83,6 +93,11 @@ impl KnownWeights {
         Self { bins, own: own.map(|own| own.0) }
     }
 
+    /// Whether some of it is known from symbols of the floats themselves.
+    pub(super) fn has_moved(&self) -> bool {
+        self.bins.iter().any(|bins| bins.around.is_some())
+    }
+
     pub(super) fn own(&self) -> Result<&Scalings, DecodeError> {
         self.own.as_deref().ok_or(DecodeError::Corrupt("codes that stand for nothing"))
     }
@@ -104,12 +119,12 @@ impl<'a> GivenWeights<'a> {
         is_whole && self.codes.len() == self.known.bins.len() && self.codes.iter().all(fits)
     }
 
-    /// Gives the chunk's weights their intervals. Where codes come as they are stored, each part of a row can be asked
+    /// Gives the chunk's weights their intervals; `symbols` say in which stretches they lie, where there are any. Where codes come as they are stored, each part of a row can be asked
     /// for once, in order.
     ///
     /// # Errors
     /// A chunk of codes that is damaged.
-    pub(super) fn inputs(self, backend: Backend) -> Result<Inputs<'a>, DecodeError> {
+    pub(super) fn inputs(self, backend: Backend, symbols: &'a [u8]) -> Result<Inputs<'a>, DecodeError> {
         let columns = self.columns.0..self.columns.1;
         let matrix = |(bins, codes): (&'a KnownBins, &KnownCodes<'a>)| {
             let (scales, edges) = (bins.scalings.room(&columns), bins.scalings.ranking.edges());
@@ -124,7 +139,30 @@ impl<'a> GivenWeights<'a> {
         };
         let matrices = self.known.bins.iter().zip(self.codes).map(matrix).collect::<Result<_, _>>()?;
         let own = self.known.own.as_ref().map(|own| own.room(&columns));
-        Ok(Inputs { given: self, columns, backend, matrices, own, lo: [0.0; MOST], hi: [0.0; MOST] })
+        let moved = Moved::new(columns.len());
+        let (lo, hi) = ([0.0; MOST], [0.0; MOST]);
+        Ok(Inputs { given: self, columns, backend, matrices, symbols, moved, own, lo, hi })
+    }
+
+    /// For each weight the number of its stretch about the level of the code that was moved.
+    pub(super) fn stretches(self, weight: impl Fn(usize) -> f32) -> Option<Vec<u8>> {
+        let known = self.known.bins.iter().zip(self.codes);
+        let (bins, codes) = known.into_iter().find(|(bins, _)| bins.around.is_some())?;
+        let (edges, KnownCodes::Read(codes)) = (bins.around.as_ref()?.inner()?, codes) else { return None };
+        let columns = self.columns.0..self.columns.1;
+        let mut moved = Moved::new(columns.len());
+        let mut symbols = vec![0; codes.len()];
+        let lines = codes.chunks(columns.len().max(1)).zip(symbols.chunks_mut(columns.len().max(1)));
+        for (row, (codes, symbols)) in lines.enumerate() {
+            moved.fill(&bins.scalings, self.first_row + row, &columns);
+            let each = moved.of_row(&bins.scalings, codes).zip(symbols).enumerate();
+            for (column, ((scale, zero), symbol)) in each {
+                let weight = weight(row * columns.len() + column);
+                let below = edges.iter().take_while(|edge| (**edge - zero) * scale <= weight).count();
+                *symbol = u8::try_from(below).unwrap_or(u8::MAX);
+            }
+        }
+        Some(symbols)
     }
 }
 
@@ -137,6 +175,9 @@ pub(super) struct Inputs<'a> {
     columns: Range<usize>,
     backend: Backend,
     matrices: Vec<Matrix<'a>>,
+    /// In which stretch about the level of its code each weight lies.
+    symbols: &'a [u8],
+    moved: Moved,
     own: Option<RowScales>,
     lo: [f32; MOST],
     hi: [f32; MOST],
@@ -164,6 +205,23 @@ impl Inputs<'_> {
         let mut ranks = [0; MOST];
         let ranks = &mut ranks[..cols.len()];
         for (index, Matrix { bins, scales, codes }) in self.matrices.iter_mut().enumerate() {
+            if let Some(edges) = &bins.around {
+                let (Source::Read(codes), at) = (&*codes, row * all + cols.start) else {
+                    return Err(DecodeError::Corrupt("moved codes that are refined"));
+                };
+                let range = at..at + cols.len();
+                let (codes, symbols) = (codes.get(range.clone()), self.symbols.get(range));
+                let (codes, symbols) = codes.zip(symbols).ok_or(DecodeError::Truncated)?;
+                self.moved.fill(&bins.scalings, self.given.first_row + row, &self.columns);
+                let scaled = self.moved.part(&bins.scalings, cols, codes)?;
+                let bins = Bins { edges, ends: bins.ends, ranks: symbols, scaled };
+                if index == 0 {
+                    bins.begin(self.backend, lo, hi)
+                } else {
+                    bins.narrow(self.backend, lo, hi)
+                }?;
+                continue;
+            }
             bins.scalings.fill(scales, self.given.first_row + row, &self.columns);
             match codes {
                 Source::Read(codes) => {

@@ -9,5 +9,5 @@ mod known;
 mod scaled;
 
 pub(crate) use codes::Refine;
-pub(crate) use floats::{RefineFloats, count_wide};
+pub(crate) use floats::{RefineFloats, count_wide, stretches};
 pub(crate) use known::{GivenWeights, KnownBins, KnownCodes, KnownWeights, OwnBins};

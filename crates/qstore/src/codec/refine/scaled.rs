@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use qstore_kernels::{DecodeError, Each, Scaled};
+use qstore_kernels::{DecodeError, Each, LEAST_SCALE, Scaled, WIDEST};
 
 use crate::quant::{ColumnRun, Dequantizer, Ranking, Scaling};
 
@@ -127,5 +127,84 @@ impl RowScales {
         let (first, end) = (columns.start, columns.end);
         let runs = self.mirrored.iter().filter(move |run| run.start < end && run.end > first);
         runs.map(move |run| run.start.max(first) - first..run.end.min(end) - first)
+    }
+}
+
+/// The greatest zero-point of codes that were moved: with a level off it is still one that kernels take.
+const MOST_ZERO: f32 = WIDEST / 2.0;
+
+/// Scales of the weights of one row, and the levels of their codes as zero-points.
+pub(super) struct Moved {
+    /// Of each column.
+    scales: Vec<f32>,
+    zeros: Vec<f32>,
+    row: Option<usize>,
+    /// Of the columns that were asked for last: zero-points less levels, and ranks.
+    part: Vec<f32>,
+    ranks: Vec<u8>,
+}
+
+impl Moved {
+    /// Room for a row of so many columns.
+    pub(super) fn new(cols: usize) -> Self {
+        let [scales, zeros] = [vec![0.0; cols], vec![0.0; cols]];
+        Self { scales, zeros, row: None, part: Vec::new(), ranks: Vec::new() }
+    }
+
+    /// Makes it that of row `number`.
+    pub(super) fn fill(&mut self, of: &Scalings, number: usize, columns: &Range<usize>) {
+        if self.row == Some(number) {
+            return;
+        }
+        self.row = Some(number);
+        let values = of.values.row(number);
+        for (run, group) in of.runs_of(columns) {
+            let group = group.filter(|_| number < of.there[0]);
+            let scaled = group.map(|group| (values.scale(group), values.zero(group)));
+            let usable = scaled
+                .filter(|(scale, zero)| (0.0..f32::INFINITY).contains(scale) && zero.abs() <= MOST_ZERO);
+            let (scale, zero) = usable.unwrap_or((Scaling::NOTHING.scale, Scaling::NOTHING.zero));
+            self.scales[run.clone()].fill(scale.max(LEAST_SCALE));
+            self.zeros[run].fill(zero);
+        }
+    }
+
+    /// The zero-points less the levels of codes in these columns.
+    fn find_part(&mut self, of: &Scalings, columns: &Range<usize>, codes: &[u8]) {
+        self.part.resize(codes.len(), 0.0);
+        self.ranks.resize(codes.len(), 0);
+        let each = self.part.iter_mut().zip(&self.zeros[columns.clone()]);
+        let levels = of.values.levels();
+        if levels.is_integer() {
+            // By ranks, so that compilers make vector code of it.
+            of.ranking.ranks(codes, &mut self.ranks);
+            let base = of.ranking.base();
+            each.zip(&self.ranks).for_each(|((part, zero), rank)| *part = zero - (f32::from(*rank) - base));
+        } else {
+            each.zip(codes).for_each(|((part, zero), code)| {
+                let level = levels.value(*code);
+                *part = if level.is_finite() { zero - level } else { Scaling::NOTHING.zero };
+            });
+        }
+    }
+
+    /// Those of some columns, which have these codes.
+    pub(super) fn part(
+        &mut self,
+        of: &Scalings,
+        columns: &Range<usize>,
+        codes: &[u8],
+    ) -> Result<Scaled<'_>, DecodeError> {
+        self.find_part(of, columns, codes);
+        let scales = &self.scales[columns.clone()];
+        // Nobody looks for a rank here, which is what reciprocals are for.
+        let scaled = Scaled::new(scales, scales, &self.part, Each::Weight);
+        scaled.ok_or(DecodeError::Corrupt("scales of other columns"))
+    }
+
+    /// Scale and zero-point of each of the weights of a whole row, which have these codes.
+    pub(super) fn of_row(&mut self, of: &Scalings, codes: &[u8]) -> impl Iterator<Item = (f32, f32)> {
+        self.find_part(of, &(0..codes.len()), codes);
+        self.scales.iter().copied().zip(self.part.iter().copied())
     }
 }

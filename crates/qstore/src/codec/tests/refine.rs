@@ -42,8 +42,11 @@ fn value_of(float: FloatKind, raw: &[u8]) -> Vec<f32> {
 }
 
 fn known_in_plan(matrices: usize) -> Vec<KnownMatrix> {
-    let known =
-        KnownMatrix { matrix: *any_given(), ends: Some([0.0, 1.0].map(|end: f32| end.try_into().unwrap())) };
+    let known = KnownMatrix {
+        matrix: *any_given(),
+        ends: Some([0.0, 1.0].map(|end: f32| end.try_into().unwrap())),
+        around: None,
+    };
     vec![known; matrices]
 }
 
@@ -55,7 +58,8 @@ proptest! {
     fn chains_of_any_quantisers(
         chain in prop::collection::vec((any_values(), prop_oneof![Just(0u8), 0u8..12], prop::sample::select(vec![0.0f32, 0.5, 8.0]), 0u64..3), 1..5),
         rows in 1usize..9, cols in 1usize..90, first_row in 0usize..3, kind in 0usize..4, seed in any::<u64>(),
-        (noise, wide) in (0u8..4, any::<bool>()),
+        (noise, wide, moved) in (0u8..4, any::<bool>(), 0usize..8),
+        around in prop::collection::vec(prop_oneof![-3f32..3.0, Just(0.0), Just(1e30), Just(-2.0)], 3..18),
     ) {
         let cols = cols * 8;
         let (float, dtype) = float_kind(kind);
@@ -95,14 +99,29 @@ proptest! {
             bins.push(new.ending(new.beyond(*steps)));
             given.push(own_codes);
         }
+        // Of one matrix the floats say in which stretch about its codes they lie.
+        let mut around = around;
+        around.sort_by(f32::total_cmp);
+        let moved = (moved < bins.len()).then_some(moved);
+        if let Some(moved) = moved {
+            bins[moved] = bins[moved].moved(&around).unwrap();
+            stored[moved..].fill(None);
+        }
         let known = KnownWeights::new(bins, None);
         let read: Vec<_> = given.iter().map(|codes| KnownCodes::Read(codes)).collect();
         let weights = GivenWeights { codes: &read, first_row, columns: (0, cols), known: &known };
+        let symbols = moved.map(|_| stretches(float, &raw, weights).unwrap());
         let mut wide_symbols = [0; 256];
-        count_wide(float, &raw, weights, &mut wide_symbols).unwrap();
-        let codec = Codec::RefineFloats(RefineFloats::fit(float, &wide_symbols, layout(wide)));
-        let case = Case { codec, wide, classifier: Classifier::single(), raw: &raw, cols, given: GivenOfChunk::Weights(weights) };
-        let encoding = Encoding::RefineFloats { known: known_in_plan(chain.len()), transposed: false };
+        count_wide(float, &raw, weights, symbols.as_deref().unwrap_or_default(), &mut wide_symbols).unwrap();
+        let fitted = symbols.map(|symbols| fit(&symbols, cols));
+        let (tables, classifier) = fitted.map_or((None, Classifier::single()), |fit| (Some(fit.tables), fit.classifier));
+        let codec = Codec::RefineFloats(RefineFloats::fit(float, &wide_symbols, tables, layout(wide)).unwrap());
+        let case = Case { codec, wide, classifier, raw: &raw, cols, given: GivenOfChunk::Weights(weights) };
+        let mut known = known_in_plan(chain.len());
+        if let Some(moved) = moved {
+            known[moved].around = Some(around.iter().map(|edge| (*edge).try_into().unwrap()).collect());
+        }
+        let encoding = Encoding::RefineFloats { known, transposed: false };
         let shrank = case.check(encoding, dtype, seed)?;
         let in_step: Vec<_> = stored.iter().zip(&read).map(|(stored, read)| {
             stored.as_ref().map_or(*read, |chunk| KnownCodes::Stored { chunk, lanes: layout(wide) })
@@ -114,7 +133,7 @@ proptest! {
             prop_assert!(out == raw, "codes that are decoded in step are others");
         }
         let is_plain = |scale: &f32| scale.is_finite() && scale.abs() > 1e-5;
-        if let [(quantiser, 0, steps, 0)] = &chain[..] {
+        if let ([(quantiser, 0, steps, 0)], None) = (&chain[..], moved) {
             let is_integer = !matches!(quantiser.levels, Levels::Float(_) | Levels::Table(_));
             let is_certain = *steps > 0.0 && is_integer && kind == 0 && noise == 0 && quantiser.scales.iter().all(is_plain);
             prop_assert!(shrank || !is_certain || raw.len() < 6000, "{} bytes", raw.len());
