@@ -395,7 +395,7 @@ def test_restores_floats_given_each(binary: Path, tmp_path: Path, below: str) ->
     found = [plan["encoding"] for plan in plans(store)]
     bits = {encoding["layout"]["packing"]["bits"] for encoding in found if "layout" in encoding}
     assert bits == {CHAIN[below].bits}
-    assert "step-residual" in kinds(store)
+    assert {"step-residual", "refine-floats"} & kinds(store)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -528,7 +528,7 @@ def test_restores_given_zero_points_off_the_middle_in_padding_alone(binary: Path
         folders = save_all(tmp_path / f"folders-{axis}", {"high": {"a.up_proj.weight": weights}, "gptq": low})
         store = pack(binary, folders, tmp_path / f"store-{axis}")
         assert_restores(store, folders, tmp_path / f"restored-{axis}")
-        assert "step-residual" in kinds(store)
+        assert {"step-residual", "refine-floats"} & kinds(store)
 
 
 def test_restores_chains_above_a_verbatim_variant(binary: Path, tmp_path: Path) -> None:
