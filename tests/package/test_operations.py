@@ -134,6 +134,23 @@ def test_given_to_add(folders: dict[str, Path], tmp_path: Path) -> None:
     assert found["chosen"] == ("int8",)
 
 
+def test_archive(folders: dict[str, Path], tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    qstore.pack(folders, store, archive=["int8"], levels=2)
+    assert_holds(store, folders, tmp_path / "restored")
+    variants = {variant.name: variant for variant in qstore.inspect(store, tensors=True).variants}
+    assert [name for name in variants if variants[name].archived] == ["int8"]
+    assert "bf16" in variants["int8"].given
+    assert "int8" not in variants["bf16"].given
+    assert variants["int8"].reads == len(folders)
+    assert "rounded" in {tensor.encoding for tensor in variants["int8"].tensors}
+    assert variants["int8"].stored_bytes * 10 < variants["int8"].raw_bytes
+    qstore.remove(store, "int8")
+    qstore.add(store, "int8", folders["int8"], archive=True)
+    assert_holds(store, folders, tmp_path / "restored again")
+    assert next(variant.archived for variant in qstore.inspect(store).variants if variant.name == "int8")
+
+
 def test_names_in_place_of_lists(folders: dict[str, Path], store: Path, tmp_path: Path) -> None:
     """A str is a collection of letters, which is never meant."""
     target = tmp_path / "store"
@@ -144,6 +161,11 @@ def test_names_in_place_of_lists(folders: dict[str, Path], store: Path, tmp_path
         lambda: qstore.pack(folders, target, given={"fp16": ["int8"]}),
         lambda: qstore.pack(folders, target, given={"bf16": ["int4"]}),
         lambda: qstore.pack(folders, target, given={"gptq4": ["bf16"], "bf16": ["gptq4"]}),
+        lambda: qstore.pack(folders, target, archive="int8"),
+        lambda: qstore.pack(folders, target, archive=["int4"]),
+        lambda: qstore.pack(folders, target, archive=["int8"], given={"bf16": ["int8"]}),
+        lambda: qstore.pack(folders, target, levels=0),
+        lambda: qstore.pack(folders, target, levels=17),
         lambda: qstore.pack(folders, target, exclude="*.bin"),
         lambda: qstore.pack(folders, target, exclude=["["]),
         lambda: qstore.add(store, "more", folders["bf16"], given="int8"),

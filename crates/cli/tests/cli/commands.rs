@@ -67,6 +67,36 @@ fn inspect_describes_the_store() {
 }
 
 #[test]
+fn archived_variants_are_told() {
+    let pair = Pair::new();
+    let (store, other) = (pair.path("archive"), pair.path("other"));
+    let named = [pair.named("bf16"), pair.named("int8")];
+    let pack = |store: &str, options: &[&str]| {
+        let all = [&["pack", &named[0], &named[1], "-o", store][..], options].concat();
+        run(&all)
+    };
+    assert!(pack(&store, &["--archive", "int8", "--levels", "1"]).status == 0);
+    let text = succeed(&["inspect", &store]);
+    assert!(text.contains("int8 (archived)") && text.contains("of 2 variants"), "{text}");
+    let report = json(&["inspect", &store, "--json"]);
+    assert_eq!(report["variants"][1]["archived"], true);
+    assert!(pack(&other, &["--served", "bf16"]).status == 0);
+    assert_eq!(json(&["inspect", &other, "--json"])["variants"][1]["archived"], true);
+    let wrong = pair.path("wrong");
+    for options in [
+        &["--archive", "int4"][..],
+        &["--served", "int4"],
+        &["--archive", "int8", "--served", "bf16"],
+        &["--archive", "int8", "--given", "bf16:int8"],
+        &["--levels", "0"],
+        &["--levels", "17"],
+    ] {
+        assert!(pack(&wrong, options).status != 0, "{options:?}");
+    }
+    assert!(!Path::new(&wrong).exists());
+}
+
+#[test]
 fn load_reports_what_it_took() {
     let pair = Pair::new();
     let store = pair.pack();

@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use qstore_checkpoint::{Exclude, Progress, Result, Scan, Source, scan_folder};
+use qstore_checkpoint::{Error, Exclude, Progress, Result, Scan, Source, scan_folder};
+use qstore_container::limits::MAX_GIVEN;
 use qstore_container::{VariantEntry, VariantName};
 
 use super::change::Wish;
@@ -45,6 +46,9 @@ impl VariantSpec {
     }
 
     pub(super) fn scan(&self, progress: &dyn Progress) -> Result<Source> {
+        if self.levels.is_some_and(|levels| !(1..=MAX_GIVEN).contains(&levels.into())) {
+            return Err(Error::usage(format!("{} can be given 1 to {MAX_GIVEN} others", self.name)));
+        }
         let scan = Scan { exclude: Exclude::new(&self.exclude)?, strict: self.strict };
         scan_folder(&self.folder, &scan, progress)
     }

@@ -73,6 +73,45 @@ fn floats_that_lie() {
     cases.report.finish(100);
 }
 
+/// Distances from the levels of codes that were moved.
+#[test]
+fn stretches_that_lie() {
+    let _alone = alone();
+    let mut cases = Cases::on(stores::moved());
+    let honest = Forgery::of(&stores::moved().store).array("bf16", WEIGHT)["encoding"].clone();
+    let known = honest["known"].as_array().unwrap();
+    let at = known.iter().position(|known| known["around"].is_array()).unwrap();
+    for around in [
+        json!([]),
+        json!([0.5]),
+        json!([-1, 1]),
+        json!([1, 0, -1]),
+        json!(vec![0; 18]),
+        json!([-1e39, 0, 1]),
+        json!("wide"),
+    ] {
+        cases.add(&format!("around {around}"), Expect::Notice, |f| {
+            f.array("bf16", WEIGHT)["encoding"]["known"][at]["around"] = around;
+        });
+    }
+    for around in [json!([0, 0, 0]), json!([-1e38, 0, 1e38]), json!([-3, -2, -1, 0, 1, 2, 3])] {
+        cases.add(&format!("other stretches {around}"), Expect::Any, |f| {
+            f.array("bf16", WEIGHT)["encoding"]["known"][at]["around"] = around;
+        });
+    }
+    cases.add("ends as well", Expect::Notice, |f| {
+        f.array("bf16", WEIGHT)["encoding"]["known"][at]["ends"] = json!([0, 1]);
+    });
+    cases.add("stretches of two", Expect::Notice, |f| {
+        let known = f.array("bf16", WEIGHT)["encoding"]["known"].as_array_mut().unwrap();
+        known.push(known[at].clone());
+    });
+    cases.add("without stretches", Expect::Notice, |f| {
+        f.array("bf16", WEIGHT)["encoding"]["known"][at].as_object_mut().unwrap().remove("around");
+    });
+    cases.report.finish(12);
+}
+
 #[test]
 fn fields_that_lie() {
     let _alone = alone();
@@ -155,9 +194,12 @@ fn flipped_bits_and_cuts_with_checksums_that_fit() {
     let noticed = |result: Result<bool, String>| {
         result.and_then(|noticed| noticed.then_some(()).ok_or_else(|| "nobody noticed".to_owned()))
     };
-    for (sample, variant) in
-        [(stores::several(), "int8"), (stores::several(), "bf16"), (stores::archive(), "int8")]
-    {
+    for (sample, variant) in [
+        (stores::several(), "int8"),
+        (stores::several(), "bf16"),
+        (stores::archive(), "int8"),
+        (stores::moved(), "bf16"),
+    ] {
         let chunks = Forgery::of(&sample.store).chunks(variant, WEIGHT).clone();
         for (index, (_, bytes)) in chunks.iter().enumerate() {
             for at in spread(0..bytes.len(), 60) {

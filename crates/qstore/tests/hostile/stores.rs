@@ -86,7 +86,37 @@ pub fn several() -> &'static Sample {
     SAMPLE.get_or_init(|| of_three(false))
 }
 
-/// The same, with `int8` archived: its codes are given floats.
+/// Floats of which codes that were moved say in which stretch about them each lies: GPTQ's of slightly other weights.
+pub fn moved() -> &'static Sample {
+    static SAMPLE: OnceLock<Sample> = OnceLock::new();
+    SAMPLE.get_or_init(|| {
+        let dir = scratch();
+        let mut high = model(9, Dtype::BF16, &[(128, 512)]);
+        high.remove("model.embed_tokens.weight");
+        let mut rng = rand::rngs::StdRng::seed_from_u64(9);
+        let mut noisy = high.clone();
+        for tensor in noisy.values_mut().filter(|tensor| tensor.dtype == Dtype::BF16) {
+            let most = tensor.values().iter().fold(0f32, |most, value| most.max(value.abs()));
+            let values = tensor.values().into_iter();
+            let moved: Vec<f32> =
+                values.map(|value| value + rng.random_range(-0.002..0.002) * most).collect();
+            *tensor = Tensor::float(Dtype::BF16, &tensor.shape, &moved);
+        }
+        let mut originals = Originals::default();
+        for (name, tensors) in [("bf16", high), ("gptq8", gptq(&noisy, Gptq::of_bits(8)))] {
+            let folder = dir.path().join(name);
+            write_checkpoint(&folder, &tensors);
+            originals.folders.insert(name.to_owned(), common::tree(&folder));
+            originals.tensors.insert(name.to_owned(), tensors);
+        }
+        let store = dir.path().join("store");
+        let specs = ["bf16", "gptq8"].map(|name| spec(dir.path(), name));
+        pack(&specs, &store, &write_options(), &Silent).unwrap();
+        Sample { _dir: dir, store, originals: Arc::new(originals) }
+    })
+}
+
+/// As [`several`], with `int8` archived: its codes are given floats.
 pub fn archive() -> &'static Sample {
     static SAMPLE: OnceLock<Sample> = OnceLock::new();
     SAMPLE.get_or_init(|| of_three(true))
