@@ -7,8 +7,8 @@ use std::ops::Range;
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
 use qstore_kernels::{
-    Backend, Bins, CodeInputs, CodeRefiner, DecodeError, Each, Edges, FloatGrid, FloatInputs, FloatRefiner, Half, Intervals,
-    LEAST_SCALE, Layout, Scaled, Scratch, SymbolTable, WIDEST,
+    Backend, Bins, CodeInputs, CodeRefiner, DecodeError, Each, Edges, FloatGrid, FloatInputs, FloatRefiner,
+    Half, Intervals, LEAST_SCALE, Layout, Scaled, Scratch, SymbolTable, WIDEST,
 };
 
 #[derive(Debug, Arbitrary)]
@@ -67,7 +67,11 @@ impl Quantiser {
             1 => Edges::floats(8, 3, 7),
             2 => Edges::floats(8, 2, 15),
             3 => Edges::floats(4, 1, 1),
-            4 => Edges::floats(u32::from(self.count % 9), u32::from(self.count / 9 % 5), u32::from(self.count / 45)),
+            4 => Edges::floats(
+                u32::from(self.count % 9),
+                u32::from(self.count / 9 % 5),
+                u32::from(self.count / 45),
+            ),
             _ => Edges::table(&self.table),
         }?;
         let numbers = |of: &[u32]| {
@@ -151,7 +155,9 @@ fuzz_target!(|input: Input| {
     let weights = values.len();
     // Room for a short last sixteen of each row.
     let room = weights + 16;
-    let Some(mut opened) = input.quantisers.iter().take(5).map(|of| of.open(room)).collect::<Option<Vec<_>>>() else {
+    let Some(mut opened) =
+        input.quantisers.iter().take(5).map(|of| of.open(room)).collect::<Option<Vec<_>>>()
+    else {
         return;
     };
     let Some(own) = opened.pop() else { return };

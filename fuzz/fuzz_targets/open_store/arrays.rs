@@ -3,13 +3,15 @@
 
 use arbitrary::Arbitrary;
 use qstore_container::{
-    ArrayKey, ArrayRef, ChunkForm, ChunkRecord, ChunkShape, Dtype, Encoding, FileContent, Given, Hash128,
-    Lanes, OriginalFile, Part, Sha256Hex, ShardPlan, StoredArray, VariantName, View,
+    ArrayKey, ArrayRef, ChunkForm, ChunkRecord, ChunkShape, Dtype, Encoding, FileContent, Finite, Given,
+    Hash128, KnownMatrix, Lanes, OriginalFile, Part, Sha256Hex, ShardPlan, StoredArray, VariantName, View,
 };
 use qstore_kernels::SymbolTable;
 
 use crate::Shard;
-use crate::described::{Bits, Matrix, Seen, Source, Values, key, layout, shape_in_words, words_of};
+use crate::described::{
+    Bits, Matrix, Place, Seen, Source, Values, finite, key, layout, shape_in_words, words_of,
+};
 
 /// An array, with as many chunks as its shape asks for.
 #[derive(Debug, Arbitrary)]
@@ -46,6 +48,33 @@ enum Kind {
     CodeResidual { given: Box<Matrix>, own: Box<Values>, transposed: bool, packing: Option<Bits> },
     Residual { given: Box<Matrix>, transposed: bool },
     StepResidual { given: Box<Matrix>, subdivisions: i8, transposed: bool },
+    Refine { known: Vec<Known>, own: Box<Values>, transposed: bool, packing: Option<Bits> },
+    RefineFloats { known: Vec<Known>, transposed: bool },
+    Rounded { floats: Place, dtype: u8, own: Box<Values>, transposed: bool, packing: Option<Bits> },
+}
+
+/// A matrix from which something is known.
+#[derive(Debug, Arbitrary)]
+struct Known {
+    matrix: Box<Matrix>,
+    ends: Option<[f32; 2]>,
+    around: Option<Vec<f32>>,
+}
+
+impl Known {
+    fn in_plan(&self, shape: [u64; 2], lower: &mut Lower) -> KnownMatrix {
+        let ends = self.ends.map(|ends| ends.map(|end| finite(end).unwrap_or_else(one)));
+        let around = self.around.as_ref().map(|around| {
+            let mut around = around.clone();
+            around.sort_by(f32::total_cmp);
+            around.into_iter().filter_map(finite).take(20).collect()
+        });
+        KnownMatrix { matrix: self.matrix.quantised(shape, lower), ends, around }
+    }
+}
+
+fn one() -> Finite {
+    1.0.try_into().expect("a number")
 }
 
 const FLOATS: [Dtype; 3] = [Dtype::BF16, Dtype::F16, Dtype::F32];
@@ -174,10 +203,31 @@ impl Array {
                 let encoding = Encoding::StepResidual { given, subdivisions, transposed };
                 (encoding, pick(&FLOATS), shape.to_vec(), turned(transposed)[1])
             }
+            Kind::Refine { known, own: values, transposed, packing } => {
+                let known = known.iter().take(4).map(|known| known.in_plan(shape, lower)).collect();
+                let own = Box::new(values.values(shape, lower));
+                let layout = layout(*transposed, packing.as_ref());
+                let (dtype, shape, cols) = words(*transposed, packing);
+                (Encoding::Refine { known, own, layout }, dtype, shape, cols)
+            }
+            Kind::RefineFloats { known, transposed } => {
+                let known =
+                    known.iter().take(4).map(|known| known.in_plan(turned(*transposed), lower)).collect();
+                let encoding = Encoding::RefineFloats { known, transposed: *transposed };
+                (encoding, pick(&FLOATS), shape.to_vec(), turned(*transposed)[1])
+            }
+            Kind::Rounded { floats, dtype, own: values, transposed, packing } => {
+                let dtype = FLOATS[usize::from(*dtype) % FLOATS.len()];
+                let floats = floats.field(dtype, shape, None, lower);
+                let own = Box::new(values.values(shape, lower));
+                let layout = layout(*transposed, packing.as_ref());
+                let (dtype, shape, cols) = words(*transposed, packing);
+                (Encoding::Rounded { floats, own, layout }, dtype, shape, cols)
+            }
         };
         let is_float_of_16_bits = dtype == Dtype::F16 && self.is_wide;
         let has_mantissa =
-            is_float_of_16_bits && (encoding == Encoding::FloatSplit || encoding.is_float_residual());
+            is_float_of_16_bits && (encoding == Encoding::FloatSplit || encoding.is_of_floats());
         StoredArray {
             key: key(number),
             dtype,
@@ -204,12 +254,14 @@ impl Array {
             SymbolTable::from_histogram(&histogram)
         });
         let (mut head, mut last) = (Vec::new(), Vec::new());
-        if encoding.is_float_residual()
+        if encoding.is_of_floats()
             && let Some(zero) = tables.next()
         {
             zero.write(&mut last);
         }
-        if !matches!(encoding, Encoding::Residual { .. }) {
+        let has_stretches = encoding.known().iter().any(|known| known.around.is_some());
+        let has_one = matches!(encoding, Encoding::Residual { .. } | Encoding::RefineFloats { .. });
+        if !has_one || has_stretches {
             let tables: Vec<_> = tables.collect();
             head.extend(u8::try_from(tables.len()));
             tables.iter().for_each(|table| table.write(&mut head));

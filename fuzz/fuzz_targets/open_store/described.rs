@@ -60,7 +60,7 @@ struct Tiled {
 
 /// An array: one of a number, or one that is made to fit.
 #[derive(Debug, Arbitrary)]
-struct Place {
+pub struct Place {
     named: Option<u8>,
     view: Option<Seen>,
 }
@@ -127,7 +127,7 @@ pub fn layout(transposed: bool, packing: Option<&Bits>) -> CodeLayout {
 }
 
 impl Place {
-    fn field(
+    pub fn field(
         &self,
         dtype: Dtype,
         numbers: [u64; 2],
@@ -197,7 +197,7 @@ fn levels(kind: u8, table: &[u8]) -> Levels {
     }
 }
 
-fn finite(number: f32) -> Option<Finite> {
+pub fn finite(number: f32) -> Option<Finite> {
     Finite::try_from(number).ok()
 }
 

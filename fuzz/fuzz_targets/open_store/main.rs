@@ -154,6 +154,8 @@ fn entry(name: &VariantName, shard: &Shard) -> VariantEntry {
         raw_bytes: 0,
         shards: vec![shard.entry(name)],
         given_only: None,
+        archived: false,
+        levels: None,
         excluded: Vec::new(),
         unshared: Vec::new(),
         verbatim: false,
