@@ -4,14 +4,10 @@
 //! coded is by how many levels the code lies off that, modulo 256. Error feedback and calibration move codes by a few;
 //! the rest is what the finer quantiser adds.
 
-use qstore_container::{CodeLayout, Packing};
-use qstore_kernels::{
-    Backend, Classifier, CodesCoder, DecodeError, ExpectRun, Layout, SymbolTable, add_expected,
-};
+use qstore_kernels::{Backend, ExpectRun, add_expected};
 
-use super::head::{read_tables, write_tables};
-use super::workspace::{Workspace, at_least};
-use crate::quant::{ColumnRun, Dequantizer, codes_of_words, words_of_codes};
+use super::shifted::Expecting;
+use crate::quant::{ColumnRun, Dequantizer, LevelTable};
 
 /// What the codes of one matrix let expect of those of another.
 #[derive(Debug)]
@@ -42,9 +38,21 @@ pub(crate) struct GivenCodes<'a> {
     pub(crate) predictor: &'a Predictor,
 }
 
-impl GivenCodes<'_> {
+impl Expecting for GivenCodes<'_> {
     fn cols(&self) -> usize {
         self.columns.1.saturating_sub(self.columns.0)
+    }
+
+    fn is_for(&self, weights: usize) -> bool {
+        self.codes.len() == weights
+    }
+
+    fn add_expected(&self, out: &mut [u8]) {
+        self.predictor.add_expected(*self, out);
+    }
+
+    fn levels(&self) -> &LevelTable {
+        self.predictor.own.levels()
     }
 }
 
@@ -106,89 +114,4 @@ impl Predictor {
             }
         }
     }
-}
-
-/// Codes the codes of one array given those of another.
-#[derive(Debug, Clone)]
-pub(crate) struct CodeResidual {
-    packing: Option<Packing>,
-    coder: CodesCoder,
-}
-
-impl CodeResidual {
-    pub(crate) fn new(
-        layout: &CodeLayout,
-        tables: Vec<SymbolTable>,
-        lanes: Layout,
-    ) -> Result<Self, DecodeError> {
-        Ok(Self { packing: layout.packing.clone(), coder: CodesCoder::new(tables, lanes)? })
-    }
-
-    pub(crate) fn open(layout: &CodeLayout, lanes: Layout, head: &mut &[u8]) -> Result<Self, DecodeError> {
-        Self::new(layout, read_tables(head)?, lanes)
-    }
-
-    pub(crate) fn head(&self) -> Vec<u8> {
-        write_tables(self.coder.tables())
-    }
-
-    pub(crate) fn encode(
-        &self,
-        raw: &[u8],
-        elements: usize,
-        given: GivenCodes,
-        classifier: &Classifier,
-        workspace: &mut Workspace,
-    ) -> Option<Vec<u8>> {
-        let shifts = shifts(self.packing.as_ref(), raw, elements, given)?;
-        self.coder.encode(&shifts, given.cols(), classifier, &mut workspace.scratch).ok()
-    }
-
-    pub(crate) fn decode(
-        &self,
-        stored: &[u8],
-        elements: usize,
-        given: GivenCodes,
-        workspace: &mut Workspace,
-        out: &mut [u8],
-    ) -> Result<(), DecodeError> {
-        let bits = self.packing.as_ref().map_or(8, |packing| usize::from(packing.bits));
-        if out.len() * 8 / bits != given.codes.len() {
-            return Err(DecodeError::Corrupt("codes of another number than those that they are given"));
-        }
-        let decode = |codes: &mut [u8]| {
-            self.coder.decode(stored, given.cols(), codes)?;
-            given.predictor.add_expected(given, codes);
-            given.predictor.own.levels().to_codes(codes);
-            Ok(())
-        };
-        // Codes of a byte are what is asked for; others are packed when they are known.
-        let Some(packing) = self.packing.as_ref().filter(|packing| !packing.is_bytes()) else {
-            return decode(out);
-        };
-        let codes = at_least(&mut workspace.fine, given.codes.len());
-        decode(codes)?;
-        words_of_codes(packing, codes, elements * usize::from(packing.word / 8), out);
-        Ok(())
-    }
-}
-
-/// How far the codes of a chunk lie off those that are expected; `None` if there are not as many. Rows of the chunk
-/// have `elements` elements.
-pub(crate) fn shifts(
-    packing: Option<&Packing>,
-    raw: &[u8],
-    elements: usize,
-    given: GivenCodes,
-) -> Option<Vec<u8>> {
-    let row_bytes = elements * packing.map_or(1, |packing| usize::from(packing.word / 8));
-    let mut own = codes_of_words(packing, raw, row_bytes).into_owned();
-    if own.len() != given.codes.len() {
-        return None;
-    }
-    given.predictor.own.levels().to_ranks(&mut own);
-    let mut shifts = vec![0; own.len()];
-    given.predictor.add_expected(given, &mut shifts);
-    shifts.iter_mut().zip(&own).for_each(|(shift, rank)| *shift = rank.wrapping_sub(*shift));
-    Some(shifts)
 }

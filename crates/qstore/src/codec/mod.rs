@@ -9,6 +9,7 @@ mod planes;
 mod refine;
 mod residual;
 mod rounded;
+mod shifted;
 mod step_residual;
 #[cfg(test)]
 mod tests;
@@ -17,7 +18,7 @@ mod workspace;
 use qstore_container::{ChunkShape, Encoding, Lanes, StoredArray};
 use qstore_kernels::{Classifier, DecodeError, Layout};
 
-pub(crate) use code_residual::{CodeResidual, GivenCodes, Predictor, shifts};
+pub(crate) use code_residual::{GivenCodes, Predictor};
 pub(crate) use codes::{Codes, Symbols};
 pub(crate) use float::{FloatSplit, high_halves, low_width, values};
 pub(crate) use planes::Planes;
@@ -25,7 +26,8 @@ pub(crate) use refine::{
     GivenWeights, KnownBins, KnownCodes, KnownWeights, OwnBins, Refine, RefineFloats, count_wide, stretches,
 };
 pub(crate) use residual::{Bins, GivenBins, Residual, count_zeros};
-pub(crate) use rounded::{GivenFloats, Rounded, off_rounded};
+pub(crate) use rounded::GivenFloats;
+pub(crate) use shifted::{Shifted, shifts};
 pub(crate) use step_residual::{GivenSubdivisions, StepResidual, Subdivisions, split};
 pub(crate) use workspace::{Workspace, at_least, with_workspace};
 
@@ -40,10 +42,10 @@ pub(crate) enum Codec {
     FloatSplit(FloatSplit),
     Residual(Residual),
     StepResidual(StepResidual),
-    CodeResidual(CodeResidual),
+    CodeResidual(Shifted),
     Refine(Refine),
     RefineFloats(RefineFloats),
-    Rounded(Rounded),
+    Rounded(Shifted),
 }
 
 /// What a chunk is coded given.
@@ -184,7 +186,7 @@ impl Codec {
                 Self::StepResidual(StepResidual::open(float()?, layout, &mut head)?)
             }
             Encoding::CodeResidual { layout: codes, .. } => {
-                Self::CodeResidual(CodeResidual::open(codes, layout, &mut head)?)
+                Self::CodeResidual(Shifted::open(codes, layout, &mut head)?)
             }
             Encoding::Refine { layout: codes, .. } => Self::Refine(Refine::new(codes, layout)),
             Encoding::RefineFloats { known, .. } => {
@@ -192,7 +194,7 @@ impl Codec {
                 Self::RefineFloats(RefineFloats::open(float()?, has_stretches, layout, &mut head)?)
             }
             Encoding::Rounded { layout: codes, .. } => {
-                Self::Rounded(Rounded::open(codes, layout, &mut head)?)
+                Self::Rounded(Shifted::open(codes, layout, &mut head)?)
             }
             Encoding::Reference { .. } | Encoding::Parts { .. } => {
                 return Err(DecodeError::Corrupt("a reference to a reference"));

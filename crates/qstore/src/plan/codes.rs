@@ -11,7 +11,7 @@ use super::given::GivenGroup;
 use super::matrix::{CodedMatrix, Part};
 use super::unusable::Unusable;
 use crate::codec::{
-    CodeResidual, Codec, Codes, GivenCodes, GivenOfChunk, Predictor, Symbols, layout_of, shifts,
+    Codec, Codes, GivenCodes, GivenOfChunk, Predictor, Shifted as ShiftedCodec, Symbols, layout_of, shifts,
     with_workspace,
 };
 use crate::decode::{GivenReader, Meaning};
@@ -69,7 +69,7 @@ pub(super) fn fit_given(
         matrix,
         &parts,
         |part| shifts(layout.packing.as_ref(), &part.raw, matrix.cols(), of_part(part, &predictor)),
-        |tables| CodeResidual::new(layout, tables, layout_of(chunk)).map(Codec::CodeResidual),
+        |tables| ShiftedCodec::new(layout, tables, layout_of(chunk)).map(Codec::CodeResidual),
         |part| GivenOfChunk::Codes(of_part(part, &predictor)),
     )?;
     let reader = GivenReader::new(

@@ -51,8 +51,7 @@ use sample::Sample;
 pub(crate) use sample::{chunk_bytes, element_bytes};
 pub(crate) use unusable::Unusable;
 
-/// Matrices that an array is given at most, unless a user says otherwise. Of BF16 given those that save most, the first
-/// leaves 3.2 to 4 bits, the second 2.5, the third 2.1 and four more 0.1 less, and each takes as long to read.
+/// Matrices that an array is given at most, unless a user says otherwise: docs/benchmarks.md has size against time.
 pub(crate) const USUAL_LEVELS: u8 = 3;
 
 /// How one array will be stored.

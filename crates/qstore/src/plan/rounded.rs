@@ -9,7 +9,7 @@ use super::codes::fit_shifts;
 use super::fit::Fit;
 use super::matrix::{CodedMatrix, Part};
 use super::unusable::Unusable;
-use crate::codec::{Codec, GivenFloats, GivenOfChunk, Rounded, layout_of, off_rounded};
+use crate::codec::{Codec, GivenFloats, GivenOfChunk, Shifted, layout_of, shifts};
 use crate::decode::{ArrayReader, CodeReader, GivenReader, Meaning};
 use crate::quant::{Dequantizer, Rounder};
 use crate::variant::{Variant, is_elsewhere};
@@ -74,14 +74,14 @@ impl FloatPair {
             matrix,
             &parts,
             |part| {
-                off_rounded(
+                shifts(
                     layout.packing.as_ref(),
                     &part.raw,
                     matrix.cols(),
                     of_part(part, float, own.cols(), &rounder),
                 )
             },
-            |tables| Rounded::new(layout, tables, layout_of(matrix.chunk)).map(Codec::Rounded),
+            |tables| Shifted::new(layout, tables, layout_of(matrix.chunk)).map(Codec::Rounded),
             |part| GivenOfChunk::Floats(of_part(part, float, own.cols(), &rounder)),
         )?;
         let meaning = Meaning::Floats(Box::new(rounder), float);

@@ -20,7 +20,7 @@ mod tiles;
 pub(crate) use code_field::check_codes;
 pub(crate) use columns::{ColumnRun, Columns};
 pub(crate) use dequantizer::Dequantizer;
-pub(crate) use levels::LevelKind;
+pub(crate) use levels::{LevelKind, LevelTable};
 pub(crate) use numbers::Arrays;
 #[cfg(test)]
 pub(crate) use numbers::HeldArray;

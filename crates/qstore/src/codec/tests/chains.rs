@@ -39,7 +39,7 @@ proptest! {
             prop_assert!(symbols.iter().all(|shift| *shift == 0), "the expected codes are no codes");
         }
         let fit = fit(&symbols, cols);
-        let codec = Codec::CodeResidual(CodeResidual::new(&layout_of_codes, fit.tables, layout(wide)).unwrap());
+        let codec = Codec::CodeResidual(Shifted::new(&layout_of_codes, fit.tables, layout(wide)).unwrap());
         let case = Case { codec, wide, classifier: fit.classifier, raw: &raw, cols: words, given: GivenOfChunk::Codes(given_of) };
         let encoding = Encoding::CodeResidual { given: any_given(), own: Box::new(any_given().values), layout: layout_of_codes.clone() };
         let shrank = case.check(encoding, Dtype::U8, seed)?;

@@ -27,7 +27,7 @@ proptest! {
         let mut made = vec![0; rows * cols];
         opened.levels().to_codes(&mut made);
         let zeros = own.pack(&made, cols);
-        let expected = off_rounded(layout_of_codes.packing.as_ref(), &zeros, words, given).unwrap();
+        let expected = shifts(layout_of_codes.packing.as_ref(), &zeros, words, given).unwrap();
         let mut ranks = vec![0; rows * cols];
         opened.levels().to_ranks(&mut made);
         ranks.iter_mut().zip(made.iter().zip(&expected)).for_each(|(rank, (zero, off))| *rank = zero.wrapping_sub(*off));
@@ -39,12 +39,12 @@ proptest! {
         }
         opened.levels().to_codes(&mut ranks);
         let packed = own.pack(&ranks, cols);
-        let shifts = off_rounded(layout_of_codes.packing.as_ref(), &packed, words, given).unwrap();
+        let shifts = shifts(layout_of_codes.packing.as_ref(), &packed, words, given).unwrap();
         if moved == 0 {
             prop_assert!(shifts.iter().all(|shift| *shift == 0), "codes that are not what weights are rounded to");
         }
         let fit = fit(&shifts, cols);
-        let codec = Codec::Rounded(crate::codec::Rounded::new(&layout_of_codes, fit.tables, layout(wide)).unwrap());
+        let codec = Codec::Rounded(Shifted::new(&layout_of_codes, fit.tables, layout(wide)).unwrap());
         let case = Case { codec, wide, classifier: Classifier::single(), raw: &packed, cols: words, given: GivenOfChunk::Floats(given) };
         let floats = Field::of(any_given().codes.array);
         let encoding = Encoding::Rounded { floats, own: Box::new(any_given().values), layout: layout_of_codes };
