@@ -32,7 +32,7 @@ from chunk_decoder import (
     values_of_magnitudes,
 )
 
-WIDEST, NARROWEST, LEAST_SCALE = np.float32(2.0**126), np.float32(2.0**-100), np.float32(2.0**-98)
+WIDEST, NARROWEST, LEAST_SCALE = np.float32(2.0**120), np.float32(2.0**-100), np.float32(2.0**-98)
 SLOTS = np.float32(65536)
 #: As many magnitudes as 16-bit floats have.
 MAGNITUDES = np.arange(1 << 15)

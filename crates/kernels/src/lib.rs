@@ -52,7 +52,7 @@ pub use predict::{
 };
 pub use refine::{
     Bins, CodeInputs, CodeRefiner, CodeStream, Each, Edges, FloatGrid, FloatInputs, FloatRefiner, Intervals,
-    LEAST_SCALE, Scaled, WIDEST,
+    LEAST_SCALE, PART, Scaled, WIDEST,
 };
 pub use residual::{ResidualCoder, zero_symbols};
 pub use rows::Rows;

@@ -109,11 +109,11 @@ pub struct RoundRun {
 /// Adds to `out`, modulo 256, for each of `weights` the rank that is `nearest` to its level, `fl(level(weight, scale) +
 /// zero)`. `runs` cover the weights in order; where either ends, so does the work.
 #[allow(unsafe_code, reason = "calls functions that need instructions")]
-pub fn add_rounded(
+pub fn add_rounded<W: Copy>(
     backend: Backend,
     runs: &[RoundRun],
-    weights: &[f32],
-    level: impl Fn(f32, f32) -> f32 + Copy,
+    weights: &[W],
+    level: impl Fn(W, f32) -> f32 + Copy,
     nearest: impl Fn(f32) -> u8 + Copy,
     out: &mut [u8],
 ) {
@@ -130,10 +130,10 @@ pub fn add_rounded(
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
-fn round_avx2(
+fn round_avx2<W: Copy>(
     runs: &[RoundRun],
-    weights: &[f32],
-    level: impl Fn(f32, f32) -> f32 + Copy,
+    weights: &[W],
+    level: impl Fn(W, f32) -> f32 + Copy,
     nearest: impl Fn(f32) -> u8 + Copy,
     out: &mut [u8],
 ) {
@@ -142,10 +142,10 @@ fn round_avx2(
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt")]
-fn round_avx512(
+fn round_avx512<W: Copy>(
     runs: &[RoundRun],
-    weights: &[f32],
-    level: impl Fn(f32, f32) -> f32 + Copy,
+    weights: &[W],
+    level: impl Fn(W, f32) -> f32 + Copy,
     nearest: impl Fn(f32) -> u8 + Copy,
     out: &mut [u8],
 ) {
@@ -153,10 +153,10 @@ fn round_avx512(
 }
 
 #[inline(always)]
-fn round(
+fn round<W: Copy>(
     runs: &[RoundRun],
-    weights: &[f32],
-    level: impl Fn(f32, f32) -> f32 + Copy,
+    weights: &[W],
+    level: impl Fn(W, f32) -> f32 + Copy,
     nearest: impl Fn(f32) -> u8 + Copy,
     out: &mut [u8],
 ) {

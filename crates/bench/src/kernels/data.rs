@@ -28,6 +28,7 @@ pub(super) struct Weights {
     pub(super) four: Vec<u8>,
     /// The scale of each row, and of each group of it.
     scales: Vec<f32>,
+    factors: Vec<f32>,
     group_scales: Vec<f32>,
     tables: Vec<BinTable>,
     table_of_row: Vec<usize>,
@@ -39,7 +40,8 @@ impl Weights {
         let (mut values, mut codes) =
             (Vec::with_capacity(CHUNKS * CHUNK), Vec::with_capacity(CHUNKS * CHUNK));
         let (mut tables, mut table_of_row, mut known) = (Vec::new(), Vec::new(), HashMap::new());
-        let (mut four, mut scales, mut group_scales) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut four, mut scales, mut factors, mut group_scales) =
+            (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for row in 0..CHUNKS * CHUNK / COLS {
             // Rows differ in spread, as they do in models.
             let spread = [0.02, 0.021, 0.0225, 0.024][row % 4];
@@ -51,6 +53,7 @@ impl Weights {
             let scale = row.iter().map(|&bits| value(bits).abs()).fold(0.0, f32::max);
             let factor = (1.0 / scale) * 127.0;
             scales.push(scale / 127.0);
+            factors.push(factor);
             for group in row.chunks(GROUP) {
                 let scale = group.iter().map(|&bits| value(bits).abs()).fold(0.0, f32::max) / 7.5;
                 group_scales.push(scale);
@@ -64,7 +67,7 @@ impl Weights {
             }));
         }
         let eight = codes.iter().map(|code| code ^ 0x80).collect();
-        Self { values, codes, eight, four, scales, group_scales, tables, table_of_row }
+        Self { values, codes, eight, four, scales, factors, group_scales, tables, table_of_row }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -74,6 +77,11 @@ impl Weights {
     /// The scale of a row's codes of 8 bits.
     pub(super) fn scale(&self, row: usize) -> f32 {
         self.scales[row]
+    }
+
+    /// What weights of a row are multiplied with before they are rounded to codes of 8 bits.
+    pub(super) fn factor(&self, row: usize) -> f32 {
+        self.factors[row]
     }
 
     /// The scales of the groups of these columns of a row, for codes of 4 bits.

@@ -3,6 +3,7 @@
 mod chain;
 mod data;
 mod refine;
+mod rounded;
 mod work;
 
 use std::time::Instant;

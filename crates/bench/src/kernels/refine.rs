@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use qstore_kernels::{
     Backend, Bins, CodeInputs, CodeRefiner, DecodeError, Each, Edges, FloatGrid, FloatInputs, FloatRefiner,
-    Half, Intervals, Layout, Scaled, Scratch, SymbolTable,
+    Half, Intervals, Layout, PART, Scaled, Scratch, SymbolTable,
 };
 
 use super::data::{CHUNK, COLS, GROUP, Weights};
@@ -14,6 +14,9 @@ use crate::error::{Error, Result};
 /// Levels of 4 and of 8 bits, and the ends of their outermost bins.
 const FOUR: (usize, [f32; 2]) = (16, [-0.5, 15.5]);
 const EIGHT: (usize, [f32; 2]) = (256, [0.5, 255.5]);
+
+/// How often one part is decoded in turn, its intervals in a core's first cache.
+const TIMES: usize = 64;
 
 /// The coders of one backend.
 pub(super) struct Refiners {
@@ -28,6 +31,32 @@ pub(super) struct Refiners {
 pub(super) struct Refined {
     codes: Vec<Vec<u8>>,
     floats: Vec<Vec<u8>>,
+    level: Level,
+}
+
+/// Codes of 8 bits of the first part of a row, several times over, and what ones of 4 bits say of their weights: one
+/// level of a chain by itself, as it is decoded along with others.
+struct Level {
+    codes: Vec<u8>,
+    intervals: AtHand,
+}
+
+/// What is known of a part, at hand.
+struct AtHand {
+    lo: Vec<f32>,
+    hi: Vec<f32>,
+    /// Scales, reciprocals and zero-points of the codes, each for 16 weights.
+    scales: [Vec<f32>; 3],
+}
+
+impl CodeInputs for &AtHand {
+    fn part(
+        &mut self,
+        _: usize,
+        _: Range<usize>,
+    ) -> std::result::Result<(Intervals<'_>, Scaled<'_>), DecodeError> {
+        Ok((Intervals { lo: &self.lo, hi: &self.hi }, scaled(&self.scales)?))
+    }
 }
 
 /// What a chunk is given, and what of it is at hand.
@@ -127,7 +156,35 @@ impl Refiners {
             let mut given = Given::new(self, weights, chunk, true);
             self.floats.encode(values, COLS, &mut given, scratch).map_err(failed)
         });
-        Ok(Refined { codes, floats: floats.collect::<Result<_>>()? })
+        Ok(Refined { codes, floats: floats.collect::<Result<_>>()?, level: self.level(weights, scratch)? })
+    }
+
+    fn level(&self, weights: &Weights, scratch: &mut Scratch) -> Result<Level> {
+        let mut given = Given::new(self, weights, 0, false);
+        given.make(0, 0..PART).map_err(failed)?;
+        let Given { lo, hi, scales: [_, scales], .. } = given;
+        let intervals = AtHand { lo, hi, scales };
+        let ranks = weights.eight[..PART].repeat(TIMES);
+        let codes = self.codes.encode(&ranks, PART, &mut &intervals, scratch).map_err(failed)?;
+        Ok(Level { codes, intervals })
+    }
+
+    /// Makes intervals of the codes of 4 bits of a chunk.
+    pub(super) fn make_intervals(&self, weights: &Weights, chunk: usize) -> Result<()> {
+        let mut given = Given::new(self, weights, chunk, false);
+        for row in 0..CHUNK / COLS {
+            for part in 0..COLS / PART {
+                given.make(row, part * PART..(part + 1) * PART).map_err(failed)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Decodes codes of the first part, as many as a chunk has.
+    pub(super) fn decode_level(&self, refined: &Refined, out: &mut [u8]) -> Result<()> {
+        let Level { codes, intervals } = &refined.level;
+        out.chunks_mut(TIMES * PART)
+            .try_for_each(|out| self.codes.decode(codes, PART, &mut { intervals }, out).map_err(failed))
     }
 
     fn encode_codes(

@@ -10,6 +10,7 @@ use rayon::ThreadPool;
 
 use super::data::{CHUNK, COLS, Weights};
 use super::refine::{Refined, Refiners};
+use super::rounded::Rounding;
 use crate::error::{Error, Result};
 
 /// The coders of one backend.
@@ -21,6 +22,7 @@ pub(super) struct Coders {
     split: SplitCoder,
     split_classes: ClassFit,
     refiners: Refiners,
+    rounding: Rounding,
 }
 
 /// All chunks as one backend has coded them.
@@ -29,6 +31,7 @@ pub(super) struct Coded {
     residual: Vec<Vec<u8>>,
     split: Vec<Vec<u8>>,
     refined: Refined,
+    rounded: Vec<Vec<u8>>,
 }
 
 /// Memory that every piece of work writes into, and the threads that do.
@@ -47,16 +50,19 @@ struct Team {
 /// One piece of work: all chunks, on so many threads.
 pub(super) type Work = fn(&mut Room, &Coders, &Coded, &Weights, usize) -> Result<()>;
 
-pub(super) const ALL: [(&str, Work); 9] = [
+pub(super) const ALL: [(&str, Work); 12] = [
     ("decode codes", decode_codes),
     ("decode both to BF16", decode_both),
     ("decode residual, codes at hand", decode_residual),
     ("decode float split", decode_split),
     ("encode both, with statistics, decode, compare", encode_both),
     ("encode float split", encode_split),
+    ("make intervals of 4 bits at hand", make_intervals),
+    ("decode 8 bits, intervals in the cache", refine_level),
     ("decode 8 bits given 4 bits at hand", refine_codes),
     ("decode BF16 given 4 and 8 bits at hand", refine_floats),
     ("encode 8 bits given 4 bits, decode, compare", encode_refined),
+    ("decode archived 8 bits, weights at hand", round_weights),
 ];
 
 /// Rows of which statistics are taken: as of a matrix of 16 million weights, a million.
@@ -93,15 +99,16 @@ impl Coders {
         let residual = ResidualCoder::new(7, zeros, layout).map_err(failed)?.on(backend);
         let split = SplitCoder::new(window, 7, split_classes.tables.clone(), layout);
         let split = split.map_err(failed)?.on(backend);
-        let refiners = Refiners::new(weights, backend)?;
-        Ok(Self { backend, codes, classes, residual, split, split_classes, refiners })
+        let (refiners, rounding) = (Refiners::new(weights, backend)?, Rounding::new(backend)?);
+        Ok(Self { backend, codes, classes, residual, split, split_classes, refiners, rounding })
     }
 
     /// Codes everything, and checks that it decodes to what it was.
     pub(super) fn code(&self, weights: &Weights) -> Result<Coded> {
         let scratch = &mut Scratch::default();
-        let refined = self.refiners.code(weights)?;
-        let mut coded = Coded { codes: Vec::new(), residual: Vec::new(), split: Vec::new(), refined };
+        let (refined, rounded) = (self.refiners.code(weights)?, self.rounding.code(weights)?);
+        let mut coded =
+            Coded { codes: Vec::new(), residual: Vec::new(), split: Vec::new(), refined, rounded };
         for (codes, values, bins) in weights.chunks() {
             coded
                 .codes
@@ -122,10 +129,12 @@ impl Coders {
                 return Err(Error::Peer("a coder does not decode to what it has encoded".to_owned()));
             }
         }
-        room.codes.fill(0);
-        refine_codes(&mut room, self, &coded, weights, 1)?;
-        if room.codes != weights.eight {
-            return Err(Error::Peer("a coder does not decode to what it has encoded".to_owned()));
+        for (work, want) in [(refine_codes as Work, &weights.eight), (round_weights, &weights.codes)] {
+            room.codes.fill(0);
+            work(&mut room, self, &coded, weights, 1)?;
+            if room.codes != *want {
+                return Err(Error::Peer("a coder does not decode to what it has encoded".to_owned()));
+            }
         }
         Ok(coded)
     }
@@ -269,6 +278,35 @@ fn refine_codes(
     let chunks = room.codes.chunks_mut(CHUNK).enumerate();
     room.team.on_threads(threads, chunks, |_, (chunk, out)| {
         coders.refiners.decode_codes(weights, &coded.refined, chunk, out)
+    })
+}
+
+fn make_intervals(
+    room: &mut Room,
+    coders: &Coders,
+    _: &Coded,
+    weights: &Weights,
+    threads: usize,
+) -> Result<()> {
+    let chunks = 0..weights.len() / CHUNK;
+    room.team.on_threads(threads, chunks, |_, chunk| coders.refiners.make_intervals(weights, chunk))
+}
+
+fn refine_level(room: &mut Room, coders: &Coders, coded: &Coded, _: &Weights, threads: usize) -> Result<()> {
+    let chunks = room.codes.chunks_mut(CHUNK);
+    room.team.on_threads(threads, chunks, |_, out| coders.refiners.decode_level(&coded.refined, out))
+}
+
+fn round_weights(
+    room: &mut Room,
+    coders: &Coders,
+    coded: &Coded,
+    weights: &Weights,
+    threads: usize,
+) -> Result<()> {
+    let chunks = room.codes.chunks_mut(CHUNK).enumerate();
+    room.team.on_threads(threads, chunks, |_, (chunk, out)| {
+        coders.rounding.decode(weights, &coded.rounded, chunk, out)
     })
 }
 

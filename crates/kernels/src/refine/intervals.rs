@@ -10,9 +10,9 @@ use crate::stream::LANES;
 /// The intervals of some weights of a row.
 #[derive(Debug, Clone, Copy)]
 pub struct Intervals<'a> {
-    /// Lower ends, from -2^126 on.
+    /// Lower ends, from -2^120 on.
     pub lo: &'a [f32],
-    /// Upper ends, not below these, up to 2^126.
+    /// Upper ends, not below these, up to 2^120.
     pub hi: &'a [f32],
 }
 

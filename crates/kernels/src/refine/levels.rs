@@ -40,7 +40,7 @@ impl Edges {
         Some(Self { kind, count })
     }
 
-    /// Of levels in ascending order, 2 to 16 of them, which are finite and not beyond 2^126. `None` for others.
+    /// Of levels in ascending order, 2 to 16 of them, which are finite and not beyond 2^120. `None` for others.
     #[must_use]
     pub fn table(levels: &[f32]) -> Option<Self> {
         let count = checked(levels.len(), 16)?;

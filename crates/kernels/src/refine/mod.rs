@@ -23,7 +23,7 @@ mod scalar;
 mod tests;
 mod weight;
 
-pub use codes::{CodeInputs, CodeRefiner, CodeStream};
+pub use codes::{CodeInputs, CodeRefiner, CodeStream, PART};
 pub use floats::{FloatGrid, FloatInputs, FloatRefiner};
 pub use intervals::{Bins, Intervals};
 pub use levels::Edges;
@@ -35,8 +35,9 @@ const SLOT_BITS: u32 = 16;
 const SLOTS: f32 = 65_536.0;
 /// The narrowest interval that is told from a point.
 const NARROWEST: f32 = f32::from_bits(0x0d80_0000);
-/// Where intervals begin before anything is known, and the greatest zero-point and level.
-pub const WIDEST: f32 = f32::from_bits(0x7e80_0000);
+/// Where intervals begin before anything is known, and the greatest zero-point and level: such that nothing is lost of
+/// the reciprocal of a width, whether it is one of slots or of all of them.
+pub const WIDEST: f32 = f32::from_bits(0x7b80_0000);
 /// The least scale. With a smaller one, 0 above all, the bins of different ranks could not be told apart.
 pub const LEAST_SCALE: f32 = f32::from_bits(0x0e80_0000);
 /// Added to a number below 2^22 it leaves that number, rounded to an integer, half to even, in the low bits.

@@ -46,11 +46,13 @@ impl Layout {
     }
 }
 
-/// The state of each lane.
+/// The state of each lane. Aligned, so that a part of a row can be decoded right after the one before: what is loaded
+/// across cache lines waits until what was stored there has left the processor.
 #[derive(Clone)]
+#[repr(align(64))]
 pub(crate) struct States {
-    sets: usize,
     lanes: [[u32; LANES]; 2],
+    sets: usize,
 }
 
 impl States {

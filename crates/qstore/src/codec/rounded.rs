@@ -27,13 +27,19 @@ impl Expecting for GivenFloats<'_> {
     }
 
     fn add_expected(&self, out: &mut [u8]) {
-        let columns = self.columns.0..self.columns.1;
-        let cols = self.cols().max(1);
-        let mut weights = vec![0.0; cols];
+        let (columns, cols) = (self.columns.0..self.columns.1, self.cols().max(1));
         let rows = self.raw.chunks(cols * self.float.width()).zip(out.chunks_mut(cols));
+        let mut weights = Vec::new();
         for (row, (raw, out)) in (self.first_row..).zip(rows) {
+            // BF16 is read on the way.
+            if self.float == FloatKind::Bf16 {
+                let value = |half| f32::from_bits(u32::from(u16::from_le_bytes(half)) << 16);
+                self.rounder.add_expected(row, &columns, (raw.as_chunks().0, value), out);
+                continue;
+            }
+            weights.resize(cols, 0.0);
             values(self.float, raw, &mut weights);
-            self.rounder.add_expected(row, &columns, &weights, out);
+            self.rounder.add_expected(row, &columns, (&weights, |weight: f32| weight), out);
         }
     }
 

@@ -32,8 +32,14 @@ impl Rounder {
     }
 
     /// Adds to `out`, modulo 256, the rank of the code that each of the weights in columns `columns` of a row is
-    /// rounded to.
-    pub(crate) fn add_expected(&self, row: usize, columns: &Range<usize>, weights: &[f32], out: &mut [u8]) {
+    /// rounded to. `value` reads a weight.
+    pub(crate) fn add_expected<W: Copy>(
+        &self,
+        row: usize,
+        columns: &Range<usize>,
+        (weights, value): (&[W], impl Fn(W) -> f32 + Copy),
+        out: &mut [u8],
+    ) {
         let (rule, over) = self.own.rule().unwrap_or((PLAIN, self.own.over()));
         let values = self.own.row(row);
         let from = self.runs.partition_point(|run| run.end <= columns.start);
@@ -54,21 +60,25 @@ impl Rounder {
             .collect();
         // Each a loop of its own: a choice within it would keep compilers from making vector code.
         match (divides, rule.weights, rule.result) {
-            (true, Rounded::F32, Rounded::F32) => self.add(&runs, weights, |w, scale| w / scale, out),
-            (false, Rounded::F32, Rounded::F32) => self.add(&runs, weights, |w, factor| w * factor, out),
-            (false, Rounded::F16, Rounded::F32) => {
-                self.add(&runs, weights, |w, factor| in_f16(w) * factor, out);
+            (true, Rounded::F32, Rounded::F32) => self.add(&runs, weights, |w, scale| value(w) / scale, out),
+            (false, Rounded::F32, Rounded::F32) => {
+                self.add(&runs, weights, |w, factor| value(w) * factor, out)
             }
-            (true, of, to) => self.add(&runs, weights, |w, scale| cast(to, cast(of, w) / scale), out),
-            (false, of, to) => self.add(&runs, weights, |w, factor| cast(to, cast(of, w) * factor), out),
+            (false, Rounded::F16, Rounded::F32) => {
+                self.add(&runs, weights, |w, factor| in_f16(value(w)) * factor, out);
+            }
+            (true, of, to) => self.add(&runs, weights, |w, scale| cast(to, cast(of, value(w)) / scale), out),
+            (false, of, to) => {
+                self.add(&runs, weights, |w, factor| cast(to, cast(of, value(w)) * factor), out)
+            }
         }
     }
 
-    fn add(
+    fn add<W: Copy>(
         &self,
         runs: &[RoundRun],
-        weights: &[f32],
-        level: impl Fn(f32, f32) -> f32 + Copy,
+        weights: &[W],
+        level: impl Fn(W, f32) -> f32 + Copy,
         out: &mut [u8],
     ) {
         let levels = self.own.levels();

@@ -1,17 +1,17 @@
 //! Edges in registers.
 
 use std::arch::x86_64::{
-    __m128i, __m512, __m512i, _CMP_GT_OQ, _CMP_LT_OQ, _mm_cvtsi32_si128, _mm512_add_epi32, _mm512_add_ps,
-    _mm512_and_si512, _mm512_castps_si512, _mm512_castsi512_ps, _mm512_cmp_ps_mask, _mm512_cvtepi32_ps,
-    _mm512_mask_add_epi32, _mm512_mask_mov_ps, _mm512_mask_sub_ps, _mm512_max_epi32, _mm512_max_ps,
-    _mm512_min_epi32, _mm512_mul_ps, _mm512_permutexvar_ps, _mm512_set1_epi32, _mm512_set1_ps,
+    __m128i, __m512, __m512i, _CMP_GT_OQ, _CMP_LT_OQ, _mm_cvtsi32_si128, _mm_setzero_si128, _mm512_add_epi32,
+    _mm512_add_ps, _mm512_and_si512, _mm512_castps_si512, _mm512_castsi512_ps, _mm512_cmp_ps_mask,
+    _mm512_cvtepi32_ps, _mm512_mask_add_epi32, _mm512_mask_mov_ps, _mm512_mask_sub_ps, _mm512_max_epi32,
+    _mm512_max_ps, _mm512_min_epi32, _mm512_mul_ps, _mm512_permutexvar_ps, _mm512_set1_epi32, _mm512_set1_ps,
     _mm512_setzero_ps, _mm512_setzero_si512, _mm512_sll_epi32, _mm512_srl_epi32, _mm512_sub_epi32,
     _mm512_sub_ps, _mm512_ternarylogic_epi32,
 };
 
 use super::super::ABOVE;
 use super::super::INTEGER;
-use super::super::levels::{EdgeKind, Edges, FewBits};
+use super::super::levels::{EdgeKind, Edges};
 use super::load;
 
 /// Kinds of edges, for functions that are made for each.
@@ -22,8 +22,7 @@ pub(super) const TABLE: u8 = 2;
 /// See [`Edges`].
 #[derive(Clone, Copy)]
 pub(super) struct EdgeRegisters {
-    /// The last rank, and the same above [`ABOVE`].
-    pub(super) last: __m512,
+    /// The last rank, above [`ABOVE`].
     pub(super) last_above: __m512i,
     /// Half of the ranks of floats.
     half: __m512,
@@ -44,45 +43,55 @@ pub(super) struct EdgeRegisters {
 impl EdgeRegisters {
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt")]
-    pub(super) fn new(edges: &Edges) -> Self {
-        let floats = match edges.kind {
-            EdgeKind::Floats(floats) => floats,
-            EdgeKind::Integers | EdgeKind::Table(_) => FewBits { mantissa: 1, bias: 1, half: 0.0 },
-        };
-        let mut table = [0.0; 16];
-        if let EdgeKind::Table(edges) = &edges.kind {
-            table[1..].copy_from_slice(&edges[..]);
-        }
-        let shift = |bits: u32| _mm_cvtsi32_si128(bits as i32);
-        Self {
-            last: _mm512_set1_ps(edges.last()),
+    pub(super) fn new<const KIND: u8>(edges: &Edges) -> Self {
+        let none = Self {
             last_above: _mm512_castps_si512(_mm512_set1_ps(edges.last() + INTEGER)),
-            half: _mm512_set1_ps(floats.half),
-            shifts: [shift(22 - floats.mantissa), shift(23 - floats.mantissa)],
-            exponents: _mm512_set1_epi32(((127 - floats.bias) << 23) as i32),
-            normal: _mm512_set1_ps((2u32 << floats.mantissa) as f32),
-            unit: _mm512_set1_ps(floats.float(1, floats.mantissa + 1)),
-            least: _mm512_set1_ps(f32::from_bits((128 - floats.bias) << 23)),
-            units: _mm512_set1_ps(1.0 / floats.float(1, floats.mantissa)),
-            table: load(&table),
+            half: _mm512_setzero_ps(),
+            shifts: [_mm_setzero_si128(); 2],
+            exponents: _mm512_setzero_si512(),
+            normal: _mm512_setzero_ps(),
+            unit: _mm512_setzero_ps(),
+            least: _mm512_setzero_ps(),
+            units: _mm512_setzero_ps(),
+            table: _mm512_setzero_ps(),
+        };
+        match (KIND, &edges.kind) {
+            (FLOATS, EdgeKind::Floats(floats)) => Self {
+                half: _mm512_set1_ps(floats.half),
+                shifts: [22 - floats.mantissa, 23 - floats.mantissa]
+                    .map(|bits| _mm_cvtsi32_si128(bits as i32)),
+                exponents: _mm512_set1_epi32(((127 - floats.bias) << 23) as i32),
+                normal: _mm512_set1_ps((2u32 << floats.mantissa) as f32),
+                unit: _mm512_set1_ps(floats.float(1, floats.mantissa + 1)),
+                least: _mm512_set1_ps(f32::from_bits((128 - floats.bias) << 23)),
+                units: _mm512_set1_ps(1.0 / floats.float(1, floats.mantissa)),
+                ..none
+            },
+            (TABLE, EdgeKind::Table(edges)) => {
+                let mut table = [0.0; 16];
+                table[1..].copy_from_slice(&edges[..]);
+                Self { table: load(&table), ..none }
+            }
+            _ => none,
         }
     }
 
-    /// The edges below and above ranks.
+    /// The edges below and above ranks, which are above [`ABOVE`].
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt")]
     pub(super) fn around<const KIND: u8>(&self, rank: __m512) -> [__m512; 2] {
+        let one = _mm512_set1_ps(1.0);
         match KIND {
             INTEGERS => {
-                let half = _mm512_set1_ps(0.5);
-                [_mm512_sub_ps(rank, half), _mm512_add_ps(rank, half)]
+                let edge = _mm512_sub_ps(rank, _mm512_set1_ps(INTEGER - 0.5));
+                [_mm512_sub_ps(edge, one), edge]
             }
-            FLOATS => [self.edge(rank), self.edge(_mm512_add_ps(rank, _mm512_set1_ps(1.0)))],
-            _ => {
-                let index = _mm512_castps_si512(_mm512_add_ps(rank, _mm512_set1_ps(INTEGER)));
-                let next = _mm512_add_epi32(index, _mm512_set1_epi32(1));
-                [index, next].map(|index| _mm512_permutexvar_ps(index, self.table))
+            FLOATS => {
+                let rank = _mm512_sub_ps(rank, _mm512_set1_ps(INTEGER));
+                [self.edge(rank), self.edge(_mm512_add_ps(rank, one))]
             }
+            _ => [rank, _mm512_add_ps(rank, one)]
+                .map(|rank| _mm512_permutexvar_ps(_mm512_castps_si512(rank), self.table)),
         }
     }
 

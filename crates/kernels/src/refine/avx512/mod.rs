@@ -1,7 +1,7 @@
 //! 16 lanes a register.
 //!
-//! Numbers that are integers are kept as floats with [`INTEGER`] added: then their low bits are the integer's, and no
-//! conversion is needed.
+//! Ranks are kept as floats with [`INTEGER`] added, slots as shares of all of them with [`SHARES`] added: then their low
+//! bits are the rank or the slot, and no conversion is needed. Dividing by the number of slots rounds nothing.
 
 #![allow(
     clippy::cast_possible_wrap,
@@ -21,7 +21,7 @@ use std::arch::x86_64::{
 };
 
 use super::row::Scaled;
-use super::{ABOVE, Each};
+use super::{Each, SLOT_BITS, SLOTS};
 use crate::stream::{LOWER, WINDOW};
 use crate::x86::avx512::{count16, load_16_words};
 
@@ -51,14 +51,22 @@ fn of_sixteen<const SIXTEEN: bool>(of: &[f32], number: usize) -> __m512 {
     if SIXTEEN { _mm512_set1_ps(of[number]) } else { load(&of.as_chunks().0[number]) }
 }
 
-/// The slots of 16 states, above [`ABOVE`].
+/// Added to a share of all slots it leaves the slot, rounded half to even, in the low bits.
+pub(super) const SHARES: f32 = 128.0;
+/// The bits of [`SHARES`]: the first slot, and the first one behind all.
+pub(super) const FIRST_SLOT: i32 = SHARES.to_bits().cast_signed();
+pub(super) const END_SLOT: i32 = FIRST_SLOT + (1 << SLOT_BITS);
+/// Taken from a slot it leaves the share of all slots below its middle.
+pub(super) const BELOW_MIDDLE: f32 = SHARES - 0.5 / SLOTS;
+
+/// The slots of 16 states, from [`FIRST_SLOT`] on.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt")]
 pub(super) fn slots_of(states: __m512i) -> __m512i {
     /// Of three operands: the first, and the second where the third has ones.
     const OR_AND: i32 = 0b1111_1000;
-    let (above, low) = (_mm512_set1_epi32(ABOVE), _mm512_set1_epi32(0xffff));
-    _mm512_ternarylogic_epi32::<OR_AND>(above, states, low)
+    let (first, low) = (_mm512_set1_epi32(FIRST_SLOT), _mm512_set1_epi32(0xffff));
+    _mm512_ternarylogic_epi32::<OR_AND>(first, states, low)
 }
 
 /// States after what has so many slots, filled up from the window, of which `used` words have been read. `offset` is

@@ -1,14 +1,15 @@
 //! What codes say of their weights.
 
 use std::arch::x86_64::{
-    __m512, _CMP_GT_OQ, _CMP_LE_OQ, _CMP_LT_OQ, _mm512_cmp_ps_mask, _mm512_cvtepi32_ps, _mm512_cvtepu8_epi32,
-    _mm512_mask_mov_ps, _mm512_max_ps, _mm512_min_ps, _mm512_mul_ps, _mm512_set1_ps, _mm512_setzero_ps,
+    __m512, _CMP_LE_OQ, _mm512_castsi512_ps, _mm512_cmp_ps_mask, _mm512_cmpgt_epi32_mask,
+    _mm512_cmple_epi32_mask, _mm512_cmplt_epi32_mask, _mm512_cvtepu8_epi32, _mm512_mask_mov_ps,
+    _mm512_max_ps, _mm512_min_ps, _mm512_mul_ps, _mm512_or_si512, _mm512_set1_epi32, _mm512_set1_ps,
     _mm512_sub_ps,
 };
 
-use super::super::WIDEST;
 use super::super::intervals::{self, Bins};
 use super::super::levels::EdgeKind;
+use super::super::{ABOVE, WIDEST};
 use super::edges::{EdgeRegisters, FLOATS, INTEGERS, TABLE};
 use super::{is_sixteen, load, of_sixteen, store};
 use crate::stream::LANES;
@@ -40,16 +41,16 @@ fn by_kind<const KIND: u8, const SIXTEEN: bool, const FIRST: bool>(
     hi: &mut [f32],
 ) {
     let Bins { ranks, scaled, .. } = bins;
-    let edges = EdgeRegisters::new(bins.edges);
-    let ends = bins.ends.map(|end| _mm512_set1_ps(end));
+    let edges = EdgeRegisters::new::<KIND>(bins.edges);
+    let (zeroth, ends) = (_mm512_set1_epi32(ABOVE), bins.ends.map(|end| _mm512_set1_ps(end)));
     let sixteens = lo.as_chunks_mut().0.iter_mut().zip(hi.as_chunks_mut().0);
     for (number, (ranks, (lo, hi))) in ranks.as_chunks().0.iter().zip(sixteens).enumerate() {
         let scale = of_sixteen::<SIXTEEN>(scaled.scales, number);
         let zero = of_sixteen::<SIXTEEN>(scaled.zeros, number);
-        let rank = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(load_16(ranks)));
-        let [below, above] = edges.around::<KIND>(rank);
-        let some = _mm512_cmp_ps_mask::<_CMP_GT_OQ>(rank, _mm512_setzero_ps());
-        let more = _mm512_cmp_ps_mask::<_CMP_LT_OQ>(rank, edges.last);
+        let rank = _mm512_or_si512(_mm512_cvtepu8_epi32(load_16(ranks)), zeroth);
+        let [below, above] = edges.around::<KIND>(_mm512_castsi512_ps(rank));
+        let some = _mm512_cmpgt_epi32_mask(rank, zeroth);
+        let more = _mm512_cmplt_epi32_mask(rank, edges.last_above);
         let below = _mm512_mask_mov_ps(ends[0], some, below);
         let above = _mm512_mask_mov_ps(ends[1], more, above);
         let (from, to) =
@@ -57,8 +58,8 @@ fn by_kind<const KIND: u8, const SIXTEEN: bool, const FIRST: bool>(
         let scaled = |edge: __m512| _mm512_mul_ps(_mm512_sub_ps(edge, zero), scale);
         let (least, most) = (_mm512_max_ps(scaled(below), from), _mm512_min_ps(scaled(above), to));
         // A rank that there is not tells nothing.
-        let meets = _mm512_cmp_ps_mask::<_CMP_LE_OQ>(least, most)
-            & _mm512_cmp_ps_mask::<_CMP_LE_OQ>(rank, edges.last);
+        let meets =
+            _mm512_cmp_ps_mask::<_CMP_LE_OQ>(least, most) & _mm512_cmple_epi32_mask(rank, edges.last_above);
         store(lo, _mm512_mask_mov_ps(from, meets, least));
         store(hi, _mm512_mask_mov_ps(to, meets, most));
     }

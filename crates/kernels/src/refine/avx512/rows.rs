@@ -1,11 +1,12 @@
 //! Codes of a row.
 
 use std::arch::x86_64::{
-    __m512, __m512i, __mmask16, _mm512_add_epi32, _mm512_add_ps, _mm512_castps_si512, _mm512_castsi512_ps,
+    __m512, __m512i, _mm512_add_epi32, _mm512_add_ps, _mm512_castps_si512, _mm512_castsi512_ps,
     _mm512_cmpge_epi32_mask, _mm512_cmpgt_epi32_mask, _mm512_cmple_epi32_mask, _mm512_cmplt_epi32_mask,
-    _mm512_cvtepu8_epi32, _mm512_div_ps, _mm512_fmadd_ps, _mm512_mask_max_epi32, _mm512_mask_min_epi32,
-    _mm512_mask_set1_epi32, _mm512_max_ps, _mm512_mul_ps, _mm512_or_si512, _mm512_set1_epi32, _mm512_set1_ps,
-    _mm512_setzero_ps, _mm512_setzero_si512, _mm512_sub_epi32, _mm512_sub_ps,
+    _mm512_cvtepu8_epi32, _mm512_div_ps, _mm512_fmadd_ps, _mm512_mask_cmple_epi32_mask,
+    _mm512_mask_cmplt_epi32_mask, _mm512_mask_max_epi32, _mm512_mask_min_epi32, _mm512_mask_set1_epi32,
+    _mm512_max_ps, _mm512_mul_ps, _mm512_or_si512, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps,
+    _mm512_setzero_si512, _mm512_sub_epi32, _mm512_sub_ps,
 };
 use std::array::from_mut;
 
@@ -13,7 +14,7 @@ use super::super::levels::{EdgeKind, Edges, Levels};
 use super::super::row::{Block, PaddedBlock, Row, SIXTEENS};
 use super::super::{ABOVE, INTEGER, NARROWEST, SLOT_BITS, SLOTS, number};
 use super::edges::{EdgeRegisters, FLOATS, INTEGERS, TABLE};
-use super::{advance, is_sixteen, load, slots_of, store};
+use super::{BELOW_MIDDLE, END_SLOT, FIRST_SLOT, SHARES, advance, is_sixteen, load, slots_of, store};
 use crate::error::DecodeError;
 use crate::stream::{LANES, States, WINDOW, WordReader, WordWriter};
 use crate::symbols::avx512::put;
@@ -31,13 +32,24 @@ pub(in super::super) fn decode_row(
     row: Row,
     out: &mut [u8],
 ) -> Result<(), DecodeError> {
-    let opened = &EdgeRegisters::new(edges);
     match &edges.kind {
-        EdgeKind::Integers => decode_by::<INTEGERS>((opened, edges.as_integers()), states, words, row, out),
-        EdgeKind::Floats(floats) => decode_by::<FLOATS>((opened, *floats), states, words, row, out),
-        EdgeKind::Table(table) => {
-            decode_by::<TABLE>((opened, edges.as_table(table)), states, words, row, out)
+        EdgeKind::Integers => decode_by::<INTEGERS>(
+            (&EdgeRegisters::new::<INTEGERS>(edges), edges.as_integers()),
+            states,
+            words,
+            row,
+            out,
+        ),
+        EdgeKind::Floats(floats) => {
+            decode_by::<FLOATS>((&EdgeRegisters::new::<FLOATS>(edges), *floats), states, words, row, out)
         }
+        EdgeKind::Table(table) => decode_by::<TABLE>(
+            (&EdgeRegisters::new::<TABLE>(edges), edges.as_table(table)),
+            states,
+            words,
+            row,
+            out,
+        ),
     }
 }
 
@@ -72,13 +84,11 @@ fn decode_scaled<const KIND: u8, const N: usize>(
     // In pairs of a block of each set, without a choice between the sets: so they stay in registers.
     let whole = blocks.len();
     let (pairs, odd) = blocks.as_chunks_mut::<2>();
-    for (number, [first, second]) in pairs.iter_mut().enumerate() {
-        let block = Block::<N>::of(row, 2 * number);
-        let used = decode_block::<KIND, N>(ranks, &mut sets[0], words.window()?, &block, first);
+    for ([first, second], given) in pairs.iter_mut().zip(Block::<N>::pairs(row)) {
+        let used = decode_block::<KIND, N>(ranks, &mut sets[0], words.window()?, &given[0], first);
         words.skip(used);
-        let block = Block::<N>::of(row, 2 * number + 1);
         let set = if both { &mut sets[1] } else { &mut sets[0] };
-        let used = decode_block::<KIND, N>(ranks, set, words.window()?, &block, second);
+        let used = decode_block::<KIND, N>(ranks, set, words.window()?, &given[1], second);
         words.skip(used);
     }
     if let [out] = odd {
@@ -125,33 +135,42 @@ impl Weights {
         let [lo, hi] = [block.lo, block.hi].map(|ends| load(&ends.as_chunks().0[quarter]));
         let width = _mm512_sub_ps(hi, lo);
         let widest = _mm512_max_ps(width, _mm512_set1_ps(NARROWEST));
-        let density = _mm512_div_ps(_mm512_set1_ps(SLOTS), widest);
+        let density = _mm512_div_ps(_mm512_set1_ps(1.0), widest);
         let [scale, zero] = [block.scales, block.zeros].map(|of| of_quarter(of, quarter));
         Self { lo, width, density, scale, zero }
     }
 
-    /// The first slots behind edges, above [`ABOVE`], but for those beyond all slots.
+    /// Where to look first for the ranks that have slots, above [`ABOVE`]; it may be rounded in any way.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt")]
+    fn look<const KIND: u8>(self, edges: &EdgeRegisters, inverse: __m512, slot: __m512i) -> __m512 {
+        let share = _mm512_sub_ps(_mm512_castsi512_ps(slot), _mm512_set1_ps(BELOW_MIDDLE));
+        let middle = _mm512_fmadd_ps(share, self.width, self.lo);
+        edges.near::<KIND>(_mm512_fmadd_ps(middle, inverse, self.zero))
+    }
+
+    /// The first slots behind edges, but for those beyond all slots.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt")]
     fn slot(self, edge: __m512) -> __m512i {
         let edge = _mm512_mul_ps(_mm512_sub_ps(edge, self.zero), self.scale);
-        let slot = _mm512_mul_ps(_mm512_sub_ps(edge, self.lo), self.density);
-        _mm512_castps_si512(_mm512_add_ps(slot, _mm512_set1_ps(INTEGER)))
+        let share = _mm512_mul_ps(_mm512_sub_ps(edge, self.lo), self.density);
+        _mm512_castps_si512(_mm512_add_ps(share, _mm512_set1_ps(SHARES)))
     }
 
-    /// The slots of ranks above [`ABOVE`]: the first one, and the first that is not, likewise.
+    /// The slots of ranks above [`ABOVE`]: the first one, and the first that is not.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt")]
     fn slots<const KIND: u8>(self, edges: &EdgeRegisters, rank: __m512) -> [__m512i; 2] {
-        let [below, above] = edges.around::<KIND>(_mm512_sub_ps(rank, _mm512_set1_ps(INTEGER)));
+        let [below, above] = edges.around::<KIND>(rank);
         let (below, above) = (self.slot(below), self.slot(above));
         let rank = _mm512_castps_si512(rank);
         let some = _mm512_cmpgt_epi32_mask(rank, _mm512_set1_epi32(ABOVE));
         let more = _mm512_cmplt_epi32_mask(rank, edges.last_above);
-        let (first, last) = (_mm512_set1_epi32(ABOVE), _mm512_set1_epi32(ABOVE + (1 << SLOT_BITS)));
+        let (first, end) = (_mm512_set1_epi32(FIRST_SLOT), _mm512_set1_epi32(END_SLOT));
         // Bits of positive floats ascend as these do, and those of negative ones are below them as signed integers. A
         // rank whose first slot is behind all, or whose last one before all, has none: that shows without a change.
-        [_mm512_mask_max_epi32(first, some, below, first), _mm512_mask_min_epi32(last, more, above, last)]
+        [_mm512_mask_max_epi32(first, some, below, first), _mm512_mask_min_epi32(end, more, above, end)]
     }
 }
 
@@ -165,34 +184,19 @@ fn decode_block<const KIND: u8, const N: usize>(
     block: &Block<N>,
     out: &mut [u8; LANES],
 ) -> usize {
-    let magic = _mm512_set1_ps(INTEGER);
-    // Ranks above [`ABOVE`]; numbers among the slots of each, and how many these are.
     let (mut ranks, mut found) = ([_mm512_setzero_ps(); 4], [[_mm512_setzero_si512(); 2]; 4]);
-    let mut missed = [0; 4];
+    let mut all_found = !0;
     for quarter in 0..4 {
         let weights = Weights::of(block, quarter);
         let slot = slots_of(lanes[quarter]);
-        // Where to look first may be rounded in any way.
-        let place = _mm512_sub_ps(_mm512_castsi512_ps(slot), _mm512_set1_ps(INTEGER - 0.5));
-        let unit = _mm512_mul_ps(weights.width, _mm512_set1_ps(1.0 / SLOTS));
-        let middle = _mm512_fmadd_ps(place, unit, weights.lo);
-        let inverse = of_quarter(block.inverses, quarter);
-        ranks[quarter] = edges.near::<KIND>(_mm512_fmadd_ps(middle, inverse, weights.zero));
+        ranks[quarter] = weights.look::<KIND>(edges, of_quarter(block.inverses, quarter), slot);
         let [first, end] = weights.slots::<KIND>(edges, ranks[quarter]);
         found[quarter] = [_mm512_sub_epi32(slot, first), _mm512_sub_epi32(end, first)];
-        missed[quarter] = _mm512_cmplt_epi32_mask(slot, first) | _mm512_cmple_epi32_mask(end, slot);
+        all_found = _mm512_mask_cmple_epi32_mask(all_found, first, slot);
+        all_found = _mm512_mask_cmplt_epi32_mask(all_found, slot, end);
     }
-    if missed != [0; 4] {
-        for quarter in 0..4 {
-            let (mut all, mut slot_of) = ([0.0; 16], [0.0; 16]);
-            let slot = slots_of(lanes[quarter]);
-            store(&mut all, _mm512_sub_ps(ranks[quarter], magic));
-            store(&mut slot_of, _mm512_sub_ps(_mm512_castsi512_ps(slot), magic));
-            search(levels, block, (quarter, missed[quarter]), &slot_of, &mut all);
-            ranks[quarter] = _mm512_add_ps(load(&all), magic);
-            let [first, end] = Weights::of(block, quarter).slots::<KIND>(edges, ranks[quarter]);
-            found[quarter] = [_mm512_sub_epi32(slot, first), _mm512_sub_epi32(end, first)];
-        }
+    if all_found != !0 {
+        return decode_searching::<KIND, N>((edges, levels), lanes, window, block, out);
     }
     let mut used = 0;
     for (quarter, out) in out.as_chunks_mut::<16>().0.iter_mut().enumerate() {
@@ -202,20 +206,40 @@ fn decode_block<const KIND: u8, const N: usize>(
     used
 }
 
-/// Finds the ranks of those lanes of a quarter that were looked for in the wrong place.
+/// The same where a rank is not where it was looked for first. A function of its own, that finds everything anew: what
+/// it needs takes no registers from the other one.
 #[cold]
 #[inline(never)]
-fn search<const N: usize>(
-    levels: impl Levels,
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt")]
+fn decode_searching<const KIND: u8, const N: usize>(
+    (edges, levels): Ranks<impl Levels>,
+    lanes: &mut [__m512i; 4],
+    window: &[u8; WINDOW],
     block: &Block<N>,
-    (quarter, missed): (usize, __mmask16),
-    slots: &[f32; 16],
-    ranks: &mut [f32; 16],
-) {
-    for lane in (0..16).filter(|lane| missed >> lane & 1 != 0) {
-        let weight = block.weight(16 * quarter + lane);
-        ranks[lane] = weight.rank_of(levels, ranks[lane], slots[lane]);
+    out: &mut [u8; LANES],
+) -> usize {
+    let magic = _mm512_set1_ps(INTEGER);
+    let mut used = 0;
+    for (quarter, out) in out.as_chunks_mut::<16>().0.iter_mut().enumerate() {
+        let weights = Weights::of(block, quarter);
+        let slot = slots_of(lanes[quarter]);
+        let rank = weights.look::<KIND>(edges, of_quarter(block.inverses, quarter), slot);
+        let [first, end] = weights.slots::<KIND>(edges, rank);
+        let missed = _mm512_cmplt_epi32_mask(slot, first) | _mm512_cmple_epi32_mask(end, slot);
+        let (mut ranks, mut slots) = ([0.0; 16], [0.0; 16]);
+        store(&mut ranks, _mm512_sub_ps(rank, magic));
+        let shares = _mm512_sub_ps(_mm512_castsi512_ps(slot), _mm512_set1_ps(SHARES));
+        store(&mut slots, _mm512_mul_ps(shares, _mm512_set1_ps(SLOTS)));
+        for lane in (0..16).filter(|lane| missed >> lane & 1 != 0) {
+            ranks[lane] = block.weight(16 * quarter + lane).rank_of(levels, ranks[lane], slots[lane]);
+        }
+        let rank = _mm512_add_ps(load(&ranks), magic);
+        let [first, end] = weights.slots::<KIND>(edges, rank);
+        let found = [_mm512_sub_epi32(slot, first), _mm512_sub_epi32(end, first)];
+        lanes[quarter] = advance(lanes[quarter], found, window, &mut used);
+        store_low_bytes(out, _mm512_castps_si512(rank));
     }
+    used
 }
 
 /// Codes the ranks of a row, its last one first.
@@ -228,16 +252,36 @@ pub(in super::super) fn encode_row(
     ranks: &[u8],
     outside: &mut dyn FnMut(usize),
 ) {
-    let opened = &EdgeRegisters::new(edges);
     match &edges.kind {
         EdgeKind::Integers => {
-            encode_by::<INTEGERS>((opened, edges.as_integers()), states, words, row, ranks, outside);
+            encode_by::<INTEGERS>(
+                (&EdgeRegisters::new::<INTEGERS>(edges), edges.as_integers()),
+                states,
+                words,
+                row,
+                ranks,
+                outside,
+            );
         }
         EdgeKind::Floats(floats) => {
-            encode_by::<FLOATS>((opened, *floats), states, words, row, ranks, outside);
+            encode_by::<FLOATS>(
+                (&EdgeRegisters::new::<FLOATS>(edges), *floats),
+                states,
+                words,
+                row,
+                ranks,
+                outside,
+            );
         }
         EdgeKind::Table(table) => {
-            encode_by::<TABLE>((opened, edges.as_table(table)), states, words, row, ranks, outside);
+            encode_by::<TABLE>(
+                (&EdgeRegisters::new::<TABLE>(edges), edges.as_table(table)),
+                states,
+                words,
+                row,
+                ranks,
+                outside,
+            );
         }
     }
 }
@@ -302,7 +346,7 @@ fn encode_block<const KIND: u8, const N: usize>(
         let lacking = _mm512_cmpge_epi32_mask(begin, end)
             | _mm512_cmpgt_epi32_mask(_mm512_castps_si512(rank), edges.last_above);
         missed |= u64::from(lacking) << (16 * quarter);
-        first[quarter] = _mm512_sub_epi32(begin, _mm512_set1_epi32(ABOVE));
+        first[quarter] = _mm512_sub_epi32(begin, _mm512_set1_epi32(FIRST_SLOT));
         frequency[quarter] = _mm512_sub_epi32(end, begin);
     }
     while missed != 0 {

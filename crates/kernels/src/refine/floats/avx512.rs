@@ -14,8 +14,8 @@ use std::arch::x86_64::{
 };
 use std::array::from_mut;
 
-use super::super::avx512::{advance, load, slots_of};
-use super::super::{ABOVE, INTEGER, Intervals, SLOT_BITS, SLOTS};
+use super::super::avx512::{BELOW_MIDDLE, FIRST_SLOT, SHARES, advance, load, slots_of};
+use super::super::{INTEGER, Intervals, SLOT_BITS};
 use super::SIGN;
 use super::grid::{Cut, Grid as _};
 use super::rows::LEAST_PART;
@@ -55,19 +55,19 @@ impl Floats {
         let one = _mm512_set1_epi32(1);
         let count = _mm512_mask_sub_epi32(one, more, one, _mm512_sub_epi32(first, last));
         let count = _mm512_cvtepi32_ps(count);
-        let density = _mm512_div_ps(_mm512_set1_ps(SLOTS), count);
+        let density = _mm512_div_ps(_mm512_set1_ps(1.0), count);
         let sign = _mm512_and_si512(_mm512_srli_epi32::<16>(hi), _mm512_set1_epi32(i32::from(SIGN)));
         Self { first, count, density, sign, wide }
     }
 
-    /// The slots of float number `index`: the first one, and the first that is not, above [`ABOVE`].
+    /// The slots of float number `index`: the first one, and the first that is not.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt")]
     fn slots(self, index: __m512) -> [__m512i; 2] {
         let next = _mm512_add_ps(index, _mm512_set1_ps(1.0));
         [index, next].map(|index| {
-            let slot = _mm512_mul_ps(index, self.density);
-            _mm512_castps_si512(_mm512_add_ps(slot, _mm512_set1_ps(INTEGER)))
+            let share = _mm512_mul_ps(index, self.density);
+            _mm512_castps_si512(_mm512_add_ps(share, _mm512_set1_ps(SHARES)))
         })
     }
 }
@@ -147,10 +147,9 @@ fn decode_block(
         let part = |ends: &[f32; LANES]| load(&ends.as_chunks().0[quarter]);
         let floats = Floats::of(cut, part(lo), part(hi));
         let slot = slots_of(lanes[quarter]);
-        let place = _mm512_sub_ps(_mm512_castsi512_ps(slot), _mm512_set1_ps(INTEGER - 0.5));
-        let share = _mm512_mul_ps(floats.count, _mm512_set1_ps(1.0 / SLOTS));
+        let share = _mm512_sub_ps(_mm512_castsi512_ps(slot), _mm512_set1_ps(BELOW_MIDDLE));
         // Where to look first may be rounded in any way.
-        let index = _mm512_fmsub_ps(place, share, _mm512_set1_ps(0.5));
+        let index = _mm512_fmsub_ps(share, floats.count, _mm512_set1_ps(0.5));
         let index = _mm512_max_ps(index, _mm512_setzero_ps());
         let mut above = _mm512_add_ps(index, magic);
         let mut slots = floats.slots(_mm512_sub_ps(above, magic));
@@ -233,7 +232,7 @@ fn encode_block(
         let index = _mm512_cvtepi32_ps(_mm512_sub_epi32(value, floats.first));
         let fits = _mm512_cmp_ps_mask::<_CMP_LT_OQ>(index, floats.count) & !below;
         let [first, end] = floats.slots(_mm512_maskz_mov_ps(fits & !floats.wide, index));
-        firsts[quarter] = _mm512_sub_epi32(first, _mm512_set1_epi32(ABOVE));
+        firsts[quarter] = _mm512_sub_epi32(first, _mm512_set1_epi32(FIRST_SLOT));
         frequencies[quarter] = _mm512_sub_epi32(end, first);
         missed |= u64::from(!fits & !floats.wide) << (16 * quarter);
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use qstore_kernels::{
     Backend, Bins, CodeInputs, CodeRefiner, CodeStream, DecodeError, Edges, FloatInputs, Intervals, Layout,
-    Scaled,
+    PART, Scaled,
 };
 
 use super::scaled::{Moved, RowScales, Scalings};
@@ -140,7 +140,7 @@ impl<'a> GivenWeights<'a> {
         let matrices = self.known.bins.iter().zip(self.codes).map(matrix).collect::<Result<_, _>>()?;
         let own = self.known.own.as_ref().map(|own| own.room(&columns));
         let moved = Moved::new(columns.len());
-        let (lo, hi) = ([0.0; MOST], [0.0; MOST]);
+        let (lo, hi) = (Ends([0.0; PART]), Ends([0.0; PART]));
         Ok(Inputs { given: self, columns, backend, matrices, symbols, moved, own, lo, hi })
     }
 
@@ -166,9 +166,6 @@ impl<'a> GivenWeights<'a> {
     }
 }
 
-/// Weights that kernels ask for at a time at most.
-const MOST: usize = 512;
-
 /// The intervals of the weights of a chunk, as kernels ask for them.
 pub(super) struct Inputs<'a> {
     given: GivenWeights<'a>,
@@ -179,9 +176,13 @@ pub(super) struct Inputs<'a> {
     symbols: &'a [u8],
     moved: Moved,
     own: Option<RowScales>,
-    lo: [f32; MOST],
-    hi: [f32; MOST],
+    lo: Ends,
+    hi: Ends,
 }
+
+/// Ends of the intervals of a part, aligned as vector instructions like them.
+#[repr(align(64))]
+struct Ends([f32; PART]);
 
 struct Matrix<'a> {
     bins: &'a KnownBins,
@@ -198,11 +199,11 @@ enum Source<'a> {
 impl Inputs<'_> {
     fn intervals(&mut self, row: usize, cols: &Range<usize>) -> Result<usize, DecodeError> {
         let all = self.columns.len();
-        let (lo, hi) = match (self.lo.get_mut(..cols.len()), self.hi.get_mut(..cols.len())) {
+        let (lo, hi) = match (self.lo.0.get_mut(..cols.len()), self.hi.0.get_mut(..cols.len())) {
             (Some(lo), Some(hi)) if cols.end <= all => (lo, hi),
             _ => return Err(DecodeError::Corrupt("a part of a row that there is not")),
         };
-        let mut ranks = [0; MOST];
+        let mut ranks = [0; PART];
         let ranks = &mut ranks[..cols.len()];
         for (index, Matrix { bins, scales, codes }) in self.matrices.iter_mut().enumerate() {
             if let Some(edges) = &bins.around {
@@ -255,7 +256,7 @@ impl Inputs<'_> {
 impl FloatInputs for Inputs<'_> {
     fn part(&mut self, row: usize, cols: Range<usize>) -> Result<Intervals<'_>, DecodeError> {
         let count = self.intervals(row, &cols)?;
-        Ok(Intervals { lo: &self.lo[..count], hi: &self.hi[..count] })
+        Ok(Intervals { lo: &self.lo.0[..count], hi: &self.hi.0[..count] })
     }
 }
 
@@ -265,6 +266,6 @@ impl CodeInputs for Inputs<'_> {
         let scalings = self.given.known.own()?;
         let own = self.own.as_mut().ok_or(DecodeError::Corrupt("codes that stand for nothing"))?;
         scalings.fill(own, self.given.first_row + row, &self.columns);
-        Ok((Intervals { lo: &self.lo[..count], hi: &self.hi[..count] }, own.part(&cols)?))
+        Ok((Intervals { lo: &self.lo.0[..count], hi: &self.hi.0[..count] }, own.part(&cols)?))
     }
 }
