@@ -105,7 +105,7 @@ def measures(analysis: dict[str, Any]) -> Iterator[tuple[str, str | None, dict[s
 
 
 def test_json_has_its_shape(analysis: dict[str, Any]) -> None:
-    assert analysis.keys() == {"variants", "matrices"}
+    assert analysis.keys() == {"variants", "matrices", "store"}
     assert [(v["name"], v["scheme"]) for v in analysis["variants"]] == [
         ("g4", "gptq"),
         ("g8", "gptq"),
@@ -216,3 +216,18 @@ def test_tables_and_chart(chain: Chain, tmp_path: Path) -> None:
     assert table.count("model.layers.") == 3 * LAYERS
     refusal = run("analyze", *chain.named("g4"), "--chart", tmp_path / "none" / "chart.svg", status=2)
     assert "no folder" in refusal.stderr
+
+
+def test_bytes_of_the_store(chain: Chain, analysis: dict[str, Any], tmp_path: Path) -> None:
+    run("pack", *chain.named(), "-o", tmp_path / "store")
+    store = json.loads(run("analyze", tmp_path / "store", "--json").stdout)
+    assert store == analysis["store"]
+    parts = ("codes", "scales", "exceptions", "overhead", "other")
+    on_disk = sum(path.stat().st_size for path in (tmp_path / "store").iterdir())
+    assert sum(store["sum"]["bytes"][part] for part in parts) == on_disk
+    weights = LAYERS * ROWS * COLS
+    assert [variant["weights"] for variant in store["variants"]] == [weights] * 3
+    counted = on_disk - store["sum"]["bytes"]["other"]
+    assert store["sum"]["bits_per_weight"]["sum"] == pytest.approx(8 * counted / weights)
+    want = sum(entropy(matrix) for matrix in chain.symbols["bf16"]) / weights
+    assert store["entropy"] == {"variant": "bf16", "bits_per_weight": pytest.approx(want, abs=1e-6)}

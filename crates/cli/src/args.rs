@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use qstore::VariantName;
 use qstore_quantize::GroupSize;
 
-use crate::values::{NamedFolder, given_only, named_folder, size};
+use crate::values::{Analyzed, NamedFolder, analyzed, given_only, named_folder, size};
 
 /// Keep one model in every precision that you use, in about the space of the largest one alone.
 ///
@@ -124,7 +124,7 @@ pub(crate) struct Verbatim {
 }
 
 /// What of the folders is stored.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub(crate) struct Contents {
     /// Leave out what matches: a name anywhere (.git, '*.bin') or a path in the folder ('original/*'). Recorded in the
     /// store. Can be repeated
@@ -288,25 +288,31 @@ pub(crate) enum Precision {
     Gptq4,
 }
 
-/// Measure bits a weight: of each variant alone, and given each quantised one below it.
+/// Measure bits a weight: of each variant alone, given each quantised one below it, and of all together.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
+  qstore analyze ./store
   qstore analyze bf16=./Llama gptq8=./Llama-8bit gptq4=./Llama-4bit
   qstore analyze bf16=./Llama int8=./Llama-int8 --json --resume ./analysis.jsonl > ./analysis.json
 
-The figures, of the weights of quantised matrices:
+The figures, of the weights of quantised matrices, are of each variant:
   stored       as they lie in their file
   entropy      order-0, of each matrix; given a lower variant, conditional on its codes
   Huffman      with its table; given a lower variant, one for each scale and code, as published
   Zstd         level 3, of the bytes in the file
   ZipNN-style  exponents by Huffman, the rest as it is; of codes all bytes by Huffman
   ours         what `qstore pack` stores, measured by coding all of it
-docs/analyze.md has the definitions. The folders are only read, and nothing is stored.")]
+And of a store, which of folders is packed into a temporary folder:
+  codes        weights or codes, given all that the variant is stored given
+  scales       with zero-points and groups
+  exceptions   weights that no table, bin or interval has
+  overhead     tables, states of coders, plans, headers, the manifest
+docs/analyze.md has the definitions. What is given is only read.")]
 pub(crate) struct Analyze {
-    /// A name that you choose and the folder of that variant, once for each; their order does not matter
-    #[arg(value_name = "NAME=DIR", required = true, value_parser = named_folder)]
-    pub(crate) variants: Vec<NamedFolder>,
+    /// A store; or a name that you choose and the folder of that variant, once for each, in any order
+    #[arg(value_name = "STORE|NAME=DIR", required = true, value_parser = analyzed)]
+    pub(crate) inputs: Vec<Analyzed>,
     /// Show every matrix too
     #[arg(long)]
     pub(crate) tensors: bool,
@@ -317,6 +323,11 @@ pub(crate) struct Analyze {
     /// was
     #[arg(long, value_name = "FILE")]
     pub(crate) resume: Option<PathBuf>,
+    /// Make the temporary folder, which takes as much as the store would, in here; in the system's by default
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) given: GivenOnly,
     #[command(flatten)]
     pub(crate) json: Json,
 }

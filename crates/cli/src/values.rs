@@ -27,6 +27,23 @@ pub(crate) fn named_folder(text: &str) -> Result<NamedFolder, String> {
     Ok(NamedFolder { name: name.parse().map_err(|e| format!("{e}"))?, folder: folder.into() })
 }
 
+/// What is analysed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Analyzed {
+    /// A store's folder.
+    Store(PathBuf),
+    /// A variant's.
+    Variant(NamedFolder),
+}
+
+/// Reads `NAME=DIR`, or else a store's folder.
+pub(crate) fn analyzed(text: &str) -> Result<Analyzed, String> {
+    match text.contains('=') {
+        true => named_folder(text).map(Analyzed::Variant),
+        false => Ok(Analyzed::Store(text.into())),
+    }
+}
+
 /// Reads `NAME:LOWER`, two variants' names.
 pub(crate) fn given_only(text: &str) -> Result<(VariantName, VariantName), String> {
     let example = "write NAME:LOWER, for example bf16:int8 to store bf16 given int8 alone";
@@ -114,6 +131,11 @@ mod tests {
     fn named_folders_say_what_is_wrong() {
         let good = named_folder("bf16=/models/a=b").unwrap();
         assert_eq!((good.name.as_str(), good.folder), ("bf16", PathBuf::from("/models/a=b")));
+        assert_eq!(
+            analyzed("bf16=/models/a=b"),
+            Ok(Analyzed::Variant(named_folder("bf16=/models/a=b").unwrap()))
+        );
+        assert_eq!(analyzed("./store"), Ok(Analyzed::Store("./store".into())));
         let cases = [
             ("./Llama", "no '='"),
             ("=./Llama", "no name"),

@@ -13,7 +13,7 @@
 //! | restore the files, or one | [`unpack`], [`read_file`] |
 //! | check that all is as it was | [`verify`] |
 //! | see what is in it | [`inspect`] |
-//! | see what variants would take, without making one | [`analyze`] |
+//! | see what variants would take, and what those of a store take and why | [`analyze`], [`analyze_store`] |
 //!
 //! ```
 //! use qstore::{Options, Silent, Store, Tensor, VariantSpec, WriteOptions};
@@ -90,8 +90,9 @@ mod store;
 mod variant;
 
 pub use analyze::{
-    Analysis, Bits, MatrixAnalysis, MatrixMeasure, MatrixVariant, Measured, PerWeight, VariantAnalysis,
-    VariantMeasure, analyze,
+    Analysis, Bits, BitsPerWeight, Bytes, MatrixAnalysis, MatrixMeasure, MatrixVariant, Measured, PerWeight,
+    StoreAnalysis, StoredVariantAnalysis, VariantAnalysis, VariantMeasure, Weighed, WeightEntropy, analyze,
+    analyze_store,
 };
 pub use qstore_checkpoint::{
     Error, Options, Progress, Result, Silent, Stop, Subject, TensorBytes, WriteOptions,

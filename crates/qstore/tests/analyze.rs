@@ -6,9 +6,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use qstore::{
-    Analysis, Bits, Error, Options, Silent, Store, VariantMeasure, VariantName, analyze, inspect, pack,
+    Analysis, Bits, Bytes, Error, Options, Silent, Store, VariantMeasure, VariantName, VariantSpec, analyze,
+    analyze_store, inspect, pack,
 };
-use qstore_quantize::{ModelSpec, Precision, WriteOptions, quantize, synthesise};
+use qstore_quantize::{
+    Gptq, GptqBits, GroupSize, ModelSpec, Precision, WriteOptions, ZeroPoint, quantize, synthesise,
+};
 use tempfile::TempDir;
 
 /// A BF16 model and its INT8 twin.
@@ -143,4 +146,73 @@ fn results_of_something_else_are_refused() {
     let twice = [variants[0].clone(), variants[0].clone()];
     assert!(refused(&twice).contains("names must differ"));
     assert!(refused(&[]).contains("no variant"));
+}
+
+#[test]
+fn every_byte_of_a_store_is_for_something() {
+    let (dir, variants) = chain();
+    let archived = dir.path().join("gptq8");
+    let gptq8 =
+        Gptq { bits: GptqBits::Eight, group_size: GroupSize::default(), zero_point: ZeroPoint::Symmetric };
+    quantize(&variants[0].1, &archived, Precision::Gptq(gptq8), &Options::default(), &Silent).unwrap();
+    let mut specs: Vec<VariantSpec> =
+        variants.iter().map(|(name, folder)| VariantSpec::new(name.clone(), folder)).collect();
+    specs.push(VariantSpec {
+        archived: true,
+        ..VariantSpec::new("gptq8".parse().unwrap(), dir.path().join("gptq8"))
+    });
+    let path = dir.path().join("store");
+    pack(&specs, &path, &WriteOptions::default(), &Silent).unwrap();
+    let store = Store::open(&path).unwrap();
+    let analysis = analyze_store(&store, &Options::default(), &Silent).unwrap();
+    let inspection = inspect(&store, false).unwrap();
+    let all = |bytes: &Bytes| bytes.codes + bytes.scales + bytes.exceptions + bytes.overhead + bytes.other;
+    assert_eq!(all(&analysis.sum.bytes), inspection.stored_bytes);
+    for (variant, inspected) in analysis.variants.iter().zip(&inspection.variants) {
+        assert_eq!((&variant.name, variant.archived), (&inspected.name, inspected.archived));
+        assert_eq!(all(&variant.weighed.bytes), inspected.stored_bytes, "{}", variant.name);
+        // Seven matrices in each of two layers.
+        assert_eq!(variant.weights, 2 * (4 * 128 * 128 + 3 * 128 * 256));
+        assert_eq!(variant.weights, analysis.weights);
+    }
+    let bits = |index: usize| analysis.variants[index].weighed.bits_per_weight.unwrap();
+    assert!(bits(0).raw > 8.0 && bits(0).raw < 8.5, "codes, and a scale for each row: {:?}", bits(0));
+    assert_eq!((bits(1).raw, bits(1).scales), (16.0, 0.0));
+    assert!(bits(2).codes < 0.2 && bits(2).scales > 0.0 && bits(2).overhead > 0.0, "{:?}", bits(2));
+    let sum = analysis.sum.bits_per_weight.unwrap();
+    let parts = sum.codes + sum.scales + sum.exceptions + sum.overhead;
+    assert!((sum.sum - parts).abs() < 1e-9, "{sum:?}");
+    let alone = measure(&run(&variants, None), "bf16", None).quantised.0.per_weight();
+    let entropy = analysis.entropy.unwrap();
+    assert_eq!(entropy.variant, "bf16");
+    assert!((entropy.bits_per_weight - alone.entropy.unwrap()).abs() < 1e-6, "{entropy:?}");
+}
+
+#[test]
+fn a_store_without_quantised_matrices_has_no_bits_to_tell_apart() {
+    let (dir, variants) = chain();
+    let path = dir.path().join("store");
+    let (name, folder) = &variants[0];
+    pack(&[VariantSpec::new(name.clone(), folder)], &path, &WriteOptions::default(), &Silent).unwrap();
+    let store = Store::open(&path).unwrap();
+    let analysis = analyze_store(&store, &Options::default(), &Silent).unwrap();
+    assert_eq!((analysis.weights, analysis.sum.bits_per_weight), (0, None));
+    assert!(analysis.entropy.is_none() && analysis.sum.bytes.other > 0);
+    // A chunk that is damaged is said, not counted.
+    pack(
+        &variants.iter().map(|(name, folder)| VariantSpec::new(name.clone(), folder)).collect::<Vec<_>>(),
+        &dir.path().join("pair"),
+        &WriteOptions::default(),
+        &Silent,
+    )
+    .unwrap();
+    let store = Store::open(&dir.path().join("pair")).unwrap();
+    let shard = store.manifest().variants[0].shards[0].name.to_string();
+    let shard = dir.path().join("pair").join(shard);
+    let mut bytes = fs::read(&shard).unwrap();
+    let at = bytes.len() / 2;
+    bytes[at] ^= 1;
+    fs::write(&shard, bytes).unwrap();
+    let refused = analyze_store(&store, &Options::default(), &Silent).unwrap_err();
+    assert!(matches!(refused, Error::Damaged { .. }), "{refused}");
 }

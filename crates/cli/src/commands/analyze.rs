@@ -3,15 +3,48 @@
 use std::fs;
 use std::path::Path;
 
-use qstore::{Analysis, Measured, VariantAnalysis};
+use qstore::{Analysis, Measured, Store, StoreAnalysis, VariantAnalysis, Weighed};
+use serde::Serialize;
 
-use crate::args::Analyze;
+use super::pack::specs;
+use crate::args::{Analyze, Contents};
 use crate::failure::Failure;
-use crate::output::{Console, table};
+use crate::output::{Console, bytes, table};
+use crate::values::{Analyzed, NamedFolder};
 
 const HEADER: [&str; 6] = ["stored", "entropy", "Huffman", "Zstd", "ZipNN-style", "ours"];
 
+/// What is printed as JSON of folders: what was measured of each, and of all in one store.
+#[derive(Serialize)]
+struct OfFolders<'a> {
+    #[serde(flatten)]
+    each: &'a Analysis,
+    store: &'a StoreAnalysis,
+}
+
 pub(crate) fn run(arguments: &Analyze, console: &Console) -> Result<(), Failure> {
+    let stores = arguments.inputs.iter().filter(|input| matches!(input, Analyzed::Store(_))).count();
+    match (&arguments.inputs[..], stores) {
+        ([Analyzed::Store(store)], _) => of_store(store, arguments, console),
+        (_, 0) => of_folders(arguments, console),
+        _ => Err(Failure::Usage("give one store, or variants as NAME=DIR".to_owned())),
+    }
+}
+
+fn of_store(path: &Path, arguments: &Analyze, console: &Console) -> Result<(), Failure> {
+    if arguments.tensors || arguments.chart.is_some() || arguments.resume.is_some() {
+        let text =
+            "--tensors, --chart and --resume are for folders; `qstore inspect --tensors` shows a store's";
+        return Err(Failure::Usage(text.to_owned()));
+    }
+    let analysis = qstore::analyze_store(&Store::open(path)?, &console.options.machine(), &console.bars)?;
+    if arguments.json.json {
+        return console.json(&analysis);
+    }
+    console.result(together(&analysis))
+}
+
+fn of_folders(arguments: &Analyze, console: &Console) -> Result<(), Failure> {
     // Hours of work could be for nothing.
     if let Some(folder) = arguments.chart.as_deref().and_then(Path::parent)
         && !folder.as_os_str().is_empty()
@@ -19,23 +52,64 @@ pub(crate) fn run(arguments: &Analyze, console: &Console) -> Result<(), Failure>
     {
         return Err(Failure::Usage(format!("--chart: there is no folder {}", folder.display())));
     }
-    let variants: Vec<_> =
-        arguments.variants.iter().map(|named| (named.name.clone(), named.folder.clone())).collect();
-    let analysis =
-        qstore::analyze(&variants, arguments.resume.as_deref(), &console.options.machine(), &console.bars)?;
+    let folders = arguments.inputs.iter().filter_map(|input| match input {
+        Analyzed::Variant(named) => Some(named.clone()),
+        Analyzed::Store(_) => None,
+    });
+    let folders: Vec<NamedFolder> = folders.collect();
+    let specs = specs(&folders, &[], &arguments.given, &Contents::default())?;
+    let parent = arguments.dir.clone().unwrap_or_else(std::env::temp_dir);
+    let failed = |source| Failure::File { path: parent.clone(), what: "cannot make a folder in", source };
+    let place = tempfile::Builder::new().prefix("qstore-analyze-").tempdir_in(&parent).map_err(failed)?;
+    let variants: Vec<_> = folders.into_iter().map(|named| (named.name, named.folder)).collect();
+    let machine = console.options.machine();
+    let each = qstore::analyze(&variants, arguments.resume.as_deref(), &machine, &console.bars)?;
     if let Some(path) = &arguments.chart {
-        let svg = qstore_bench::analysis_chart(&analysis)?;
+        let svg = qstore_bench::analysis_chart(&each)?;
         let failed = |source| Failure::File { path: path.clone(), what: "cannot write", source };
         fs::write(path, svg).map_err(failed)?;
     }
+    let store = place.path().join("store");
+    qstore::pack(&specs, &store, &console.options, &console.bars)?;
+    let store = qstore::analyze_store(&Store::open(&store)?, &machine, &console.bars)?;
     if arguments.json.json {
-        return console.json(&analysis);
+        return console.json(&OfFolders { each: &each, store: &store });
     }
-    console.result(format_args!("Bits a weight of quantised matrices\n\n{}", totals(&analysis)))?;
+    console.result(format_args!("Bits a weight of quantised matrices\n\n{}", totals(&each)))?;
     if arguments.tensors {
-        console.result(format_args!("\nEach matrix\n\n{}", matrices(&analysis)))?;
+        console.result(format_args!("\nEach matrix\n\n{}", matrices(&each)))?;
     }
-    Ok(())
+    console.result(format_args!("\nAll in one store\n\n{}", together(&store)))
+}
+
+/// A row for each variant of a store, and their sum.
+fn together(analysis: &StoreAnalysis) -> String {
+    if analysis.weights == 0 {
+        return "no variant has quantised matrices: there are no bits to tell apart; `qstore inspect` has sizes"
+            .to_owned();
+    }
+    let header =
+        ["variant", "given", "weights", "stored", "codes", "scales", "exceptions", "overhead", "sum"];
+    let mut table = table(&header, 2);
+    let mut add = |name: String, given: String, weights: u64, weighed: &Weighed| {
+        let bits = weighed.bits_per_weight.map(|bits| {
+            [bits.raw, bits.codes, bits.scales, bits.exceptions, bits.overhead, bits.sum]
+                .map(|bits| format!("{bits:.3}"))
+        });
+        let bits = bits.unwrap_or_else(|| std::array::from_fn(|_| "-".to_owned()));
+        table.add_row([name, given, weights.to_string()].into_iter().chain(bits));
+    };
+    for variant in &analysis.variants {
+        let role = if variant.archived { " (archived)" } else { "" };
+        let given = if variant.given.is_empty() { "-".to_owned() } else { variant.given.join(", ") };
+        add(format!("{}{role}", variant.name), given, variant.weights, &variant.weighed);
+    }
+    add("all".to_owned(), "-".to_owned(), analysis.weights, &analysis.sum);
+    let entropy = analysis.entropy.as_ref().map(|entropy| {
+        format!("\n{:.3} is the entropy of the weights of {}", entropy.bits_per_weight, entropy.variant)
+    });
+    let other = format!("\n{} of other tensors and files are not counted", bytes(analysis.sum.bytes.other));
+    format!("{}\n{}{other}", table.trim_fmt(), entropy.unwrap_or_default())
 }
 
 /// A row for each variant, alone and given each one below, and what else these have.

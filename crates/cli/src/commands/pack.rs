@@ -36,7 +36,8 @@ pub(crate) fn remove(arguments: &Remove, console: &Console) -> Result<(), Failur
     console.summary(&done, &arguments.store, began)
 }
 
-fn specs(
+/// What is to be stored, as options of all of these commands say.
+pub(crate) fn specs(
     variants: &[NamedFolder],
     verbatim: &[VariantName],
     given: &GivenOnly,

@@ -21,6 +21,21 @@ fn tables_json_and_charts_agree() {
     assert_eq!(alone["variants"][0]["measures"], analysis["variants"][0]["measures"]);
     let tensors = succeed(&["analyze", &bf16, &int8, "--tensors"]);
     assert_eq!(tensors.matches("128 x 128").count(), 2 * 4 * 3, "{tensors}");
+    // Of a store it says the same as of the folders that it was made of.
+    let store = pair.path("store");
+    succeed(&["pack", &bf16, &int8, "-o", &store]);
+    let of_store = json(&["analyze", &store, "--json"]);
+    assert_eq!(analysis["store"], of_store);
+    let sum = of_store["sum"]["bits_per_weight"]["sum"].as_f64().unwrap();
+    for arguments in [&["analyze", &store, "-q"][..], &["analyze", &bf16, &int8, "-q"]] {
+        let shown = succeed(arguments);
+        assert!(
+            shown.contains(&format!("{sum:.3}")) && shown.contains("entropy of the weights of bf16"),
+            "{shown}"
+        );
+    }
+    let archived = json(&["analyze", &bf16, &int8, "--archive", "int8", "--json"]);
+    assert_eq!(archived["store"]["variants"][1]["archived"], true, "{archived}");
 }
 
 #[test]
@@ -33,6 +48,9 @@ fn wrong_use_is_told_before_any_work() {
         assert!(run.stderr.contains(why) && run.stdout.is_empty(), "{run:?}");
     };
     refused(&["analyze"], "NAME=DIR");
+    refused(&["analyze", &pair.path("bf16"), &bf16], "one store, or variants");
+    refused(&["analyze", &pair.path("bf16"), "--tensors"], "are for folders");
+    refused(&["analyze", &bf16, "--archive", "int8"], "no variant of that name");
     refused(&["analyze", &bf16, &bf16], "names must differ");
     refused(&["analyze", &bf16, "--chart", &pair.path("none/chart.svg")], "no folder");
     succeed(&["analyze", &bf16, "--resume", &results]);

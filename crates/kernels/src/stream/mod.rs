@@ -41,7 +41,8 @@ impl Layout {
     }
 
     /// Bytes of the lane states at the front of a stream.
-    pub(crate) fn state_bytes(self) -> usize {
+    #[must_use]
+    pub fn state_bytes(self) -> usize {
         self.sets() * LANES * 4
     }
 }

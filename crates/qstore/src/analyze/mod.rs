@@ -14,6 +14,7 @@ mod raw;
 mod report;
 mod rest;
 mod resume;
+mod store;
 
 use std::path::{Path, PathBuf};
 
@@ -28,6 +29,9 @@ use resume::{Done, Resume};
 pub use bits::{Bits, PerWeight};
 pub use report::{
     Analysis, MatrixAnalysis, MatrixMeasure, MatrixVariant, Measured, VariantAnalysis, VariantMeasure,
+};
+pub use store::{
+    BitsPerWeight, Bytes, StoreAnalysis, StoredVariantAnalysis, Weighed, WeightEntropy, analyze_store,
 };
 
 /// A piece of work.

@@ -1,5 +1,6 @@
 //! One codec for each way in which a chunk can be coded: bytes of whole rows to stored bytes, and back.
 
+mod aside;
 mod code_residual;
 mod codes;
 mod float;
@@ -18,6 +19,7 @@ mod workspace;
 use qstore_container::{ChunkShape, Encoding, Lanes, StoredArray};
 use qstore_kernels::{Classifier, DecodeError, Layout};
 
+pub(crate) use aside::aside;
 pub(crate) use code_residual::{GivenCodes, Predictor};
 pub(crate) use codes::{Codes, Symbols};
 pub(crate) use float::{FloatSplit, high_halves, low_width, values};

@@ -108,6 +108,11 @@ impl Store {
         &self.path
     }
 
+    /// Bytes of the manifest.
+    pub(crate) fn manifest_bytes(&self) -> u64 {
+        self.manifest_bytes
+    }
+
     /// The manifest.
     #[must_use]
     pub fn manifest(&self) -> &Manifest {
