@@ -788,6 +788,24 @@ def decode_rounded(head: Cursor, chunk: Cursor, floats: Ints, own: Values, lanes
     return own.levels.of_ranks(own.levels.nearest(levels + zeros.astype(np.float32)) + shifts)
 
 
+@np.errstate(all="ignore")
+def decode_near(chunk: Cursor, dtype: str, floats: Ints, times: np.float32) -> bytes:
+    """The floats of a chunk of `near` (8.10), which is given `floats` as binary32."""
+    kind = {"BF16": np.uint16, "F16": np.uint16, "F32": np.uint32}[dtype]
+    one, half = kind(1), kind(1) << kind(np.iinfo(kind).bits - 1)
+    numbers = np.frombuffer(decode_zstd(chunk, floats.size, np.dtype(kind).itemsize), kind).reshape(floats.shape)
+    near = floats * times
+    if dtype == "F16":
+        bits: Ints = near.astype(np.float16).view(np.uint16)
+    else:
+        bits = rounded(near, dtype.lower()).view(np.uint32)
+        bits = (bits >> 16).astype(np.uint16) if dtype == "BF16" else bits
+    bits = np.where(np.isnan(near), kind(0), bits)
+    ordinals = np.where(bits < half, bits | half, ~bits)
+    ordinals = ordinals + np.where(numbers & one, ~(numbers >> one), numbers >> one)
+    return np.where(ordinals < half, ~ordinals, ordinals ^ half).astype(kind).tobytes()
+
+
 def decode_packed(head: Cursor, chunk: Cursor, packing: Packing, words: list[int], lanes: int) -> Ints:
     """The codes of a chunk of `codes` with a packing (8.1), which is a matrix of words."""
     (rows, cols), bits = packing.shape(words), packing.bits
@@ -884,7 +902,7 @@ def expected_multiples(codes: Ints, given: Values, subdivisions: int) -> Ints:
 
 
 def decode_zstd(chunk: Cursor, elements: int, width: int) -> bytes:
-    """A chunk of `zstd` (8.10)."""
+    """A chunk of `zstd` (8.11)."""
     planes = unzstd(chunk.rest(), elements * width)
     check(len(planes) == elements * width, "a Zstandard frame holds less than it should")
     by_byte = np.frombuffer(planes, np.uint8).reshape(width, elements)

@@ -34,12 +34,14 @@ from chunk_decoder import (
     Part,
     Values,
     View,
+    binary32,
     bits_of,
     check,
     decode_code_residual,
     decode_codes,
     decode_float_split,
     decode_floats,
+    decode_near,
     decode_packed,
     decode_residual,
     decode_rounded,
@@ -54,6 +56,7 @@ from interval_decoder import Around, Known, Scaled, Told, decode_refine, decode_
 FORM_HEAD, FORM_CODED, FORM_RAW = 0, 1, 2
 FLOAT_RESIDUALS = ("residual", "step-residual", "refine-floats")
 RESIDUALS = (*FLOAT_RESIDUALS, "code-residual", "refine", "rounded")
+GIVEN_KINDS = (*RESIDUALS, "near")
 KINDS_WITH_HEAD = (*FLOAT_RESIDUALS, "code-residual", "rounded", "float-split", "codes")
 KINDS_ELSEWHERE = ("reference", "slice", "parts")
 KINDS_WITHOUT_STREAM = (*KINDS_ELSEWHERE, "verbatim")
@@ -71,6 +74,7 @@ FIELDS = {
     "refine": ("known own", "layout"),
     "rounded": ("floats own", "layout"),
     "refine-floats": ("known", "transposed"),
+    "near": ("floats times", ""),
     "codes": ("", "layout"),
 }
 #: The sections of a shard's tail, in their order (3).
@@ -153,7 +157,7 @@ class Array:
     @property
     def is_matrix(self) -> bool:
         """Whether its encoding is for a matrix (6)."""
-        return self.kind in RESIDUALS or "layout" in self.plan["encoding"]
+        return self.kind in GIVEN_KINDS or "layout" in self.plan["encoding"]
 
     @property
     def chunk_shape(self) -> list[int]:
@@ -223,7 +227,7 @@ class Array:
         if plan["key"].startswith(("bundle:", "part:")):
             number = plan["key"].partition(":")[2]
             check(re.fullmatch(r"0|[1-9]\d{0,9}", number, re.ASCII) and int(number) < 1 << 32, f"key {plan['key']}")
-        if kind in RESIDUALS or "layout" in encoding:
+        if kind in GIVEN_KINDS or "layout" in encoding:
             self._check_matrix()
         elif kind in ("codes", "float-split"):
             check(min(-(-self.size // (self.width * cols)), rows) <= 1 << 20, "chunks of too many rows")
@@ -243,7 +247,7 @@ class Array:
             check(self.packing and self.packing.fills([1, chunk_cols]), "chunks of broken codes")
         check(rows <= 1 << 22 and min(rows, of_chunk) <= 1 << 14, "too many rows")
         check(not self.transposed or self.size <= 256 * MIB, "a transposed matrix that is too large")
-        if kind in FLOAT_RESIDUALS:
+        if kind in FLOAT_RESIDUALS or kind == "near":
             check(plan["dtype"] in FLOATS, f"{plan['key']} has no floats")
         elif self.packing:
             packing = self.packing
@@ -675,6 +679,8 @@ class Store:
         shape = array.numbers_of(array.coded_shape)
         self._check_given(variant, array)
         own: Values | None = None
+        if array.kind == "near":
+            return self._near(variant, array)
         if "own" in encoding:
             own = Values.of(encoding["own"], shape, array.packing, self._fetch(variant, array, may_be_own=True))
         if "floats" in encoding:
@@ -711,20 +717,29 @@ class Store:
 
     def _rounded(self, variant: str, array: Array, own: Values) -> Decode:
         """Decodes chunks of codes that floats are rounded to (8.9)."""
-        described = array.plan["encoding"]["floats"]
-        field = Field.of(described, self._fetch(variant, array, ()))
-        check(field.dtype in FLOATS and not field.packing, f"no floats: {field.dtype}")
-        floats = field.numbers(field.dtype.lower())
-        check(list(floats.shape) == array.numbers_of(array.coded_shape), "floats of another shape")
+        floats = self._floats(variant, array, ())
         return lambda head, chunk, block: array.in_words(
             decode_rounded(head, chunk, floats[block], own.cut(*block), array.lanes)
         )
+
+    def _near(self, variant: str, array: Array) -> Decode:
+        """Decodes chunks of floats that are near others (8.10)."""
+        floats, times = self._floats(variant, array, GIVEN_KINDS), binary32(array.plan["encoding"]["times"])
+        return lambda _, chunk, block: decode_near(chunk, array.plan["dtype"], floats[block], times)
+
+    def _floats(self, variant: str, array: Array, refused: tuple[str, ...]) -> Ints:
+        """The floats that an array is given, as binary32 (8.9)."""
+        field = Field.of(array.plan["encoding"]["floats"], self._fetch(variant, array, refused))
+        check(field.dtype in FLOATS and not field.packing, f"no floats: {field.dtype}")
+        floats = field.numbers(field.dtype.lower())
+        check(list(floats.shape) == array.numbers_of(array.coded_shape), "floats of another shape")
+        return floats
 
     def _chunks(self, variant: str, array: Array) -> Iterator[bytes]:
         """The decoded chunks of an array that is no reference (5, 6, 8)."""
         kind, cols = array.kind, array.plan["chunk"]["cols"]
         lanes, stored, head = array.lanes, array.stored(), array.head
-        residual = self._residual(variant, array) if kind in RESIDUALS else None
+        residual = self._residual(variant, array) if kind in GIVEN_KINDS else None
         for number, (size, (form, data)) in enumerate(zip(array.chunk_sizes, stored, strict=True)):
             check(size <= 16 * MIB, "a chunk is too large")
             if form == FORM_RAW:

@@ -450,6 +450,31 @@ def test_restores_what_is_given_several(binary: Path, tmp_path: Path, dtype: str
     assert {"rounded", "residual"} <= kinds(store)
 
 
+@pytest.mark.parametrize("of_four", DTYPES)
+@pytest.mark.parametrize("of_eight", DTYPES)
+def test_restores_scales_near_scales(binary: Path, tmp_path: Path, of_four: str, of_eight: str) -> None:
+    rng = np.random.default_rng(26)
+    variants: dict[str, dict[str, Floats]] = {"g4": {}, "g8": {}}
+    for rows, cols, is_odd in (512, 256, False), (96, 1024, True), (64, 128, False):
+        weights = drawn(np.float32, rng, rows, cols)
+        for name, bits, scales in (("g4", 4, of_four), ("g8", 8, of_eight)):
+            tensors = gptq(weights, Gptq(bits, 32, False, False, DTYPES[scales], 1), rng)
+            off = 1 + rng.standard_normal(tensors["scales"].shape) * 0.003
+            tensors["scales"] = (tensors["scales"].astype(np.float32) * off).astype(DTYPES[scales])
+            if is_odd:
+                odd = np.array([np.nan, np.inf, -np.inf, -0.0, 0, -1e-3, 1e-7, 6e4], np.float32)
+                with np.errstate(over="ignore"):
+                    tensors["scales"][:, :8] = odd.astype(DTYPES[scales])[rng.permutation(8)]
+            variants[name] |= {f"of_{rows}x{cols}.up_proj.{part}": tensor for part, tensor in tensors.items()}
+    folders = save_all(tmp_path / "folders", variants)
+    store = pack(binary, folders, tmp_path / "store")
+    assert_restores(store, folders, tmp_path / "restored")
+    near = [plan for plan in plans(store) if plan["encoding"]["kind"] == "near"]
+    # Of the smallest there are fewer scales than is worth an array.
+    assert sorted(plan["shape"] for plan in near) == [[8, 512], [32, 96]]
+    assert all(abs(float(plan["encoding"]["times"]) - 7 / 127) < 0.03 for plan in near)
+
+
 @pytest.mark.parametrize("size", [16, 40])
 @pytest.mark.parametrize("any_order", [False, True])
 def test_restores_floats_given_small_groups(binary: Path, tmp_path: Path, size: int, any_order: bool) -> None:

@@ -177,6 +177,13 @@ pub enum Encoding {
         #[serde(default, skip_serializing_if = "CodeLayout::is_plain")]
         layout: CodeLayout,
     },
+    /// Floats, as how far each lies off a multiple of one of a lower variant, such as scales given scales.
+    Near {
+        /// Where the floats lie.
+        floats: Field<ArrayRef>,
+        /// What each is multiplied with.
+        times: Finite,
+    },
     /// Floats, as which they are of those in the intervals that are left of the weights.
     RefineFloats {
         /// What these are known from, in the order in which it narrows them.
@@ -214,6 +221,7 @@ impl Encoding {
             Self::Refine { .. } => "refine",
             Self::RefineFloats { .. } => "refine-floats",
             Self::Rounded { .. } => "rounded",
+            Self::Near { .. } => "near",
             Self::Codes { .. } => "codes",
             Self::FloatSplit => "float-split",
             Self::Zstd => "zstd",
@@ -264,12 +272,20 @@ impl Encoding {
         }
     }
 
+    /// The floats that it is given.
+    #[must_use]
+    pub fn floats(&self) -> Option<&Field<ArrayRef>> {
+        match self {
+            Self::Rounded { floats, .. } | Self::Near { floats, .. } => Some(floats),
+            _ => None,
+        }
+    }
+
     /// The arrays that decoding needs, beside a bundle.
     pub fn needs(&self) -> impl Iterator<Item = &ArrayRef> {
         let target = match self {
             Self::Reference { to, .. } => Some(to),
-            Self::Rounded { floats, .. } => Some(&floats.array),
-            _ => None,
+            _ => self.floats().map(|floats| &floats.array),
         };
         let given = self.given().flat_map(QuantMatrix::arrays);
         target.into_iter().chain(given).chain(self.own().into_iter().flat_map(Dequantization::arrays))
@@ -321,10 +337,17 @@ impl Encoding {
         matches!(self, Self::Residual { .. } | Self::StepResidual { .. } | Self::RefineFloats { .. })
     }
 
+    /// Whether it is floats that are near others.
+    #[must_use]
+    pub fn is_near(&self) -> bool {
+        matches!(self, Self::Near { .. })
+    }
+
     /// Whether it is what an array adds to others, of lower variants.
     #[must_use]
     pub fn is_given(&self) -> bool {
         self.is_of_floats()
+            || self.is_near()
             || matches!(self, Self::CodeResidual { .. } | Self::Refine { .. } | Self::Rounded { .. })
     }
 
@@ -346,8 +369,8 @@ impl Encoding {
     }
 
     pub(crate) fn has_head(&self) -> bool {
-        let is_refined = matches!(self, Self::Refine { .. });
-        self.is_given() && !is_refined || matches!(self, Self::FloatSplit | Self::Codes { .. })
+        let is_without = matches!(self, Self::Refine { .. } | Self::Near { .. });
+        self.is_given() && !is_without || matches!(self, Self::FloatSplit | Self::Codes { .. })
     }
 
     /// Whether the shard has a stream for the array.

@@ -7,8 +7,8 @@
 use serde::{Deserialize, Deserializer};
 
 use crate::{
-    ArrayKey, ArrayRef, ChunkShape, CodeLayout, Dequantization, Encoding, Field, FileContent, FormatError,
-    Hash128, KnownMatrix, Part, QuantMatrix, RelativePath, View,
+    ArrayKey, ArrayRef, ChunkShape, CodeLayout, Dequantization, Encoding, Field, FileContent, Finite,
+    FormatError, Hash128, KnownMatrix, Part, QuantMatrix, RelativePath, View,
 };
 
 /// The fields of every [`Encoding`].
@@ -26,6 +26,7 @@ pub(crate) struct EncodingFields {
     given: Option<Box<QuantMatrix<ArrayRef>>>,
     known: Option<Vec<KnownMatrix>>,
     floats: Option<Field<ArrayRef>>,
+    times: Option<Finite>,
     own: Option<Box<Dequantization<ArrayRef>>>,
     subdivisions: Option<i8>,
     layout: Option<CodeLayout>,
@@ -44,6 +45,7 @@ enum EncodingKind {
     Refine,
     RefineFloats,
     Rounded,
+    Near,
     FloatSplit,
     Codes,
     Zstd,
@@ -90,6 +92,7 @@ impl EncodingFields {
                 own: self.own.take()?,
                 layout: self.layout.take().unwrap_or_default(),
             },
+            EncodingKind::Near => Encoding::Near { floats: self.floats.take()?, times: self.times.take()? },
             EncodingKind::FloatSplit => Encoding::FloatSplit,
             EncodingKind::Codes => Encoding::Codes { layout: self.layout.take().unwrap_or_default() },
             EncodingKind::Zstd => Encoding::Zstd,

@@ -329,7 +329,7 @@ impl StoredArray {
         if let Encoding::Refine { known, .. } | Encoding::RefineFloats { known, .. } = &self.encoding {
             self.check_known(known, rows)?;
         }
-        if let Encoding::Rounded { floats, .. } = &self.encoding {
+        if let Some(floats) = self.encoding.floats() {
             floats.check().map_err(|e| named(FormatError::new(format!("floats.{e}"))))?;
             if floats.packing.is_some() {
                 return bad("floats.packing: floats are not packed");

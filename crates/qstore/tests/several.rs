@@ -141,6 +141,41 @@ fn archived_variants_take_little_but_their_scales() {
 }
 
 #[test]
+fn scales_are_near_those_of_the_same_matrix() {
+    for scales in [Dtype::F16, Dtype::BF16, Dtype::F32] {
+        let dir = common::scratch();
+        let high = model(35, Dtype::BF16, &[(256, 512), (32, 128)]);
+        for bits in [8, 4, 3] {
+            let tensors = gptq(&high, Gptq { group: 32, scales, ..Gptq::of_bits(bits) });
+            write_checkpoint(&dir.path().join(format!("gptq{bits}")), &tensors);
+        }
+        write_checkpoint(&dir.path().join("high"), &high);
+        let names = ["high", "gptq8", "gptq4", "gptq3"];
+        let store = dir.path().join("store");
+        pack(&names.map(|name| spec(dir.path(), name)), &store, &write_options(), &Silent).unwrap();
+        let of_scales = |inspection: &Inspection, variant: &str| {
+            let variant = inspection.variants.iter().find(|found| found.name == variant).unwrap();
+            let of_matrix = |name: &str| name.contains("up_proj.scales");
+            let found =
+                variant.tensors.as_ref().unwrap().iter().find(|tensor| of_matrix(&tensor.name)).unwrap();
+            (found.encoding.clone(), found.given.clone().unwrap_or_default(), found.stored_bytes)
+        };
+        let inspection = check(dir.path(), &names);
+        let (_, _, alone) = of_scales(&inspection, "gptq3");
+        for name in ["gptq8", "gptq4"] {
+            // Those of the lowest: what is near others cannot be given.
+            let (encoding, given, bytes) = of_scales(&inspection, name);
+            assert_eq!((encoding.as_str(), given.as_str()), ("near", "gptq3"), "{scales}");
+            assert!(bytes * 10 <= alone * 9, "{scales} {name}: {bytes} of {alone}");
+        }
+        remove(&store, &"gptq3".parse().unwrap(), &write_options(), &Silent).unwrap();
+        let left = check(dir.path(), &names[..3]);
+        assert_eq!(of_scales(&left, "gptq8").1, "gptq4");
+        assert!(of_scales(&left, "gptq4").0 != "near");
+    }
+}
+
+#[test]
 fn roles_are_kept() {
     let names = ["int8", "bf16", "fp8"];
     let dir = folders(34, Dtype::BF16, &[(256, 512)], &names);

@@ -51,6 +51,7 @@ enum Kind {
     Refine { known: Vec<Known>, own: Box<Values>, transposed: bool, packing: Option<Bits> },
     RefineFloats { known: Vec<Known>, transposed: bool },
     Rounded { floats: Place, dtype: u8, own: Box<Values>, transposed: bool, packing: Option<Bits> },
+    Near { floats: Place, dtype: u8, times: f32 },
 }
 
 /// A matrix from which something is known.
@@ -223,6 +224,12 @@ impl Array {
                 let layout = layout(*transposed, packing.as_ref());
                 let (dtype, shape, cols) = words(*transposed, packing);
                 (Encoding::Rounded { floats, own, layout }, dtype, shape, cols)
+            }
+            Kind::Near { floats, dtype, times } => {
+                let floats = floats.field(FLOATS[usize::from(*dtype) % FLOATS.len()], shape, None, lower);
+                let times = if times.is_finite() { *times } else { 1.0 };
+                let times = times.try_into().expect("a finite number");
+                (Encoding::Near { floats, times }, pick(&FLOATS), shape.to_vec(), shape[1])
             }
         };
         let is_float_of_16_bits = dtype == Dtype::F16 && self.is_wide;

@@ -171,6 +171,8 @@ struct Member {
     groups: Vec<QuantGroup>,
     /// Codes in each array of them.
     codes: HashMap<ArrayKey, u64>,
+    /// Arrays that say what codes stand for.
+    scales: HashSet<ArrayKey>,
 }
 
 /// Which arrays are matrices that are quantised somewhere.
@@ -201,12 +203,13 @@ impl Matrices {
 impl Member {
     fn open(variant: Arc<Variant>) -> Result<Self> {
         let groups = find_groups(&checkpoint_of(&source_of(&variant)?)?);
-        let mut codes = HashMap::new();
+        let (mut codes, mut scales) = (HashMap::new(), HashSet::new());
         for group in &groups {
+            scales.extend(group.value_arrays().cloned());
             let all: &mut u64 = codes.entry(group.codes().clone()).or_default();
             *all = all.saturating_add(group.shape()[0].saturating_mul(group.shape()[1]));
         }
-        Ok(Self { variant, groups, codes })
+        Ok(Self { variant, groups, codes, scales })
     }
 
     fn name(&self) -> &VariantName {
@@ -219,6 +222,7 @@ impl Member {
             let here = ArrayRef { variant: self.name().clone(), array: array.key.clone() };
             let is_named = array.key.tensor().is_some_and(|name| matrices.names.contains(&*canonical(name)));
             let is_float = FloatKind::of(array.dtype).is_some() && array.shape.len() > 1;
+            let is_float = is_float && !self.scales.contains(&array.key);
             let is_matrix = is_named || matrices.floats.contains(&here) || self.is_given(array);
             (is_float && is_matrix).then(|| array.shape.iter().fold(1, |all: u64, d| all.saturating_mul(*d)))
         };
@@ -255,13 +259,12 @@ impl Member {
                 keys.extend(parts.iter().map(|part| &part.array));
             }
         }
-        let scales: HashSet<&ArrayKey> = self.groups.iter().flat_map(QuantGroup::value_arrays).collect();
         for (array, stored) in self.variant.arrays() {
             let is_counted_elsewhere = matches!(array.key, ArrayKey::Bundle(_));
             if keys.contains(&array.key) {
                 let of_array = self.matrix(array, stored)?;
                 bytes = bytes.plus(of_array);
-            } else if scales.contains(&array.key) {
+            } else if self.scales.contains(&array.key) {
                 bytes.raw = bytes.raw.saturating_add(array.bytes().unwrap_or(0));
                 bytes.scales = bytes.scales.saturating_add(stored);
             } else if !is_counted_elsewhere && !matches!(array.key, ArrayKey::Part(_)) {

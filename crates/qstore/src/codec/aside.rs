@@ -48,6 +48,7 @@ pub(crate) fn aside(array: &StoredArray, chunk: &[u8]) -> Result<Aside, DecodeEr
         }
         Encoding::Raw
         | Encoding::Zstd
+        | Encoding::Near { .. }
         | Encoding::Verbatim { .. }
         | Encoding::Reference { .. }
         | Encoding::Slice { .. }

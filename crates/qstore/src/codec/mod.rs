@@ -5,6 +5,7 @@ mod code_residual;
 mod codes;
 mod float;
 mod head;
+mod near;
 mod places;
 mod planes;
 mod refine;
@@ -23,6 +24,7 @@ pub(crate) use aside::aside;
 pub(crate) use code_residual::{GivenCodes, Predictor};
 pub(crate) use codes::{Codes, Symbols};
 pub(crate) use float::{FloatSplit, high_halves, low_width, values};
+pub(crate) use near::{GivenNear, Near};
 pub(crate) use planes::Planes;
 pub(crate) use refine::{
     GivenWeights, KnownBins, KnownCodes, KnownWeights, OwnBins, Refine, RefineFloats, count_wide, stretches,
@@ -48,6 +50,7 @@ pub(crate) enum Codec {
     Refine(Refine),
     RefineFloats(RefineFloats),
     Rounded(Shifted),
+    Near(Near),
 }
 
 /// What a chunk is coded given.
@@ -64,6 +67,8 @@ pub(crate) enum GivenOfChunk<'a> {
     Weights(GivenWeights<'a>),
     /// For what is rounded.
     Floats(GivenFloats<'a>),
+    /// For floats that are near others.
+    Near(GivenNear<'a>),
 }
 
 /// How streams of chunks of this shape are laid out.
@@ -105,6 +110,7 @@ impl Codec {
             (Self::Rounded(rounded), GivenOfChunk::Floats(given)) => {
                 rounded.encode(raw, cols, given, classifier, workspace)
             }
+            (Self::Near(near), GivenOfChunk::Near(given)) => near.encode(raw, given),
             _ => None,
         };
         coded.filter(|coded| coded.len() < raw.len())
@@ -142,6 +148,7 @@ impl Codec {
             (Self::Rounded(rounded), GivenOfChunk::Floats(given)) => {
                 rounded.decode(stored, cols, given, workspace, out)
             }
+            (Self::Near(near), GivenOfChunk::Near(given)) => near.decode(stored, given, workspace, out),
             _ => Err(DecodeError::Corrupt("a chunk without what it is given")),
         }
     }
@@ -161,7 +168,7 @@ impl Codec {
     /// The stored form of the tables, for the encodings that have any.
     pub(crate) fn head(&self) -> Option<Vec<u8>> {
         match self {
-            Self::Raw | Self::Zstd(_) | Self::Refine(_) => None,
+            Self::Raw | Self::Zstd(_) | Self::Refine(_) | Self::Near(_) => None,
             Self::Codes(codes) => Some(codes.head()),
             Self::FloatSplit(split) => Some(split.head()),
             Self::Residual(residual) => Some(residual.head()),
@@ -198,6 +205,7 @@ impl Codec {
             Encoding::Rounded { layout: codes, .. } => {
                 Self::Rounded(Shifted::open(codes, layout, &mut head)?)
             }
+            Encoding::Near { .. } => Self::Near(Near::new(float()?)),
             Encoding::Reference { .. } | Encoding::Parts { .. } => {
                 return Err(DecodeError::Corrupt("a reference to a reference"));
             }

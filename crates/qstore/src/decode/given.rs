@@ -11,8 +11,8 @@ use super::bytes::ArrayBytes;
 use super::codes::CodeReader;
 use super::kept;
 use crate::codec::{
-    Bins, GivenBins, GivenCodes, GivenFloats, GivenOfChunk, GivenSubdivisions, GivenWeights, KnownBins,
-    KnownCodes, KnownWeights, OwnBins, Predictor, Subdivisions, at_least,
+    Bins, GivenBins, GivenCodes, GivenFloats, GivenNear, GivenOfChunk, GivenSubdivisions, GivenWeights,
+    KnownBins, KnownCodes, KnownWeights, OwnBins, Predictor, Subdivisions, at_least,
 };
 use crate::fetch::{Fetched, Group, Needs};
 use crate::quant::{Arrays, Dequantizer, Rounder};
@@ -50,6 +50,8 @@ pub(crate) enum Meaning {
     Weights(Box<KnownWeights>),
     /// Codes that floats of this kind are rounded to.
     Floats(Box<Rounder>, FloatKind),
+    /// Floats that are near ones of this kind, times this.
+    Near(FloatKind, f32),
 }
 
 /// What a plan says that the codes mean.
@@ -85,6 +87,8 @@ pub(super) enum Kind {
     Refined(Vec<Told>, Box<Dequantization<ArrayRef>>, u8),
     /// Codes of so many bits, which floats of this kind are rounded to.
     Rounded(FloatKind, Box<Dequantization<ArrayRef>>, u8),
+    /// Floats that are near ones of this kind, times this.
+    Near(FloatKind, f32),
 }
 
 /// What the codes of a matrix tell of weights.
@@ -146,15 +150,18 @@ impl GivenReader {
         work: impl FnOnce(GivenOfChunk) -> R,
     ) -> Result<R> {
         let Opened { meaning, fills } = self.open(from)?;
-        if let Meaning::Floats(rounder, float) = meaning {
-            let first = self.codes.first().ok_or_else(|| Error::internal("given no floats"))?;
-            let count = rows.len().saturating_mul(columns.len());
-            let raw = at_least(buffer, count.saturating_mul(float.width()));
-            let [of_rows, of_cols] = [&rows, &columns].map(|range| range.start as u64..range.end as u64);
-            first.decode_words(from, of_rows, of_cols, raw)?;
-            let (first_row, columns) = (rows.start, (columns.start, columns.end));
-            let given = GivenFloats { raw, float: *float, first_row, columns, rounder };
-            return Ok(work(GivenOfChunk::Floats(given)));
+        match meaning {
+            Meaning::Floats(rounder, float) => {
+                let (first_row, of_columns) = (rows.start, (columns.start, columns.end));
+                let raw = self.floats(from, [rows, columns], *float, buffer)?;
+                let given = GivenFloats { raw, float: *float, first_row, columns: of_columns, rounder };
+                return Ok(work(GivenOfChunk::Floats(given)));
+            }
+            Meaning::Near(float, times) => {
+                let raw = self.floats(from, [rows, columns], *float, buffer)?;
+                return Ok(work(GivenOfChunk::Near(GivenNear { raw, float: *float, times: *times })));
+            }
+            _ => {}
         }
         let of_each = rows.len().saturating_mul(columns.len());
         let codes = at_least(buffer, of_each.saturating_mul(self.codes.len()));
@@ -191,8 +198,26 @@ impl GivenReader {
                 let codes: Vec<_> = read.zip(stored).map(|(read, stored)| stored.unwrap_or(read)).collect();
                 work(GivenOfChunk::Weights(GivenWeights { codes: &codes, first_row, columns, known }))
             }
-            Meaning::Floats(..) => return Err(Error::internal("floats in place of codes")),
+            Meaning::Floats(..) | Meaning::Near(..) => {
+                return Err(Error::internal("floats in place of codes"));
+            }
         })
+    }
+
+    /// The floats of a block that it is given.
+    fn floats<'b>(
+        &self,
+        from: &Fetched,
+        [rows, columns]: [Range<usize>; 2],
+        float: FloatKind,
+        buffer: &'b mut Vec<u8>,
+    ) -> Result<&'b [u8]> {
+        let first = self.codes.first().ok_or_else(|| Error::internal("given no floats"))?;
+        let count = rows.len().saturating_mul(columns.len());
+        let raw = at_least(buffer, count.saturating_mul(float.width()));
+        let [rows, columns] = [rows, columns].map(|range| range.start as u64..range.end as u64);
+        first.decode_words(from, rows, columns, raw)?;
+        Ok(raw)
     }
 
     /// Reads what it takes, and calls `work` with what a block is given.
@@ -253,6 +278,7 @@ impl Described {
                 Meaning::Codes(Box::new(Predictor::new(open_own(own, *bits)?, only(values)?)))
             }
             Kind::Floats(ends) => Meaning::Weights(Box::new(KnownWeights::new(known(ends, values)?, None))),
+            Kind::Near(float, times) => Meaning::Near(*float, *times),
             Kind::Rounded(float, own, bits) => {
                 Meaning::Floats(Box::new(Rounder::new(open_own(own, *bits)?)), *float)
             }

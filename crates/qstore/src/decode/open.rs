@@ -153,16 +153,19 @@ impl Readers {
             (None, None) => None,
         };
         let told = |known: &[KnownMatrix]| known.iter().filter_map(told).collect();
+        let of_floats = |floats: &Field<ArrayRef>| {
+            let float = FloatKind::of(variant.stored(&floats.array)?.dtype);
+            float.ok_or_else(|| damaged("floats: an array of something else"))
+        };
         let kind = match &array.encoding {
             Encoding::Residual { .. } => Kind::Bins(float()?),
             Encoding::StepResidual { subdivisions, .. } => Kind::Subdivisions(*subdivisions, float()?),
             Encoding::CodeResidual { own, layout, .. } => Kind::Codes(own.clone(), layout.bits()),
             Encoding::RefineFloats { known, .. } => Kind::Floats(told(known)),
             Encoding::Rounded { floats, own, layout } => {
-                let float = FloatKind::of(variant.stored(&floats.array)?.dtype);
-                let float = float.ok_or_else(|| damaged("floats: an array of something else"))?;
-                Kind::Rounded(float, own.clone(), layout.bits())
+                Kind::Rounded(of_floats(floats)?, own.clone(), layout.bits())
             }
+            Encoding::Near { floats, times } => Kind::Near(of_floats(floats)?, times.get()),
             Encoding::Refine { known, own, layout } => Kind::Refined(told(known), own.clone(), layout.bits()),
             _ => return Ok(None),
         };
@@ -191,7 +194,7 @@ impl Readers {
             Ok((reader, is_in_step(variant, &array.encoding, given)?))
         };
         let mut readers = given.iter().map(&mut reader).collect::<Result<Vec<_>>>()?;
-        if let Encoding::Rounded { floats, .. } = &array.encoding {
+        if let Some(floats) = array.encoding.floats() {
             let (stored, of) = (variant.stored(&floats.array)?, self.open_referred(variant, &floats.array)?);
             let reader = CodeReader::floats(of, floats, (stored.dtype, &stored.shape), shape);
             readers.push((reader.map_err(|e| damaged(&format!("floats.{e}")))?, false));

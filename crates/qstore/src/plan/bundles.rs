@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use qstore_checkpoint::SourceArray;
 use qstore_container::{ArrayKey, Dtype, Encoding};
 
-use super::{Coding, Pairs, chunk_of, plan_alone};
+use super::{Coding, Pairs, chunk_of, near, plan_alone};
 
 /// Tensors of fewer bytes are bundled. What larger ones save by tables of their own is more than those cost.
 const SMALL_BYTES: u64 = 16 << 10;
@@ -22,6 +22,7 @@ pub(crate) fn is_small(array: &SourceArray, pairs: &Pairs) -> bool {
     let weights = array.shape.iter().fold(1u64, |product, d| product.saturating_mul(*d));
     array.key.tensor().is_some()
         && array.bytes < SMALL_BYTES
+        && !near::is_worthwhile(pairs, array)
         && (weights < RESIDUAL_WEIGHTS
             || pairs.of(&array.key).is_empty() && pairs.cuts(&array.key).is_empty())
 }

@@ -12,7 +12,7 @@ use super::refine::Refined;
 use super::rounded::FloatPair;
 use super::sample::{Sample, element_bytes, fits_one_step};
 use super::unusable::Unusable;
-use super::{Action, Pair, Pairs, Planned, PlannedArray, chunk_of, codes, given, refine, residual};
+use super::{Action, Pair, Pairs, Planned, PlannedArray, chunk_of, codes, given, near, refine, residual};
 use crate::codec::OwnBins;
 use crate::formats::QuantGroup;
 
@@ -81,6 +81,11 @@ impl Chooser<'_> {
         if !best.is_excellent() && !best.is_packed() {
             let sample = Sample::take(self.source, array, chunk)?;
             best = best.or_better(fit::candidates(array, chunk, &sample));
+        }
+        if near::is_worthwhile(self.pairs, array)
+            && let Some(matrix) = CodedMatrix::weights(self.source, array, false)
+        {
+            best = near::or_near(best, &matrix, self.pairs.scales(&array.key))?;
         }
         Ok(best)
     }

@@ -207,7 +207,7 @@ fn hash_of_ends(source: &Source, array: &SourceArray) -> Result<Hash128> {
 fn is_residual(variant: &Arc<Variant>, key: &ArrayKey) -> Result<bool> {
     let reader = ArrayReader::open(variant, key)?;
     let encoding = &reader.stored().encoding;
-    Ok(encoding.is_given() || is_elsewhere(encoding))
+    Ok(encoding.is_given() && !encoding.is_near() || is_elsewhere(encoding))
 }
 
 /// XXH3-128 of an array's bytes.

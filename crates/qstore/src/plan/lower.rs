@@ -47,7 +47,7 @@ impl Lower {
         for key in matrix.values.arrays() {
             let reader = ArrayReader::open(variant, key)?;
             let encoding = &reader.stored().encoding;
-            if encoding.is_given() || is_elsewhere(encoding) {
+            if encoding.is_given() && !encoding.is_near() || is_elsewhere(encoding) {
                 return Ok(false);
             }
         }

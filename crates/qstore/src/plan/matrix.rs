@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 
 use qstore_checkpoint::{IoContext as _, Result, Source, SourceArray, size, transpose, zeroed};
 use qstore_container::limits::{MAX_RESIDUAL_ROWS, MAX_TRANSPOSED_BYTES};
-use qstore_container::{Axis, ChunkShape, CodeLayout, Encoding, StoredArray};
+use qstore_container::{Axis, ChunkShape, CodeLayout, Dtype, Encoding, StoredArray};
 use rayon::prelude::*;
 
 use super::chunk_shape::{chunk_of_codes, tiled};
@@ -96,6 +96,11 @@ impl<'a> CodedMatrix<'a> {
         let &[rows, cols] = &self.coded.shape[..] else { return None };
         let large = self.transposed && self.array.bytes > MAX_TRANSPOSED_BYTES || rows > MAX_RESIDUAL_ROWS;
         (!large && rows > 0 && cols == self.chunk.cols).then_some(self)
+    }
+
+    /// The type of its elements.
+    pub(super) fn dtype(&self) -> Dtype {
+        self.array.dtype
     }
 
     /// Chunks that have a part of the columns, where that is worth while.

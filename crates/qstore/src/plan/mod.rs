@@ -17,6 +17,7 @@ mod given;
 mod lower;
 mod matrices;
 mod matrix;
+mod near;
 mod notes;
 mod pairs;
 mod precision;

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use qstore_checkpoint::{FloatKind, Progress, Result, Source};
-use qstore_container::{ArrayKey, Dtype, Unshared, Why};
+use qstore_container::{ArrayKey, Dtype, Factor, Scale, Unshared, View, Why};
 
 use super::by_values::match_values;
 use super::cut::PairedCut;
@@ -32,6 +32,8 @@ pub(crate) struct Pairs {
     floats: HashMap<ArrayKey, Vec<FloatPair>>,
     /// What says what the source's own codes stand for.
     values: HashSet<ArrayKey>,
+    /// Scales of the same matrices in variants below, by the source's own.
+    scales: HashMap<ArrayKey, Vec<FloatPair>>,
     /// The source's tensors that hold all experts of a layer.
     fused: Vec<ArrayKey>,
     notes: Notes,
@@ -69,6 +71,7 @@ impl Pairs {
         for variant in lower {
             pairs.match_with(source, variant, &matrices, arrays, progress)?;
             pairs.find_floats(variant, &own)?;
+            pairs.find_scales(variant, &own)?;
         }
         pairs.note_casts(&matrices, arrays);
         pairs.cuts.values_mut().for_each(|cuts| cuts.retain(PairedCut::is_of_use));
@@ -196,6 +199,31 @@ impl Pairs {
         Ok(())
     }
 
+    /// Finds the scales of the variant below that the source's own may be near.
+    fn find_scales(&mut self, variant: &Lower, own: &HashMap<ArrayKey, QuantGroup>) -> Result<()> {
+        let Lower::Stored(stored) = variant else { return Ok(()) };
+        if own.is_empty() {
+            return Ok(());
+        }
+        let theirs = find_all(&variant.checkpoint()?).groups;
+        let theirs: HashMap<String, &QuantGroup> =
+            theirs.iter().map(|group| (canonical(&group.weight).into_owned(), group)).collect();
+        for group in own.values() {
+            let Some(other) = theirs.get(&*canonical(&group.weight)) else { continue };
+            let (Some(own), Some(other)) = (scales(group), scales(other)) else { continue };
+            let is_alone = stored.stored_array(other).is_ok_and(|array| !array.encoding.is_given());
+            let pair = FloatPair::new(stored, other, &View::WHOLE).filter(|_| is_alone);
+            self.scales.entry(own.clone()).or_default().extend(pair);
+        }
+        self.scales.retain(|_, scales| !scales.is_empty());
+        Ok(())
+    }
+
+    /// The scales that the scales `key` may be near.
+    pub(super) fn scales(&self, key: &ArrayKey) -> &[FloatPair] {
+        self.scales.get(key).map_or(&[], Vec::as_slice)
+    }
+
     /// The floats that the codes `key` may be given.
     pub(super) fn floats(&self, key: &ArrayKey) -> &[FloatPair] {
         self.floats.get(key).map_or(&[], Vec::as_slice)
@@ -294,6 +322,7 @@ impl Pairs {
             || self.own.contains_key(key)
             || self.cuts.contains_key(key)
             || self.twins.contains_key(key)
+            || self.scales.contains_key(key)
     }
 
     /// Notes that `key` is stored given another array, or as equal to one.
@@ -341,6 +370,16 @@ fn paired_cuts(checkpoint: &Checkpoint) -> HashMap<ArrayKey, Vec<PairedCut>> {
     let cuts = floats.map(|array| (array.key.clone(), cuts(array, &checkpoint.config)));
     let some = cuts.filter(|(_, cuts)| !cuts.is_empty());
     some.map(|(key, cuts)| (key, cuts.into_iter().map(PairedCut::from).collect())).collect()
+}
+
+/// The array that the scales of a matrix are, if it is one.
+fn scales(group: &QuantGroup) -> Option<&ArrayKey> {
+    let mut factors = group.matrix().values.scales.iter().map(Scale::factor);
+    let numbers = factors.find_map(|factor| match factor {
+        Factor::Numbers(numbers) => Some(numbers),
+        Factor::Constant(_) => None,
+    })?;
+    Some(&numbers.field.array)
 }
 
 /// Whether a tensor of floats has several dimensions.

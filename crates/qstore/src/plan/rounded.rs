@@ -38,7 +38,14 @@ impl FloatPair {
         (!is_elsewhere(&reader.stored().encoding)).then(|| Self { variant: variant.clone(), field })
     }
 
-    fn reader(&self, shape: [u64; 2]) -> Result<Option<(CodeReader, FloatKind)>> {
+    /// It as plans name it.
+    pub(super) fn field(&self) -> Field<ArrayRef> {
+        let name = self.variant.name();
+        self.field.map(&mut |array| ArrayRef { variant: name.clone(), array: array.clone() })
+    }
+
+    /// A reader of it, if it has that shape.
+    pub(super) fn reader(&self, shape: [u64; 2]) -> Result<Option<(CodeReader, FloatKind)>> {
         let stored = self.variant.stored_array(&self.field.array)?;
         let Some(float) = FloatKind::of(stored.dtype) else { return Ok(None) };
         let array = ArrayReader::open(&self.variant, &self.field.array)?;
@@ -57,9 +64,8 @@ impl FloatPair {
         (own, description): (&Dequantizer, &Dequantization<ArrayRef>),
     ) -> Result<Option<Fit>, Unusable> {
         let Some((floats, float)) = self.reader(matrix.shape())? else { return Ok(None) };
-        let name = self.variant.name();
         let encoding = Encoding::Rounded {
-            floats: self.field.map(&mut |array| ArrayRef { variant: name.clone(), array: array.clone() }),
+            floats: self.field(),
             own: Box::new(description.clone()),
             layout: layout.clone(),
         };

@@ -118,7 +118,7 @@ impl Variant {
             }
             sources.push(self.source_id(&given.codes.array)?);
         }
-        if let Encoding::Rounded { floats, .. } = &array.encoding {
+        if let Some(floats) = array.encoding.floats() {
             if floats.array.variant == self.entry.name {
                 return Err(damaged("it is given its own variant"));
             }
@@ -127,6 +127,10 @@ impl Variant {
             let fits = Some(placed.shape) == coded_shape(array) && FloatKind::of(stored.dtype).is_some();
             if !fits || is_elsewhere(&source.encoding) {
                 return Err(damaged("floats: no matrix of as many floats, or one that lies in parts"));
+            }
+            // Else a reader of what codes stand for could need one array for another, and so on.
+            if array.encoding.is_near() && source.encoding.is_given() {
+                return Err(damaged("floats: what is itself given others"));
             }
             aside.add_matrix(self, &floats.array, &floats.view);
             aside.add_rows(array, stored.width());
@@ -185,9 +189,10 @@ impl Variant {
         damaged: impl Fn(&str) -> Error,
     ) -> Result<()> {
         for (name, field) in values.fields() {
-            // Else a reader of one could need another, and so on.
+            // Else a reader of one could need another, and so on. What is near others needs these and no more.
             let (_, source) = self.source_of(&field.array)?;
-            if source.encoding.is_given() || is_elsewhere(&source.encoding) {
+            let is_residual = source.encoding.is_given() && !source.encoding.is_near();
+            if is_residual || is_elsewhere(&source.encoding) {
                 let array = &field.array.array;
                 return Err(damaged(&format!("{side}: {array} is itself a residual, or lies in parts")));
             }

@@ -10,6 +10,7 @@ use crate::judge::{Report, alone};
 use crate::stores;
 
 const WEIGHT: &str = "tensor:model.layers.0.mlp.up_proj.weight";
+const OWN: &str = "tensor:model.layers.0.mlp.up_proj.scales";
 const SCALES: &str = "tensor:model.layers.0.mlp.up_proj.weight_scale_inv";
 
 #[test]
@@ -71,6 +72,55 @@ fn floats_that_lie() {
         f.array("bf16", WEIGHT)["encoding"]["known"] = json!([{"matrix": matrix, "ends": [-128, 128]}]);
     });
     cases.report.finish(100);
+}
+
+/// What floats that are near others say of them.
+#[test]
+fn near_floats_that_lie() {
+    let _alone = alone();
+    let mut cases = Cases::on(stores::near());
+    let honest = Forgery::of(&stores::near().store).array("gptq8", OWN)["encoding"].clone();
+    assert_eq!(honest["kind"], "near");
+    assert_eq!(honest["floats"]["array"], to("gptq4", OWN));
+    let codes = "tensor:model.layers.0.mlp.up_proj.qweight";
+    for value in [
+        to("gptq8", OWN),
+        to("gptq4", codes),
+        to("gptq8", codes),
+        to("gptq4", "tensor:none"),
+        to("gptq4", "bundle:0"),
+        json!(0),
+    ] {
+        cases.add(&format!("near {value}"), Expect::Notice, |f| {
+            f.array("gptq8", OWN)["encoding"]["floats"]["array"] = value;
+        });
+    }
+    for place in pointers(&honest) {
+        for value in lies_about(honest.pointer(&place).unwrap()) {
+            cases.add(&format!("{place}: {value}"), Expect::Any, |f| {
+                *f.array("gptq8", OWN)["encoding"].pointer_mut(&place).unwrap() = value;
+            });
+        }
+    }
+    for value in [json!("1"), json!(null), json!(1e99), json!([1])] {
+        cases.add(&format!("times {value}"), Expect::Notice, |f| {
+            f.array("gptq8", OWN)["encoding"]["times"] = value;
+        });
+    }
+    // Codes that are said to be near floats, floats that are near what is near them, and a missing field.
+    cases.add("codes near floats", Expect::Notice, |f| {
+        f.array("gptq8", codes)["encoding"] = honest.clone();
+    });
+    cases.add("near what is near others", Expect::Notice, |f| {
+        f.array("gptq4", OWN)["encoding"] =
+            json!({"kind": "near", "floats": {"array": to("gptq4", OWN)}, "times": 1});
+    });
+    for field in ["floats", "times"] {
+        cases.add(&format!("no {field}"), Expect::Notice, |f| {
+            f.array("gptq8", OWN)["encoding"].as_object_mut().unwrap().remove(field);
+        });
+    }
+    cases.report.finish(20);
 }
 
 /// Distances from the levels of codes that were moved.
@@ -194,21 +244,22 @@ fn flipped_bits_and_cuts_with_checksums_that_fit() {
     let noticed = |result: Result<bool, String>| {
         result.and_then(|noticed| noticed.then_some(()).ok_or_else(|| "nobody noticed".to_owned()))
     };
-    for (sample, variant) in [
-        (stores::several(), "int8"),
-        (stores::several(), "bf16"),
-        (stores::archive(), "int8"),
-        (stores::moved(), "bf16"),
+    for (sample, variant, array) in [
+        (stores::several(), "int8", WEIGHT),
+        (stores::several(), "bf16", WEIGHT),
+        (stores::archive(), "int8", WEIGHT),
+        (stores::moved(), "bf16", WEIGHT),
+        (stores::near(), "gptq8", OWN),
     ] {
-        let chunks = Forgery::of(&sample.store).chunks(variant, WEIGHT).clone();
+        let chunks = Forgery::of(&sample.store).chunks(variant, array).clone();
         for (index, (_, bytes)) in chunks.iter().enumerate() {
             for at in spread(0..bytes.len(), 60) {
-                let flipped = forged(sample, |f| f.chunks(variant, WEIGHT)[index].1[at] ^= 1 << (at * 5 % 8));
+                let flipped = forged(sample, |f| f.chunks(variant, array)[index].1[at] ^= 1 << (at * 5 % 8));
                 report.add(&format!("{variant} chunk {index} byte {at}"), flipped.map(drop));
-                let cut = forged(sample, |f| f.chunks(variant, WEIGHT)[index].1.truncate(at));
+                let cut = forged(sample, |f| f.chunks(variant, array)[index].1.truncate(at));
                 report.add(&format!("{variant} chunk {index} cut to {at}"), noticed(cut));
             }
-            let longer = forged(sample, |f| f.chunks(variant, WEIGHT)[index].1.extend([0, 0]));
+            let longer = forged(sample, |f| f.chunks(variant, array)[index].1.extend([0, 0]));
             report.add(&format!("{variant} chunk {index} with more behind"), noticed(longer));
         }
     }

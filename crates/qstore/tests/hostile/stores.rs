@@ -116,6 +116,29 @@ pub fn moved() -> &'static Sample {
     })
 }
 
+/// GPTQ's codes of 8 bits, whose scales are near those of 4 bits.
+pub fn near() -> &'static Sample {
+    static SAMPLE: OnceLock<Sample> = OnceLock::new();
+    SAMPLE.get_or_init(|| {
+        let dir = scratch();
+        let mut high = model(10, Dtype::BF16, &[(128, 512)]);
+        high.remove("model.embed_tokens.weight");
+        let mut originals = Originals::default();
+        for bits in [4, 8] {
+            let name = format!("gptq{bits}");
+            let tensors = gptq(&high, Gptq { group: 32, ..Gptq::of_bits(bits) });
+            let folder = dir.path().join(&name);
+            write_checkpoint(&folder, &tensors);
+            originals.folders.insert(name.clone(), common::tree(&folder));
+            originals.tensors.insert(name, tensors);
+        }
+        let store = dir.path().join("store");
+        let specs = ["gptq4", "gptq8"].map(|name| spec(dir.path(), name));
+        pack(&specs, &store, &write_options(), &Silent).unwrap();
+        Sample { _dir: dir, store, originals: Arc::new(originals) }
+    })
+}
+
 /// As [`several`], with `int8` archived: its codes are given floats.
 pub fn archive() -> &'static Sample {
     static SAMPLE: OnceLock<Sample> = OnceLock::new();
