@@ -176,6 +176,19 @@ fn scales_are_near_those_of_the_same_matrix() {
 }
 
 #[test]
+fn archived_codes_find_floats_of_another_prefix() {
+    let dir = common::scratch();
+    let high = model(36, Dtype::BF16, &[(256, 512), (128, 128)]);
+    let renamed = high.iter().map(|(name, tensor)| (name.replace("model.", "a.tower."), tensor.clone()));
+    write_checkpoint(&dir.path().join("high"), &renamed.collect());
+    write_checkpoint(&dir.path().join("int8"), &llm_int8(&high));
+    let specs = [spec(dir.path(), "high"), archived(dir.path(), "int8")];
+    pack(&specs, &dir.path().join("store"), &write_options(), &Silent).unwrap();
+    let (encoding, bits) = weight(&check(dir.path(), &["high", "int8"]), "int8");
+    assert!(encoding == "rounded" && bits < 0.02, "{encoding} {bits}");
+}
+
+#[test]
 fn roles_are_kept() {
     let names = ["int8", "bf16", "fp8"];
     let dir = folders(34, Dtype::BF16, &[(256, 512)], &names);

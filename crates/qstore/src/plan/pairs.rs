@@ -191,9 +191,18 @@ impl Pairs {
         }
         let theirs = variant.checkpoint()?;
         let floats = Floats::new(&theirs);
+        let named = |group: &QuantGroup| (canonical(&group.weight).into_owned(), group.shape());
+        let taken = own.values().map(named).filter(|(name, shape)| floats.has(name, *shape));
+        let taken: HashSet<String> = taken.map(|(name, _)| name).collect();
+        let names = floats.names(&taken);
+        let endings = floats.endings(&names);
         for (key, group) in own {
-            let found = floats.of_codes(stored, &canonical(&group.weight), group.shape());
-            self.floats.entry(key.clone()).or_default().extend(found);
+            let (name, shape) = named(group);
+            // By name, else by the end of it.
+            let is_named = floats.has(&name, shape);
+            let name = if is_named { Some(&*name) } else { endings.find(&name, shape).map(|at| names[at]) };
+            let found = name.map(|name| floats.of_codes(stored, name, shape));
+            self.floats.entry(key.clone()).or_default().extend(found.into_iter().flatten());
         }
         self.floats.retain(|_, floats| !floats.is_empty());
         Ok(())

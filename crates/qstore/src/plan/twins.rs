@@ -1,12 +1,13 @@
 //! Floats that may equal floats of a variant below, where one of the two is a part of a tensor. Whole tensors are found
 //! by hash.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use qstore_checkpoint::{FloatKind, IoContext as _, Result, Source, SourceArray, zeroed};
 use qstore_container::{ArrayKey, ArrayRef, Dtype, View};
 
+use super::endings::Endings;
 use super::rounded::FloatPair;
 use crate::decode::Rows;
 use crate::formats::Checkpoint;
@@ -89,6 +90,29 @@ impl<'a> Floats<'a> {
         let named = self.by_name.get(name).into_iter().flatten();
         let alike = named.filter(|float| float.shape == shape);
         alike.filter_map(|float| FloatPair::new(variant, &float.array.key, &float.view)).collect()
+    }
+
+    /// Whether there is one of that name and shape.
+    pub(super) fn has(&self, name: &str, shape: [u64; 2]) -> bool {
+        self.by_name.get(name).into_iter().flatten().any(|float| float.shape == shape)
+    }
+
+    /// The names of all but those that are `taken`, in order.
+    pub(super) fn names(&self, taken: &HashSet<String>) -> Vec<&str> {
+        let mut names: Vec<&str> =
+            self.by_name.keys().filter(|name| !taken.contains(*name)).map(String::as_str).collect();
+        names.sort_unstable();
+        names
+    }
+
+    /// The endings of these names, by their number.
+    pub(super) fn endings<'n>(&self, names: &[&'n str]) -> Endings<'n> {
+        let mut endings = Endings::default();
+        for (index, name) in names.iter().enumerate() {
+            let shapes: HashSet<_> = self.by_name[*name].iter().map(|float| float.shape).collect();
+            shapes.into_iter().for_each(|shape| endings.add(name, shape, index));
+        }
+        endings
     }
 
     /// Those of that name, element type and shape.
