@@ -37,7 +37,7 @@ class Unshared:
 
     #: The variant that they could have shared with, where it is about one.
     with_variant: str | None
-    #: `no-counterpart`, `other-shape`, `fused-experts`, `uneven-groups`, `not-made-from`, `floats`, `unknown-format`,
+    #: `no-counterpart`, `other-shape`, `fused-experts`, `not-made-from`, `floats`, `nothing-higher`, `unknown-format`,
     #: `unusable` or `malformed`.
     reason: str
     #: The first of them.

@@ -109,6 +109,8 @@ pub(crate) struct Pack {
     #[command(flatten)]
     pub(crate) given: GivenOnly,
     #[command(flatten)]
+    pub(crate) roles: Roles,
+    #[command(flatten)]
     pub(crate) contents: Contents,
     #[command(flatten)]
     pub(crate) shard_size: ShardSize,
@@ -145,16 +147,23 @@ pub(crate) struct GivenOnly {
     /// Store this variant by itself, so that reading it reads no other. Can be repeated
     #[arg(long, value_name = "NAME")]
     pub(crate) independent: Vec<VariantName>,
-    /// Archive these variants: they are stored given higher ones, such as int8 given bf16, so that they take little but
-    /// their scales; reading one reads what it is given
+    /// Give a matrix those of at most so many other variants, beside what these are themselves given; 3 if not said.
+    /// Fewer decode faster, more take less; it is kept with each variant that is stored here
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=16))]
+    pub(crate) levels: Option<u8>,
+}
+
+/// Which variants are archived.
+#[derive(Debug, Default, Args)]
+pub(crate) struct Roles {
+    /// Archive these variants: they are stored given higher ones that are served, such as int8 given bf16, so that they
+    /// take little but their scales (where calibration has moved codes, half a bit a weight more); reading one reads
+    /// what it is given
     #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
     pub(crate) archive: Vec<VariantName>,
     /// Archive all variants but these
     #[arg(long, value_name = "NAME,...", value_delimiter = ',', conflicts_with = "archive")]
     pub(crate) served: Vec<VariantName>,
-    /// Give a matrix those of at most so many other variants, each of which must be read for it; 3 if not said
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=16))]
-    pub(crate) levels: Option<u8>,
 }
 
 /// Add a variant to a store.
@@ -170,6 +179,10 @@ pub(crate) struct Add {
     pub(crate) verbatim: Verbatim,
     #[command(flatten)]
     pub(crate) given: GivenOnly,
+    /// Archive it: it is stored given higher ones that are served, so that it takes little but its scales; reading it
+    /// reads those. To archive one that is stored, or serve one that is archived: remove it, and add it again
+    #[arg(long)]
+    pub(crate) archive: bool,
     #[command(flatten)]
     pub(crate) contents: Contents,
     #[command(flatten)]
@@ -328,6 +341,8 @@ pub(crate) struct Analyze {
     pub(crate) dir: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) given: GivenOnly,
+    #[command(flatten)]
+    pub(crate) roles: Roles,
     #[command(flatten)]
     pub(crate) json: Json,
 }

@@ -40,6 +40,8 @@ pub enum Why {
     NotMadeFrom,
     /// Floats in both variants, which are not stored given floats.
     Floats,
+    /// Archived, where no served variant has the floats that its codes were made from.
+    NothingHigher,
     /// Quantised in a format that is stored as it is.
     UnknownFormat {
         /// What the variant's configuration calls it.

@@ -198,12 +198,22 @@ fn roles_are_kept() {
     let names_of = |inspection: &Inspection| -> Vec<(String, bool)> {
         inspection.variants.iter().map(|variant| (variant.name.clone(), variant.archived)).collect()
     };
-    // Archived first, with nothing to be given; then what it can be given comes, and another below that.
-    pack(&[archived(dir.path(), "fp8")], &store, &write_options(), &Silent).unwrap();
-    assert_eq!(weight(&check(dir.path(), &["fp8"]), "fp8").0, "codes");
+    let refused = pack(&[archived(dir.path(), "fp8")], &store, &write_options(), &Silent).unwrap_err();
+    assert!(matches!(&refused, Error::Usage(text) if text.contains("serve one")), "{refused}");
+    let both = VariantSpec { verbatim: true, ..archived(dir.path(), "fp8") };
+    let refused = pack(&[spec(dir.path(), "bf16"), both], &store, &write_options(), &Silent).unwrap_err();
+    assert!(matches!(&refused, Error::Usage(text) if text.contains("verbatim")), "{refused}");
+    // Archived alone, with nothing to be given, which is told; then what it can be given comes, and another below that.
+    pack(&[spec(dir.path(), "bf16"), archived(dir.path(), "fp8")], &store, &write_options(), &Silent)
+        .unwrap();
+    remove_one("bf16");
+    let alone = check(dir.path(), &["fp8"]);
+    assert_eq!(weight(&alone, "fp8").0, "codes");
+    assert_eq!(alone.variants[0].unshared[0].reason, "nothing-higher");
     add_one(&spec(dir.path(), "bf16")).unwrap();
     let inspection = check(dir.path(), &["bf16", "fp8"]);
     assert_eq!(names_of(&inspection), [("bf16".to_owned(), false), ("fp8".to_owned(), true)]);
+    assert!(inspection.variants.iter().all(|variant| variant.unshared.is_empty()));
     assert!(weight(&inspection, "fp8").1 < 0.02);
     add_one(&spec(dir.path(), "int8")).unwrap();
     let all = check(dir.path(), &names);

@@ -3,11 +3,11 @@
 use std::fs;
 use std::path::Path;
 
-use qstore::{Analysis, Measured, Store, StoreAnalysis, VariantAnalysis, Weighed};
+use qstore::{Analysis, Measured, Store, StoreAnalysis, VariantAnalysis, VariantSpec, Weighed};
 use serde::Serialize;
 
 use super::pack::specs;
-use crate::args::{Analyze, Contents};
+use crate::args::{Analyze, Contents, GivenOnly};
 use crate::failure::Failure;
 use crate::output::{Console, bytes, table};
 use crate::values::{Analyzed, NamedFolder};
@@ -32,9 +32,13 @@ pub(crate) fn run(arguments: &Analyze, console: &Console) -> Result<(), Failure>
 }
 
 fn of_store(path: &Path, arguments: &Analyze, console: &Console) -> Result<(), Failure> {
-    if arguments.tensors || arguments.chart.is_some() || arguments.resume.is_some() {
-        let text =
-            "--tensors, --chart and --resume are for folders; `qstore inspect --tensors` shows a store's";
+    let Analyze { tensors, chart, resume, dir, given, roles, .. } = arguments;
+    let GivenOnly { given, independent, levels } = given;
+    let is_of_folders = *tensors || chart.is_some() || resume.is_some() || dir.is_some();
+    let is_of_storing = !given.is_empty() || !independent.is_empty() || levels.is_some();
+    if is_of_folders || is_of_storing || !roles.archive.is_empty() || !roles.served.is_empty() {
+        let text = "of a store there are no other options than --json: it is analysed as it is stored; \
+                    `qstore inspect --tensors` shows its tensors";
         return Err(Failure::Usage(text.to_owned()));
     }
     let analysis = qstore::analyze_store(&Store::open(path)?, &console.options.machine(), &console.bars)?;
@@ -45,22 +49,18 @@ fn of_store(path: &Path, arguments: &Analyze, console: &Console) -> Result<(), F
 }
 
 fn of_folders(arguments: &Analyze, console: &Console) -> Result<(), Failure> {
-    // Hours of work could be for nothing.
-    if let Some(folder) = arguments.chart.as_deref().and_then(Path::parent)
-        && !folder.as_os_str().is_empty()
-        && !folder.is_dir()
-    {
-        return Err(Failure::Usage(format!("--chart: there is no folder {}", folder.display())));
-    }
     let folders = arguments.inputs.iter().filter_map(|input| match input {
         Analyzed::Variant(named) => Some(named.clone()),
         Analyzed::Store(_) => None,
     });
     let folders: Vec<NamedFolder> = folders.collect();
-    let specs = specs(&folders, &[], &arguments.given, &Contents::default())?;
-    let parent = arguments.dir.clone().unwrap_or_else(std::env::temp_dir);
-    let failed = |source| Failure::File { path: parent.clone(), what: "cannot make a folder in", source };
-    let place = tempfile::Builder::new().prefix("qstore-analyze-").tempdir_in(&parent).map_err(failed)?;
+    // Hours of work could be for nothing.
+    if let Some(chart) = &arguments.chart {
+        check_chart(chart, &folders)?;
+    }
+    let specs = specs(&folders, &[], &arguments.given, &arguments.roles, &Contents::default())?;
+    // First what would show that these cannot be stored.
+    let store = stored(&specs, arguments, console)?;
     let variants: Vec<_> = folders.into_iter().map(|named| (named.name, named.folder)).collect();
     let machine = console.options.machine();
     let each = qstore::analyze(&variants, arguments.resume.as_deref(), &machine, &console.bars)?;
@@ -69,9 +69,6 @@ fn of_folders(arguments: &Analyze, console: &Console) -> Result<(), Failure> {
         let failed = |source| Failure::File { path: path.clone(), what: "cannot write", source };
         fs::write(path, svg).map_err(failed)?;
     }
-    let store = place.path().join("store");
-    qstore::pack(&specs, &store, &console.options, &console.bars)?;
-    let store = qstore::analyze_store(&Store::open(&store)?, &machine, &console.bars)?;
     if arguments.json.json {
         return console.json(&OfFolders { each: &each, store: &store });
     }
@@ -80,6 +77,37 @@ fn of_folders(arguments: &Analyze, console: &Console) -> Result<(), Failure> {
         console.result(format_args!("\nEach matrix\n\n{}", matrices(&each)))?;
     }
     console.result(format_args!("\nAll in one store\n\n{}", together(&store)))
+}
+
+/// What these take in one store, which is made in a temporary folder.
+fn stored(specs: &[VariantSpec], arguments: &Analyze, console: &Console) -> Result<StoreAnalysis, Failure> {
+    let parent = arguments.dir.clone().unwrap_or_else(std::env::temp_dir);
+    if !parent.is_dir() {
+        return Err(Failure::Usage(format!("--dir: there is no folder {}", parent.display())));
+    }
+    let failed = |source| Failure::File { path: parent.clone(), what: "cannot make a folder in", source };
+    let place = tempfile::Builder::new().prefix("qstore-analyze-").tempdir_in(&parent).map_err(failed)?;
+    let store = place.path().join("store");
+    qstore::pack(specs, &store, &console.options, &console.bars)?;
+    Ok(qstore::analyze_store(&Store::open(&store)?, &console.options.machine(), &console.bars)?)
+}
+
+/// Whether a chart may be written there: over nothing but another one.
+fn check_chart(path: &Path, folders: &[NamedFolder]) -> Result<(), Failure> {
+    let refused = |what: &str| Err(Failure::Usage(format!("--chart: {}: {what}", path.display())));
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let Ok(folder) = folder.canonicalize() else {
+        return Err(Failure::Usage(format!("--chart: there is no folder {}", folder.display())));
+    };
+    let is_within = |named: &NamedFolder| named.folder.canonicalize().is_ok_and(|of| folder.starts_with(of));
+    if let Some(named) = folders.iter().find(|named| is_within(named)) {
+        return refused(&format!("it would be in the folder of {}, which is only read", named.name));
+    }
+    let is_chart = fs::read(path).map(|text| text.starts_with(b"<svg"));
+    match is_chart {
+        Ok(false) => refused("there is a file, which is no chart; name another"),
+        _ => Ok(()),
+    }
 }
 
 /// A row for each variant of a store, and their sum.

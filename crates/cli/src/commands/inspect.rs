@@ -14,11 +14,15 @@ pub(crate) fn run(arguments: &Inspect, console: &Console) -> Result<(), Failure>
     let Inspection { raw_bytes, stored_bytes, manifest_bytes, variants, leftovers, foreign, .. } =
         &inspection;
     console.result(variants_table(variants))?;
-    let (held, share) = (count(variants.len() as u64, "variant"), percent(*stored_bytes, *raw_bytes));
-    let (raw, stored) = (bytes(*raw_bytes), bytes(*stored_bytes));
     let all = variants.iter().fold(*manifest_bytes, |sum, variant| sum.saturating_add(variant.stored_bytes));
-    let absent = all.saturating_sub(*stored_bytes);
-    let absent = if absent > 0 { format!("; {} of it are not here", bytes(absent)) } else { String::new() };
+    // Where files of it are missing, it is as large as the manifest says.
+    let all = all.max(*stored_bytes);
+    let absent = match all - stored_bytes {
+        0 => String::new(),
+        absent => format!("; {} of it are here, {} are not", bytes(*stored_bytes), bytes(absent)),
+    };
+    let held = count(variants.len() as u64, "variant");
+    let (raw, stored, share) = (bytes(*raw_bytes), bytes(all), percent(all, *raw_bytes));
     console.result(format_args!("\n{held}, {raw} of files in a store of {stored}: {share}{absent}"))?;
     if variants.iter().any(|variant| !variant.given.is_empty()) {
         console.result(format_args!("\n{}", chain(variants).join("\n")))?;
@@ -27,10 +31,12 @@ pub(crate) fn run(arguments: &Inspect, console: &Console) -> Result<(), Failure>
     if !remarks.is_empty() {
         console.result(format_args!("\n{}", remarks.join("\n")))?;
     }
-    for VariantInspection { name, problem, .. } in variants {
-        if let Some(problem) = problem {
-            console.result(format_args!("{name} cannot be read: {problem}"))?;
-        }
+    let problem = |variant: &VariantInspection| {
+        variant.problem.as_ref().map(|problem| format!("{} cannot be read: {problem}", variant.name))
+    };
+    let problems: Vec<_> = variants.iter().filter_map(problem).collect();
+    if !problems.is_empty() {
+        console.result(format_args!("\n{}", problems.join("\n")))?;
     }
     if !leftovers.is_empty() {
         console.result(format_args!(
@@ -106,7 +112,8 @@ fn chain(variants: &[VariantInspection]) -> Vec<String> {
             _ => String::new(),
         };
         let own = bytes(variant.stored_bytes);
-        lines.push(format!("{before}{branch}{} + {own}{others}{reads}", variant.name));
+        let role = if variant.archived { " (archived)" } else { "" };
+        lines.push(format!("{before}{branch}{}{role} + {own}{others}{reads}", variant.name));
         let below = match branch {
             "" => before,
             "└─ " => before + "   ",

@@ -49,7 +49,20 @@ fn wrong_use_is_told_before_any_work() {
     };
     refused(&["analyze"], "NAME=DIR");
     refused(&["analyze", &pair.path("bf16"), &bf16], "one store, or variants");
-    refused(&["analyze", &pair.path("bf16"), "--tensors"], "are for folders");
+    for option in [&["--tensors"][..], &["--archive", "int8"], &["--levels", "2"], &["--dir", "."]] {
+        refused(&[&["analyze", &pair.path("bf16")], option].concat(), "it is analysed as it is stored");
+    }
+    refused(&["analyze", &bf16, "--dir", &pair.path("none")], "--dir: there is no folder");
+    refused(&["analyze", &bf16, "--given", "bf16:none"], "which is not there");
+    // A chart takes the place of a chart alone, and lies in no folder that is read.
+    let (kept, within) = (pair.path("kept.svg"), pair.path("bf16/chart.svg"));
+    fs::write(&kept, "precious").unwrap();
+    refused(&["analyze", &bf16, "--chart", &kept], "no chart");
+    refused(&["analyze", &bf16, "--chart", &within], "only read");
+    assert_eq!(fs::read_to_string(&kept).unwrap(), "precious");
+    let chart = pair.path("chart.svg");
+    succeed(&["analyze", &bf16, "--chart", &chart]);
+    succeed(&["analyze", &bf16, "--chart", &chart]);
     refused(&["analyze", &bf16, "--archive", "int8"], "no variant of that name");
     refused(&["analyze", &bf16, &bf16], "names must differ");
     refused(&["analyze", &bf16, "--chart", &pair.path("none/chart.svg")], "no folder");

@@ -77,7 +77,14 @@ fn archived_variants_are_told() {
     };
     assert!(pack(&store, &["--archive", "int8", "--levels", "1"]).status == 0);
     let text = succeed(&["inspect", &store]);
-    assert!(text.contains("int8 (archived)") && text.contains("of 2 variants"), "{text}");
+    assert_eq!(text.matches("int8 (archived)").count(), 2, "in the table and the tree: {text}");
+    assert!(text.contains("of 2 variants"), "{text}");
+    // Roles are changed by storing a variant anew.
+    succeed(&["remove", &store, "int8"]);
+    succeed(&["add", &store, &named[1]]);
+    assert!(!succeed(&["inspect", &store]).contains("(archived)"));
+    succeed(&["remove", &store, "int8"]);
+    succeed(&["add", &store, &named[1], "--archive"]);
     let report = json(&["inspect", &store, "--json"]);
     assert_eq!(report["variants"][1]["archived"], true);
     assert!(pack(&other, &["--served", "bf16"]).status == 0);
@@ -88,6 +95,9 @@ fn archived_variants_are_told() {
         &["--served", "int4"],
         &["--archive", "int8", "--served", "bf16"],
         &["--archive", "int8", "--given", "bf16:int8"],
+        &["--archive", "int8,bf16"],
+        &["--archive", "int8", "--independent", "int8"],
+        &["--archive", "int8", "--verbatim", "int8"],
         &["--levels", "0"],
         &["--levels", "17"],
     ] {

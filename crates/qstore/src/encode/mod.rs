@@ -49,6 +49,8 @@ pub(crate) struct Target<'a> {
     pub(crate) levels: usize,
     /// Keep the original files as they are and code nothing.
     pub(crate) verbatim: bool,
+    /// It is archived: codes are to be given floats.
+    pub(crate) archived: bool,
     /// Most bytes of a shard.
     pub(crate) shard_size: u64,
     /// Workers.
@@ -70,6 +72,9 @@ pub(crate) fn write_variant(
     progress.begin(&format!("storing {name}"), source.raw_bytes())?;
     let lower: Vec<_> = target.lower.iter().cloned().map(Lower::Stored).collect();
     let pairs = if target.verbatim { Pairs::default() } else { Pairs::find(source, &lower, progress)? };
+    if target.archived {
+        pairs.expect_floats();
+    }
     let is_small = |array: &SourceArray| !target.verbatim && is_small(array, &pairs);
     let small: Vec<bool> = source.arrays.iter().map(is_small).collect();
     // That a small tensor shares nothing is no loss.

@@ -238,6 +238,13 @@ impl Pairs {
         self.floats.get(key).map_or(&[], Vec::as_slice)
     }
 
+    /// Notes which of the source's own codes, which are archived, have no floats to be given.
+    pub(crate) fn expect_floats(&self) {
+        for (key, group) in self.own.iter().filter(|(key, _)| self.floats(key).is_empty()) {
+            self.notes.expect(key, None, Why::NothingHigher, &group.weight);
+        }
+    }
+
     /// Finds which floats of the source may equal matrices of the variant below, where one of the two is a part of a
     /// tensor.
     fn find_twins(&mut self, variant: &Lower, arrays: &[ArrayInfo], theirs: &Checkpoint) {

@@ -14,8 +14,8 @@ pub(super) struct Candidate<'a> {
     pub(super) precision: Precision,
 }
 
-/// The order of `candidates`, by their indices: lower precision first, what is archived behind all others, except where one is to be given a higher one
-/// alone.
+/// The order of `candidates`, by their indices: lower precision first, what is archived behind all others, except where
+/// one is to be given a higher one alone.
 ///
 /// # Errors
 /// One that is to be given a variant that is not there, or by way of others itself.
@@ -76,7 +76,7 @@ fn check_rule(name: &VariantName, given: &GivenRule, names: &[&VariantName]) -> 
     } else {
         format!("there is {}", others.join(", "))
     };
-    Err(Error::usage(format!("{name} cannot be given {missing}: {there}")))
+    Err(Error::usage(format!("{name} cannot be given {missing}, which is not there: {there}")))
 }
 
 /// Fails if a variant is to be given one that is archived.
@@ -86,7 +86,7 @@ fn check_served<'a>(
 ) -> Result<()> {
     let Some(found) = archived.find(|name| candidate.given.names().contains(name)) else { return Ok(()) };
     Err(Error::usage(format!(
-        "{} cannot be given {found}, which is archived: that is stored given others alone",
+        "{} cannot be given {found}: nothing is given what is archived; serve {found}, or give {0} others",
         candidate.name
     )))
 }

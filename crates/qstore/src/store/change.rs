@@ -107,6 +107,7 @@ impl<'a> Change<'a> {
             below: &self.open,
             levels: wish.levels.unwrap_or(USUAL_LEVELS).into(),
             verbatim: wish.verbatim,
+            archived: wish.archived,
             shard_size: self.options.shard_size,
             pool: &self.pool,
             window: self.options.machine().window(&self.pool),

@@ -49,6 +49,10 @@ impl VariantSpec {
         if self.levels.is_some_and(|levels| !(1..=MAX_GIVEN).contains(&levels.into())) {
             return Err(Error::usage(format!("{} can be given 1 to {MAX_GIVEN} others", self.name)));
         }
+        if self.archived && self.verbatim {
+            let text = format!("{} cannot be both archived and kept as it is (verbatim)", self.name);
+            return Err(Error::usage(text));
+        }
         let scan = Scan { exclude: Exclude::new(&self.exclude)?, strict: self.strict };
         scan_folder(&self.folder, &scan, progress)
     }

@@ -10,7 +10,7 @@ pub struct UnsharedInspection {
     /// The variant that they could have shared with, where it is about one.
     pub with: Option<String>,
     /// Why, as plans and programs call it: `no-counterpart`, `other-shape`, `fused-experts`, `not-made-from`, `floats`,
-    /// `unknown-format`, `unusable` or `malformed`.
+    /// `nothing-higher`, `unknown-format`, `unusable` or `malformed`.
     pub reason: &'static str,
     /// The first of them.
     pub first: String,
@@ -69,6 +69,12 @@ impl UnsharedInspection {
                     ),
                 )
             }
+            Why::NothingHigher => (
+                "nothing-higher",
+                format!(
+                    "{matrices} quantised {matrix} {are} archived, and no variant that is served has the weights: they take as much as if they were stored alone; add a variant that has them, or store this one anew without archiving it"
+                ),
+            ),
             Why::UnknownFormat { method } => {
                 let method = method.as_ref().map_or(String::new(), |method| format!(" ({method})"));
                 (

@@ -36,6 +36,13 @@ pub fn pack(
             return Err(Error::usage(format!("two variants are named {}; names must differ", variant.name)));
         }
     }
+    if variants.iter().all(|variant| variant.archived) {
+        let names: Vec<_> = variants.iter().map(|variant| variant.name.as_str()).collect();
+        return Err(Error::usage(format!(
+            "all variants are archived ({}); serve one at least, which the others can be given",
+            names.join(", ")
+        )));
+    }
     if target.join(Manifest::FILE_NAME).symlink_metadata().is_ok() {
         let text =
             format!("{}: a store is here already; use `qstore add` or another folder", target.display());
