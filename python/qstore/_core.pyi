@@ -10,8 +10,8 @@ _Path: TypeAlias = str | os.PathLike[str]
 _Progress: TypeAlias = Callable[[str, int, int], object] | None
 #: Threads (0: one a core), memory, shard size.
 _Limits: TypeAlias = tuple[int, int | None, int | None]
-#: Name, folder, whether to keep its files as they are, the variants that it may be given, what is left out, whether the
-#: folder must be whole.
+#: Name, folder, whether to keep its files as they are, the variants that it may be given, whether it is archived, how
+#: many matrices one is given, what is left out, whether the folder must be whole.
 _Spec: TypeAlias = tuple[str, _Path, bool, list[str] | None, bool, int | None, list[str], bool]
 
 VERSION: Final[str]

@@ -180,9 +180,10 @@ class Around:
         check(isinstance(around, list) and 3 <= len(around) <= 17, "3 to 17 distances")
         edges = np.array([binary32(edge) for edge in around], np.float32)
         check((edges[:-1] <= edges[1:]).all(), "distances that do not ascend")
+        check((np.abs(edges[1:-1]) <= WIDEST).all(), "distances that are too large")
         scale, zero = values.fitted(*shape).of_elements()
         level, zero = values.levels.of_codes(codes).astype(np.float32), zero.astype(np.float32)
-        tells = np.isfinite(scale) & (scale >= 0) & (np.abs(zero) <= WIDEST / 2) & np.isfinite(level)
+        tells = np.isfinite(scale) & (scale >= 0) & (np.abs(zero - level) <= WIDEST)
         return cls(edges, zero - level, np.maximum(scale, LEAST_SCALE), tells & are_there(values, shape))
 
     def cut(self, rows: slice, cols: slice) -> Around:

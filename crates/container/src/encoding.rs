@@ -343,7 +343,7 @@ impl Encoding {
         matches!(self, Self::Near { .. })
     }
 
-    /// Whether it is what an array adds to others, of lower variants.
+    /// Whether decoding needs arrays of other variants that it is given.
     #[must_use]
     pub fn is_given(&self) -> bool {
         self.is_of_floats()

@@ -2,7 +2,7 @@
 //! that turns quantisation codes back into the floats they came from.
 //!
 //! Everything here is a pure function of slices of numbers. The layouts are normative and written down in
-//! `docs/format.md`, but for those of `refine`, which no store has yet; the scalar code in this crate is their
+//! `docs/format.md`; the scalar code in this crate is their
 //! definition, which faster backends must equal bit for bit.
 //!
 //! A *chunk* is a run of whole rows of one tensor, coded on its own. Each coder has an `encode` that returns a chunk's

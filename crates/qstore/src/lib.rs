@@ -90,9 +90,9 @@ mod store;
 mod variant;
 
 pub use analyze::{
-    Analysis, Bits, BitsPerWeight, Bytes, MatrixAnalysis, MatrixMeasure, MatrixVariant, Measured, PerWeight,
-    StoreAnalysis, StoredVariantAnalysis, VariantAnalysis, VariantMeasure, Weighed, WeightEntropy, analyze,
-    analyze_store,
+    Analysis, Bits, BitsPerWeight, MatrixAnalysis, MatrixMeasure, MatrixVariant, Measured, PerWeight,
+    StoreAnalysis, StoreBytes, StoredVariantAnalysis, VariantAnalysis, VariantMeasure, Weighed,
+    WeightEntropy, analyze, analyze_store,
 };
 pub use qstore_checkpoint::{
     Error, Options, Progress, Result, Silent, Stop, Subject, TensorBytes, WriteOptions,

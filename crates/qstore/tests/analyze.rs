@@ -6,8 +6,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use qstore::{
-    Analysis, Bits, Bytes, Error, Options, Silent, Store, VariantMeasure, VariantName, VariantSpec, analyze,
-    analyze_store, inspect, pack,
+    Analysis, Bits, Error, Options, Silent, Store, StoreBytes, VariantMeasure, VariantName, VariantSpec,
+    analyze, analyze_store, inspect, pack,
 };
 use qstore_quantize::{
     Gptq, GptqBits, GroupSize, ModelSpec, Precision, WriteOptions, ZeroPoint, quantize, synthesise,
@@ -166,7 +166,8 @@ fn every_byte_of_a_store_is_for_something() {
     let store = Store::open(&path).unwrap();
     let analysis = analyze_store(&store, &Options::default(), &Silent).unwrap();
     let inspection = inspect(&store, false).unwrap();
-    let all = |bytes: &Bytes| bytes.codes + bytes.scales + bytes.exceptions + bytes.overhead + bytes.other;
+    let all =
+        |bytes: &StoreBytes| bytes.codes + bytes.scales + bytes.exceptions + bytes.overhead + bytes.other;
     assert_eq!(all(&analysis.sum.bytes), inspection.stored_bytes);
     for (variant, inspected) in analysis.variants.iter().zip(&inspection.variants) {
         assert_eq!((&variant.name, variant.archived), (&inspected.name, inspected.archived));

@@ -175,6 +175,40 @@ fn scales_are_near_those_of_the_same_matrix() {
     }
 }
 
+/// What scales refer to may be near others, and is then no more offered to be near.
+#[test]
+fn scales_that_refer_to_near_ones() {
+    let dir = common::scratch();
+    let high = model(37, Dtype::BF16, &[(256, 512)]);
+    let of_bits = |bits| gptq(&high, Gptq { group: 32, ..Gptq::of_bits(bits) });
+    // The same scales beside other codes, and scales beside those.
+    let mut same = of_bits(8);
+    let codes = same.keys().find(|name| name.ends_with("up_proj.qweight")).unwrap().clone();
+    same.get_mut(&codes).unwrap().data.iter_mut().step_by(7).for_each(|byte| *byte ^= 1);
+    let mut last = of_bits(8);
+    let scales = last.keys().find(|name| name.ends_with("up_proj.scales")).unwrap().clone();
+    last.get_mut(&scales).unwrap().data.iter_mut().step_by(2).for_each(|byte| *byte ^= 1);
+    let names = ["a4", "b8", "c8", "d8"];
+    for (name, tensors) in names.iter().zip([of_bits(4), of_bits(8), same, last]) {
+        write_checkpoint(&dir.path().join(name), &tensors);
+    }
+    let store = dir.path().join("store");
+    pack(&[spec(dir.path(), "a4")], &store, &write_options(), &Silent).unwrap();
+    for name in &names[1..] {
+        add(&store, &spec(dir.path(), name), &write_options(), &Silent).unwrap();
+    }
+    let inspection = check(dir.path(), &names);
+    let encodings: Vec<String> = names
+        .iter()
+        .map(|name| {
+            let variant = inspection.variants.iter().find(|found| found.name == *name).unwrap();
+            let tensors = variant.tensors.as_ref().unwrap();
+            tensors.iter().find(|tensor| tensor.name == scales).unwrap().encoding.clone()
+        })
+        .collect();
+    assert_eq!(encodings[1..], ["near", "reference", "near"]);
+}
+
 #[test]
 fn archived_codes_find_floats_of_another_prefix() {
     let dir = common::scratch();

@@ -3,7 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 
 use qstore_kernels::{
-    Backend, ClassFit, CodesCoder, Half, Histograms, Layout, ResidualCoder, Rows, Scratch, SplitCoder,
+    Backend, ClassFit, CodesCoder, Half, Histograms, Layout, PART, ResidualCoder, Rows, Scratch, SplitCoder,
     SplitWindow, SymbolTable, code_bucket, split_bucket, split_histogram, zero_symbols,
 };
 use rayon::ThreadPool;
@@ -135,6 +135,11 @@ impl Coders {
             if room.codes != *want {
                 return Err(Error::Peer("a coder does not decode to what it has encoded".to_owned()));
             }
+        }
+        room.codes.fill(0);
+        refine_level(&mut room, self, &coded, weights, 1)?;
+        if room.codes.chunks(PART).any(|part| part != &weights.eight[..PART]) {
+            return Err(Error::Peer("a coder does not decode to what it has encoded".to_owned()));
         }
         Ok(coded)
     }

@@ -38,7 +38,7 @@ pub(crate) fn run(arguments: Arguments, program: Vec<OsString>) -> Result<(), Fa
     let console = Console::new(options, common.quiet);
     // Others have nothing to undo, or, as measurements, processes of their own that hear it as well.
     if !matches!(command, Command::Inspect(_) | Command::Bench(_) | Command::BenchWorker | Command::Demo(_)) {
-        let reads = matches!(command, Command::Verify(_) | Command::Load(_) | Command::Analyze(_));
+        let reads = matches!(command, Command::Verify(_) | Command::Load(_));
         console.bars.heed_interrupts(!reads);
     }
     match command {

@@ -31,7 +31,7 @@ pub use report::{
     Analysis, MatrixAnalysis, MatrixMeasure, MatrixVariant, Measured, VariantAnalysis, VariantMeasure,
 };
 pub use store::{
-    BitsPerWeight, Bytes, StoreAnalysis, StoredVariantAnalysis, Weighed, WeightEntropy, analyze_store,
+    BitsPerWeight, StoreAnalysis, StoreBytes, StoredVariantAnalysis, Weighed, WeightEntropy, analyze_store,
 };
 
 /// A piece of work.

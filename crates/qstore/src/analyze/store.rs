@@ -3,14 +3,15 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use qstore_checkpoint::{Error, FloatKind, IoContext as _, Options, Progress, Result, zeroed};
-use qstore_container::{ArrayKey, ArrayRef, ChunkForm, Encoding, StoredArray, VariantName};
-use rayon::prelude::*;
+use qstore_checkpoint::{
+    CHUNK_MEMORY, Error, FloatKind, IoContext as _, Options, Progress, Result, Window, ordered, size, zeroed,
+};
+use qstore_container::{ArrayKey, ArrayRef, ChunkForm, Encoding, Part, StoredArray, VariantName};
 use serde::Serialize;
 
 use super::counts::{Counter, entropy_bits, real, whole};
-use crate::codec::aside;
-use crate::decode::ArrayReader;
+use crate::codec::not_symbols;
+use crate::decode::{ArrayBytes as _, ArrayReader};
 use crate::formats::{QuantGroup, find_groups};
 use crate::ingest::{checkpoint_of, source_of};
 use crate::names::canonical;
@@ -48,20 +49,20 @@ pub struct StoredVariantAnalysis {
     pub weighed: Weighed,
 }
 
-/// Bytes, and bits for each weight.
+/// StoreBytes, and bits for each weight.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Weighed {
-    /// Bytes.
-    pub bytes: Bytes,
+    /// StoreBytes.
+    pub bytes: StoreBytes,
     /// Bits a weight; `None` if there are no weights.
     pub bits_per_weight: Option<BitsPerWeight>,
 }
 
-/// Bytes of a store, by what they are for.
+/// StoreBytes of a store, by what they are for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
-pub struct Bytes {
+pub struct StoreBytes {
     /// Weights or codes and their scales, in their files.
     pub raw: u64,
     /// Streams of weights or codes.
@@ -80,15 +81,15 @@ pub struct Bytes {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct BitsPerWeight {
-    /// See [`Bytes::raw`].
+    /// See [`StoreBytes::raw`].
     pub raw: f64,
-    /// See [`Bytes::codes`].
+    /// See [`StoreBytes::codes`].
     pub codes: f64,
-    /// See [`Bytes::scales`].
+    /// See [`StoreBytes::scales`].
     pub scales: f64,
-    /// See [`Bytes::exceptions`].
+    /// See [`StoreBytes::exceptions`].
     pub exceptions: f64,
-    /// See [`Bytes::overhead`].
+    /// See [`StoreBytes::overhead`].
     pub overhead: f64,
     /// All of these but `raw`.
     pub sum: f64,
@@ -104,7 +105,7 @@ pub struct WeightEntropy {
     pub bits_per_weight: f64,
 }
 
-impl Bytes {
+impl StoreBytes {
     fn plus(self, other: Self) -> Self {
         Self {
             raw: self.raw.saturating_add(other.raw),
@@ -132,10 +133,10 @@ impl Bytes {
     }
 }
 
-/// Weighs a store. All of its chunks are read, and the finest floats are decoded.
+/// Weighs a store. The coded chunks of its matrices are read, and the finest floats are decoded.
 ///
 /// # Errors
-/// A variant that cannot be read.
+/// A variant that cannot be read, and damage in one of these chunks.
 pub fn analyze_store(store: &Store, options: &Options, progress: &dyn Progress) -> Result<StoreAnalysis> {
     let names = store.manifest().variants.iter().map(|entry| &entry.name);
     let members = names.map(|name| Member::open(store.variant(name)?)).collect::<Result<Vec<_>>>()?;
@@ -154,14 +155,14 @@ pub fn analyze_store(store: &Store, options: &Options, progress: &dyn Progress) 
             weighed: bytes.over(weights),
         });
     }
-    let manifest = Bytes { overhead: store.manifest_bytes(), ..Bytes::default() };
+    let manifest = StoreBytes { overhead: store.manifest_bytes(), ..StoreBytes::default() };
     let sum = variants.iter().fold(manifest, |sum, variant| sum.plus(variant.weighed.bytes));
     let weights = variants.iter().map(|variant| variant.weights).max().unwrap_or(0);
     let finest = members
         .iter()
         .rev()
         .find(|member| member.groups.is_empty() && member.matrices(&matrices).next().is_some());
-    let entropy = finest.map(|finest| options.pool()?.install(|| finest.entropy(&matrices))).transpose()?;
+    let entropy = finest.map(|finest| finest.entropy(&matrices, options, progress)).transpose()?;
     Ok(StoreAnalysis { weights, variants, sum: sum.over(weights), entropy })
 }
 
@@ -233,22 +234,27 @@ impl Member {
         })
     }
 
-    /// Whether floats, or some of their parts, are given others, or are others that are.
+    /// Whether an array, one of its parts, or what it refers to is given others.
     fn is_given(&self, array: &StoredArray) -> bool {
         match &array.encoding {
-            Encoding::Parts { parts } => parts.iter().any(|part| {
-                self.variant.stored_array(&part.array).is_ok_and(|part| part.encoding.is_given())
-            }),
+            Encoding::Parts { parts } => {
+                let part = |part: &Part| self.variant.stored_array(&part.array).ok();
+                parts.iter().filter_map(part).any(|part| self.is_given(part))
+            }
+            // It leads to no other reference.
             Encoding::Reference { to, .. } => {
-                self.variant.stored(to).is_ok_and(|target| target.encoding.is_given())
+                let target = self.variant.referred(to).and_then(|of| Ok(of.stored_array(&to.array)?.clone()));
+                target.is_ok_and(|target| {
+                    target.encoding.is_given() || matches!(target.encoding, Encoding::Parts { .. })
+                })
             }
             encoding => encoding.is_given(),
         }
     }
 
     /// Its weights, and what everything takes.
-    fn weigh(&self, matrices: &Matrices, progress: &dyn Progress) -> Result<(u64, Bytes)> {
-        let mut bytes = Bytes { overhead: self.variant.overhead(), ..Bytes::default() };
+    fn weigh(&self, matrices: &Matrices, progress: &dyn Progress) -> Result<(u64, StoreBytes)> {
+        let mut bytes = StoreBytes { overhead: self.variant.overhead(), ..StoreBytes::default() };
         progress.advance(bytes.overhead)?;
         let (mut weights, mut keys) = (0u64, HashSet::new());
         for (array, of_array) in self.matrices(matrices) {
@@ -277,8 +283,8 @@ impl Member {
     }
 
     /// What a matrix takes, which is stored in so many bytes.
-    fn matrix(&self, array: &StoredArray, stored: u64) -> Result<Bytes> {
-        let mut bytes = Bytes::default();
+    fn matrix(&self, array: &StoredArray, stored: u64) -> Result<StoreBytes> {
+        let mut bytes = StoreBytes::default();
         let Some((shard, at)) = self.variant.place(&array.key) else { return Ok(bytes) };
         let shard = self.variant.shard(shard);
         // Parts are counted one by one.
@@ -299,9 +305,9 @@ impl Member {
                 if !record.matches(&chunk) {
                     return Err(damaged(&"a chunk is damaged: its checksum does not fit"));
                 }
-                let aside = aside(array, &chunk).map_err(|e| damaged(&e))?;
-                bytes.exceptions = bytes.exceptions.saturating_add(aside.exceptions);
-                bytes.overhead = bytes.overhead.saturating_add(aside.states);
+                let beside = not_symbols(array, &chunk).map_err(|e| damaged(&e))?;
+                bytes.exceptions = bytes.exceptions.saturating_add(beside.exceptions);
+                bytes.overhead = bytes.overhead.saturating_add(beside.states);
             }
             offset = offset.saturating_add(record.length.into());
         }
@@ -310,27 +316,46 @@ impl Member {
     }
 
     /// The entropy of its floats.
-    fn entropy(&self, matrices: &Matrices) -> Result<WeightEntropy> {
-        const PIECE: usize = 4 << 20;
+    fn entropy(
+        &self,
+        matrices: &Matrices,
+        options: &Options,
+        progress: &dyn Progress,
+    ) -> Result<WeightEntropy> {
         let all: Vec<_> = self.matrices(matrices).collect();
-        let of_matrix = |(array, _): &(&StoredArray, u64)| {
-            let reader = ArrayReader::open(&self.variant, &array.key)?;
-            let bytes = array.bytes().map_err(|e| Error::damaged(self.variant.folder(), e))?;
-            let mut counter = Counter::new(array.dtype.bitsize() / 8);
-            let mut piece =
-                zeroed(bytes.min(PIECE as u64)).at(self.variant.folder(), "cannot hold a piece")?;
-            let mut offset = 0;
-            while offset < bytes {
-                let piece = &mut piece[..usize::try_from(bytes - offset).unwrap_or(PIECE).min(PIECE)];
-                reader.read(offset, piece)?;
-                counter.add(piece);
-                offset += piece.len() as u64;
-            }
-            Ok(whole(entropy_bits(&counter.finish())))
+        let pool = options.pool()?;
+        let window = Window { jobs: pool.current_num_threads(), bytes: options.memory };
+        // Of four bytes all are kept, of fewer how often each occurs.
+        let holds = |(array, _): &(&StoredArray, u64)| match array.dtype.bitsize() {
+            32 => array.bytes().unwrap_or(u64::MAX),
+            _ => CHUNK_MEMORY,
         };
-        let bits: Result<Vec<u64>> = all.par_iter().map(of_matrix).collect();
-        let weights = all.iter().map(|(_, weights)| weights).fold(0u64, |all, of| all.saturating_add(*of));
-        let bits_per_weight = real(bits?.iter().sum()) / real(weights.max(1));
+        let (mut bits, mut weights) = (0u64, 0u64);
+        let jobs = all.into_iter().map(Ok);
+        let work = |(array, of): (&StoredArray, u64)| Ok((self.entropy_of(array)?, of));
+        ordered(&pool, window, jobs, holds, work, |(of_matrix, of)| {
+            bits = bits.saturating_add(of_matrix);
+            weights = weights.saturating_add(of);
+            Ok(progress.advance(0)?)
+        })?;
+        let bits_per_weight = real(bits) / real(weights.max(1));
         Ok(WeightEntropy { variant: self.name().to_string(), bits_per_weight })
+    }
+
+    /// The bits of a matrix by its entropy.
+    fn entropy_of(&self, array: &StoredArray) -> Result<u64> {
+        let reader = ArrayReader::open(&self.variant, &array.key)?;
+        let bytes = array.bytes().map_err(|e| Error::damaged(self.variant.folder(), e))?;
+        let mut counter = Counter::new(array.dtype.bitsize() / 8);
+        let (mut piece, mut at) = (Vec::new(), 0);
+        while at < bytes {
+            // Whole chunks.
+            let end = reader.piece_end(at).clamp(at + 1, bytes);
+            piece.resize(size(end - at), 0);
+            reader.read(at, &mut piece)?;
+            counter.add(&piece);
+            at = end;
+        }
+        Ok(whole(entropy_bits(&counter.finish())))
     }
 }

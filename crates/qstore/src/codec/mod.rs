@@ -1,11 +1,11 @@
 //! One codec for each way in which a chunk can be coded: bytes of whole rows to stored bytes, and back.
 
-mod aside;
 mod code_residual;
 mod codes;
 mod float;
 mod head;
 mod near;
+mod not_symbols;
 mod places;
 mod planes;
 mod refine;
@@ -20,11 +20,11 @@ mod workspace;
 use qstore_container::{ChunkShape, Encoding, Lanes, StoredArray};
 use qstore_kernels::{Classifier, DecodeError, Layout};
 
-pub(crate) use aside::aside;
 pub(crate) use code_residual::{GivenCodes, Predictor};
 pub(crate) use codes::{Codes, Symbols};
 pub(crate) use float::{FloatSplit, high_halves, low_width, values};
 pub(crate) use near::{GivenNear, Near};
+pub(crate) use not_symbols::not_symbols;
 pub(crate) use planes::Planes;
 pub(crate) use refine::{
     GivenWeights, KnownBins, KnownCodes, KnownWeights, OwnBins, Refine, RefineFloats, count_wide, stretches,

@@ -1,6 +1,6 @@
 //! Floats given proportional ones of a variant below: scales given the scales of the same matrix.
 
-use qstore_checkpoint::{FloatKind, Result, size};
+use qstore_checkpoint::{FloatKind, Result, SourceArray};
 use qstore_container::{Encoding, Finite};
 use qstore_kernels::Classifier;
 
@@ -17,7 +17,7 @@ const LEAST_FLOATS: u64 = 1024;
 const MOST_TENTHS: u128 = 9;
 
 /// Whether an array of so many floats may be worth being given others.
-pub(super) fn is_worthwhile(pairs: &Pairs, array: &qstore_checkpoint::SourceArray) -> bool {
+pub(super) fn is_worthwhile(pairs: &Pairs, array: &SourceArray) -> bool {
     let floats = array.shape.iter().fold(1u64, |product, d| product.saturating_mul(*d));
     floats >= LEAST_FLOATS && !pairs.scales(&array.key).is_empty()
 }
@@ -45,12 +45,7 @@ pub(super) fn or_near(best: Fit, matrix: &CodedMatrix, others: &[FloatPair]) -> 
 /// Floats that lie so given these.
 fn fit(matrix: &CodedMatrix, float: FloatKind, pair: &FloatPair) -> Result<Option<Fit>> {
     let Some((others, of_others)) = pair.reader(matrix.shape())? else { return Ok(None) };
-    let parts = matrix.parts_with(|first, rows| {
-        let cols = matrix.shape()[1];
-        let mut raw = vec![0; rows.saturating_mul(size(cols)).saturating_mul(of_others.width())];
-        others.read_elements(first as u64..(first + rows) as u64, 0..cols, &mut raw)?;
-        Ok(raw)
-    })?;
+    let parts = FloatPair::parts(matrix, &others, of_others.width())?;
     let mut ratios = Vec::new();
     for part in &parts {
         let read = |float: FloatKind, raw: &[u8]| {

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use qstore_checkpoint::{FloatKind, Progress, Result, Source};
-use qstore_container::{ArrayKey, Dtype, Factor, Scale, Unshared, View, Why};
+use qstore_container::{ArrayKey, Dtype, Factor, Scale, Unshared, Why};
 
 use super::by_values::match_values;
 use super::cut::PairedCut;
@@ -69,9 +69,10 @@ impl Pairs {
         let fused = arrays.iter().filter(|array| is_fused(array));
         pairs.fused = fused.map(|array| array.key.clone()).collect();
         for variant in lower {
-            pairs.match_with(source, variant, &matrices, arrays, progress)?;
-            pairs.find_floats(variant, &own)?;
-            pairs.find_scales(variant, &own)?;
+            let theirs = variant.checkpoint()?;
+            pairs.match_with(source, (variant, &theirs), &matrices, arrays, progress)?;
+            pairs.find_floats(variant, &own, &theirs);
+            pairs.find_scales(variant, &own, (arrays, &theirs))?;
         }
         pairs.note_casts(&matrices, arrays);
         pairs.cuts.values_mut().for_each(|cuts| cuts.retain(PairedCut::is_of_use));
@@ -101,15 +102,14 @@ impl Pairs {
     fn match_with(
         &mut self,
         source: &Source,
-        variant: &Lower,
+        (variant, theirs): (&Lower, &Checkpoint),
         matrices: &Matrices,
         arrays: &[ArrayInfo],
         progress: &dyn Progress,
     ) -> Result<()> {
-        let theirs: Checkpoint = variant.checkpoint()?;
         let mut seen = HashSet::new();
         // A second set of weights in a folder is the first one again.
-        let groups = find_all(&theirs).groups.into_iter();
+        let groups = find_all(theirs).groups.into_iter();
         let groups = groups.filter(|group| seen.insert((group.weight.clone(), group.folder.clone())));
         let (mut taken, mut others) = (HashSet::new(), Vec::new());
         for group in groups {
@@ -159,7 +159,7 @@ impl Pairs {
             };
             self.add(&matrix, variant, group);
         }
-        self.find_twins(variant, arrays, &theirs);
+        self.find_twins(variant, arrays, theirs);
         self.note_floats(variant, arrays, &theirs.tensors);
         Ok(())
     }
@@ -184,13 +184,12 @@ impl Pairs {
     }
 
     /// Finds the floats of the variant below that the source's own codes may have been made from.
-    fn find_floats(&mut self, variant: &Lower, own: &HashMap<ArrayKey, QuantGroup>) -> Result<()> {
-        let Lower::Stored(stored) = variant else { return Ok(()) };
+    fn find_floats(&mut self, variant: &Lower, own: &HashMap<ArrayKey, QuantGroup>, theirs: &Checkpoint) {
+        let Lower::Stored(stored) = variant else { return };
         if own.is_empty() {
-            return Ok(());
+            return;
         }
-        let theirs = variant.checkpoint()?;
-        let floats = Floats::new(&theirs);
+        let floats = Floats::new(theirs);
         let named = |group: &QuantGroup| (canonical(&group.weight).into_owned(), group.shape());
         let taken = own.values().map(named).filter(|(name, shape)| floats.has(name, *shape));
         let taken: HashSet<String> = taken.map(|(name, _)| name).collect();
@@ -205,24 +204,30 @@ impl Pairs {
             self.floats.entry(key.clone()).or_default().extend(found.into_iter().flatten());
         }
         self.floats.retain(|_, floats| !floats.is_empty());
-        Ok(())
     }
 
     /// Finds the scales of the variant below that the source's own may be near.
-    fn find_scales(&mut self, variant: &Lower, own: &HashMap<ArrayKey, QuantGroup>) -> Result<()> {
+    fn find_scales(
+        &mut self,
+        variant: &Lower,
+        own: &HashMap<ArrayKey, QuantGroup>,
+        (arrays, theirs): (&[ArrayInfo], &Checkpoint),
+    ) -> Result<()> {
         let Lower::Stored(stored) = variant else { return Ok(()) };
         if own.is_empty() {
             return Ok(());
         }
-        let theirs = find_all(&variant.checkpoint()?).groups;
+        let matrices = arrays.iter().filter(|array| is_float_matrix(array));
+        let shapes: HashMap<&ArrayKey, &[u64]> =
+            matrices.map(|array| (&array.key, &array.shape[..])).collect();
+        let theirs = find_all(theirs).groups;
         let theirs: HashMap<String, &QuantGroup> =
             theirs.iter().map(|group| (canonical(&group.weight).into_owned(), group)).collect();
         for group in own.values() {
             let Some(other) = theirs.get(&*canonical(&group.weight)) else { continue };
-            let (Some(own), Some(other)) = (scales(group), scales(other)) else { continue };
-            let is_alone = stored.stored_array(other).is_ok_and(|array| !array.encoding.is_given());
-            let pair = FloatPair::new(stored, other, &View::WHOLE).filter(|_| is_alone);
-            self.scales.entry(own.clone()).or_default().extend(pair);
+            let (Some(own), Some(other)) = (scale_array(group), scale_array(other)) else { continue };
+            let Some(shape) = shapes.get(own) else { continue };
+            self.scales.entry(own.clone()).or_default().extend(FloatPair::alone(stored, other, shape)?);
         }
         self.scales.retain(|_, scales| !scales.is_empty());
         Ok(())
@@ -388,8 +393,8 @@ fn paired_cuts(checkpoint: &Checkpoint) -> HashMap<ArrayKey, Vec<PairedCut>> {
     some.map(|(key, cuts)| (key, cuts.into_iter().map(PairedCut::from).collect())).collect()
 }
 
-/// The array that the scales of a matrix are, if it is one.
-fn scales(group: &QuantGroup) -> Option<&ArrayKey> {
+/// The array of the first scales of a matrix that are numbers of one.
+fn scale_array(group: &QuantGroup) -> Option<&ArrayKey> {
     let mut factors = group.matrix().values.scales.iter().map(Scale::factor);
     let numbers = factors.find_map(|factor| match factor {
         Factor::Numbers(numbers) => Some(numbers),

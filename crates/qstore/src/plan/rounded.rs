@@ -38,6 +38,25 @@ impl FloatPair {
         (!is_elsewhere(&reader.stored().encoding)).then(|| Self { variant: variant.clone(), field })
     }
 
+    /// All of an array of that shape that is given no others; `None` if it is not such.
+    pub(super) fn alone(variant: &Arc<Variant>, key: &ArrayKey, shape: &[u64]) -> Result<Option<Self>> {
+        let stored = variant.stored_array(key)?;
+        let fits = FloatKind::of(stored.dtype).is_some() && stored.shape == shape;
+        // Of a reference, what it leads to.
+        let is_alone = fits && !ArrayReader::open(variant, key)?.stored().encoding.is_given();
+        Ok(Self::new(variant, key, &View::WHOLE).filter(|_| is_alone))
+    }
+
+    /// The floats of a few chunks of a matrix, with its own: `floats` reads these, each of so many bytes.
+    pub(super) fn parts(matrix: &CodedMatrix, floats: &CodeReader, width: usize) -> Result<Vec<Part>> {
+        matrix.parts_with(|first, rows| {
+            let cols = matrix.shape()[1];
+            let mut raw = vec![0; rows.saturating_mul(size(cols)).saturating_mul(width)];
+            floats.read_elements(first as u64..(first + rows) as u64, 0..cols, &mut raw)?;
+            Ok(raw)
+        })
+    }
+
     /// It as plans name it.
     pub(super) fn field(&self) -> Field<ArrayRef> {
         let name = self.variant.name();
@@ -69,12 +88,7 @@ impl FloatPair {
             own: Box::new(description.clone()),
             layout: layout.clone(),
         };
-        let parts = matrix.parts_with(|first, rows| {
-            let cols = matrix.shape()[1];
-            let mut raw = vec![0; rows.saturating_mul(size(cols)).saturating_mul(float.width())];
-            floats.read_elements(first as u64..(first + rows) as u64, 0..cols, &mut raw)?;
-            Ok(raw)
-        })?;
+        let parts = Self::parts(matrix, &floats, float.width())?;
         let rounder = Rounder::new(own.clone());
         let shifted = fit_shifts(
             matrix,

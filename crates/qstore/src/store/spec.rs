@@ -22,7 +22,7 @@ pub struct VariantSpec {
     /// Whether it is archived: given whatever of higher precision saves most, so that it takes little but its scales,
     /// and reading it reads that.
     pub archived: bool,
-    /// Matrices that one of it is given at most, 1 to 16; 3 if not said. Each that it is given must be read for it.
+    /// The most matrices that one of its matrices is given, 1 to 16; 3 if not set. Reading it decodes each of them.
     pub levels: Option<u8>,
     /// Patterns of files that are left out: of a name anywhere (`.git`, `*.bin`), or with a slash of a path
     /// (`original/*`).

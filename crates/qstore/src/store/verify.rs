@@ -107,10 +107,13 @@ pub fn verify(
     for entry in store.manifest().variants.iter().filter(|entry| name.is_none_or(|name| entry.name == *name))
     {
         let name = entry.name.to_string();
-        // A variant comes after all that it is given, whose own are in its list.
+        // A variant comes after all that it is given.
         let is_given = |checked: &&VariantVerification| {
             let among = |name: &str| entry.given.iter().any(|given| given.variant.as_str() == name);
-            among(&checked.name) && !checked.problems.is_empty()
+            let by_way_of = |damaged: &String| {
+                variants.iter().any(|of| among(&of.name) && of.given_damaged.contains(damaged))
+            };
+            !checked.problems.is_empty() && (among(&checked.name) || by_way_of(&checked.name))
         };
         let given_damaged = variants.iter().filter(is_given).map(|checked| checked.name.clone()).collect();
         let mut result =

@@ -60,11 +60,12 @@ impl Aside {
         for (_, field) in values.fields() {
             self.add_matrix(variant, &field.array, &field.view);
             let Ok(array) = variant.stored(&field.array) else { continue };
-            if let Ok((_, source)) = variant.source_of(&field.array)
-                && source.encoding.is_near()
+            if let Ok((owner, source)) = variant.source_of(&field.array)
+                && let Encoding::Near { floats, .. } = &source.encoding
             {
-                // As much again of what it is near.
+                // It is decoded anew for each array that it is read for, and so is what it is near.
                 self.add(source.bytes().unwrap_or(u64::MAX).saturating_mul(2));
+                self.add_matrix(owner, &floats.array, &floats.view);
             }
             if let Ok(placed) = field.view.place(&array.shape) {
                 self.add(slab_bytes(array, &placed));

@@ -116,7 +116,7 @@ pub fn moved() -> &'static Sample {
     })
 }
 
-/// GPTQ's codes of 8 bits, whose scales are near those of 4 bits.
+/// GPTQ's codes of 8 and of 4 bits, whose scales are near those of 2 bits.
 pub fn near() -> &'static Sample {
     static SAMPLE: OnceLock<Sample> = OnceLock::new();
     SAMPLE.get_or_init(|| {
@@ -124,7 +124,7 @@ pub fn near() -> &'static Sample {
         let mut high = model(10, Dtype::BF16, &[(128, 512)]);
         high.remove("model.embed_tokens.weight");
         let mut originals = Originals::default();
-        for bits in [4, 8] {
+        for bits in [2, 4, 8] {
             let name = format!("gptq{bits}");
             let tensors = gptq(&high, Gptq { group: 32, ..Gptq::of_bits(bits) });
             let folder = dir.path().join(&name);
@@ -133,7 +133,7 @@ pub fn near() -> &'static Sample {
             originals.tensors.insert(name, tensors);
         }
         let store = dir.path().join("store");
-        let specs = ["gptq4", "gptq8"].map(|name| spec(dir.path(), name));
+        let specs = ["gptq2", "gptq4", "gptq8"].map(|name| spec(dir.path(), name));
         pack(&specs, &store, &write_options(), &Silent).unwrap();
         Sample { _dir: dir, store, originals: Arc::new(originals) }
     })

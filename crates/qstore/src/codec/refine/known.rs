@@ -119,8 +119,8 @@ impl<'a> GivenWeights<'a> {
         is_whole && self.codes.len() == self.known.bins.len() && self.codes.iter().all(fits)
     }
 
-    /// Gives the chunk's weights their intervals; `symbols` say in which stretches they lie, where there are any. Where codes come as they are stored, each part of a row can be asked
-    /// for once, in order.
+    /// Gives the chunk's weights their intervals; `symbols` say in which stretches they lie, where there are any. Where
+    /// codes come as they are stored, each part of a row can be asked for once, in order.
     ///
     /// # Errors
     /// A chunk of codes that is damaged.

@@ -130,9 +130,6 @@ impl RowScales {
     }
 }
 
-/// The greatest zero-point of codes that were moved: with a level off it is still one that kernels take.
-const MOST_ZERO: f32 = WIDEST / 2.0;
-
 /// Scales of the weights of one row, and the levels of their codes as zero-points.
 pub(super) struct Moved {
     /// Of each column.
@@ -142,6 +139,11 @@ pub(super) struct Moved {
     /// Of the columns that were asked for last: zero-points less levels, and ranks.
     part: Vec<f32>,
     ranks: Vec<u8>,
+}
+
+/// A zero-point, if kernels take it; else one of which nothing is told.
+fn taken(zero: f32) -> f32 {
+    if zero.abs() <= WIDEST { zero } else { Scaling::NOTHING.zero }
 }
 
 impl Moved {
@@ -161,8 +163,7 @@ impl Moved {
         for (run, group) in of.runs_of(columns) {
             let group = group.filter(|_| number < of.there[0]);
             let scaled = group.map(|group| (values.scale(group), values.zero(group)));
-            let usable = scaled
-                .filter(|(scale, zero)| (0.0..f32::INFINITY).contains(scale) && zero.abs() <= MOST_ZERO);
+            let usable = scaled.filter(|(scale, _)| (0.0..f32::INFINITY).contains(scale));
             let (scale, zero) = usable.unwrap_or((Scaling::NOTHING.scale, Scaling::NOTHING.zero));
             self.scales[run.clone()].fill(scale.max(LEAST_SCALE));
             self.zeros[run].fill(zero);
@@ -179,12 +180,10 @@ impl Moved {
             // By ranks, so that compilers make vector code of it.
             of.ranking.ranks(codes, &mut self.ranks);
             let base = of.ranking.base();
-            each.zip(&self.ranks).for_each(|((part, zero), rank)| *part = zero - (f32::from(*rank) - base));
+            let off = |zero: f32, rank: u8| taken(zero - (f32::from(rank) - base));
+            each.zip(&self.ranks).for_each(|((part, zero), rank)| *part = off(*zero, *rank));
         } else {
-            each.zip(codes).for_each(|((part, zero), code)| {
-                let level = levels.value(*code);
-                *part = if level.is_finite() { zero - level } else { Scaling::NOTHING.zero };
-            });
+            each.zip(codes).for_each(|((part, zero), code)| *part = taken(zero - levels.value(*code)));
         }
     }
 

@@ -8,7 +8,7 @@ use qstore_container::{
 };
 use qstore_kernels::{ClassFit, Classifier, Histograms, Layout, Rows, code_bucket};
 
-use super::aside::Aside;
+use super::not_symbols::NotSymbols;
 use super::*;
 use crate::quant::{Dequantizer, HeldArray, words_of_codes};
 
@@ -238,10 +238,10 @@ impl Case<'_> {
             return Ok(false);
         };
         prop_assert!(self.decode(&self.codec, &stored).unwrap() == self.raw);
-        let Aside { exceptions, states } = aside(&array, &stored).unwrap();
+        let NotSymbols { exceptions, states } = not_symbols(&array, &stored).unwrap();
         prop_assert!(exceptions + states <= stored.len() as u64 && states.is_multiple_of(256));
         prop_assert_eq!(states == 0, matches!(self.codec, Codec::Raw | Codec::Zstd(_) | Codec::Near(_)));
-        prop_assert!(states == 0 || aside(&array, &stored[..200]).is_err());
+        prop_assert!(states == 0 || not_symbols(&array, &stored[..200]).is_err());
         prop_assert!(self.decode(&opened, &stored).unwrap() == self.raw);
         prop_assert!(self.decode(&opened, &[&stored[..], &[0, 0]].concat()).is_err());
         let mut state = seed;

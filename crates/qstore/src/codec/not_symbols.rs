@@ -8,8 +8,8 @@ use super::layout_of;
 
 /// Bytes of a coded chunk that are not its symbols.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Aside {
-    /// What no table, bin or interval has: where each lies, and itself.
+pub(crate) struct NotSymbols {
+    /// What no table, bin or interval has, or no shorter float: where each lies, and itself.
     pub(crate) exceptions: u64,
     /// Where coders begin.
     pub(crate) states: u64,
@@ -23,8 +23,8 @@ const FLOAT: u64 = 4 + 2;
 ///
 /// # Errors
 /// It is truncated.
-pub(crate) fn aside(array: &StoredArray, chunk: &[u8]) -> Result<Aside, DecodeError> {
-    let mut parts = Parts { array, chunk, found: Aside::default() };
+pub(crate) fn not_symbols(array: &StoredArray, chunk: &[u8]) -> Result<NotSymbols, DecodeError> {
+    let mut parts = Parts { array, chunk, found: NotSymbols::default() };
     match &array.encoding {
         Encoding::Codes { .. }
         | Encoding::CodeResidual { .. }
@@ -61,7 +61,7 @@ pub(crate) fn aside(array: &StoredArray, chunk: &[u8]) -> Result<Aside, DecodeEr
 struct Parts<'a> {
     array: &'a StoredArray,
     chunk: &'a [u8],
-    found: Aside,
+    found: NotSymbols,
 }
 
 impl Parts<'_> {
