@@ -33,35 +33,22 @@ pub(in super::super) fn decode_row(
     out: &mut [u8],
 ) -> Result<(), DecodeError> {
     match &edges.kind {
-        EdgeKind::Integers => decode_by::<INTEGERS>(
-            (&EdgeRegisters::new::<INTEGERS>(edges), edges.as_integers()),
-            states,
-            words,
-            row,
-            out,
-        ),
-        EdgeKind::Floats(floats) => {
-            decode_by::<FLOATS>((&EdgeRegisters::new::<FLOATS>(edges), *floats), states, words, row, out)
-        }
-        EdgeKind::Table(table) => decode_by::<TABLE>(
-            (&EdgeRegisters::new::<TABLE>(edges), edges.as_table(table)),
-            states,
-            words,
-            row,
-            out,
-        ),
+        EdgeKind::Integers => decode_by::<INTEGERS>((edges, edges.as_integers()), states, words, row, out),
+        EdgeKind::Floats(floats) => decode_by::<FLOATS>((edges, *floats), states, words, row, out),
+        EdgeKind::Table(table) => decode_by::<TABLE>((edges, edges.as_table(table)), states, words, row, out),
     }
 }
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt")]
 fn decode_by<const KIND: u8>(
-    ranks: Ranks<impl Levels>,
+    (edges, levels): (&Edges, impl Levels),
     states: &mut States,
     words: &mut WordReader,
     row: Row,
     out: &mut [u8],
 ) -> Result<(), DecodeError> {
+    let ranks = (&EdgeRegisters::new::<KIND>(edges), levels);
     if is_sixteen(row.scaled) {
         decode_scaled::<KIND, SIXTEENS>(ranks, states, words, row, out)
     } else {
@@ -254,34 +241,13 @@ pub(in super::super) fn encode_row(
 ) {
     match &edges.kind {
         EdgeKind::Integers => {
-            encode_by::<INTEGERS>(
-                (&EdgeRegisters::new::<INTEGERS>(edges), edges.as_integers()),
-                states,
-                words,
-                row,
-                ranks,
-                outside,
-            );
+            encode_by::<INTEGERS>((edges, edges.as_integers()), states, words, row, ranks, outside);
         }
         EdgeKind::Floats(floats) => {
-            encode_by::<FLOATS>(
-                (&EdgeRegisters::new::<FLOATS>(edges), *floats),
-                states,
-                words,
-                row,
-                ranks,
-                outside,
-            );
+            encode_by::<FLOATS>((edges, *floats), states, words, row, ranks, outside);
         }
         EdgeKind::Table(table) => {
-            encode_by::<TABLE>(
-                (&EdgeRegisters::new::<TABLE>(edges), edges.as_table(table)),
-                states,
-                words,
-                row,
-                ranks,
-                outside,
-            );
+            encode_by::<TABLE>((edges, edges.as_table(table)), states, words, row, ranks, outside);
         }
     }
 }
@@ -289,13 +255,14 @@ pub(in super::super) fn encode_row(
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt")]
 fn encode_by<const KIND: u8>(
-    edges: Ranks<impl Levels>,
+    (edges, levels): (&Edges, impl Levels),
     states: &mut States,
     words: &mut WordWriter,
     row: Row,
     ranks: &[u8],
     outside: &mut dyn FnMut(usize),
 ) {
+    let edges = (&EdgeRegisters::new::<KIND>(edges), levels);
     let mut sets = [load_lanes(states.set(0)), load_lanes(states.set(1))];
     let both = usize::from(states.sets().len() == 2);
     let (blocks, rest) = ranks.as_chunks();
