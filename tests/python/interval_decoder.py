@@ -56,7 +56,7 @@ class Ranks(NamedTuple):
             edges = np.arange(1, codes.size, dtype=np.float32) - np.float32(0.5)
             return cls(levels.of_codes(codes) + base, np.float32(base), np.float32(codes.size - 1), edges)
         if levels.table is not None:
-            check(codes.size <= 16 and (np.abs(levels.table) <= WIDEST).all(), "a table that is too large")
+            check(codes.size <= 16 and (np.abs(levels.table) <= WIDEST / 2).all(), "a table that is too large")
             in_order = np.sort(levels.table, kind="stable")
             middles = (in_order[:-1] + in_order[1:]) * np.float32(0.5)
             return cls(levels.ranks(), np.float32(0), None, middles)
@@ -180,7 +180,7 @@ class Around:
         check(isinstance(around, list) and 3 <= len(around) <= 17, "3 to 17 distances")
         edges = np.array([binary32(edge) for edge in around], np.float32)
         check((edges[:-1] <= edges[1:]).all(), "distances that do not ascend")
-        check((np.abs(edges[1:-1]) <= WIDEST).all(), "distances that are too large")
+        check((np.abs(edges[1:-1]) <= WIDEST / 2).all(), "distances that are too large")
         scale, zero = values.fitted(*shape).of_elements()
         level, zero = values.levels.of_codes(codes).astype(np.float32), zero.astype(np.float32)
         tells = np.isfinite(scale) & (scale >= 0) & (np.abs(zero - level) <= WIDEST)

@@ -29,7 +29,8 @@ impl TryFrom<f32> for Finite {
     type Error = FormatError;
 
     fn try_from(number: f32) -> Result<Self, FormatError> {
-        let finite = number.is_finite().then_some(Self(number));
+        // Decimal numbers have one zero, and so have these.
+        let finite = number.is_finite().then_some(Self(number + 0.0));
         finite.ok_or_else(|| FormatError::new("a number that is none or infinite"))
     }
 }

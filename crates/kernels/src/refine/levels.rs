@@ -1,6 +1,6 @@
 //! The edges between the levels of a quantiser.
 
-use super::{WIDEST, greater, integer, number};
+use super::{GREATEST_EDGE, greater, integer, number};
 
 /// The levels of a quantiser in ascending order, and the edges between them: a weight belongs to the nearest level.
 #[derive(Debug, Clone, PartialEq)]
@@ -40,11 +40,11 @@ impl Edges {
         Some(Self { kind, count })
     }
 
-    /// Of levels in ascending order, 2 to 16 of them, which are finite and not beyond 2^120. `None` for others.
+    /// Of levels in ascending order, 2 to 16 of them, not beyond [`GREATEST_EDGE`]. `None` for others.
     #[must_use]
     pub fn table(levels: &[f32]) -> Option<Self> {
         let count = checked(levels.len(), 16)?;
-        if !levels.is_sorted() || !levels.iter().all(|level| level.abs() <= WIDEST) {
+        if !levels.is_sorted() || !levels.iter().all(|level| level.abs() <= GREATEST_EDGE) {
             return None;
         }
         let mut edges = Box::new([f32::INFINITY; 15]);
@@ -54,11 +54,11 @@ impl Edges {
         Some(Self { kind: EdgeKind::Table(edges), count })
     }
 
-    /// Stretches between these edges, in ascending order: 1 to 15 of them, which are finite. `None` for others.
+    /// Stretches between these edges, in ascending order: 1 to 15 of them, not beyond [`GREATEST_EDGE`]. `None` for others.
     #[must_use]
     pub fn between(inner: &[f32]) -> Option<Self> {
         let count = checked(inner.len() + 1, 16)?;
-        if !inner.is_sorted() || !inner.iter().all(|edge| edge.abs() <= WIDEST) {
+        if !inner.is_sorted() || !inner.iter().all(|edge| edge.abs() <= GREATEST_EDGE) {
             return None;
         }
         let mut edges = Box::new([f32::INFINITY; 15]);

@@ -38,6 +38,9 @@ const NARROWEST: f32 = f32::from_bits(0x0d80_0000);
 /// Where intervals begin before anything is known, and the greatest zero-point and level: such that nothing is lost of
 /// the reciprocal of a width, whether it is one of slots or of all of them.
 pub const WIDEST: f32 = f32::from_bits(0x7b80_0000);
+/// The greatest level of a table, and the greatest edge between stretches: a zero-point of [`WIDEST`] lies beyond all, by
+/// as much as leaves each of them outside of any interval.
+const GREATEST_EDGE: f32 = WIDEST / 2.0;
 /// The least scale. With a smaller one, 0 above all, the bins of different ranks could not be told apart.
 pub const LEAST_SCALE: f32 = f32::from_bits(0x0e80_0000);
 /// Added to a number below 2^22 it leaves that number, rounded to an integer, half to even, in the low bits.

@@ -218,9 +218,13 @@ impl Readers {
 fn is_in_step(variant: &Variant, encoding: &Encoding, matrix: &QuantMatrix<ArrayRef>) -> Result<bool> {
     let stored = variant.stored(&matrix.codes.array)?;
     let Encoding::Refine { known, own, .. } = &stored.encoding else { return Ok(false) };
-    let at = encoding.known().iter().position(|known| known.matrix == *matrix);
-    let before = at.map_or(&[][..], |at| &encoding.known()[..at]);
-    Ok(*known == before && **own == matrix.values && coded_shape(stored) == Some(matrix.shape))
+    let mut places = encoding.known().iter().enumerate().filter(|(_, known)| known.matrix == *matrix);
+    let (Some((at, one)), None) = (places.next(), places.next()) else { return Ok(false) };
+    let before = &encoding.known()[..at];
+    Ok(one.ends.is_some()
+        && *known == before
+        && **own == matrix.values
+        && coded_shape(stored) == Some(matrix.shape))
 }
 
 impl ArrayReader {

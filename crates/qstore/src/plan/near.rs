@@ -62,6 +62,7 @@ fn fit(matrix: &CodedMatrix, float: FloatKind, pair: &FloatPair) -> Result<Optio
     // The middle one: most of what two quantisers of a kind make of a group differs by little.
     let Some(times) = ratios.get(ratios.len() / 2).copied() else { return Ok(None) };
     let Ok(number) = Finite::try_from(times) else { return Ok(None) };
+    let times = number.get();
     let near = Near::new(float);
     let (mut stored, mut of) = (0, 0);
     for part in &parts {

@@ -40,6 +40,14 @@ impl Aside {
         // Whole rows of its codes, one a byte.
         let rows = coded_shape(array).map_or(given.shape[0], |[rows, _]| rows.min(given.shape[0]));
         self.add(rows.saturating_mul(given.shape[1]));
+        // Of one, its chunks are kept for the next; of several, each is decoded for each chunk that is given it.
+        if array.encoding.known().len() > 1
+            && let Ok((_, source)) = variant.source_of(&given.codes.array)
+        {
+            let all = source.bytes().unwrap_or(u64::MAX);
+            let chunks = array.chunk_count().unwrap_or(u64::MAX);
+            self.add(chunks.saturating_mul(source.chunk_bytes().min(all)).saturating_sub(all));
+        }
         self.add_values(variant, &given.values, given.shape);
     }
 

@@ -60,13 +60,17 @@ impl KnownBins {
 
     /// The same whose outermost bins end at other levels.
     pub(crate) fn ending(&self, ends: [f32; 2]) -> Self {
-        Self { ends: self.scalings.ends(ends), scalings: self.scalings.clone(), around: None }
+        let ends = self.scalings.ends(ends.map(positive_zero));
+        Self { ends, scalings: self.scalings.clone(), around: None }
     }
 
     /// The same of codes that were moved, with stretches between these distances from a code's level, at least 3.
     /// `None` if they are no such.
     pub(crate) fn moved(&self, around: &[f32]) -> Option<Self> {
-        let (&[first, ref inner @ .., last], scalings) = (around, self.scalings.clone()) else { return None };
+        let around: Vec<f32> = around.iter().copied().map(positive_zero).collect();
+        let (&[first, ref inner @ .., last], scalings) = (&around[..], self.scalings.clone()) else {
+            return None;
+        };
         Some(Self { ends: [first, last], scalings, around: Some(Arc::new(Edges::between(inner)?)) })
     }
 
@@ -74,6 +78,11 @@ impl KnownBins {
     pub(crate) fn beyond(&self, steps: f32) -> [f32; 2] {
         self.scalings.ranking.beyond(steps)
     }
+}
+
+/// A number as plans have it, where there is one zero.
+fn positive_zero(number: f32) -> f32 {
+    number + 0.0
 }
 
 /// What codes of a matrix stand for that are coded given others.
