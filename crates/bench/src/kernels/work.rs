@@ -167,6 +167,16 @@ impl Room {
         Ok(Self { values: weights.values.clone(), codes: weights.codes.clone(), team })
     }
 
+    /// Does `work` for the codes of each chunk, by its number, on so many threads.
+    fn codes_on(
+        &mut self,
+        threads: usize,
+        work: impl Fn(&mut Local, usize, &mut [u8]) -> Result<()> + Sync,
+    ) -> Result<()> {
+        let chunks = self.codes.chunks_mut(CHUNK).enumerate();
+        self.team.on_threads(threads, chunks, |local, (chunk, out)| work(local, chunk, out))
+    }
+
     /// What everything is compared with.
     pub(super) fn copy(&mut self, weights: &Weights, threads: usize) -> Result<()> {
         // As large pieces as there can be.
@@ -280,10 +290,7 @@ fn refine_codes(
     weights: &Weights,
     threads: usize,
 ) -> Result<()> {
-    let chunks = room.codes.chunks_mut(CHUNK).enumerate();
-    room.team.on_threads(threads, chunks, |_, (chunk, out)| {
-        coders.refiners.decode_codes(weights, &coded.refined, chunk, out)
-    })
+    room.codes_on(threads, |_, chunk, out| coders.refiners.decode_codes(weights, &coded.refined, chunk, out))
 }
 
 fn make_intervals(
@@ -298,8 +305,7 @@ fn make_intervals(
 }
 
 fn refine_level(room: &mut Room, coders: &Coders, coded: &Coded, _: &Weights, threads: usize) -> Result<()> {
-    let chunks = room.codes.chunks_mut(CHUNK);
-    room.team.on_threads(threads, chunks, |_, out| coders.refiners.decode_level(&coded.refined, out))
+    room.codes_on(threads, |_, _, out| coders.refiners.decode_level(&coded.refined, out))
 }
 
 fn round_weights(
@@ -309,10 +315,7 @@ fn round_weights(
     weights: &Weights,
     threads: usize,
 ) -> Result<()> {
-    let chunks = room.codes.chunks_mut(CHUNK).enumerate();
-    room.team.on_threads(threads, chunks, |_, (chunk, out)| {
-        coders.rounding.decode(weights, &coded.rounded, chunk, out)
-    })
+    room.codes_on(threads, |_, chunk, out| coders.rounding.decode(weights, &coded.rounded, chunk, out))
 }
 
 fn refine_floats(
@@ -335,8 +338,7 @@ fn encode_refined(
     weights: &Weights,
     threads: usize,
 ) -> Result<()> {
-    let chunks = room.codes.chunks_mut(CHUNK).enumerate();
-    room.team.on_threads(threads, chunks, |local, (chunk, out)| {
+    room.codes_on(threads, |local, chunk, out| {
         coders.refiners.encode_verified(weights, chunk, &mut local.scratch, out)
     })
 }

@@ -99,35 +99,10 @@ impl<'a, const N: usize> Block<'a, N> {
         }
     }
 
-    /// The whole blocks of a row, two at a time.
-    #[inline(always)]
-    pub(super) fn pairs(row: Row<'a>) -> impl Iterator<Item = [Self; 2]> {
-        let Row { intervals, scaled } = row;
-        let [lo, hi] = [intervals.lo, intervals.hi].map(pairs_of);
-        let [scales, inverses, zeros] = [scaled.scales, scaled.inverses, scaled.zeros].map(pairs_of);
-        let all = lo.iter().zip(hi).zip(scales.iter().zip(inverses.iter().zip(zeros)));
-        all.map(|((lo, hi), (scales, (inverses, zeros)))| {
-            let of = |number: usize| Self {
-                lo: &lo[number],
-                hi: &hi[number],
-                scales: &scales[number],
-                inverses: &inverses[number],
-                zeros: &zeros[number],
-            };
-            [of(0), of(1)]
-        })
-    }
-
     pub(super) fn weight(&self, lane: usize) -> Weight {
         let index = lane * N / LANES;
         Weight::new([self.lo[lane], self.hi[lane]], self.scales[index], self.zeros[index])
     }
-}
-
-/// Pairs of the blocks whose numbers these are.
-#[inline(always)]
-fn pairs_of<const N: usize>(all: &[f32]) -> &[[[f32; N]; 2]] {
-    all.as_chunks().0.as_chunks().0
 }
 
 /// Of numbers of the weights of a block, or of each 16 of them, those of a quarter.

@@ -49,17 +49,17 @@ pub struct StoredVariantAnalysis {
     pub weighed: Weighed,
 }
 
-/// StoreBytes, and bits for each weight.
+/// Bytes, and bits for each weight.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Weighed {
-    /// StoreBytes.
+    /// Bytes.
     pub bytes: StoreBytes,
     /// Bits a weight; `None` if there are no weights.
     pub bits_per_weight: Option<BitsPerWeight>,
 }
 
-/// StoreBytes of a store, by what they are for.
+/// Bytes of a store, by what they are for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct StoreBytes {

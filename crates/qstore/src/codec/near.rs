@@ -1,7 +1,7 @@
 //! Floats given others that are nearly proportional to them, such as the scales of one quantiser given those of
 //! another: by how many floats each lies off the other one times a constant.
 
-use qstore_checkpoint::{FloatKind, in_bf16, in_f16};
+use qstore_checkpoint::FloatKind;
 use qstore_kernels::DecodeError;
 
 use super::float::values;
@@ -75,8 +75,8 @@ impl Near {
         match self.float {
             _ if number.is_nan() => 0,
             FloatKind::F32 => number.to_bits(),
-            FloatKind::Bf16 => in_bf16(number).to_bits() >> 16,
-            FloatKind::F16 | FloatKind::ShortF16 => half::f16::from_f32(in_f16(number)).to_bits().into(),
+            FloatKind::Bf16 => half::bf16::from_f32(number).to_bits().into(),
+            FloatKind::F16 | FloatKind::ShortF16 => half::f16::from_f32(number).to_bits().into(),
         }
     }
 

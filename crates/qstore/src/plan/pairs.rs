@@ -70,9 +70,10 @@ impl Pairs {
         pairs.fused = fused.map(|array| array.key.clone()).collect();
         for variant in lower {
             let theirs = variant.checkpoint()?;
-            pairs.match_with(source, (variant, &theirs), &matrices, arrays, progress)?;
+            let groups = find_all(&theirs).groups;
             pairs.find_floats(variant, &own, &theirs);
-            pairs.find_scales(variant, &own, (arrays, &theirs))?;
+            pairs.find_scales(variant, &own, (arrays, &groups))?;
+            pairs.match_with(source, (variant, &theirs, groups), &matrices, arrays, progress)?;
         }
         pairs.note_casts(&matrices, arrays);
         pairs.cuts.values_mut().for_each(|cuts| cuts.retain(PairedCut::is_of_use));
@@ -102,15 +103,15 @@ impl Pairs {
     fn match_with(
         &mut self,
         source: &Source,
-        (variant, theirs): (&Lower, &Checkpoint),
+        (variant, theirs, groups): (&Lower, &Checkpoint, Vec<QuantGroup>),
         matrices: &Matrices,
         arrays: &[ArrayInfo],
         progress: &dyn Progress,
     ) -> Result<()> {
         let mut seen = HashSet::new();
         // A second set of weights in a folder is the first one again.
-        let groups = find_all(theirs).groups.into_iter();
-        let groups = groups.filter(|group| seen.insert((group.weight.clone(), group.folder.clone())));
+        let groups =
+            groups.into_iter().filter(|group| seen.insert((group.weight.clone(), group.folder.clone())));
         let (mut taken, mut others) = (HashSet::new(), Vec::new());
         for group in groups {
             let named = matrices.named(&group);
@@ -211,7 +212,7 @@ impl Pairs {
         &mut self,
         variant: &Lower,
         own: &HashMap<ArrayKey, QuantGroup>,
-        (arrays, theirs): (&[ArrayInfo], &Checkpoint),
+        (arrays, theirs): (&[ArrayInfo], &[QuantGroup]),
     ) -> Result<()> {
         let Lower::Stored(stored) = variant else { return Ok(()) };
         if own.is_empty() {
@@ -220,7 +221,6 @@ impl Pairs {
         let matrices = arrays.iter().filter(|array| is_float_matrix(array));
         let shapes: HashMap<&ArrayKey, &[u64]> =
             matrices.map(|array| (&array.key, &array.shape[..])).collect();
-        let theirs = find_all(theirs).groups;
         let theirs: HashMap<String, &QuantGroup> =
             theirs.iter().map(|group| (canonical(&group.weight).into_owned(), group)).collect();
         for group in own.values() {

@@ -71,11 +71,13 @@ fn decode_scaled<const KIND: u8, const N: usize>(
     // In pairs of a block of each set, without a choice between the sets: so they stay in registers.
     let whole = blocks.len();
     let (pairs, odd) = blocks.as_chunks_mut::<2>();
-    for ([first, second], given) in pairs.iter_mut().zip(Block::<N>::pairs(row)) {
-        let used = decode_block::<KIND, N>(ranks, &mut sets[0], words.window()?, &given[0], first);
+    for (number, [first, second]) in pairs.iter_mut().enumerate() {
+        let block = Block::<N>::of(row, 2 * number);
+        let used = decode_block::<KIND, N>(ranks, &mut sets[0], words.window()?, &block, first);
         words.skip(used);
+        let block = Block::<N>::of(row, 2 * number + 1);
         let set = if both { &mut sets[1] } else { &mut sets[0] };
-        let used = decode_block::<KIND, N>(ranks, set, words.window()?, &given[1], second);
+        let used = decode_block::<KIND, N>(ranks, set, words.window()?, &block, second);
         words.skip(used);
     }
     if let [out] = odd {
