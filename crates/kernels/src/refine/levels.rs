@@ -40,7 +40,7 @@ impl Edges {
         Some(Self { kind, count })
     }
 
-    /// Of levels in ascending order, 2 to 16 of them, not beyond [`GREATEST_EDGE`]. `None` for others.
+    /// Of levels in ascending order, 2 to 16 of them, not beyond half of [`WIDEST`](super::WIDEST). `None` for others.
     #[must_use]
     pub fn table(levels: &[f32]) -> Option<Self> {
         let count = checked(levels.len(), 16)?;
@@ -54,7 +54,7 @@ impl Edges {
         Some(Self { kind: EdgeKind::Table(edges), count })
     }
 
-    /// Stretches between these edges, in ascending order: 1 to 15 of them, not beyond [`GREATEST_EDGE`]. `None` for others.
+    /// Stretches between these edges, in ascending order: 1 to 15 of them, not beyond half of [`WIDEST`](super::WIDEST). `None` for others.
     #[must_use]
     pub fn between(inner: &[f32]) -> Option<Self> {
         let count = checked(inner.len() + 1, 16)?;
