@@ -30,10 +30,11 @@ pub const MAX_RESIDUAL_CHUNK_ROWS: u64 = 1 << 14;
 pub const MAX_RESIDUAL_ROWS: u64 = 1 << 22;
 /// Bytes of a field that says what codes stand for: a reader holds all of it.
 pub const MAX_VALUES_BYTES: u64 = 128 << 20;
-/// What all arrays of a variant may ask for beside their bytes, as a multiple of the bytes of its files and beside
-/// [`ASIDE_SLACK_BYTES`]: what codes stand for, codes that are given, and what is decoded of an array for a part of it.
-/// A reader may make each again for each array. By its terms a real model asks for one to ten times its bytes.
-pub const MAX_ASIDE: u64 = 32;
+/// What all files of a variant may ask for beside their bytes, as a multiple of these and beside [`ASIDE_SLACK_BYTES`]:
+/// what codes stand for, codes and floats that are given and what these are given in turn, and what is decoded of an
+/// array for a part of it. Real models ask for one or two times their bytes, small ones of the tests for five; codes of
+/// two bits that are rounded from floats with sixteen variants below would ask for sixty.
+pub const MAX_ASIDE: u64 = 128;
 /// What even the smallest variant may ask for beside the bytes of its arrays.
 pub const ASIDE_SLACK_BYTES: u64 = 1 << 30;
 /// Scales of a quantised matrix, one for each group of columns of each row or tile of rows: a reader holds them all.

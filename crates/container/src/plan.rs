@@ -39,6 +39,17 @@ pub struct OriginalFile {
     pub content: FileContent,
 }
 
+impl OriginalFile {
+    /// The arrays that hold its bytes behind its header, in order.
+    pub fn arrays(&self) -> impl Iterator<Item = ArrayKey> {
+        let (own, tensors) = match &self.content {
+            FileContent::Opaque => (Some(ArrayKey::File(self.path.clone())), &[][..]),
+            FileContent::Safetensors { tensors, .. } => (None, &tensors[..]),
+        };
+        own.into_iter().chain(tensors.iter().cloned().map(ArrayKey::Tensor))
+    }
+}
+
 /// A variant that another is given, pinned to what it held.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -54,14 +54,12 @@ pub(crate) fn source_of(variant: &Arc<Variant>) -> Result<Source> {
     source.empty_folders = variant.empty_folders().to_vec();
     source.excluded = variant.entry().excluded.clone();
     for (file, original) in variant.files().iter().enumerate() {
-        let (mut offset, keys) = match &original.content {
-            FileContent::Opaque => (0, vec![ArrayKey::File(original.path.clone())]),
-            FileContent::Safetensors { header, tensors } => {
-                (8 + header.len() as u64, tensors.iter().cloned().map(ArrayKey::Tensor).collect())
-            }
+        let mut offset = match &original.content {
+            FileContent::Opaque => 0,
+            FileContent::Safetensors { header, .. } => 8 + header.len() as u64,
         };
         let first = source.arrays.len();
-        for key in keys {
+        for key in original.arrays() {
             let stored = variant.stored_array(&key)?;
             let bytes = stored.bytes().map_err(|e| Error::damaged(variant.folder(), e))?;
             let (dtype, shape) = (stored.dtype, stored.shape.clone());

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use qstore_checkpoint::{
     CHUNK_MEMORY, Error, IoContext as _, NewFolder, Options, Progress, Result, Window, ordered, size, zeroed,
 };
-use qstore_container::{ArrayKey, FileContent, OriginalFile, Sha256Hex, VariantName};
+use qstore_container::{FileContent, OriginalFile, Sha256Hex, VariantName};
 use rayon::ThreadPool;
 use sha2::{Digest as _, Sha256};
 
@@ -87,20 +87,16 @@ pub(super) fn restore(
         hasher.update(bytes);
         sink(bytes)
     };
-    let keys = match &file.content {
-        FileContent::Opaque => vec![ArrayKey::File(file.path.clone())],
-        FileContent::Safetensors { header, tensors } => {
-            pass(&(header.len() as u64).to_le_bytes())?;
-            pass(header.as_bytes())?;
-            tensors.iter().cloned().map(ArrayKey::Tensor).collect()
-        }
-    };
+    if let FileContent::Safetensors { header, .. } = &file.content {
+        pass(&(header.len() as u64).to_le_bytes())?;
+        pass(header.as_bytes())?;
+    }
     if variant.entry().verbatim && file.bytes == 0 {
         // There is nothing to read of it, but it must be there.
         let there = variant.storage().read_all(&format!("{}/{}", variant.name(), file.path), 0);
         there.map_err(|error| variant.or_changed(error))?;
     }
-    let runs = runs_of(variant, &keys)?;
+    let runs = runs_of(variant, file)?;
     let needs = runs.iter().map(|run| needs_of(run)).collect::<Result<_>>()?;
     let ahead = Ahead::new(variant.storage(), window.bytes / 4, pool.current_num_threads(), needs);
     let work =
@@ -122,10 +118,10 @@ pub(super) fn restore(
 }
 
 /// What is decoded at a time of the arrays of a file.
-fn runs_of(variant: &Arc<Variant>, keys: &[ArrayKey]) -> Result<Vec<Vec<Piece>>> {
+fn runs_of(variant: &Arc<Variant>, file: &OriginalFile) -> Result<Vec<Vec<Piece>>> {
     let (mut readers, mut pieces) = (Readers::default(), Vec::new());
-    for key in keys {
-        let reader = readers.open(variant, key)?;
+    for key in file.arrays() {
+        let reader = readers.open(variant, &key)?;
         pieces.extend(cut(&reader, 0..reader.bytes()));
     }
     Ok(runs(pieces, |piece| piece.bytes))

@@ -9,7 +9,7 @@ use qstore_container::{
     SafetensorsHeader, StoredArray, VariantName, View,
 };
 
-use super::aside::{Aside, slab_bytes};
+use super::aside::slab_bytes;
 use super::shape::coded_shape;
 use super::{Variant, about_array, content_hash};
 use crate::quant::check_codes;
@@ -21,12 +21,12 @@ impl Variant {
     /// Whether all that arrays and files refer to is there and fits.
     pub(super) fn check(&self) -> Result<()> {
         self.check_arrays()?;
-        self.check_files()
+        self.check_files()?;
+        self.check_aside()
     }
 
     /// Whether what arrays refer to fits them.
     fn check_arrays(&self) -> Result<()> {
-        let mut aside = Aside::default();
         for shard in &self.shards {
             for array in &shard.plan().arrays {
                 let damaged = |what: &str| {
@@ -39,16 +39,8 @@ impl Variant {
                     ));
                 }
                 match &array.encoding {
-                    Encoding::Reference { to, view } => {
-                        self.check_reference(array, to, view, damaged)?;
-                        aside.add_matrix(self, to, view);
-                    }
-                    _ => self.check_all_given(array, &mut aside, damaged)?,
-                }
-                if aside.is_too_much(self.entry.raw_bytes) {
-                    return Err(damaged(
-                        "it and those before ask for far more than their variant's files have",
-                    ));
+                    Encoding::Reference { to, view } => self.check_reference(array, to, view, damaged)?,
+                    _ => self.check_all_given(array, damaged)?,
                 }
             }
         }
@@ -92,12 +84,7 @@ impl Variant {
     }
 
     /// Whether an array may be given what it is.
-    fn check_all_given(
-        &self,
-        array: &StoredArray,
-        aside: &mut Aside,
-        damaged: impl Fn(&str) -> Error,
-    ) -> Result<()> {
+    fn check_all_given(&self, array: &StoredArray, damaged: impl Fn(&str) -> Error) -> Result<()> {
         let mut sources = Vec::new();
         for given in array.encoding.given() {
             self.check_given(given, &damaged)?;
@@ -105,7 +92,6 @@ impl Variant {
             if array.encoding.layout().is_some() && !chunks_align(array, source) {
                 return Err(damaged("its chunks are not those of the codes that it is given"));
             }
-            aside.add_given(self, array, given);
             if array.encoding.known().is_empty() {
                 continue;
             }
@@ -132,12 +118,9 @@ impl Variant {
             if array.encoding.is_near() && source.encoding.is_given() {
                 return Err(damaged("floats: what is itself given others"));
             }
-            aside.add_matrix(self, &floats.array, &floats.view);
-            aside.add_rows(array, stored.width());
         }
         if let Some(own) = array.encoding.own() {
             self.check_values(own, "own", damaged)?;
-            coded_shape(array).iter().for_each(|shape| aside.add_values(self, own, *shape));
         }
         Ok(())
     }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::common::scratch;
 use crate::common::{options, write_options};
-use crate::described::{gptq, gptq_layout, int8};
+use crate::described::{gptq, gptq_layout, int8, int8_values};
 use crate::forge::{ForgedShard, Forgery, Twist};
 use crate::forged_plan::forged;
 use crate::judge::{Report, Trust, alone, bounded, judge};
@@ -382,6 +382,17 @@ fn arrays_that_ask_for_far_more_than_they_have() {
         zeros("tensor:z", "U8", &[side, side], side * side, [side, (16 << 20) / side], 1);
     let (codes, codes_chunks) = zeros("tensor:long.weight", "I8", &[long, 1], long, [1 << 12, 1 << 10], 1);
     let (scale, scale_chunks) = zeros("tensor:long.SCB", "F32", &[long], long * 4, [1 << 12, 1 << 10], 4);
+    let (plain, plain_chunks) =
+        zeros("tensor:codes", "I8", &[side, side], side * side, [side, (16 << 20) / side], 1);
+    let (floats, floats_chunks) =
+        zeros("tensor:floats", "BF16", &[side, side], side * side * 2, [side, (8 << 20) / side], 2);
+    let (one, one_chunks) = zeros("tensor:one", "F32", &[1], 4, [1, 1], 4);
+    let raw = |count: usize, bytes: u64| {
+        let mut chunks = narrow_chunks();
+        chunks.pop();
+        chunks.extend(vec![(ChunkForm::Raw, vec![0; bytes as usize]); count]);
+        chunks
+    };
     let across = |index: u64| {
         let to = json!({"variant": "int8", "array": "tensor:z"});
         let view = json!({"transposed": true, "rows": [index, index + 1]});
@@ -415,12 +426,30 @@ fn arrays_that_ask_for_far_more_than_they_have() {
         let encoding = json!({"kind": "reference", "to": to, "view": {"slab": [line, line + 1]}});
         (array(&format!("tensor:b{index}"), "U8", &[1, side], [1, 1], encoding), Vec::new())
     };
+    // Chunks of several matrices that are known, each of which has a little for each chunk.
+    let known = |index: u64| {
+        let mut z = int8("int8", "long", [side, side]);
+        z["codes"]["array"]["array"] = json!("tensor:codes");
+        let known: Vec<Value> = (0..2).map(|_| json!({"matrix": z, "ends": [-128, 128]})).collect();
+        let encoding = json!({"kind": "refine-floats", "known": known});
+        (array(&format!("tensor:k{index}"), "BF16", &[16, side], [side, 1], encoding), raw(16, 2 * side))
+    };
+    // Floats across a matrix of these.
+    let rounded = |index: u64| {
+        let view = json!({"transposed": true, "rows": [index, index + 1]});
+        let floats = json!({"array": {"variant": "int8", "array": "tensor:floats"}, "view": view});
+        let own = int8_values("int8", "tensor:one", side);
+        let encoding = json!({"kind": "rounded", "floats": floats, "own": own});
+        (array(&format!("tensor:f{index}"), "I8", &[1, side], [side, 1], encoding), raw(1, side))
+    };
     type Small<'a> = &'a dyn Fn(u64) -> (Value, crate::forge::Chunks);
     for (what, small, few, many) in [
         ("rows of chunks by turns", &by_turns as Small, 20, 60),
         ("rows across a matrix", &across, 10, 20),
         ("residuals given scales", &given, 8, 40),
         ("rows of a matrix that is stored transposed", &turned_row, 40, 100),
+        ("chunks of several that are known", &known, 2, 8),
+        ("floats across a matrix", &rounded, 2, 40),
     ] {
         for (count, fits) in [(few, true), (many, false)] {
             let dir = scratch();
@@ -430,6 +459,9 @@ fn arrays_that_ask_for_far_more_than_they_have() {
                 (&codes, &codes_chunks),
                 (&scale, &scale_chunks),
                 (&turned, &turned_chunks),
+                (&plain, &plain_chunks),
+                (&floats, &floats_chunks),
+                (&one, &one_chunks),
             ] {
                 add(&mut forgery, "int8", entry.clone(), chunks.clone());
             }

@@ -10,16 +10,21 @@ use crate::described::{int8, int8_values};
 use crate::forge::{Chunks, ForgedShard, Forgery, Twist};
 use crate::stores;
 
-const ROWS: usize = 12;
-const COLS: usize = 64;
+/// The codes of every level: how many, and how many rows of them are in a chunk.
+#[derive(Clone, Copy)]
+struct Floor {
+    rows: usize,
+    cols: usize,
+    rows_per_chunk: usize,
+}
 
 fn name(level: usize) -> String {
     format!("level{level}")
 }
 
-/// The codes of a level, given those of the level below.
-fn codes(level: usize, rows_per_chunk: usize) -> (Value, Chunks) {
-    let (rows, cols) = (ROWS as u64, COLS as u64);
+/// The codes of a level, given those of the level below, all of them 1; or nothing that can be decoded.
+fn codes(level: usize, floor: Floor, is_sound: bool) -> (Value, Chunks) {
+    let Floor { rows, cols, rows_per_chunk } = floor;
     let mut histogram = [0; 256];
     histogram[0] = 1;
     let mut head = vec![1];
@@ -27,30 +32,34 @@ fn codes(level: usize, rows_per_chunk: usize) -> (Value, Chunks) {
     let mut chunks = vec![(ChunkForm::Head, head)];
     let encoding = if level == 0 {
         chunks.clear();
-        json!({"kind": "raw"})
+        json!({"kind": if is_sound { "raw" } else { "zstd" }})
     } else {
-        let given = int8(&name(level - 1), "m", [rows, cols]);
-        json!({"kind": "code-residual", "given": given, "own": int8_values(&name(level), "tensor:m.SCB", cols)})
+        let given = int8(&name(level - 1), "m", [rows as u64, cols as u64]);
+        let own = int8_values(&name(level), "tensor:m.SCB", cols as u64);
+        json!({"kind": "code-residual", "given": given, "own": own})
     };
-    let rows = (0..ROWS).step_by(rows_per_chunk).map(|start| rows_per_chunk.min(ROWS - start));
-    chunks.extend(rows.map(|rows| (ChunkForm::Raw, vec![1; rows * COLS])));
+    let of_each = (0..rows).step_by(rows_per_chunk).map(|start| rows_per_chunk.min(rows - start));
+    chunks.extend(of_each.map(|rows| match is_sound {
+        true => (ChunkForm::Raw, vec![1; rows * cols]),
+        false => (ChunkForm::Coded, vec![1; 9]),
+    }));
     let array = json!({
-        "key": "tensor:m.weight", "dtype": "I8", "shape": [ROWS, COLS], "hash": "0".repeat(32),
-        "chunk": {"rows": rows_per_chunk, "cols": COLS}, "encoding": encoding,
+        "key": "tensor:m.weight", "dtype": "I8", "shape": [rows, cols], "hash": "0".repeat(32),
+        "chunk": {"rows": rows_per_chunk, "cols": cols}, "encoding": encoding,
     });
     (array, chunks)
 }
 
-fn add_level(f: &mut Forgery, level: usize, rows_per_chunk: usize) {
-    let (array, chunks) = codes(level, rows_per_chunk);
+fn add_level(f: &mut Forgery, level: usize, floor: Floor, is_sound: bool) {
+    let (Floor { rows, cols, .. }, (array, chunks)) = (floor, codes(level, floor, is_sound));
     let scale = json!({
-        "key": "tensor:m.SCB", "dtype": "F32", "shape": [ROWS], "hash": "0".repeat(32),
-        "chunk": {"rows": 1, "cols": ROWS}, "encoding": {"kind": "raw"},
+        "key": "tensor:m.SCB", "dtype": "F32", "shape": [rows], "hash": "0".repeat(32),
+        "chunk": {"rows": 1, "cols": rows}, "encoding": {"kind": "raw"},
     });
-    let (scale_bytes, bytes) = (4 * ROWS, 4 * ROWS + ROWS * COLS);
+    let (scale_bytes, bytes) = (4 * rows, 4 * rows + rows * cols);
     let header = json!({
-        "m.SCB": {"dtype": "F32", "shape": [ROWS], "data_offsets": [0, scale_bytes]},
-        "m.weight": {"dtype": "I8", "shape": [ROWS, COLS], "data_offsets": [scale_bytes, bytes]},
+        "m.SCB": {"dtype": "F32", "shape": [rows], "data_offsets": [0, scale_bytes]},
+        "m.weight": {"dtype": "I8", "shape": [rows, cols], "data_offsets": [scale_bytes, bytes]},
     })
     .to_string();
     let file = json!({
@@ -91,7 +100,7 @@ fn chunks_of_codes_align() {
         let dir = scratch();
         let mut forgery = Forgery::of(&stores::small().store);
         for (level, rows) in rows_per_chunk.iter().enumerate() {
-            add_level(&mut forgery, level, *rows);
+            add_level(&mut forgery, level, Floor { rows: 12, cols: 64, rows_per_chunk: *rows }, true);
         }
         forgery.write(dir.path());
         let store = qstore::Store::open(dir.path()).unwrap();
@@ -113,4 +122,18 @@ fn chunks_of_codes_align() {
             }
         }
     }
+}
+
+/// Each level takes as long as the matrix itself, and there may be as many as there are variants.
+#[test]
+fn a_tower_has_so_many_floors_and_no_more() {
+    let dir = scratch();
+    let mut forgery = Forgery::of(&stores::small().store);
+    let floor = Floor { rows: 1 << 12, cols: 1 << 12, rows_per_chunk: 1 << 12 };
+    (0..250).for_each(|level| add_level(&mut forgery, level, floor, false));
+    forgery.write(dir.path());
+    let store = qstore::Store::open(dir.path()).unwrap();
+    store.variant(&name(100).parse().unwrap()).unwrap();
+    let error = store.variant(&name(249).parse().unwrap()).unwrap_err().to_string();
+    assert!(error.contains("far more"), "{error}");
 }
