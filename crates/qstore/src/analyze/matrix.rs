@@ -13,7 +13,7 @@ use super::counts::{Counter, Symbols, counts_given, entropy_bits, whole};
 use super::prefix::{DENSE, huffman_bits};
 use super::published::grouped_bits;
 use super::raw::raw_bits;
-use crate::decode::CodeReader;
+use crate::decode::MatrixReader;
 use crate::encode::measure;
 use crate::ingest::SharedArray;
 use crate::plan::{Action, Chooser, Pairs, Planned, USUAL_LEVELS, Unusable};
@@ -79,7 +79,8 @@ fn symbols(chain: &Chain, row: &SharedMatrix, cell: &Cell) -> Result<Symbols> {
     let mut bytes = zeroed(row.weights()).at(source.path(), hold)?;
     let codes = (array.dtype, &array.shape[..]);
     let field = &own.matrix().codes;
-    let reader = CodeReader::new(Arc::new(SharedArray::find(source, &array.key)?), field, codes, own.shape());
+    let reader =
+        MatrixReader::codes(Arc::new(SharedArray::find(source, &array.key)?), field, codes, own.shape());
     let reader = reader.map_err(|e| Error::input(source.path_of(array), format!("{}: {e}", array.key)))?;
     reader.read(0, 0..row.shape[1], 0, &mut bytes)?;
     Ok(Symbols { bytes, width: 1 })

@@ -1,4 +1,4 @@
-//! What residuals are given: codes of lower variants, row by row, and what they stand for.
+//! What residuals are given: matrices of other variants, row by row, and what their codes stand for.
 
 use std::ops::Range;
 use std::path::PathBuf;
@@ -8,8 +8,8 @@ use qstore_checkpoint::{Error, FloatKind, IoContext as _, Result, size, zeroed};
 use qstore_container::{ArrayKey, ArrayRef, Dequantization, Dtype, FormatError, QuantMatrix, VariantName};
 
 use super::bytes::ArrayBytes;
-use super::codes::CodeReader;
 use super::kept;
+use super::matrix::MatrixReader;
 use crate::codec::{
     Bins, GivenBins, GivenCodes, GivenFloats, GivenNear, GivenOfChunk, GivenSubdivisions, GivenWeights,
     KnownBins, KnownCodes, KnownWeights, OwnBins, Predictor, Subdivisions, at_least,
@@ -22,7 +22,7 @@ use crate::variant::about_array;
 #[derive(Debug)]
 pub(crate) struct GivenReader {
     /// Of each matrix that it is given.
-    codes: Vec<CodeReader>,
+    matrices: Vec<MatrixReader>,
     /// For each whether its codes are refined by what is known from those before, and nothing else.
     in_step: Vec<bool>,
     /// Opened when it is first needed.
@@ -112,20 +112,21 @@ pub(super) struct Value {
 }
 
 impl GivenReader {
-    /// Codes, and what they mean; for each reader of codes there is one that stands for those that there are not.
-    pub(crate) fn new(codes: Vec<CodeReader>, meaning: Meaning, fills: Vec<u8>) -> Self {
+    /// Matrices, and what their codes mean; for each there is a code that stands for those that there are not.
+    pub(crate) fn new(matrices: Vec<MatrixReader>, meaning: Meaning, fills: Vec<u8>) -> Self {
         Self {
-            in_step: vec![false; codes.len()],
-            codes,
+            in_step: vec![false; matrices.len()],
+            matrices,
             meaning: Opened { meaning, fills }.into(),
             described: None,
         }
     }
 
-    /// Codes, each with whether they are refined by what is known from those before, and what a plan says of them.
-    pub(super) fn described(codes: Vec<(CodeReader, bool)>, described: Described) -> Self {
-        let (codes, in_step) = codes.into_iter().unzip();
-        Self { codes, in_step, meaning: OnceLock::new(), described: Some(described) }
+    /// Matrices, each with whether its codes are refined by what is known from those before, and what a plan says of
+    /// them.
+    pub(super) fn described(matrices: Vec<(MatrixReader, bool)>, described: Described) -> Self {
+        let (matrices, in_step) = matrices.into_iter().unzip();
+        Self { matrices, in_step, meaning: OnceLock::new(), described: Some(described) }
     }
 
     /// Adds what a block of rows and columns needs.
@@ -137,7 +138,7 @@ impl GivenReader {
             values_group.add_to(needs, each)?;
         }
         let [rows, columns] = [rows, columns].map(|range| range.start as u64..range.end as u64);
-        self.codes.iter().try_for_each(|codes| codes.needs(rows.clone(), columns.clone(), needs))
+        self.matrices.iter().try_for_each(|matrix| matrix.needs(rows.clone(), columns.clone(), needs))
     }
 
     /// Calls `work` with what a block of rows and columns is given, of codes where it is one of those; floats come in
@@ -164,12 +165,12 @@ impl GivenReader {
             _ => {}
         }
         let of_each = rows.len().saturating_mul(columns.len());
-        let codes = at_least(buffer, of_each.saturating_mul(self.codes.len()));
+        let codes = at_least(buffer, of_each.saturating_mul(self.matrices.len()));
         let first_row = rows.start;
         let of_rows = rows.start as u64..rows.end as u64;
         let wanted = columns.start as u64..columns.end as u64;
-        let mut stored = Vec::with_capacity(self.codes.len());
-        let matrices = self.codes.iter().zip(fills).zip(codes.chunks_mut(of_each.max(1)));
+        let mut stored = Vec::with_capacity(self.matrices.len());
+        let matrices = self.matrices.iter().zip(fills).zip(codes.chunks_mut(of_each.max(1)));
         let decode = || -> Result<()> {
             for (((reader, fill), codes), in_step) in matrices.zip(&self.in_step) {
                 let chunk = if *in_step { reader.stored_chunk(from, &of_rows, &wanted)? } else { None };
@@ -181,7 +182,7 @@ impl GivenReader {
             Ok(())
         };
         // Later ones may be given the codes of earlier ones.
-        if self.codes.len() > 1 { kept::keeping(decode) } else { decode() }?;
+        if self.matrices.len() > 1 { kept::keeping(decode) } else { decode() }?;
         let codes = &*codes;
         Ok(match meaning {
             Meaning::Bins(bins) => work(GivenOfChunk::Bins(GivenBins { codes, first_row, bins })),
@@ -212,7 +213,7 @@ impl GivenReader {
         float: FloatKind,
         buffer: &'b mut Vec<u8>,
     ) -> Result<&'b [u8]> {
-        let first = self.codes.first().ok_or_else(|| Error::internal("given no floats"))?;
+        let first = self.matrices.first().ok_or_else(|| Error::internal("given no floats"))?;
         let count = rows.len().saturating_mul(columns.len());
         let raw = at_least(buffer, count.saturating_mul(float.width()));
         let [rows, columns] = [rows, columns].map(|range| range.start as u64..range.end as u64);
@@ -227,7 +228,7 @@ impl GivenReader {
         buffer: &mut Vec<u8>,
         work: impl FnOnce(GivenOfChunk) -> R,
     ) -> Result<R> {
-        let first = self.codes.first().ok_or_else(|| Error::internal("given no codes"))?;
+        let first = self.matrices.first().ok_or_else(|| Error::internal("given no matrix"))?;
         let from = first.fetch(|needs| self.needs(block.clone(), needs))?;
         self.with_block(&from, block, buffer, work)
     }

@@ -4,15 +4,16 @@
 mod array;
 mod block;
 mod bytes;
-mod codes;
 mod given;
 mod kept;
+mod matrix;
 mod open;
 mod parts;
+mod words;
 
 pub(crate) use array::ArrayReader;
 pub(crate) use bytes::ArrayBytes;
-pub(crate) use codes::CodeReader;
 pub(crate) use given::{GivenReader, Meaning};
+pub(crate) use matrix::MatrixReader;
 pub(crate) use open::{Readers, checkpoint, read_each, read_part, read_whole};
 pub(crate) use parts::Rows;

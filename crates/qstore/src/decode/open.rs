@@ -12,8 +12,8 @@ use qstore_container::{
 
 use super::array::{ArrayReader, Chunks, Location};
 use super::bytes::ArrayBytes as _;
-use super::codes::CodeReader;
 use super::given::{Described, GivenReader, Kind, Told, Value};
+use super::matrix::MatrixReader;
 use super::parts::{Part, Parts, Rows};
 use crate::fetch::{Group, Needs, Place, fetch};
 use crate::formats::Checkpoint;
@@ -189,14 +189,14 @@ impl Readers {
         let mut reader = |given: &&QuantMatrix<ArrayRef>| {
             let codes = variant.stored(&given.codes.array)?;
             let of = self.open_referred(variant, &given.codes.array)?;
-            let reader = CodeReader::new(of, &given.codes, (codes.dtype, &codes.shape), given.shape);
+            let reader = MatrixReader::codes(of, &given.codes, (codes.dtype, &codes.shape), given.shape);
             let reader = reader.map_err(|e| damaged(&format!("given.codes.{e}")))?;
             Ok((reader, is_in_step(variant, &array.encoding, given)?))
         };
         let mut readers = given.iter().map(&mut reader).collect::<Result<Vec<_>>>()?;
         if let Some(floats) = array.encoding.floats() {
             let (stored, of) = (variant.stored(&floats.array)?, self.open_referred(variant, &floats.array)?);
-            let reader = CodeReader::floats(of, floats, (stored.dtype, &stored.shape), shape);
+            let reader = MatrixReader::floats(of, floats, (stored.dtype, &stored.shape), shape);
             readers.push((reader.map_err(|e| damaged(&format!("floats.{e}")))?, false));
         }
         let described = Described {

@@ -5,7 +5,7 @@ use qstore_container::{ArrayKey, ArrayRef, Dequantization, QuantMatrix, VariantN
 
 use super::lower::Lower;
 use super::unusable::Unusable;
-use crate::decode::CodeReader;
+use crate::decode::MatrixReader;
 use crate::formats::QuantGroup;
 use crate::quant::Dequantizer;
 
@@ -93,7 +93,7 @@ impl GivenGroup<'_> {
     ///
     /// # Errors
     /// Why there is none.
-    pub(super) fn codes(&self) -> Result<CodeReader, Unusable> {
+    pub(super) fn codes(&self) -> Result<MatrixReader, Unusable> {
         self.pair.lower.codes(self.matrix)
     }
 }

@@ -7,7 +7,7 @@ use qstore_checkpoint::{Result, Source};
 use qstore_container::{ArrayKey, ArrayRef, Dtype, Encoding, QuantMatrix, StoredArray, VariantName};
 
 use super::unusable::Unusable;
-use crate::decode::{ArrayReader, CodeReader, checkpoint, read_part};
+use crate::decode::{ArrayReader, MatrixReader, checkpoint, read_part};
 use crate::formats::Checkpoint;
 use crate::ingest::{SharedArray, checkpoint_of};
 use crate::quant::Arrays;
@@ -71,18 +71,18 @@ impl Lower {
     ///
     /// # Errors
     /// Why there is none.
-    pub(super) fn codes(&self, matrix: &QuantMatrix<ArrayKey>) -> Result<CodeReader, Unusable> {
+    pub(super) fn codes(&self, matrix: &QuantMatrix<ArrayKey>) -> Result<MatrixReader, Unusable> {
         let (key, field) = (&matrix.codes.array, &matrix.codes);
         let reader = match self {
             Self::Stored(variant) => {
                 let entry = variant.stored_array(key)?;
                 let array = (entry.dtype, &entry.shape[..]);
-                CodeReader::new(ArrayReader::open(variant, key)?, field, array, matrix.shape)
+                MatrixReader::codes(ArrayReader::open(variant, key)?, field, array, matrix.shape)
             }
             Self::Folder { source, .. } => {
                 let array = source.expect(key)?;
                 let array = (array.dtype, &array.shape[..]);
-                CodeReader::new(Arc::new(SharedArray::find(source, key)?), field, array, matrix.shape)
+                MatrixReader::codes(Arc::new(SharedArray::find(source, key)?), field, array, matrix.shape)
             }
         };
         reader.map_err(Unusable::because)

@@ -10,7 +10,7 @@ use rayon::prelude::*;
 
 use super::chunk_shape::{chunk_of_codes, tiled};
 use super::sample::{chunk_bytes, element_bytes, read_chunk, spread_chunks};
-use crate::decode::CodeReader;
+use crate::decode::MatrixReader;
 use crate::quant::codes_of_words;
 
 /// A matrix as it is coded.
@@ -145,7 +145,7 @@ impl<'a> CodedMatrix<'a> {
 
     /// A few chunks with the codes of each of the matrices that they are given; with each comes what stands for codes
     /// that it lacks.
-    pub(super) fn given_parts(&self, matrices: &[(CodeReader, u8)]) -> Result<Vec<Part>> {
+    pub(super) fn given_parts(&self, matrices: &[(MatrixReader, u8)]) -> Result<Vec<Part>> {
         let cols = usize::try_from(self.shape()[1]).unwrap_or(usize::MAX);
         self.parts_with(|first, rows| {
             let of_each = rows.saturating_mul(cols);

@@ -14,7 +14,7 @@ use crate::codec::{
     Bins, Codec, GivenBins, GivenOfChunk, GivenSubdivisions, Residual, StepResidual, Subdivisions,
     count_zeros, layout_of, split, with_workspace,
 };
-use crate::decode::{CodeReader, GivenReader, Meaning};
+use crate::decode::{GivenReader, MatrixReader, Meaning};
 use crate::quant::{Dequantizer, LevelKind};
 
 /// The residual of `matrix` given the codes of one of these, which are the same with different rules: that whose rule
@@ -138,7 +138,7 @@ pub(super) fn fit_steps(
     Ok(best)
 }
 
-fn reader(codes: CodeReader, subdivisions: Subdivisions, fill: u8) -> GivenReader {
+fn reader(codes: MatrixReader, subdivisions: Subdivisions, fill: u8) -> GivenReader {
     GivenReader::new(vec![codes], Meaning::Subdivisions(Box::new(subdivisions)), vec![fill])
 }
 

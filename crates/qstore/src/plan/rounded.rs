@@ -10,7 +10,7 @@ use super::fit::Fit;
 use super::matrix::{CodedMatrix, Part};
 use super::unusable::Unusable;
 use crate::codec::{Codec, GivenFloats, GivenOfChunk, Shifted, layout_of, shifts};
-use crate::decode::{ArrayReader, CodeReader, GivenReader, Meaning};
+use crate::decode::{ArrayReader, GivenReader, MatrixReader, Meaning};
 use crate::quant::{Dequantizer, Rounder};
 use crate::variant::{Variant, is_elsewhere};
 
@@ -48,7 +48,7 @@ impl FloatPair {
     }
 
     /// The floats of a few chunks of a matrix, with its own: `floats` reads these, each of so many bytes.
-    pub(super) fn parts(matrix: &CodedMatrix, floats: &CodeReader, width: usize) -> Result<Vec<Part>> {
+    pub(super) fn parts(matrix: &CodedMatrix, floats: &MatrixReader, width: usize) -> Result<Vec<Part>> {
         matrix.parts_with(|first, rows| {
             let cols = matrix.shape()[1];
             let mut raw = vec![0; rows.saturating_mul(size(cols)).saturating_mul(width)];
@@ -64,11 +64,11 @@ impl FloatPair {
     }
 
     /// A reader of it, if it has that shape.
-    pub(super) fn reader(&self, shape: [u64; 2]) -> Result<Option<(CodeReader, FloatKind)>> {
+    pub(super) fn reader(&self, shape: [u64; 2]) -> Result<Option<(MatrixReader, FloatKind)>> {
         let stored = self.variant.stored_array(&self.field.array)?;
         let Some(float) = FloatKind::of(stored.dtype) else { return Ok(None) };
         let array = ArrayReader::open(&self.variant, &self.field.array)?;
-        let reader = CodeReader::floats(array, &self.field, (stored.dtype, &stored.shape), shape).ok();
+        let reader = MatrixReader::floats(array, &self.field, (stored.dtype, &stored.shape), shape).ok();
         Ok(reader.map(|reader| (reader, float)))
     }
 

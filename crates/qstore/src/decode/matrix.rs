@@ -1,59 +1,32 @@
-//! The codes of a quantised matrix, wherever they lie, row by row.
+//! A matrix that others are given, of codes or of floats, row by row.
 
-use std::borrow::Cow;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::Arc;
 
-use qstore_checkpoint::{FloatKind, IoContext as _, Result, gather, size, zeroed};
-use qstore_container::limits::MAX_TRANSPOSED_BYTES;
-use qstore_container::{Axis, Dtype, Field, FormatError, Packing, Placed};
+use qstore_checkpoint::{FloatKind, Result, size};
+use qstore_container::{Axis, Dtype, Field, FormatError, Packing};
 
 use super::bytes::{ArrayBytes, fetch_for};
+use super::words::Words;
 use crate::codec::{KnownCodes, at_least, with_workspace};
-use crate::fetch::{Fetched, Group, Needs};
+use crate::fetch::{Fetched, Needs};
 use crate::quant::{check_codes, codes_of_words, greatest_common_divisor, unpack};
 
-/// The codes of a quantised matrix, one a byte, in rows of output features.
+/// Codes, one a byte, or floats, in rows of output features.
 #[derive(Debug)]
-pub(crate) struct CodeReader {
-    array: Arc<dyn ArrayBytes>,
-    /// Where the words of the codes lie.
-    placed: Placed,
-    /// Bytes of a word.
-    width: u64,
+pub(crate) struct MatrixReader {
+    words: Words,
     packing: Option<Packing>,
-    access: Access,
-    /// Rows and columns of codes that there are.
+    /// Rows and columns that there are.
     there: [u64; 2],
 }
 
-/// How rows of words are had.
-#[derive(Debug)]
-enum Access {
-    /// As they lie in the array.
-    Direct,
-    /// As they are coded.
-    Coded,
-    /// From a copy in memory, made when it is first needed.
-    Whole(Whole),
-}
-
-/// A copy of all words, in the order of the matrix.
-#[derive(Debug, Default)]
-struct Whole {
-    words: OnceLock<Vec<u8>>,
-    /// Held by who makes it.
-    making: Mutex<()>,
-    /// What it is made of.
-    group: Group,
-}
-
-impl CodeReader {
+impl MatrixReader {
     /// Of the codes `field` of an array of this element type and shape, of which `shape` count.
     ///
     /// # Errors
     /// What of the field does not fit the array.
-    pub(crate) fn new<A>(
+    pub(crate) fn codes<A>(
         array: Arc<dyn ArrayBytes>,
         field: &Field<A>,
         (dtype, array_shape): (Dtype, &[u64]),
@@ -64,16 +37,8 @@ impl CodeReader {
         let is_coded = array.coded().is_some_and(|(layout, cols)| {
             layout.is_of(field) && cols == placed.shape[1] && placed.pitch != 0
         });
-        let access = if is_coded {
-            Access::Coded
-        } else if placed.is_contiguous() {
-            Access::Direct
-        } else {
-            Access::Whole(Whole::default())
-        };
-        let width = dtype.bitsize() as u64 / 8;
-        let packing = field.packing.clone();
-        Ok(Self { array, placed, width, packing, access, there: shape })
+        let words = Words::new(array, placed, dtype.bitsize() as u64 / 8, is_coded);
+        Ok(Self { words, packing: field.packing.clone(), there: shape })
     }
 
     /// Of floats of an array of this element type and shape: a matrix of `shape`.
@@ -90,8 +55,8 @@ impl CodeReader {
         if placed.shape != shape || FloatKind::of(dtype).is_none() {
             return Err(FormatError::new("view: no matrix of floats of the same rows and columns"));
         }
-        let access = if placed.is_contiguous() { Access::Direct } else { Access::Whole(Whole::default()) };
-        Ok(Self { array, placed, width: dtype.bitsize() as u64 / 8, packing: None, access, there: shape })
+        let words = Words::new(array, placed, dtype.bitsize() as u64 / 8, false);
+        Ok(Self { words, packing: None, there: shape })
     }
 
     /// Reads what it takes, and decodes columns `columns` of rows `rows` of elements.
@@ -112,7 +77,7 @@ impl CodeReader {
             Some(words) => self.needs_there(rows, words, needs),
             None => {
                 let rows = rows.start.min(self.there[0])..rows.end.min(self.there[0]);
-                self.needs_there(rows, 0..self.placed.shape[1], needs)
+                self.needs_there(rows, 0..self.words.placed.shape[1], needs)
             }
         }
     }
@@ -134,8 +99,8 @@ impl CodeReader {
         let pitch = self.codes_of_row();
         codes.fill(fill);
         let there = rows.start.min(self.there[0])..rows.end.min(self.there[0]);
-        let mut found = self.hold((there.end - there.start).saturating_mul(pitch))?;
-        self.decode_there(from, there, 0..self.placed.shape[1], &mut found)?;
+        let mut found = self.words.hold((there.end - there.start).saturating_mul(pitch))?;
+        self.decode_there(from, there, 0..self.words.placed.shape[1], &mut found)?;
         let shared = columns.start.min(self.there[1])..columns.end.min(self.there[1]);
         let (skip, length) = (size(shared.start), size(shared.end - shared.start));
         for (codes, found) in codes.chunks_exact_mut(cols.max(1)).zip(found.chunks_exact(size(pitch).max(1)))
@@ -156,16 +121,15 @@ impl CodeReader {
         columns: &Range<u64>,
     ) -> Result<Option<KnownCodes<'a>>> {
         let Some(words) = self.words_of_block(rows, columns) else { return Ok(None) };
-        let is_coded = matches!(self.access, Access::Coded) && self.word_rows(rows.clone()) == *rows;
-        if !is_coded || self.placed.first_row() != 0 {
+        if self.word_rows(rows.clone()) != *rows {
             return Ok(None);
         }
-        self.array.refined_chunk(from, rows.clone(), words)
+        self.words.stored_chunk(from, rows.clone(), words)
     }
 
     /// Reads what `add` asks.
     pub(super) fn fetch(&self, add: impl FnOnce(&mut Needs) -> Result<()>) -> Result<Fetched> {
-        fetch_for(&*self.array, add)
+        fetch_for(&*self.words.array, add)
     }
 
     /// Reads what it takes, and decodes columns `columns` of rows from row `row` on.
@@ -189,7 +153,7 @@ impl CodeReader {
 
     /// Codes of a row, those included that do not count.
     fn codes_of_row(&self) -> u64 {
-        let words = self.placed.shape;
+        let words = self.words.placed.shape;
         self.packing.as_ref().and_then(|packing| packing.unpacked(words)).unwrap_or(words)[1]
     }
 
@@ -200,7 +164,7 @@ impl CodeReader {
             Some(packing) => {
                 let [unit_codes, unit_words] = units(packing);
                 let end = rows.end.div_ceil(unit_codes) * unit_words;
-                rows.start / unit_codes * unit_words..end.min(self.placed.shape[0])
+                rows.start / unit_codes * unit_words..end.min(self.words.placed.shape[0])
             }
         }
     }
@@ -209,26 +173,7 @@ impl CodeReader {
         if rows.is_empty() || cols.is_empty() {
             return Ok(());
         }
-        let rows = self.word_rows(rows);
-        match &self.access {
-            Access::Coded => {
-                let first = self.placed.first_row();
-                self.array.needs_coded(first + rows.start..first + rows.end, cols, needs)
-            }
-            Access::Direct => self.array.needs(self.bytes_of(&rows), needs),
-            Access::Whole(whole) if whole.words.get().is_some() => Ok(()),
-            Access::Whole(whole) => {
-                let elements = self.placed.elements();
-                let bytes = elements.start * self.width..elements.end * self.width;
-                whole.group.add_to(needs, |listed| self.array.needs(bytes, listed))
-            }
-        }
-    }
-
-    /// The bytes of the array that are rows of words, where these lie as they are.
-    fn bytes_of(&self, rows: &Range<u64>) -> Range<u64> {
-        let start = self.placed.element(rows.start, 0) * self.width;
-        start..start + (rows.end - rows.start) * self.placed.shape[1] * self.width
+        self.words.needs(self.word_rows(rows), cols, needs)
     }
 
     /// Decodes rows of codes that there are, those in columns `cols` of words.
@@ -243,7 +188,7 @@ impl CodeReader {
             return Ok(());
         }
         let Some(packing) = &self.packing else { return self.decode_words(from, rows, cols, codes) };
-        let line = (cols.end - cols.start).saturating_mul(self.width);
+        let line = (cols.end - cols.start).saturating_mul(self.words.width);
         match packing.along {
             Axis::Columns if packing.is_bytes() => self.decode_words(from, rows, cols, codes),
             Axis::Columns => with_workspace(|workspace| {
@@ -255,7 +200,7 @@ impl CodeReader {
             }),
             Axis::Rows => {
                 let of_words = self.word_rows(rows.clone());
-                let mut words = self.hold((of_words.end - of_words.start).saturating_mul(line))?;
+                let mut words = self.words.hold((of_words.end - of_words.start).saturating_mul(line))?;
                 self.decode_words(from, of_words.clone(), cols.clone(), &mut words)?;
                 let all = codes_of_words(Some(packing), &words, size(line));
                 let [unit_codes, unit_words] = units(packing);
@@ -267,10 +212,6 @@ impl CodeReader {
         }
     }
 
-    fn hold(&self, bytes: u64) -> Result<Vec<u8>> {
-        zeroed(bytes).at(self.array.path(), "cannot hold codes")
-    }
-
     /// Decodes columns `cols` of rows of words.
     pub(super) fn decode_words(
         &self,
@@ -279,66 +220,12 @@ impl CodeReader {
         cols: Range<u64>,
         words: &mut [u8],
     ) -> Result<()> {
-        let first = self.placed.first_row();
-        if matches!(self.access, Access::Coded) {
-            return self.array.decode_coded(from, first + rows.start..first + rows.end, cols, words);
-        }
-        let all = self.placed.shape[1];
-        if cols != (0..all) {
-            let mut whole =
-                self.hold((rows.end - rows.start).saturating_mul(all.saturating_mul(self.width)))?;
-            self.decode_words(from, rows, 0..all, &mut whole)?;
-            let (skip, line) = (size(cols.start * self.width), size((cols.end - cols.start) * self.width));
-            let lines = whole.chunks_exact(size(all * self.width).max(1));
-            for (words, whole) in words.chunks_exact_mut(line.max(1)).zip(lines) {
-                words.copy_from_slice(&whole[skip..skip + line]);
-            }
-            return Ok(());
-        }
-        let Access::Whole(whole) = &self.access else {
-            return self.array.decode(from, self.bytes_of(&rows).start, words);
-        };
-        let all = match whole.words.get() {
-            Some(all) => all,
-            None => {
-                // One thread makes it; others wait, rather than make as many.
-                let _making = whole.making.lock().unwrap_or_else(PoisonError::into_inner);
-                match whole.words.get() {
-                    Some(all) => all,
-                    None => {
-                        let all = self.gather(from)?;
-                        whole.words.get_or_init(|| all)
-                    }
-                }
-            }
-        };
-        let start = size(rows.start.saturating_mul(self.placed.shape[1]).saturating_mul(self.width));
-        let found = start.checked_add(words.len()).and_then(|end| all.get(start..end));
-        words
-            .copy_from_slice(found.ok_or_else(|| self.array.wrong("it has fewer codes than are asked for"))?);
-        Ok(())
+        self.words.decode(from, rows, cols, words)
     }
 
     /// Whether all of it would have to be held to read any of it, and is too much for that.
     pub(crate) fn is_too_large(&self) -> bool {
-        let elements = self.placed.elements();
-        matches!(self.access, Access::Whole(_))
-            && (elements.end - elements.start).saturating_mul(self.width) > MAX_TRANSPOSED_BYTES
-    }
-
-    /// All words in the order of the matrix.
-    fn gather(&self, from: &Fetched) -> Result<Vec<u8>> {
-        if self.is_too_large() {
-            return Err(self.array.wrong("it is larger than what a reader transposes"));
-        }
-        let elements = self.placed.elements();
-        let hold = |bytes| zeroed(bytes).at(self.array.path(), "cannot hold a matrix");
-        let mut slab = hold((elements.end - elements.start) * self.width)?;
-        self.array.decode(from, elements.start * self.width, &mut slab)?;
-        match gather(&slab, &self.placed.from_slab(), self.width) {
-            Cow::Owned(words) => Ok(words),
-            Cow::Borrowed(_) => Ok(slab),
-        }
+        self.words.is_too_large()
     }
 }
 
@@ -406,14 +293,14 @@ mod tests {
         (view, packing): (View, Option<Packing>),
         there: [u64; 2],
         cols: u64,
-    ) -> Result<(CodeReader, u64), FormatError> {
+    ) -> Result<(MatrixReader, u64), FormatError> {
         let bytes = shape.iter().product::<u64>() * dtype.bitsize() as u64 / 8;
         let memory = Memory((0..bytes).map(|i| (i * 7 % 251) as u8).collect());
         let field = Field { array: (), view, packing };
-        Ok((CodeReader::new(Arc::new(memory), &field, (dtype, shape), there)?, cols))
+        Ok((MatrixReader::codes(Arc::new(memory), &field, (dtype, shape), there)?, cols))
     }
 
-    fn rows((reader, cols): &(CodeReader, u64), rows: Range<u64>) -> Vec<u8> {
+    fn rows((reader, cols): &(MatrixReader, u64), rows: Range<u64>) -> Vec<u8> {
         let mut codes = vec![0; size((rows.end - rows.start) * cols)];
         reader.read(rows.start, 0..*cols, 9, &mut codes).unwrap();
         codes
