@@ -216,9 +216,11 @@ def test_warnings_may_be_errors(folders: dict[str, Path], tmp_path: Path) -> Non
 
 
 INTERRUPTED = """
-import sys, threading
+import signal, sys, threading
 import qstore
 
+# What runs in the background may have been started with signals ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 told = []
 
 def callback(stage, done, total):

@@ -48,7 +48,20 @@ class Ranks(NamedTuple):
     edges: Ints
 
     @classmethod
-    def of(cls, levels: Levels) -> Ranks:
+    def of(cls, levels: Levels, result: str) -> Ranks:
+        """Those of codes whose weights were rounded to `result` first."""
+        ranks = cls.of_levels(levels)
+        if result == "f32" or levels.bits > 4 or levels.table is not None:
+            return ranks
+        middles = ranks.edges.astype(np.float64) - ranks.base
+        ulp = np.where(middles == 0, 0, np.ldexp(1.0, np.frexp(middles)[1] - 1 - (7 if result == "bf16" else 10)))
+        above = np.argsort(ranks.of_code)[1:]
+        number = levels.of_codes(above) if levels.are_integers else above & ((1 << (levels.bits - 1)) - 1)
+        edges = middles + np.where(number.astype(np.int64) % 2 == 0, -ulp, ulp) / 2 + ranks.base
+        return ranks._replace(mirror=None, edges=edges.astype(np.float32))
+
+    @classmethod
+    def of_levels(cls, levels: Levels) -> Ranks:
         codes = np.arange(1 << levels.bits)
         half = 1 << (levels.bits - 1)
         if levels.are_integers:
@@ -95,14 +108,14 @@ class Scaled:
     @classmethod
     @np.errstate(all="ignore")
     def of(cls, values: Values) -> Scaled:
-        ranks = Ranks.of(values.levels)
+        ranks = Ranks.of(values.levels, (values.rule or {}).get("result", "f32"))
         scale, zero = values.of_elements()
         z, turned = zero.astype(np.float32) + ranks.base, scale < 0
         tells = np.isfinite(scale) & (ranks.mirror is not None or ~turned)
         if ranks.mirror is not None:
             z = np.where(turned, ranks.mirror - z, z)
         tells = tells & (np.abs(z) <= WIDEST)
-        return cls(ranks, z, np.maximum(np.abs(scale), LEAST_SCALE), turned, tells)
+        return cls(ranks, z, np.maximum(np.abs(scale), LEAST_SCALE), turned & tells, tells)
 
     def cut(self, rows: slice, cols: slice) -> Scaled:
         """Those of some rows and columns."""
@@ -183,8 +196,9 @@ class Around:
         check((np.abs(edges[1:-1]) <= WIDEST / 2).all(), "distances that are too large")
         scale, zero = values.fitted(*shape).of_elements()
         level, zero = values.levels.of_codes(codes).astype(np.float32), zero.astype(np.float32)
-        tells = np.isfinite(scale) & (scale >= 0) & (np.abs(zero - level) <= WIDEST)
-        return cls(edges, zero - level, np.maximum(scale, LEAST_SCALE), tells & are_there(values, shape))
+        z = np.where(scale < 0, level - zero, zero - level)
+        tells = np.isfinite(scale) & (np.abs(z) <= WIDEST)
+        return cls(edges, z, np.maximum(np.abs(scale), LEAST_SCALE), tells & are_there(values, shape))
 
     def cut(self, rows: slice, cols: slice) -> Around:
         """That of some rows and columns."""

@@ -419,6 +419,78 @@ def test_restores_small_floats_of_blocks(binary: Path, tmp_path: Path, dtype: st
     assert all(values["levels"] == {"float": "e4m3"} for values in given)
 
 
+def compressed_ints(weights: Floats, symmetric: bool) -> dict[str, Floats]:
+    """The parts of `pack-quantized` of compressed-tensors, 4 bits in groups of 128: divided in BF16."""
+    rows, cols = weights.shape
+    in_bf16 = lambda values: values.astype(ml_dtypes.bfloat16).astype(np.float32)
+    groups = weights.astype(np.float32).reshape(rows, -1, 128)
+    low, high = np.minimum(groups.min(-1), 0), np.maximum(groups.max(-1), 0)
+    scale = in_bf16(np.abs(groups).max(-1) / np.float32(7.5) if symmetric else (high - low) / np.float32(15))
+    zero = np.zeros_like(scale) if symmetric else np.clip(np.rint(-8 - in_bf16(low / scale)), -8, 7)
+    levels = in_bf16(in_bf16(groups / scale[..., None]) + zero[..., None])
+    codes = (np.clip(np.rint(levels), -8, 7) + 8).astype(np.uint32).reshape(rows, cols)
+    places = np.arange(0, 32, 4, dtype=np.uint32)
+    packed = lambda codes: (codes.reshape(*codes.shape[:-1], -1, 8) << places).sum(-1, dtype=np.uint32).view(np.int32)
+    parts = {
+        "weight_packed": packed(codes),
+        "weight_scale": scale.astype(ml_dtypes.bfloat16),
+        "weight_shape": np.array([rows, cols], np.int64),
+    }
+    if not symmetric:
+        parts["weight_zero_point"] = np.ascontiguousarray(packed((zero + 8).astype(np.uint32).T).T)
+    return parts
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("above", ["fp8", None])
+def test_restores_given_codes_of_rounded_quotients(
+    binary: Path, tmp_path: Path, symmetric: bool, above: str | None
+) -> None:
+    """What lies between bins goes where rounding to BF16 takes it (8.6)."""
+    rng = np.random.default_rng(31)
+    variants: dict[str, dict[str, Floats]] = {"high": {}, "w4": {}} | ({above: {}} if above else {})
+    for rows, cols in (256, 384), (128, 128), (64, 512):
+        name = f"of_{rows}x{cols}.up_proj"
+        weights = drawn(ml_dtypes.bfloat16, rng, rows, cols)
+        variants["high"][f"{name}.weight"] = weights
+        parts = compressed_ints(weights, symmetric)
+        variants["w4"] |= {f"{name}.{part}": tensor for part, tensor in parts.items()}
+        if above:
+            variants["fp8"][f"{name}.weight"], variants["fp8"][f"{name}.weight_scale_inv"] = fp8(weights)
+    folders = save_all(tmp_path / "folders", variants)
+    store = pack(binary, folders, tmp_path / "store")
+    assert_restores(store, folders, tmp_path / "restored")
+    known = [one for plan in plans(store) for one in plan["encoding"].get("known", [])]
+    results = {one["matrix"]["values"].get("rule", {}).get("result") for one in known}
+    assert "bf16" in results
+
+
+def test_restores_given_moved_codes_of_negative_scales(binary: Path, tmp_path: Path) -> None:
+    """AutoRound's: distances are those to the other side (8.8)."""
+    rng = np.random.default_rng(32)
+    variants: dict[str, dict[str, Floats]] = {"high": {}, "gptq4": {}}
+    for rows, cols in (256, 384), (128, 128):
+        name = f"of_{rows}x{cols}.up_proj"
+        weights = drawn(ml_dtypes.bfloat16, rng, rows, cols)
+        variants["high"][f"{name}.weight"] = weights
+        tensors = gptq(weights, Gptq(4, 64, False, False, np.float16, 1), rng, lists_groups=False)
+        # The codes of every other output count down from the middle.
+        scales, words = tensors["scales"].copy(), tensors["qweight"].view(np.uint32).copy()
+        codes = words[..., None] >> np.arange(0, 32, 4, dtype=np.uint32) & 15
+        turned = np.minimum(16 - codes, 15).astype(np.uint32)
+        codes[:, 1::2] = turned[:, 1::2]
+        scales[:, 1::2] *= -1
+        words = (codes << np.arange(0, 32, 4, dtype=np.uint32)).sum(-1, dtype=np.uint32)
+        tensors |= {"scales": scales, "qweight": words.view(np.int32)}
+        variants["gptq4"] |= {f"{name}.{part}": tensor for part, tensor in tensors.items()}
+    folders = save_all(tmp_path / "folders", variants)
+    store = pack(binary, folders, tmp_path / "store")
+    assert_restores(store, folders, tmp_path / "restored")
+    known = [one for plan in plans(store) for one in plan["encoding"].get("known", [])]
+    assert len(known) == 2
+    assert all("around" in one for one in known)
+
+
 @pytest.mark.parametrize("dtype", [*DTYPES, "fp16 that was bf16"])
 def test_restores_what_is_given_several(binary: Path, tmp_path: Path, dtype: str) -> None:
     rng = np.random.default_rng(25)

@@ -4,7 +4,10 @@
 
 mod common;
 
-use common::{Tensors, assert_same_tree, fp8_blocks, model, options, spec, write_checkpoint, write_options};
+use common::{
+    Tensor, Tensors, assert_same_tree, fp8_blocks, model, options, producers, spec, write_checkpoint,
+    write_options,
+};
 use qstore::{Dtype, Inspection, Silent, Store, inspect, pack, unpack};
 
 /// Packs these folders, checks that they come back, and describes the store.
@@ -63,4 +66,82 @@ fn scales_beside_floats_mean_nothing() {
         encodings(&inspection, "bf16", "_proj.weight").into_iter().map(|(name, _)| name).collect();
     found.sort();
     assert_eq!(found, ["reference", "residual"]);
+}
+
+/// Twins in the formats that people publish: what each is called, and the bits that a BF16 weight given it takes at
+/// most.
+fn published(high: &Tensors) -> Vec<(&'static str, Tensors, f64)> {
+    vec![
+        ("fp8", producers::fp8_rows(high, false), 4.6),
+        ("fp8", producers::fp8_rows(high, true), 4.6),
+        ("pack-quantized", producers::compressed_ints(high, 4, 128, true, true), 7.4),
+        ("pack-quantized", producers::compressed_ints(high, 4, 128, false, true), 7.4),
+        ("pack-quantized", producers::compressed_ints(high, 8, 128, true, true), 3.6),
+        ("pack-quantized", producers::compressed_ints(high, 2, 64, true, true), 9.4),
+        ("int-quantized", producers::compressed_ints(high, 8, 512, true, false), 3.8),
+        ("nvfp4", producers::nvfp4(high, false), 6.9),
+        ("nvfp4", producers::nvfp4(high, true), 6.9),
+        ("mxfp4", producers::mxfp4(high), 7.1),
+        ("nf4", producers::nf4(high), 7.0),
+        ("mlx affine", producers::mlx(high, 4), 7.3),
+        ("torchao", producers::torchao(high), 3.8),
+        ("gptq", producers::gptq_like(high, false), 7.9),
+        ("awq", producers::gptq_like(high, true), 7.9),
+    ]
+}
+
+/// BF16 given any one of them costs about what that leaves open.
+#[test]
+fn formats_that_people_publish() {
+    let high = model(42, Dtype::BF16, &[(256, 384), (128, 512)]);
+    for (what, low, most) in published(&high) {
+        let inspection = packed(&[("bf16", &high), ("low", &low)]);
+        assert_eq!(inspection.variants[0].name, "low");
+        assert_eq!(inspection.variants[0].scheme, what);
+        let unshared: Vec<_> = inspection.variants.iter().flat_map(|variant| &variant.unshared).collect();
+        assert!(unshared.is_empty(), "{what}: {unshared:?}");
+        let found = encodings(&inspection, "bf16", "_proj.weight");
+        assert_eq!(found.len(), 2);
+        for (encoding, bits) in found {
+            assert!(bits < most, "{what}: {encoding} {bits}");
+        }
+    }
+}
+
+/// With a part missing, cut short or of another type they come back all the same, and it is said what is not shared.
+#[test]
+fn damaged_ones_are_stored_alone() {
+    let high = model(43, Dtype::BF16, &[(256, 384)]);
+    let mut refused = 0;
+    for (what, low, _) in published(&high) {
+        for part in low.keys().filter(|name| name.contains("_proj") && !high.contains_key(*name)) {
+            let changes: [&dyn Fn(&mut Tensors); 3] = [
+                &|all| drop(all.remove(part)),
+                &|all| {
+                    let tensor = all.get_mut(part).unwrap();
+                    let first = tensor.shape.first().copied().unwrap_or(1);
+                    tensor.shape = [&[first / 2], &tensor.shape[1.min(tensor.shape.len())..]].concat();
+                    tensor.data.truncate(tensor.data.len() / first.max(1) * (first / 2));
+                },
+                &|all| {
+                    let tensor = all.get_mut(part).unwrap();
+                    *tensor = Tensor::new(Dtype::BOOL, &[tensor.data.len()], tensor.data.clone());
+                },
+            ];
+            // Without codes, or with what could be none, there is nothing to share.
+            let is_codes = low[part].data.len() * 8 > 256 * 384;
+            for (index, change) in changes.iter().enumerate().filter(|(index, _)| !is_codes || *index == 1) {
+                let mut damaged = low.clone();
+                change(&mut damaged);
+                let inspection = packed(&[("bf16", &high), ("low", &damaged)]);
+                let is_given = encodings(&inspection, "bf16", "_proj.weight")
+                    .iter()
+                    .any(|(encoding, _)| encoding.contains("refine") || encoding.contains("residual"));
+                let is_said = inspection.variants.iter().any(|variant| !variant.unshared.is_empty());
+                assert!(is_given || is_said, "{what}: {part}, change {index}");
+                refused += usize::from(is_said);
+            }
+        }
+    }
+    assert!(refused > 50, "{refused}");
 }

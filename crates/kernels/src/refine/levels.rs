@@ -54,7 +54,8 @@ impl Edges {
         Some(Self { kind: EdgeKind::Table(edges), count })
     }
 
-    /// Stretches between these edges, in ascending order: 1 to 15 of them, not beyond half of [`WIDEST`](super::WIDEST). `None` for others.
+    /// Stretches between these edges, in ascending order: 1 to 15 of them, not beyond half of
+    /// [`WIDEST`](super::WIDEST). `None` for others.
     #[must_use]
     pub fn between(inner: &[f32]) -> Option<Self> {
         let count = checked(inner.len() + 1, 16)?;
@@ -64,6 +65,21 @@ impl Edges {
         let mut edges = Box::new([f32::INFINITY; 15]);
         edges[..inner.len()].copy_from_slice(inner);
         Some(Self { kind: EdgeKind::Table(edges), count })
+    }
+
+    /// The edge below a rank that is not the first.
+    #[must_use]
+    pub fn below(&self, rank: u8) -> Option<f32> {
+        if rank == 0 || u16::from(rank) >= self.count {
+            return None;
+        }
+        let rank = f32::from(rank);
+        let [below, _] = match &self.kind {
+            EdgeKind::Integers => self.as_integers().around(rank),
+            EdgeKind::Floats(floats) => floats.around(rank),
+            EdgeKind::Table(table) => self.as_table(table).around(rank),
+        };
+        Some(below)
     }
 
     /// Of a table or stretches, the edges between them.

@@ -294,14 +294,9 @@ pub(crate) fn read_whole(variant: &Arc<Variant>, key: &ArrayKey) -> Result<Vec<u
 /// What the folder of a variant said of itself.
 ///
 /// # Errors
-/// Its `config.json` cannot be read.
+/// Its `config.json` cannot be read, or a tensor that says what others are.
 pub(crate) fn checkpoint(variant: &Arc<Variant>) -> Result<Checkpoint> {
     let keys = variant.files().iter().map(|file| (ArrayKey::File(file.path.clone()), file.bytes));
-    let mut configs =
-        keys.filter(|(key, bytes)| Checkpoint::is_config(key, *bytes) && variant.place(key).is_some());
-    let config = match configs.next() {
-        Some((key, _)) => serde_json::from_slice(&read_whole(variant, &key)?).unwrap_or_default(),
-        None => serde_json::Value::Null,
-    };
-    Ok(Checkpoint { tensors: variant.array_infos(), config })
+    let there = keys.filter(|(key, _)| variant.place(key).is_some());
+    Checkpoint::new(variant.array_infos(), there, |key| read_whole(variant, key))
 }

@@ -2,14 +2,18 @@
 
 use std::collections::HashMap;
 
-use qstore_checkpoint::ShardSet;
+use qstore_checkpoint::{Result, ShardSet};
 use qstore_container::ArrayKey;
 use serde_json::Value;
 
+use super::says_more;
 use crate::names::ArrayInfo;
 
 /// The largest `config.json` that is looked at.
 const CONFIG_BYTES: u64 = 1 << 24;
+
+/// The largest tensor whose content is looked at to tell what others are.
+const FACT_BITS: u64 = 8 << 12;
 
 /// What a variant's folder says of itself: its tensors, and its `config.json`.
 #[derive(Debug, Clone, Default)]
@@ -17,12 +21,29 @@ pub(crate) struct Checkpoint {
     pub(crate) tensors: Vec<ArrayInfo>,
     /// `config.json`; null where there is none.
     pub(crate) config: Value,
+    /// The bytes of small tensors that say what others are.
+    pub(crate) facts: HashMap<ArrayKey, Vec<u8>>,
 }
 
 impl Checkpoint {
-    /// Whether an array of so many bytes is a variant's `config.json`.
-    pub(crate) fn is_config(key: &ArrayKey, bytes: u64) -> bool {
-        matches!(key, ArrayKey::File(path) if path.as_str() == "config.json") && bytes <= CONFIG_BYTES
+    /// Of a folder with these tensors and files of so many bytes; `read` has the bytes of an array.
+    ///
+    /// # Errors
+    /// What `read` returns. A `config.json` that is no JSON is some other file of that name.
+    pub(crate) fn new(
+        tensors: Vec<ArrayInfo>,
+        files: impl IntoIterator<Item = (ArrayKey, u64)>,
+        mut read: impl FnMut(&ArrayKey) -> Result<Vec<u8>>,
+    ) -> Result<Self> {
+        let config = match files.into_iter().find(|(key, bytes)| is_config(key, *bytes)) {
+            Some((key, _)) => serde_json::from_slice(&read(&key)?).unwrap_or_default(),
+            None => Value::Null,
+        };
+        let mut facts = HashMap::new();
+        for tensor in tensors.iter().filter(|tensor| says_more(&tensor.name) && tensor.bits() <= FACT_BITS) {
+            facts.insert(tensor.key.clone(), read(&tensor.key)?);
+        }
+        Ok(Self { tensors, config, facts })
     }
 
     /// What `config.json` says of how the variant is quantised.
@@ -37,6 +58,11 @@ impl Checkpoint {
         let is_name = method.len() <= 64 && method.bytes().all(|b| b.is_ascii_graphic());
         is_name.then_some(method)
     }
+}
+
+/// Whether an array of so many bytes is a variant's `config.json`.
+fn is_config(key: &ArrayKey, bytes: u64) -> bool {
+    matches!(key, ArrayKey::File(path) if path.as_str() == "config.json") && bytes <= CONFIG_BYTES
 }
 
 /// A variant's tensors by name. A folder may hold two sets of weights with the same names.
@@ -59,6 +85,11 @@ impl<'a> Tensors<'a> {
     /// All of them.
     pub(super) fn all(&self) -> impl Iterator<Item = &'a ArrayInfo> + use<'a> {
         self.checkpoint.tensors.iter()
+    }
+
+    /// The bytes of a tensor whose name a format's [`Format::facts`](super::Format::facts) ends.
+    pub(super) fn fact(&self, tensor: &ArrayInfo) -> Option<&'a [u8]> {
+        self.checkpoint.facts.get(&tensor.key).map(Vec::as_slice)
     }
 
     /// The tensor of that name that belongs to `of`: in its file, else in another shard of it, else in its folder, else
@@ -108,7 +139,7 @@ mod tests {
             tensor(files[4], "x.SCB"),
             tensor(files[4], "only"),
         ];
-        let checkpoint = Checkpoint { tensors, config: Value::Null };
+        let checkpoint = Checkpoint { tensors, ..Checkpoint::default() };
         let (all, tensors) = (&checkpoint.tensors, Tensors::new(&checkpoint));
         for (codes, scales) in [(0, 1), (2, 3), (4, 5)] {
             assert_eq!(tensors.beside(&all[codes], "x.SCB"), Some(&all[scales]));
@@ -122,8 +153,8 @@ mod tests {
     #[test]
     fn methods_are_names() {
         let method = |config: &str| {
-            let checkpoint =
-                Checkpoint { tensors: Vec::new(), config: serde_json::from_str(config).unwrap() };
+            let config = serde_json::from_str(config).unwrap();
+            let checkpoint = Checkpoint { config, ..Checkpoint::default() };
             checkpoint.quant_method().map(str::to_owned)
         };
         assert_eq!(method(r#"{"quantization_config":{"quant_method":"fp8"}}"#).as_deref(), Some("fp8"));

@@ -18,25 +18,17 @@ use super::{ArrayInfo, Format, Malformed, QuantGroup, Tensors};
 pub(super) struct Gptq;
 
 impl Format for Gptq {
-    fn name(&self) -> &'static str {
-        "gptq"
-    }
-
     fn methods(&self) -> &'static [&'static str] {
         &["gptq"]
     }
 
     fn find(&self, tensors: &Tensors<'_>) -> Vec<Result<QuantGroup, Malformed>> {
-        tensors.all().filter_map(|codes| look(self.name(), codes, tensors)).collect()
+        tensors.all().filter_map(|codes| look(codes, tensors)).collect()
     }
 }
 
 /// The matrix whose codes `codes` are, or why it is none; `None` if nothing says that it might be.
-fn look(
-    format: &'static str,
-    codes: &ArrayInfo,
-    tensors: &Tensors<'_>,
-) -> Option<Result<QuantGroup, Malformed>> {
+fn look(codes: &ArrayInfo, tensors: &Tensors<'_>) -> Option<Result<QuantGroup, Malformed>> {
     let base = codes.name.strip_suffix(".qweight")?;
     let beside = |suffix: &str| tensors.beside(codes, &format!("{base}.{suffix}"));
     let found = match (beside("scales"), beside("qzeros")) {
@@ -48,7 +40,7 @@ fn look(
     let group = |candidates| QuantGroup {
         weight: format!("{base}.weight"),
         folder: codes.folder().to_owned(),
-        format,
+        format: "gptq",
         candidates,
     };
     Some(found.map(group).map_err(|why| Malformed { name: codes.name.clone(), why }))
@@ -146,7 +138,7 @@ mod tests {
     }
 
     fn find(all: &[ArrayInfo]) -> Vec<QuantGroup> {
-        let checkpoint = Checkpoint { tensors: all.to_vec(), config: serde_json::Value::Null };
+        let checkpoint = Checkpoint { tensors: all.to_vec(), ..Checkpoint::default() };
         Gptq.find(&Tensors::new(&checkpoint)).into_iter().flatten().collect()
     }
 

@@ -18,25 +18,17 @@ const INVERSES: [Inverse; 4] =
     [Inverse::Reciprocal, Inverse::ReciprocalUp, Inverse::ReciprocalDown, Inverse::Quotient];
 
 impl Format for LlmInt8 {
-    fn name(&self) -> &'static str {
-        "llm.int8"
-    }
-
     fn methods(&self) -> &'static [&'static str] {
         &["bitsandbytes"]
     }
 
     fn find(&self, tensors: &Tensors<'_>) -> Vec<Result<QuantGroup, Malformed>> {
-        tensors.all().filter_map(|scale| look(self.name(), scale, tensors)).collect()
+        tensors.all().filter_map(|scale| look(scale, tensors)).collect()
     }
 }
 
 /// The matrix that has the scales `scale`, or why there is none; `None` if nothing says that there might be.
-fn look(
-    format: &'static str,
-    scale: &ArrayInfo,
-    tensors: &Tensors<'_>,
-) -> Option<Result<QuantGroup, Malformed>> {
+fn look(scale: &ArrayInfo, tensors: &Tensors<'_>) -> Option<Result<QuantGroup, Malformed>> {
     let weight = format!("{}.weight", scale.name.strip_suffix(".SCB")?);
     let codes = tensors.beside(scale, &weight)?;
     let &[rows, cols] = &codes.shape[..] else { return None };
@@ -74,7 +66,7 @@ fn look(
         },
     };
     let folder = codes.folder().to_owned();
-    Some(Ok(QuantGroup { weight, folder, format, candidates: INVERSES.map(candidate).into() }))
+    Some(Ok(QuantGroup { weight, folder, format: "llm.int8", candidates: INVERSES.map(candidate).into() }))
 }
 
 /// Whether an array of this shape has one element for each of `rows`: as `[rows]`, `[rows, 1]` or `[1, rows]`.

@@ -3,10 +3,17 @@
 //! A format is a file here and an entry of [`ALL`]. It finds its tensors by names, types and shapes and by what
 //! `config.json` says, and returns what the rest of the library goes by: a [`QuantMatrix`]. Nothing else knows of it.
 
+mod awq;
 mod checkpoint;
-mod fp8_blocks;
+mod compressed_ints;
+mod fp4;
+mod fp8;
 mod gptq;
 mod llm_int8;
+mod mlx;
+mod nf4;
+mod scales;
+mod torchao;
 
 use std::collections::HashSet;
 
@@ -54,11 +61,13 @@ impl QuantGroup {
 
 /// One producer's way to quantise.
 trait Format: Sync {
-    /// What people call it.
-    fn name(&self) -> &'static str;
-
     /// What `config.json` calls it: beginnings of its `quant_method`.
     fn methods(&self) -> &'static [&'static str];
+
+    /// Ends of the names of small tensors whose content it goes by.
+    fn facts(&self) -> &'static [&'static str] {
+        &[]
+    }
 
     /// Every quantised matrix among a variant's tensors, and those that have the names of one and do not fit each
     /// other, with why.
@@ -73,7 +82,22 @@ pub(crate) struct Malformed {
 }
 
 /// Every format.
-const ALL: [&dyn Format; 3] = [&llm_int8::LlmInt8, &gptq::Gptq, &fp8_blocks::Fp8Blocks];
+const ALL: &[&dyn Format] = &[
+    &llm_int8::LlmInt8,
+    &gptq::Gptq,
+    &fp8::Fp8,
+    &compressed_ints::CompressedInts,
+    &fp4::Fp4,
+    &nf4::Nf4,
+    &awq::Awq,
+    &mlx::Mlx,
+    &torchao::Torchao,
+];
+
+/// Whether a tensor of that name says something of others that a format goes by.
+fn says_more(name: &str) -> bool {
+    ALL.iter().flat_map(|format| format.facts()).any(|end| name.ends_with(end))
+}
 
 /// What formats make of a variant's tensors.
 #[derive(Debug, Default)]
@@ -100,6 +124,9 @@ pub(crate) fn find_all(checkpoint: &Checkpoint) -> Found {
             Err(malformed) => found.malformed.push(malformed),
         }
     }
+    // What is malformed for one format may be of another that has the same names.
+    let whole: HashSet<&str> = found.groups.iter().map(|group| module(&group.weight)).collect();
+    found.malformed.retain(|one| !whole.contains(module(&one.name)));
     found.unknown = unknown(&checkpoint.tensors, &found);
     found
 }
@@ -143,7 +170,7 @@ fn unknown(arrays: &[ArrayInfo], found: &Found) -> Vec<(ArrayKey, String)> {
             I8 | U8 | I16 | U16 | I32 | U32 => is_weight(),
             _ => true,
         };
-        could_be && array.shape.len() >= 2 && array.elements() >= MATRIX
+        could_be && !is_scale(&array.name) && array.shape.len() >= 2 && array.elements() >= MATRIX
     };
     let codes = arrays.iter().filter(is_codes).filter(|array| !known.contains(&array.key));
     let codes = codes.filter(|array| !malformed.contains(module(&array.name)));

@@ -13,19 +13,13 @@ use crate::quant::Arrays;
 /// What a source's folder says of itself.
 ///
 /// # Errors
-/// Its `config.json` cannot be read. One that is no JSON is some other file of that name.
+/// Its `config.json` cannot be read, or a tensor that says what others are.
 pub(crate) fn checkpoint_of(source: &Source) -> Result<Checkpoint> {
     let paths: Vec<Arc<str>> = source.files.iter().map(|file| file.path.as_str().into()).collect();
     let info = |a: &SourceArray| ArrayInfo::new(&a.key, &paths[a.file], a.dtype, &a.shape);
     let tensors = source.arrays.iter().filter_map(info).collect();
-    let config = source.arrays.iter().find(|array| Checkpoint::is_config(&array.key, array.bytes));
-    let mut checkpoint = Checkpoint { tensors, ..Checkpoint::default() };
-    if let Some(array) = config {
-        let mut text = zeroed(array.bytes).at(source.path(), "cannot hold a file")?;
-        source.read(array, 0, &mut text)?;
-        checkpoint.config = serde_json::from_slice(&text).unwrap_or_default();
-    }
-    Ok(checkpoint)
+    let arrays = source.arrays.iter().map(|array| (array.key.clone(), array.bytes));
+    Checkpoint::new(tensors, arrays, |key| Arrays::read(source, key, 0..source.expect(key)?.bytes))
 }
 
 impl Arrays<ArrayKey> for Source {

@@ -182,12 +182,14 @@ impl Dequantizer {
         codes.iter().zip(self.columns.of_each()).map(value).collect()
     }
 
-    /// How far weights of a row lie off the levels of their codes, in levels.
+    /// How far weights of a row lie off the levels of their codes, in levels; to the other side where scales are
+    /// negative.
     pub(crate) fn off_levels(&self, row: usize, codes: &[u8], weights: &[f32]) -> Vec<f32> {
         let row = self.row(row);
         let each = codes.iter().zip(weights).zip(self.columns.of_each());
         let off = |((code, weight), group): ((&u8, &f32), usize)| {
-            weight / row.scale(group) + row.zero(group) - self.levels.value(*code)
+            let off = weight / row.scale(group) + row.zero(group) - self.levels.value(*code);
+            if row.scale(group) < 0.0 { -off } else { off }
         };
         each.map(off).collect()
     }

@@ -1,5 +1,6 @@
 //! The levels of codes in ascending order.
 
+use qstore_container::Rounded;
 use qstore_kernels::{Edges, LEAST_SCALE, WIDEST};
 
 use super::dequantizer::RowValues;
@@ -45,8 +46,9 @@ impl Scaling {
 }
 
 impl Ranking {
-    /// `None` for tables of more levels than coders take.
-    pub(crate) fn new(levels: &LevelTable) -> Option<Self> {
+    /// Of codes whose weights were rounded to `result` before they were rounded to levels. `None` for tables of more
+    /// levels than coders take.
+    pub(crate) fn new(levels: &LevelTable, result: Rounded) -> Option<Self> {
         let codes = 1usize << levels.bits();
         let half = f32::from(1u16 << (levels.bits() - 1));
         let (edges, offset) = match levels.kind() {
@@ -82,6 +84,8 @@ impl Ranking {
             LevelKind::Float(_) => Some(0.0),
             LevelKind::Table => None,
         };
+        let edges = moved(&edges, levels, offset, result).unwrap_or(edges);
+        let mirror = mirror.filter(|_| edges.inner().is_none());
         let outer = match levels.kind() {
             LevelKind::Unsigned | LevelKind::Signed { .. } => {
                 let [least, most] = [-offset, f32::from(last) - offset];
@@ -116,7 +120,8 @@ impl Ranking {
         [least - (second - least) * steps, most + (most - last_but_one) * steps]
     }
 
-    /// The levels at which the outermost bins end, as some of the edges. With negative scales either could be the other.
+    /// The levels at which the outermost bins end, as some of the edges. With negative scales either could be the
+    /// other.
     pub(crate) fn ends(&self, ends: [f32; 2], has_negative: bool) -> [f32; 2] {
         let [least, most] = ends.map(|end| end + self.offset);
         match self.mirror.filter(|_| has_negative) {
@@ -173,6 +178,33 @@ impl Ranking {
     }
 }
 
+/// The edges between levels for weights that were rounded to `result` first: at most sixteen integers, each more by
+/// `offset` than its rank, or floats. What lies between a middle and the number beside it is rounded to the middle, and
+/// that to the even level. `None` where edges are not moved.
+fn moved(edges: &Edges, levels: &LevelTable, offset: f32, result: Rounded) -> Option<Edges> {
+    let half_of_ulp = match result {
+        Rounded::F32 => return None,
+        Rounded::F16 => 1.0 / 2048.0,
+        Rounded::Bf16 => 1.0 / 256.0,
+    };
+    let last = u8::MAX >> (8 - levels.bits());
+    let is_even = |rank: u8| match levels.kind() {
+        LevelKind::Float(_) if rank <= last / 2 => !rank.is_multiple_of(2),
+        // What is added to integers is even, or there are two of them.
+        _ => rank.is_multiple_of(2) == (levels.bits() > 1 || offset == 0.0),
+    };
+    let inner: Option<Vec<f32>> = (1..=last)
+        .map(|rank| {
+            let middle = edges.below(rank)? - offset;
+            // The power of two at or below.
+            let binade = f32::from_bits(middle.abs().to_bits() & 0x7f80_0000);
+            let half = binade * half_of_ulp;
+            Some(if is_even(rank) { middle - half } else { middle + half } + offset)
+        })
+        .collect();
+    Edges::between(&inner?)
+}
+
 /// All bits, or none.
 fn all_if(condition: bool) -> u8 {
     if condition { u8::MAX } else { 0 }
@@ -181,6 +213,8 @@ fn all_if(condition: bool) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::quant::levels::mini_magnitude;
+    use crate::quant::quantizer::cast;
     use qstore_container::{Levels, MiniFloat};
 
     #[test]
@@ -197,7 +231,7 @@ mod tests {
         }
         for (levels, bits) in all {
             let table = LevelTable::new(&levels, bits);
-            let ranking = Ranking::new(&table).unwrap();
+            let ranking = Ranking::new(&table, Rounded::F32).unwrap();
             let codes: Vec<u8> = (0..=u8::MAX >> (8 - bits)).collect();
             let mut ranks = vec![0; codes.len()];
             ranking.ranks(&codes, &mut ranks);
@@ -216,9 +250,47 @@ mod tests {
         }
     }
 
+    /// Weights belong to the rank that rounding them first leads to.
+    #[test]
+    fn edges_are_where_rounding_first_has_them() {
+        let floats = [(Levels::Float(MiniFloat::E2m1), 4)];
+        let integers = [1, 2, 3, 4]
+            .into_iter()
+            .flat_map(|bits| [Levels::Unsigned, Levels::Signed, Levels::Offset].map(|levels| (levels, bits)));
+        for (levels, bits) in integers.chain(floats) {
+            let table = LevelTable::new(&levels, bits);
+            for result in [Rounded::Bf16, Rounded::F16] {
+                let ranking = Ranking::new(&table, result).unwrap();
+                let code = |level: f32| match table.kind() {
+                    LevelKind::Float(float) => {
+                        let magnitude = mini_magnitude(float, level.abs()).min(7.0) as u8;
+                        if level < 0.0 { magnitude | 8 } else { magnitude }
+                    }
+                    _ => {
+                        let distance = |code: &u8| (table.value(*code) - level.round_ties_even()).abs();
+                        (0..=ranking.last).min_by(|a, b| distance(a).total_cmp(&distance(b))).unwrap()
+                    }
+                };
+                let mut rank = [0];
+                for step in -40_000..40_000 {
+                    let weight = step as f32 / 4000.0;
+                    ranking.ranks(&[code(cast(result, weight))], &mut rank);
+                    let below = ranking.edges.below(rank[0]).unwrap_or(f32::NEG_INFINITY);
+                    let above = ranking.edges.below(rank[0].wrapping_add(1)).unwrap_or(f32::INFINITY);
+                    let at = weight + ranking.offset;
+                    assert!(
+                        below <= at && at <= above,
+                        "{levels:?} {bits} {result:?} {weight}: {below} {above}"
+                    );
+                }
+                assert_ne!(ranking.edges.inner(), Ranking::new(&table, Rounded::F32).unwrap().edges.inner());
+            }
+        }
+    }
+
     #[test]
     fn ends_lie_beyond_the_outermost_levels() {
-        let ranking = |levels, bits| Ranking::new(&LevelTable::new(&levels, bits)).unwrap();
+        let ranking = |levels, bits| Ranking::new(&LevelTable::new(&levels, bits), Rounded::F32).unwrap();
         assert_eq!(ranking(Levels::Signed, 8).beyond(0.5), [-128.5, 127.5]);
         assert_eq!(ranking(Levels::Unsigned, 4).beyond(0.0), [0.0, 15.0]);
         assert_eq!(ranking(Levels::Float(MiniFloat::E2m1), 4).beyond(0.5), [-7.0, 7.0]);

@@ -10,6 +10,7 @@
 )]
 
 pub mod experts;
+pub mod producers;
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use qstore_container::Rounded;
 use qstore_kernels::{DecodeError, Each, LEAST_SCALE, Scaled, WIDEST};
 
 use crate::quant::{ColumnRun, Dequantizer, Ranking, Scaling};
@@ -32,7 +33,8 @@ pub(super) struct RowScales {
 impl Scalings {
     /// `None` for levels that kernels do not take.
     pub(super) fn new(values: Dequantizer, there: [usize; 2]) -> Option<Self> {
-        let ranking = Ranking::new(values.levels())?;
+        let result = values.rule().map_or(Rounded::F32, |(rule, _)| rule.result);
+        let ranking = Ranking::new(values.levels(), result)?;
         let (runs, has_negative) = (values.columns().runs(), values.has_negative_scales());
         Some(Self { runs, has_negative, ranking, values, there })
     }
@@ -135,6 +137,8 @@ pub(super) struct Moved {
     /// Of each column.
     scales: Vec<f32>,
     zeros: Vec<f32>,
+    /// -1 where scales are negative: distances are then those to the other side. Else 1.
+    signs: Vec<f32>,
     row: Option<usize>,
     /// Of the columns that were asked for last: zero-points less levels, and ranks.
     part: Vec<f32>,
@@ -149,8 +153,8 @@ fn taken(zero: f32) -> f32 {
 impl Moved {
     /// Room for a row of so many columns.
     pub(super) fn new(cols: usize) -> Self {
-        let [scales, zeros] = [vec![0.0; cols], vec![0.0; cols]];
-        Self { scales, zeros, row: None, part: Vec::new(), ranks: Vec::new() }
+        let [scales, zeros, signs] = [vec![0.0; cols], vec![0.0; cols], vec![1.0; cols]];
+        Self { scales, zeros, signs, row: None, part: Vec::new(), ranks: Vec::new() }
     }
 
     /// Makes it that of row `number`.
@@ -163,10 +167,11 @@ impl Moved {
         for (run, group) in of.runs_of(columns) {
             let group = group.filter(|_| number < of.there[0]);
             let scaled = group.map(|group| (values.scale(group), values.zero(group)));
-            let usable = scaled.filter(|(scale, _)| (0.0..f32::INFINITY).contains(scale));
+            let usable = scaled.filter(|(scale, _)| scale.is_finite());
             let (scale, zero) = usable.unwrap_or((Scaling::NOTHING.scale, Scaling::NOTHING.zero));
-            self.scales[run.clone()].fill(scale.max(LEAST_SCALE));
-            self.zeros[run].fill(zero);
+            self.scales[run.clone()].fill(scale.abs().max(LEAST_SCALE));
+            self.zeros[run.clone()].fill(zero);
+            self.signs[run].fill(if scale < 0.0 { -1.0 } else { 1.0 });
         }
     }
 
@@ -174,16 +179,21 @@ impl Moved {
     fn find_part(&mut self, of: &Scalings, columns: &Range<usize>, codes: &[u8]) {
         self.part.resize(codes.len(), 0.0);
         self.ranks.resize(codes.len(), 0);
-        let each = self.part.iter_mut().zip(&self.zeros[columns.clone()]);
+        let of_each = self.zeros[columns.clone()].iter().zip(&self.signs[columns.clone()]);
+        let each = self.part.iter_mut().zip(of_each);
         let levels = of.values.levels();
         if levels.is_integer() {
             // By ranks, so that compilers make vector code of it.
             of.ranking.ranks(codes, &mut self.ranks);
             let base = of.ranking.base();
-            let off = |zero: f32, rank: u8| taken(zero - (f32::from(rank) - base));
-            each.zip(&self.ranks).for_each(|((part, zero), rank)| *part = off(*zero, *rank));
+            let off = |zero: f32, rank: u8| zero - (f32::from(rank) - base);
+            let ranked = each.zip(&self.ranks);
+            ranked.for_each(|((part, (zero, sign)), rank)| *part = taken(off(*zero, *rank) * sign));
         } else {
-            each.zip(codes).for_each(|((part, zero), code)| *part = taken(zero - levels.value(*code)));
+            let coded = each.zip(codes);
+            coded.for_each(|((part, (zero, sign)), code)| {
+                *part = taken((zero - levels.value(*code)) * sign);
+            });
         }
     }
 

@@ -73,7 +73,7 @@ proptest! {
         for (index, (quantiser, noise, steps, missing)) in chain.iter().enumerate() {
             let opened = quantiser.open(rows + first_row, cols);
             let own_codes = quantised(quantiser, &opened, &values, first_row, (*noise, seed ^ index as u64));
-            prop_assert_eq!(Ranking::new(opened.levels()).is_some(), true);
+            prop_assert_eq!(Ranking::new(opened.levels(), Rounded::F32).is_some(), true);
             let own = OwnBins::new(opened.clone()).unwrap();
             let known = KnownWeights::new(bins.clone(), Some(own));
             if index > 0 {

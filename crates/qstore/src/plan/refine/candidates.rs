@@ -9,9 +9,18 @@ use super::super::unusable::Unusable;
 use super::{Refined, stretches};
 use crate::codec::{KnownBins, values};
 
-/// How many steps beyond the outermost levels their bins may end: where another level would begin, or at the levels
-/// themselves, as the greatest weight became the greatest level, or far beyond, as weights were cut off.
-const STEPS_BEYOND: [f32; 3] = [0.5, 0.0, 8.0];
+/// How many steps beyond the outermost levels their bins may end: where another level would begin, or a little farther,
+/// as the greatest weight was to lie there and scales are rounded, or at the levels themselves, as it became the
+/// greatest level, or far beyond, as weights were cut off.
+const STEPS_BEYOND: [f32; 4] = [0.5, 0.5625, 0.0, 8.0];
+
+/// Steps off the level of its code at which a weight lies in no bin of it, however it was rounded.
+const BESIDE: f32 = 0.75;
+/// A share of weights outside of their bins from which on codes may have been moved.
+const MOVED_SHARE: usize = 64;
+
+/// How many steps farther than the sample's outermost weights bins end.
+const SLACK: f32 = 1.0 / 64.0;
 
 /// A matrix below that may be among those that an array is given.
 pub(super) struct Candidate<'a> {
@@ -74,13 +83,11 @@ impl<'a> Candidate<'a> {
         Ok(found.into_iter().map(|(_, candidate)| candidate).collect())
     }
 
-    /// Finds the ways in which its codes, the `index`th of `of` matrices', tell something of floats if they were moved.
-    pub(super) fn find_stretches(&mut self, parts: &[Part], float: FloatKind, (index, of): (usize, usize)) {
+    /// Finds the ways in which its codes, the `index`th of `of` matrices', tell something of floats: if they were
+    /// moved, or if their outermost bins end elsewhere.
+    pub(super) fn look_at(&mut self, parts: &[Part], float: FloatKind, (index, of): (usize, usize)) {
         let given = &self.group.values;
-        if given.rule().is_some() {
-            return;
-        }
-        let mut off = Vec::new();
+        let (mut off, mut ends) = (Vec::new(), [f32::INFINITY, f32::NEG_INFINITY]);
         for part in parts {
             let codes = part.codes_of(&[index], of);
             let mut weights = vec![0.0; codes.len()];
@@ -88,10 +95,27 @@ impl<'a> Candidate<'a> {
             let cols = given.cols().max(1);
             let lines = codes.chunks(cols).zip(weights.chunks(cols));
             for (row, (codes, weights)) in (part.rows.start..).zip(lines) {
-                off.extend(given.off_levels(row, codes, weights));
+                let of_row = given.off_levels(row, codes, weights);
+                for (code, off) in codes.iter().zip(&of_row).filter(|(_, off)| off.is_finite()) {
+                    let level = given.levels().value(*code) + off;
+                    ends = [ends[0].min(level), ends[1].max(level)];
+                }
+                off.extend(of_row);
             }
         }
-        self.ways = stretches::edges(&off).into_iter().map(Told::Around).collect();
+        let moved = off.iter().filter(|off| off.abs() > BESIDE).count();
+        if given.rule().is_none() {
+            self.ways.clear();
+        } else if self.ways.len() > 1 {
+            // No others have chosen where they end.
+            let (outer, beyond) = (self.bins.beyond(0.0), self.bins.beyond(SLACK));
+            let least = ends[0] - (outer[0] - beyond[0]);
+            let most = ends[1] + (beyond[1] - outer[1]);
+            self.ways.push(Told::Bins([least.min(outer[0]), most.max(outer[1])]));
+        }
+        if given.rule().is_none() || given.is_integer() && moved > off.len() / MOVED_SHARE {
+            self.ways.extend(stretches::edges(&off).into_iter().map(Told::Around));
+        }
     }
 
     /// Whether its codes may tell something.

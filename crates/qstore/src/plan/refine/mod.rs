@@ -72,7 +72,7 @@ pub(super) fn fit(
     let trial: Vec<Part> = parts.iter().map(|part| part.beginning(matrix, TRIAL_WEIGHTS, of)).collect();
     if let Refined::Floats(float) = refined {
         for (index, candidate) in candidates.iter_mut().enumerate() {
-            candidate.find_stretches(&trial, *float, (index, of));
+            candidate.look_at(&trial, *float, (index, of));
         }
     }
     let candidates = candidates;

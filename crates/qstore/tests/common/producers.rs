@@ -1,0 +1,311 @@
+//! Quantised twins of a model, as producers make them that the parent module does not know, from their definitions.
+
+use half::bf16;
+use qstore::Dtype;
+
+use super::{Gptq, Tensor, Tensors, gptq_tensors, words};
+
+/// Every `X_proj.weight` in other tensors, which `make` has of its name without `.weight` and itself.
+fn twin(tensors: &Tensors, make: impl Fn(&str, &Tensor) -> Tensors) -> Tensors {
+    let of = |(name, tensor): (&String, &Tensor)| match name.strip_suffix(".weight") {
+        Some(base) if base.ends_with("_proj") => make(base, tensor),
+        _ => Tensors::from([(name.clone(), tensor.clone())]),
+    };
+    tensors.iter().flat_map(of).collect()
+}
+
+fn in_bf16(value: f32) -> f32 {
+    bf16::from_f32(value).to_f32()
+}
+
+fn greatest(values: &[f32]) -> f32 {
+    values.iter().fold(0.0, |most, value| most.max(value.abs()))
+}
+
+/// The code of the nearest of the levels of float codes, which ascend, with the sign above them; of two the even one.
+fn float_code(levels: &[f32], value: f32) -> u8 {
+    let above = levels.partition_point(|level| *level < value.abs()).min(levels.len() - 1);
+    let below = above.saturating_sub(1);
+    let (down, up) = (value.abs() - levels[below], levels[above] - value.abs());
+    let magnitude = if down < up || down == up && below % 2 == 0 { below } else { above };
+    magnitude as u8 | if value.is_sign_negative() { levels.len() as u8 } else { 0 }
+}
+
+fn e4m3() -> Vec<f32> {
+    let level = |code: u8| {
+        let (exponent, mantissa) = (i32::from(code >> 3), f32::from(code & 7));
+        if exponent == 0 { mantissa * 2f32.powi(-9) } else { (8.0 + mantissa) * 2f32.powi(exponent - 10) }
+    };
+    // That of NaN, which no weight is near, counts as a number.
+    (0..128).map(level).collect()
+}
+
+const E2M1: [f32; 8] = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0];
+
+/// Two codes a byte, the first one in its low bits.
+fn nibbles(codes: &[u8]) -> Vec<u8> {
+    codes.chunks(2).map(|pair| pair[0] | pair[1] << 4).collect()
+}
+
+/// As many whole codes in each word as there is room for, low bits first.
+fn whole_in_words(codes: &[i32], bits: u32) -> Vec<u32> {
+    let mask = (1i64 << bits) - 1;
+    let word = |codes: &[i32]| {
+        codes.iter().rev().fold(0, |word, code| word << bits | (i64::from(*code) & mask) as u32)
+    };
+    codes.chunks((32 / bits) as usize).map(word).collect()
+}
+
+/// compressed-tensors `pack-quantized`, or `int-quantized` of 8 bits where `packed` says no.
+pub fn compressed_ints(tensors: &Tensors, bits: u32, group: usize, symmetric: bool, packed: bool) -> Tensors {
+    let (least, most) = (-(1 << (bits - 1)) as f32, ((1 << (bits - 1)) - 1) as f32);
+    twin(tensors, |base, tensor| {
+        let (rows, cols, values) = (tensor.shape[0], tensor.shape[1], tensor.values());
+        let (mut codes, mut scales, mut zeros) = (Vec::new(), Vec::new(), Vec::new());
+        for values in values.chunks(cols).flat_map(|row| row.chunks(group)) {
+            let low = values.iter().copied().fold(0f32, f32::min);
+            let high = values.iter().copied().fold(0f32, f32::max);
+            let (scale, zero) = if symmetric {
+                (in_bf16(greatest(values) / ((most - least) / 2.0)), 0.0)
+            } else {
+                let scale = in_bf16((high - low) / (most - least));
+                (scale, (least - in_bf16(low / scale)).round_ties_even().clamp(least, most))
+            };
+            let code =
+                |value: &f32| in_bf16(in_bf16(value / scale) + zero).round_ties_even().clamp(least, most);
+            codes.extend(values.iter().map(|value| code(value) as i32));
+            scales.push(scale);
+            zeros.push(zero as i32);
+        }
+        let groups = cols.div_ceil(group);
+        let scale = Tensor::float(Dtype::BF16, &[rows, groups], &scales);
+        let mut all = Tensors::from([(format!("{base}.weight_scale"), scale)]);
+        if !packed {
+            let codes = codes.iter().map(|code| *code as u8).collect();
+            all.insert(format!("{base}.weight"), Tensor::new(Dtype::I8, &[rows, cols], codes));
+            return all;
+        }
+        // What is stored is more by half of what there is.
+        let stored = |codes: &[i32]| codes.iter().map(|code| code - least as i32).collect::<Vec<_>>();
+        let by_row: Vec<u32> =
+            codes.chunks(cols).flat_map(|row| whole_in_words(&stored(row), bits)).collect();
+        all.insert(format!("{base}.weight_packed"), words(&[rows, by_row.len() / rows], &by_row));
+        let shape = [rows, cols].iter().flat_map(|side| (*side as u64).to_le_bytes()).collect();
+        all.insert(format!("{base}.weight_shape"), Tensor::new(Dtype::I64, &[2], shape));
+        if !symmetric {
+            let column = |group: usize| zeros.iter().skip(group).step_by(groups).copied().collect::<Vec<_>>();
+            let by_column: Vec<Vec<u32>> =
+                (0..groups).map(|group| whole_in_words(&stored(&column(group)), bits)).collect();
+            let high = by_column[0].len();
+            let zeros: Vec<u32> =
+                (0..high).flat_map(|word| by_column.iter().map(move |column| column[word])).collect();
+            all.insert(format!("{base}.weight_zero_point"), words(&[high, groups], &zeros));
+        }
+        all
+    })
+}
+
+/// FP8 of compressed-tensors with a scale for each row, or of ModelOpt with one for the matrix.
+pub fn fp8_rows(tensors: &Tensors, is_modelopt: bool) -> Tensors {
+    let levels = e4m3();
+    twin(tensors, |base, tensor| {
+        let (rows, cols, values) = (tensor.shape[0], tensor.shape[1], tensor.values());
+        let each = if is_modelopt { values.len() } else { cols };
+        let scales: Vec<f32> = values.chunks(each).map(|row| in_bf16(greatest(row) / 448.0)).collect();
+        let code = |(index, value): (usize, &f32)| float_code(&levels, in_bf16(value / scales[index / each]));
+        let codes = values.iter().enumerate().map(code).collect();
+        let scale = if is_modelopt {
+            Tensor::float(Dtype::F32, &[], &scales)
+        } else {
+            Tensor::float(Dtype::BF16, &[rows, 1], &scales)
+        };
+        Tensors::from([
+            (format!("{base}.weight"), Tensor::new(Dtype::F8_E4M3, &tensor.shape, codes)),
+            (format!("{base}.weight_scale"), scale),
+        ])
+    })
+}
+
+/// NVFP4 of compressed-tensors, whose scales are divided by one for the matrix, or of ModelOpt.
+pub fn nvfp4(tensors: &Tensors, is_modelopt: bool) -> Tensors {
+    let levels = e4m3();
+    twin(tensors, |base, tensor| {
+        let (rows, cols, values) = (tensor.shape[0], tensor.shape[1], tensor.values());
+        let of_all = 448.0 * 6.0 / greatest(&values);
+        let (mut codes, mut scales) = (Vec::new(), Vec::new());
+        for values in values.chunks(16) {
+            let scale = float_code(&levels, of_all * (greatest(values) / 6.0));
+            let whole = levels[usize::from(scale)] / of_all;
+            codes.extend(values.iter().map(|value| float_code(&E2M1, value / whole)));
+            scales.push(scale);
+        }
+        let codes = Tensor::new(Dtype::U8, &[rows, cols / 2], nibbles(&codes));
+        let scales = Tensor::new(Dtype::F8_E4M3, &[rows, cols / 16], scales);
+        let names =
+            if is_modelopt { ["weight", "weight_scale_2"] } else { ["weight_packed", "weight_global_scale"] };
+        let (of_all, shape) = if is_modelopt { (1.0 / of_all, &[][..]) } else { (of_all, &[1][..]) };
+        Tensors::from([
+            (format!("{base}.{}", names[0]), codes),
+            (format!("{base}.weight_scale"), scales),
+            (format!("{base}.{}", names[1]), Tensor::float(Dtype::F32, shape, &[of_all])),
+        ])
+    })
+}
+
+/// MXFP4 of compressed-tensors.
+pub fn mxfp4(tensors: &Tensors) -> Tensors {
+    twin(tensors, |base, tensor| {
+        let (rows, cols, values) = (tensor.shape[0], tensor.shape[1], tensor.values());
+        let (mut codes, mut scales) = (Vec::new(), Vec::new());
+        for values in values.chunks(32) {
+            // The greatest weight is rounded to two bits of mantissa first.
+            let exponent = ((greatest(values).to_bits() + 0x20_0000) >> 23).cast_signed() - 127 - 2;
+            codes.extend(values.iter().map(|value| float_code(&E2M1, value / 2f32.powi(exponent))));
+            scales.push((exponent + 127) as u8);
+        }
+        Tensors::from([
+            (format!("{base}.weight_packed"), Tensor::new(Dtype::U8, &[rows, cols / 2], nibbles(&codes))),
+            (format!("{base}.weight_scale"), Tensor::new(Dtype::U8, &[rows, cols / 32], scales)),
+        ])
+    })
+}
+
+/// NF4 of bitsandbytes, in blocks of 64.
+pub fn nf4(tensors: &Tensors) -> Tensors {
+    const LEVELS: [f32; 16] = [
+        -1.0,
+        -0.696_192_8,
+        -0.525_073_05,
+        -0.394_917_5,
+        -0.284_441_38,
+        -0.184_773_43,
+        -0.091_050_036,
+        0.0,
+        0.079_580_3,
+        0.160_930_2,
+        0.246_112_3,
+        0.337_915_24,
+        0.440_709_83,
+        0.562_617,
+        0.722_956_84,
+        1.0,
+    ];
+    twin(tensors, |base, tensor| {
+        let values = tensor.values();
+        let scales: Vec<f32> = values.chunks(64).map(greatest).collect();
+        let code = |(index, value): (usize, &f32)| {
+            let level = value * (1.0 / scales[index / 64]);
+            LEVELS.windows(2).take_while(|pair| level > (pair[0] + pair[1]) / 2.0).count() as u8
+        };
+        let codes: Vec<u8> = values.iter().enumerate().map(code).collect();
+        // The first of two in the high bits.
+        let bytes: Vec<u8> = codes.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect();
+        let shape = &tensor.shape;
+        let state = format!(
+            r#"{{"quant_type": "nf4", "blocksize": 64, "dtype": "bfloat16", "shape": [{}, {}]}}"#,
+            shape[0], shape[1]
+        );
+        let weight = format!("{base}.weight");
+        Tensors::from([
+            (weight.clone(), Tensor::new(Dtype::U8, &[bytes.len(), 1], bytes)),
+            (format!("{weight}.absmax"), Tensor::float(Dtype::F32, &[scales.len()], &scales)),
+            (format!("{weight}.quant_map"), Tensor::float(Dtype::F32, &[16], &LEVELS)),
+            (
+                format!("{weight}.quant_state.bitsandbytes__nf4"),
+                Tensor::new(Dtype::U8, &[state.len()], state.into_bytes()),
+            ),
+        ])
+    })
+}
+
+/// MLX's affine quantisation of so many bits, in groups of 64.
+pub fn mlx(tensors: &Tensors, bits: u8) -> Tensors {
+    let most = f32::from(u8::MAX >> (8 - bits));
+    twin(tensors, |base, tensor| {
+        let (rows, cols, values) = (tensor.shape[0], tensor.shape[1], tensor.values());
+        let (mut codes, mut scales, mut biases) = (Vec::new(), Vec::new(), Vec::new());
+        for values in values.chunks(64) {
+            let low = values.iter().copied().fold(f32::INFINITY, f32::min);
+            let high = values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let step = ((high - low) / most).max(1e-7);
+            let (step, edge) = if low.abs() > high.abs() { (step, low) } else { (-step, high) };
+            let steps = (edge / step).round_ties_even();
+            let (step, bias) = if steps == 0.0 { (step, 0.0) } else { (edge / steps, edge) };
+            let code = |value: &f32| ((value - bias) / step).round_ties_even().clamp(0.0, most) as u32;
+            codes.extend(values.iter().map(code));
+            scales.push(step);
+            biases.push(bias);
+        }
+        let packed = super::pack_words(codes, bits);
+        let weight = words(&[rows, cols * usize::from(bits) / 32], &packed);
+        let numbers = |numbers: &[f32]| Tensor::float(Dtype::BF16, &[rows, cols / 64], numbers);
+        Tensors::from([
+            (format!("{base}.weight"), Tensor { dtype: Dtype::U32, ..weight }),
+            (format!("{base}.scales"), numbers(&scales)),
+            (format!("{base}.biases"), numbers(&biases)),
+        ])
+    })
+}
+
+/// Integers of torchao, of 8 bits with a scale for each row.
+pub fn torchao(tensors: &Tensors) -> Tensors {
+    twin(tensors, |base, tensor| {
+        let (rows, values) = (tensor.shape[0], tensor.values());
+        let each = tensor.shape[1];
+        let scales: Vec<f32> = values.chunks(each).map(|row| in_bf16(greatest(row) / 127.5)).collect();
+        let code = |(index, value): (usize, &f32)| {
+            (value * (1.0 / scales[index / each])).round_ties_even().clamp(-128.0, 127.0) as i8 as u8
+        };
+        let codes = values.iter().enumerate().map(code).collect();
+        Tensors::from([
+            (format!("{base}._weight_qdata"), Tensor::new(Dtype::I8, &tensor.shape, codes)),
+            (format!("{base}._weight_scale"), Tensor::float(Dtype::F32, &[rows, 1], &scales)),
+        ])
+    })
+}
+
+/// 4 bits in groups of 128 as AutoRound exports them, without `g_idx` and with scales of either sign; or as AWQ does,
+/// where `is_awq`, of columns that were scaled before.
+pub fn gptq_like(tensors: &Tensors, is_awq: bool) -> Tensors {
+    twin(tensors, |base, tensor| {
+        let (rows, cols, values) = (tensor.shape[0], tensor.shape[1], tensor.values());
+        let groups = cols / 128;
+        let sign = |row: usize, group: usize| if !is_awq && (row + group) % 2 == 1 { -1.0 } else { 1.0 };
+        let scale = |row: usize, group: usize| {
+            let values = &values[row * cols + group * 128..][..128];
+            half::f16::from_f32(sign(row, group) * greatest(values) / 7.5).to_f32()
+        };
+        let scales: Vec<f32> =
+            (0..groups).flat_map(|group| (0..rows).map(move |row| scale(row, group))).collect();
+        // A code in sixteen is moved by one.
+        let code = |(index, value): (usize, &f32)| {
+            let (row, column) = (index / cols, index % cols);
+            let moved = if index * 7 % 16 == 3 { 1.0 } else { 0.0 };
+            (value / scales[column / 128 * rows + row] + 8.0 + moved).round_ties_even().clamp(0.0, 15.0)
+                as u32
+        };
+        let codes: Vec<u32> = values.iter().enumerate().map(code).collect();
+        if !is_awq {
+            let how = Gptq { group: 128, ..Gptq::of_bits(4) };
+            let (zeros, group_of) = (vec![8; scales.len()], vec![0; cols]);
+            let mut all = gptq_tensors(base, [rows, cols], how, (&codes, &scales, &zeros, &group_of));
+            all.remove(&format!("{base}.g_idx"));
+            return all;
+        }
+        let word = |codes: [u32; 8]| {
+            [0, 2, 4, 6, 1, 3, 5, 7].iter().rev().fold(0, |word, output| word << 4 | codes[*output])
+        };
+        let of_outputs = |column: usize, first: usize| {
+            word(std::array::from_fn(|output| codes[(first + output) * cols + column]))
+        };
+        let of_column = |column: usize| (0..rows).step_by(8).map(move |first| (column, first));
+        let places = (0..cols).flat_map(of_column);
+        let qweight: Vec<u32> = places.map(|(column, first)| of_outputs(column, first)).collect();
+        let qzeros = vec![word([8; 8]); groups * rows / 8];
+        Tensors::from([
+            (format!("{base}.qweight"), words(&[cols, rows / 8], &qweight)),
+            (format!("{base}.qzeros"), words(&[groups, rows / 8], &qzeros)),
+            (format!("{base}.scales"), Tensor::float(Dtype::F16, &[groups, rows], &scales)),
+        ])
+    })
+}
