@@ -651,6 +651,16 @@ class Values:
                 with np.errstate(all="ignore"):
                     of_tiles = tiles.factor(factor, fetch)
                     a = a * of_tiles if way == "times" else a / of_tiles
+        rule = values.get("rule")
+        check(rule is None or is_rule(rule), f"unknown rule {rule}")
+        with np.errstate(all="ignore"):
+            if rule and rule["inverse"] == "reciprocal-bf16":
+                a = np.float32(1) / rounded(np.float32(1) / a, "bf16")
+            if rule and rule["inverse"] == "anchored" and "bias" in zero:
+                bias = tiles.numbers(zero["bias"], fetch)
+                exact = bias / np.rint(bias / a)
+                is_normal = np.isfinite(exact) & (np.abs(exact) >= np.finfo(np.float32).tiny)
+                a = np.where(is_normal, exact, a)
         zeros: Ints = np.zeros(a.shape, np.int64)
         if "constant" in zero:
             check(is_integer(zero["constant"], -32768, 32767), "a zero-point that is too large")
@@ -666,8 +676,6 @@ class Values:
         elif "bias" in zero:
             with np.errstate(all="ignore"):
                 zeros = -tiles.numbers(zero["bias"], fetch) / (a / b)
-        rule = values.get("rule")
-        check(rule is None or is_rule(rule), f"unknown rule {rule}")
         are_centred = "bias" not in zero and bool((zeros == levels.middle).all())
         return cls(levels, tiles.groups, a, b, zeros, "bias" in zero, are_centred, rule)
 
@@ -925,7 +933,8 @@ def decode_floats(chunk: Cursor, kind: str, decode: Callable[[Cursor], Ints]) ->
 
 def is_rule(rule: Json) -> bool:
     has_fields(rule, "inverse", "weights result")
-    inverses = ("division", "reciprocal", "reciprocal-up", "reciprocal-down", "quotient")
+    roundings = ("reciprocal", "reciprocal-up", "reciprocal-down", "reciprocal-bf16")
+    inverses = ("division", "quotient", "anchored", *roundings)
     rounded_to = {rule.get("weights", "f32"), rule.get("result", "f32")}
     return rule["inverse"] in inverses and rounded_to <= {"f32", "f16", "bf16"}
 
@@ -954,8 +963,10 @@ def rounded(numbers: Ints, to: str) -> Ints:
 def results_by_rule(weights: Ints, a: Ints, b: np.float32, rule: Json) -> Ints:
     """What a rule takes weights to, before that becomes a code (9.4)."""
     weights, one, inverse = rounded(weights, rule.get("weights", "f32")), np.float32(1), rule["inverse"]
-    if inverse == "division":
+    if inverse in ("division", "anchored"):
         level = weights / (a / b)
+    elif inverse == "reciprocal-bf16":
+        level = weights * (rounded(one / a, "bf16") * b)
     elif inverse == "quotient":
         level = weights * (b / a)
     else:

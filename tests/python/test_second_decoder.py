@@ -465,6 +465,43 @@ def test_restores_given_codes_of_rounded_quotients(
     assert "bf16" in results
 
 
+def mlx(weights: Floats, bits: int) -> dict[str, Floats]:
+    """The parts of MLX's affine quantisation in groups of 64: each has an edge that is a whole number of steps."""
+    groups = weights.astype(np.float32).reshape(weights.shape[0], -1, 64)
+    most, low, high = np.float32((1 << bits) - 1), groups.min(-1), groups.max(-1)
+    step = np.maximum((high - low) / most, np.float32(1e-7))
+    step, edge = np.where(-low > high, step, -step), np.where(-low > high, low, high)
+    steps = np.rint(edge / step)
+    step = np.where(steps == 0, step, edge / np.where(steps == 0, 1, steps)).astype(np.float32)
+    bias = np.where(steps == 0, 0, edge).astype(np.float32)
+    codes = np.clip(np.rint((groups - bias[..., None]) / step[..., None]), 0, most).astype(np.uint8)
+    stream = (codes.reshape(weights.shape[0], -1, 1) >> np.arange(bits) & 1).reshape(weights.shape[0], -1)
+    words = np.packbits(stream, axis=1, bitorder="little").view(np.uint32)
+    in_bf16 = lambda values: values.astype(ml_dtypes.bfloat16)
+    return {"weight": words, "scales": in_bf16(step), "biases": in_bf16(bias)}
+
+
+@pytest.mark.parametrize("bits", [3, 4, 8])
+def test_restores_given_anchored_scales(binary: Path, tmp_path: Path, bits: int) -> None:
+    """MLX's, whose stored scales are rounded ones (9.1)."""
+    rng = np.random.default_rng(33)
+    variants: dict[str, dict[str, Floats]] = {"high": {}, "mlx": {}}
+    for rows, cols in (256, 384), (128, 128):
+        name = f"of_{rows}x{cols}.up_proj"
+        weights = drawn(ml_dtypes.bfloat16, rng, rows, cols)
+        weights[3, :64] = 0
+        variants["high"][f"{name}.weight"] = weights
+        variants["mlx"] |= {f"{name}.{part}": tensor for part, tensor in mlx(weights, bits).items()}
+    folders = save_all(tmp_path / "folders", variants)
+    store = pack(binary, folders, tmp_path / "store")
+    assert_restores(store, folders, tmp_path / "restored")
+    known = [one for plan in plans(store) for one in plan["encoding"].get("known", [])]
+    assert {one["matrix"]["values"]["rule"]["inverse"] for one in known} == {"anchored"}
+    store = pack(binary, folders, tmp_path / "archive", "--archive", "mlx")
+    assert_restores(store, folders, tmp_path / "restored again")
+    assert "rounded" in kinds(store)
+
+
 def test_restores_given_moved_codes_of_negative_scales(binary: Path, tmp_path: Path) -> None:
     """AutoRound's: distances are those to the other side (8.8)."""
     rng = np.random.default_rng(32)

@@ -526,7 +526,7 @@ fn what_cannot_be_paired_is_told() {
     let other = Tensors::from([
         (
             "model.layers.0.mlp.up_proj.weight".to_owned(),
-            Tensor::new(Dtype::I8, &[64, 256], vec![3; 64 * 256]),
+            Tensor::new(Dtype::U8, &[64, 256], vec![3; 64 * 256]),
         ),
         (
             "model.layers.0.mlp.up_proj.weight_scale".to_owned(),
@@ -536,7 +536,7 @@ fn what_cannot_be_paired_is_told() {
     room.folder("other", &[("model.safetensors", &other)]);
     fs::write(
         room.path("other/config.json"),
-        r#"{"quantization_config": {"quant_method": "compressed-tensors"}}"#,
+        r#"{"quantization_config": {"quant_method": "hqq"}}"#,
     )
     .unwrap();
     let inspection = room.pack(&["bf16", "other"]);
@@ -544,7 +544,7 @@ fn what_cannot_be_paired_is_told() {
         (names(&inspection), told(&inspection, "other")),
         (vec!["other", "bf16"], vec![("unknown-format", "-", 1)])
     );
-    assert!(inspection.variants[0].unshared[0].text.contains("compressed-tensors"));
+    assert!(inspection.variants[0].unshared[0].text.contains("hqq"));
     // What is told of another variant goes with that.
     qstore::remove(&room.path("store"), &"other".parse().unwrap(), &write_options(), &Silent).unwrap();
     let mut store = room.pack(&["bf16", "gptq8"]);

@@ -36,6 +36,11 @@ pub enum Inverse {
     ReciprocalDown,
     /// `fl(w * fl(b / a))`.
     Quotient,
+    /// `fl(w * fl(r * b))`, where `r` is `fl(1 / a)`, rounded to BF16. Its scales are the reciprocals of `r`.
+    ReciprocalBf16,
+    /// `fl(w / s)`, of scales by which a bias is a whole number of steps: `fl(bias / rint(fl(bias / s)))` of each that
+    /// is stored, which is a rounded one.
+    Anchored,
 }
 
 /// How a quantiser that rounds each weight by itself arrives at a code: the level that is nearest to the weight divided

@@ -14,7 +14,7 @@ use super::{ArrayInfo, Format, Malformed, QuantGroup, Tensors};
 /// The format's entry in [`super::ALL`].
 pub(super) struct Mlx;
 
-const RULE: Rule = Rule { weights: Rounded::F32, inverse: Inverse::Division, result: Rounded::F32 };
+const RULE: Rule = Rule { weights: Rounded::F32, inverse: Inverse::Anchored, result: Rounded::F32 };
 
 impl Format for Mlx {
     fn methods(&self) -> &'static [&'static str] {

@@ -15,11 +15,10 @@ use super::{ArrayInfo, Format, Malformed, QuantGroup, Tensors};
 /// The format's entry in [`super::ALL`].
 pub(super) struct Torchao;
 
-/// What producers do, the likeliest first.
-const RULES: [Rule; 3] = [
+/// What producers do: with scales of 32 bits, and with those of BF16.
+const RULES: [Rule; 2] = [
     Rule { weights: Rounded::F32, inverse: Inverse::Reciprocal, result: Rounded::F32 },
-    Rule { weights: Rounded::F32, inverse: Inverse::Reciprocal, result: Rounded::Bf16 },
-    Rule { weights: Rounded::F32, inverse: Inverse::Division, result: Rounded::Bf16 },
+    Rule { weights: Rounded::F32, inverse: Inverse::ReciprocalBf16, result: Rounded::Bf16 },
 ];
 
 impl Format for Torchao {
@@ -76,5 +75,9 @@ fn describe(
             rule: Some(rule),
         },
     };
-    Ok(RULES.map(candidate).into())
+    let mut candidates: Vec<_> = RULES.map(candidate).into();
+    if scale.dtype == Dtype::BF16 {
+        candidates.reverse();
+    }
+    Ok(candidates)
 }

@@ -1,6 +1,7 @@
 //! What the codes of a matrix stand for, opened.
 
-use qstore_container::{Dequantization, Rule, Zero};
+use qstore_checkpoint::in_bf16;
+use qstore_container::{Dequantization, Inverse, Rule, Zero};
 
 use super::columns::Columns;
 use super::levels::{LevelKind, LevelTable};
@@ -97,16 +98,22 @@ impl Dequantizer {
             return Err(too_large().into());
         }
         let tiles = Tiles::of(values, [rows, cols], arrays)?;
-        let (scales, over) = tiles.scales(values, arrays)?;
+        let (mut scales, over) = tiles.scales(values, arrays)?;
+        let inverse = values.rule.map(|rule| rule.inverse);
+        if inverse == Some(Inverse::ReciprocalBf16) {
+            scales.iter_mut().for_each(|scale| *scale = 1.0 / in_bf16(1.0 / *scale));
+        }
         let zeros = match &values.zero {
             Zero::None => Zeros::One(0),
             Zero::Constant(level) => Zeros::One(*level),
             Zero::Codes(codes) => Zeros::Each(tiles.zero_codes(codes, arrays)?),
             Zero::Bias(numbers) => {
                 let biases = tiles.numbers(numbers, arrays, "zero")?;
-                Zeros::Real(
-                    biases.into_iter().zip(&scales).map(|(bias, scale)| -bias / (scale / over)).collect(),
-                )
+                if inverse == Some(Inverse::Anchored) {
+                    scales.iter_mut().zip(&biases).for_each(|(scale, bias)| *scale = anchored(*scale, *bias));
+                }
+                let zero = |(bias, scale): (f32, &f32)| -bias / (scale / over);
+                Zeros::Real(biases.into_iter().zip(&scales).map(zero).collect())
             }
         };
         Ok(Self {
@@ -258,6 +265,12 @@ impl Dequantizer {
         let count = codes.len().max(1) as f64;
         sum / count
     }
+}
+
+/// The scale by which a bias is a whole number of steps, if the bias is one or more of them.
+fn anchored(scale: f32, bias: f32) -> f32 {
+    let exact = bias / (bias / scale).round_ties_even();
+    if exact.is_normal() { exact } else { scale }
 }
 
 #[cfg(test)]

@@ -143,11 +143,12 @@ impl Divide {
 pub(super) fn inverse(inverse: Inverse, scale: f32, over: f32) -> Divide {
     let reciprocal = 1.0 / scale;
     match inverse {
-        Inverse::Division => Divide::By(scale / over),
+        Inverse::Division | Inverse::Anchored => Divide::By(scale / over),
         Inverse::Reciprocal => Divide::Times(reciprocal * over),
         Inverse::ReciprocalUp => Divide::Times(reciprocal.next_up() * over),
         Inverse::ReciprocalDown => Divide::Times(reciprocal.next_down() * over),
         Inverse::Quotient => Divide::Times(over / scale),
+        Inverse::ReciprocalBf16 => Divide::Times(in_bf16(reciprocal) * over),
     }
 }
 
@@ -166,12 +167,14 @@ mod tests {
     use qstore_container::Levels;
     use qstore_kernels::{Half, Layout, ResidualCoder, Rows, Scratch, SymbolTable};
 
-    const INVERSES: [Inverse; 5] = [
+    const INVERSES: [Inverse; 7] = [
         Inverse::Division,
         Inverse::Reciprocal,
         Inverse::ReciprocalUp,
         Inverse::ReciprocalDown,
         Inverse::Quotient,
+        Inverse::ReciprocalBf16,
+        Inverse::Anchored,
     ];
 
     fn level_tables() -> Vec<LevelTable> {
@@ -199,11 +202,14 @@ mod tests {
         let level = |value: f32| {
             let weight = round_to(rule.weights, value);
             let factor = match rule.inverse {
-                Inverse::Division => return round_to(rule.result, weight / (scale / over)),
+                Inverse::Division | Inverse::Anchored => {
+                    return round_to(rule.result, weight / (scale / over));
+                }
                 Inverse::Reciprocal => (1.0 / scale) * over,
                 Inverse::ReciprocalUp => (1.0 / scale).next_up() * over,
                 Inverse::ReciprocalDown => (1.0 / scale).next_down() * over,
                 Inverse::Quotient => over / scale,
+                Inverse::ReciprocalBf16 => round_to(Rounded::Bf16, 1.0 / scale) * over,
             };
             round_to(rule.result, weight * factor)
         };
