@@ -534,11 +534,7 @@ fn what_cannot_be_paired_is_told() {
         ),
     ]);
     room.folder("other", &[("model.safetensors", &other)]);
-    fs::write(
-        room.path("other/config.json"),
-        r#"{"quantization_config": {"quant_method": "hqq"}}"#,
-    )
-    .unwrap();
+    fs::write(room.path("other/config.json"), r#"{"quantization_config": {"quant_method": "hqq"}}"#).unwrap();
     let inspection = room.pack(&["bf16", "other"]);
     assert_eq!(
         (names(&inspection), told(&inspection, "other")),
