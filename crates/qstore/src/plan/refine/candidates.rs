@@ -12,7 +12,8 @@ use crate::codec::{KnownBins, values};
 /// How many steps beyond the outermost levels their bins may end: where another level would begin, or a little farther,
 /// as the greatest weight was to lie there and scales are rounded, or at the levels themselves, as it became the
 /// greatest level, or far beyond, as weights were cut off.
-const STEPS_BEYOND: [f32; 4] = [0.5, 0.5625, 0.0, 8.0];
+const STEPS_BEYOND: [f32; 4] = [0.5, 0.5625, 0.0, FARTHEST];
+const FARTHEST: f32 = 8.0;
 
 /// Steps off the level of its code at which a weight lies in no bin of it, however it was rounded.
 const BESIDE: f32 = 0.75;
@@ -107,11 +108,12 @@ impl<'a> Candidate<'a> {
         if given.rule().is_none() {
             self.ways.clear();
         } else if self.ways.len() > 1 {
-            // No others have chosen where they end.
-            let (outer, beyond) = (self.bins.beyond(0.0), self.bins.beyond(SLACK));
-            let least = ends[0] - (outer[0] - beyond[0]);
-            let most = ends[1] + (beyond[1] - outer[1]);
-            self.ways.push(Told::Bins([least.min(outer[0]), most.max(outer[1])]));
+            // No others have chosen where they end. Beyond the farthest place that is tried lies what has no bin.
+            let (outer, beyond, far) =
+                (self.bins.beyond(0.0), self.bins.beyond(SLACK), self.bins.beyond(FARTHEST));
+            let least = (ends[0] - (outer[0] - beyond[0])).clamp(far[0], outer[0]);
+            let most = (ends[1] + (beyond[1] - outer[1])).clamp(outer[1], far[1]);
+            self.ways.push(Told::Bins([least, most]));
         }
         if given.rule().is_none() || given.is_integer() && moved > off.len() / MOVED_SHARE {
             self.ways.extend(stretches::edges(&off).into_iter().map(Told::Around));

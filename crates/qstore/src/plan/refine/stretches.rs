@@ -18,7 +18,7 @@ const MIDDLE: [f32; 3] = [-0.25, 0.0, 0.25];
 /// Edges that may suit, for weights that lie so far off the levels of their codes, in distances between levels.
 pub(super) fn edges(off: &[f32]) -> Vec<Vec<f32>> {
     let off = || off.iter().map(|off| off.abs()).filter(|off| off.is_finite());
-    let most = off().fold(1.0, f32::max) * 1.5;
+    let most = (off().fold(1.0, f32::max) * 1.5).min(f32::MAX);
     let mut all: Vec<Vec<f32>> = Vec::new();
     for fine in FINE {
         let mut counts = [0u32; STEPS];
@@ -96,8 +96,11 @@ mod tests {
         assert_eq!(two.len(), 4);
         assert!((two[2] - 0.5).abs() < 0.07 && two[3] >= 2.0, "{two:?}");
         assert!((two[1] + two[2]).abs() < 1e-6);
-        for odd in [&[][..], &[f32::NAN, f32::INFINITY, 1e30]] {
-            assert!(edges(odd).iter().all(|edges| edges.is_sorted() && edges.len() >= 4));
+        for odd in [&[][..], &[f32::NAN, f32::INFINITY, 1e30], &[f32::MAX]] {
+            let sound = |edges: &Vec<f32>| {
+                edges.is_sorted() && edges.len() >= 4 && edges.iter().all(|e| e.is_finite())
+            };
+            assert!(edges(odd).iter().all(sound));
         }
     }
 }
