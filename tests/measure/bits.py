@@ -1,6 +1,6 @@
 """Bits a weight of a set of variants, everything counted: `python tests/measure/bits.py QSTORE NAME=DIR... [OPTIONS]`.
 
-Packs the folders (the first is the one whose linear weights are counted) with these options of `qstore pack`. Bits are
+Packs the folders (the first, one of floats, is the one whose linear weights are counted) with these options of `qstore pack`. Bits are
 eight times the bytes of the store, less those of tensors and files that belong to no linear matrix, over the number of
 linear weights: codes, scales, tables, exceptions, plans, headers and the manifest are in it. Linear are the tensors that
 have `_proj.` in their names. Fails unless every variant comes back byte for byte.
@@ -45,8 +45,9 @@ def main() -> None:
         whole = sum(path.stat().st_size for path in store.rglob("*") if path.is_file())
     found = {variant["name"]: variant for variant in inspection["variants"]}
     first = of_linear(found[next(iter(folders))]["tensors"])
-    weights = sum(round(tensor["raw_bytes"] / 2) for tensor in first if tensor["dtype"] in ("BF16", "F16"))
-    weights += sum(tensor["raw_bytes"] // 4 for tensor in first if tensor["dtype"] == "F32")
+    weight_bytes = {"F32": 4, "BF16": 2, "F16": 2, "F8_E4M3": 1}
+    matrices = [tensor for tensor in first if tensor["name"].endswith(("_proj.weight", "_proj"))]
+    weights = sum(tensor["raw_bytes"] // weight_bytes.get(tensor["dtype"], 1) for tensor in matrices)
     rest_bytes = 0
     for name, variant in found.items():
         parts = (of_linear(variant["tensors"], is_linear=False), variant["files"])

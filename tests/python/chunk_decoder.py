@@ -502,11 +502,12 @@ def binary32(number: float | Decimal) -> np.float32:
 
 class Levels(NamedTuple):
     """What codes of some bits are before scale and zero-point (9.1): `kind` is that of integers, a small float, or a
-    table."""
+    table; integers may be cut to fewer than there are codes."""
 
     kind: str
     bits: int
     table: Ints | None = None
+    between: tuple[int, int] | None = None
 
     @classmethod
     def of(cls, levels: object, packing: Packing | None) -> Levels:
@@ -520,6 +521,11 @@ class Levels(NamedTuple):
             kind = levels["float"]
             check(kind in SMALL_FLOATS and SMALL_FLOATS[kind][0] == bits, f"{kind} of {bits} bits")
             return cls(kind, bits)
+        if "between" in levels:
+            has_fields(levels, "between")
+            least, most = levels["between"]
+            check(is_integer(least, -128, 0) and is_integer(most, 1, 127) and bits == 8, "levels between none")
+            return cls("signed", bits, between=(least, most))
         has_fields(levels, "table")
         check(len(levels["table"]) == 1 << bits, "a table of another size")
         return cls("table", bits, np.array([binary32(number) for number in levels["table"]], np.float32))
@@ -589,6 +595,7 @@ class Levels(NamedTuple):
             half = 1 << (self.bits - 1)
             least = {"unsigned": 0, "signed": 1 - half, "offset": -half}[self.kind]
             most = 2 * half - 1 if self.kind == "unsigned" else half - 1
+            least, most = self.between or (least, most)
             return np.clip(np.where(np.isnan(x), least, np.rint(x)), least, most).astype(np.int64)
         if self.table is None:
             size = np.minimum(self.magnitudes(np.abs(x)), SMALL_FLOATS[self.kind][3])
@@ -759,14 +766,37 @@ class Tiles:
             has_fields(factor, "constant")
             check(binary32(factor["constant"]) != 0, "a factor of 0")
             return np.array(binary32(factor["constant"]))
+        if "nested" in factor:
+            has_fields(factor, "nested")
+            return self.nested(factor["nested"], fetch)
         has_fields(factor, "numbers")
         return self.numbers(factor["numbers"], fetch)
+
+    @np.errstate(all="ignore")
+    def nested(self, nested: Json, fetch: Fetch) -> Ints:
+        """Numbers that are quantised as well (9.1)."""
+        has_fields(nested, "codes table scales block offset")
+        has_fields(nested["codes"], "field number tile")
+        check(nested["codes"]["number"] == "unsigned" and is_integer(nested["block"], 1, 1 << 62), "nested codes")
+        of_codes = Field.of_values(nested["codes"]["field"], fetch)
+        codes = of_codes.codes()
+
+        def column(name: str, needed: int) -> Ints:
+            numbers = Field.of_values(nested[name], fetch).numbers("f32")
+            check(numbers.shape[1] == 1 and needed <= len(numbers) <= 2 * needed + 64, f"a nested {name}")
+            return numbers[:, 0]
+
+        block = np.arange(codes.size).reshape(codes.shape) // nested["block"]
+        table = column("table", 1 << (of_codes.packing.bits if of_codes.packing else 8))
+        numbers = table[codes] * column("scales", int(block.max()) + 1)[block] + binary32(nested["offset"])
+        return self.spread(numbers, nested["codes"]["tile"])
 
 
 def tiled(values: Json) -> list[Json]:
     """Each NUMBERS of a VALUES, and its zero-points: what has tiles."""
     factors = [factor for scale in values.get("scales", []) for factor in scale.values()]
     numbers = [factor["numbers"] for factor in factors if "numbers" in factor]
+    numbers += [factor["nested"]["codes"] for factor in factors if "nested" in factor]
     zero = values.get("zero", {})
     return numbers + [zero[kind] for kind in ("codes", "bias") if kind in zero]
 

@@ -51,11 +51,11 @@ class Ranks(NamedTuple):
     def of(cls, levels: Levels, result: str) -> Ranks:
         """Those of codes whose weights were rounded to `result` first."""
         ranks = cls.of_levels(levels)
-        if result == "f32" or levels.bits > 4 or levels.table is not None:
+        if result == "f32" or levels.table is not None:
             return ranks
         middles = ranks.edges.astype(np.float64) - ranks.base
         ulp = np.where(middles == 0, 0, np.ldexp(1.0, np.frexp(middles)[1] - 1 - (7 if result == "bf16" else 10)))
-        above = np.argsort(ranks.of_code)[1:]
+        above = np.argsort(ranks.of_code)[1 : ranks.last + 1]
         number = levels.of_codes(above) if levels.are_integers else above & ((1 << (levels.bits - 1)) - 1)
         edges = middles + np.where(number.astype(np.int64) % 2 == 0, -ulp, ulp) / 2 + ranks.base
         return ranks._replace(mirror=None, edges=edges.astype(np.float32))
@@ -64,6 +64,11 @@ class Ranks(NamedTuple):
     def of_levels(cls, levels: Levels) -> Ranks:
         codes = np.arange(1 << levels.bits)
         half = 1 << (levels.bits - 1)
+        if levels.between is not None:
+            least, most = levels.between
+            edges = np.arange(1, most - least + 1, dtype=np.float32) - np.float32(0.5)
+            of_code = (levels.of_codes(codes) - least) % 256
+            return cls(of_code, np.float32(-least), np.float32(most - least), edges)
         if levels.are_integers:
             base = 0 if levels.kind == "unsigned" else half
             edges = np.arange(1, codes.size, dtype=np.float32) - np.float32(0.5)
@@ -83,7 +88,7 @@ class Ranks(NamedTuple):
 
     @property
     def last(self) -> int:
-        return int(self.of_code.size - 1)
+        return int(self.edges.size)
 
     @np.errstate(all="ignore")
     def with_ends(self, ends: list[np.float32], has_negative: bool) -> Ints:
@@ -172,8 +177,9 @@ class Known:
         return replace(self, scaled=self.scaled.cut(rows, cols), rank=rank, there=there)
 
     def narrow(self, known: Interval, _stretches: Ints) -> Interval:
-        of, rank = self.scaled, self.rank
-        return known.narrowed(self.edges[rank], self.edges[rank + 1], of.z, of.s, of.tells & self.there)
+        of, is_one = self.scaled, self.rank <= self.scaled.ranks.last
+        rank = np.where(is_one, self.rank, 0)
+        return known.narrowed(self.edges[rank], self.edges[rank + 1], of.z, of.s, of.tells & self.there & is_one)
 
 
 @dataclass(frozen=True)
@@ -188,8 +194,8 @@ class Around:
 
     @classmethod
     @np.errstate(all="ignore")
-    def of(cls, values: Values, codes: Ints, around: Json, shape: list[int]) -> Around:
-        """As of `Known`."""
+    def of(cls, values: Values, codes: Ints, around: Json, shape: list[int], factors: list[Ints] | None) -> Around:
+        """As of `Known`; `factors` are what each element's scale is multiplied with: those of columns, then of rows."""
         check(isinstance(around, list) and 3 <= len(around) <= 17, "3 to 17 distances")
         edges = np.array([binary32(edge) for edge in around], np.float32)
         check((edges[:-1] <= edges[1:]).all(), "distances that do not ascend")
@@ -198,7 +204,11 @@ class Around:
         level, zero = values.levels.of_codes(codes).astype(np.float32), zero.astype(np.float32)
         z = np.where(scale < 0, level - zero, zero - level)
         tells = np.isfinite(scale) & (np.abs(z) <= WIDEST)
-        return cls(edges, z, np.maximum(np.abs(scale), LEAST_SCALE), tells & are_there(values, shape))
+        s = np.abs(scale)
+        for factor in [] if factors is None else factors:
+            s = s * factor
+        s = np.minimum(s, np.finfo(np.float32).max)
+        return cls(edges, z, np.maximum(s, LEAST_SCALE), tells & are_there(values, shape))
 
     def cut(self, rows: slice, cols: slice) -> Around:
         """That of some rows and columns."""
@@ -256,7 +266,7 @@ def decode_refine(chunk: Cursor, told: list[Told], own: Scaled, lanes: int) -> I
     known = narrowed(told, np.zeros(0, np.uint8))
     count, states = chunk.number("<u4"), chunk.array("<u4", lanes)
     exceptions = chunk.array(exception_of("u1"), count)
-    coder, last = Coder(states, chunk.rest()), own.ranks.last
+    coder = Coder(states, chunk.rest())
     ranks = np.empty(known.lo.shape, np.int64)
     for row, (lo, hi, z, s, tells) in enumerate(zip(known.lo, known.hi, own.z, own.s, own.tells, strict=True)):
         with np.errstate(all="ignore"):
@@ -276,12 +286,26 @@ def decode_refine(chunk: Cursor, told: list[Told], own: Scaled, lanes: int) -> I
     coder.finish()
     ranks = own.turn(put_exceptions(ranks.reshape(-1), exceptions).reshape(ranks.shape))
     code_of_rank = np.zeros(256, np.int64)
-    code_of_rank[own.ranks.of_code] = np.arange(last + 1)
+    code_of_rank[own.ranks.of_code] = np.arange(own.ranks.of_code.size)
     return code_of_rank[ranks]
 
 
-def decode_refine_floats(head: Cursor, chunk: Cursor, kind: str, told: list[Told], lanes: int) -> Ints:
-    """Floats from a chunk of `refine-floats` (8.8); `kind` is that of the floats."""
+def read_factors(head: Cursor, of: str, shape: list[int]) -> list[Ints]:
+    """The factors at the front of a head (8.8), as rows and columns."""
+    check(of in ("columns", "both"), f"factors of {of}")
+    columns = head.array("<f2", shape[1])[None, :]
+    rows = head.array("<f2", shape[0])[:, None] if of == "both" else np.ones((1, 1), np.float16)
+    normal = all(((each >= 2.0**-14) & np.isfinite(each)).all() for each in (columns, rows))
+    check(normal, "a factor that is none")
+    return [columns.astype(np.float32), rows.astype(np.float32)]
+
+
+def decode_refine_floats(
+    head: Cursor, chunk: Cursor, kind: str, told: list[Told], lanes: int, skipped: int = 0
+) -> Ints:
+    """Floats from a chunk of `refine-floats` (8.8); `kind` is that of the floats. So many bytes of the head are
+    factors."""
+    head.take(skipped)
     has_stretches = any(isinstance(each, Around) for each in told)
     tables = Table.read_list(head, lanes) if has_stretches else []
     table = Table.read(head, lanes)
@@ -301,49 +325,104 @@ def decode_refine_floats(head: Cursor, chunk: Cursor, kind: str, told: list[Told
 
 def decode_in_intervals(table: Table, chunk: Cursor, kind: str, known: Interval, lanes: int) -> Ints:
     """The bits of 16-bit floats, or of the high halves of F32."""
-    mantissa_bits, infinity = FLOATS[kind]
-    infinity >>= 16 if kind == "F32" else 0
-    magnitudes = MAGNITUDES[: infinity + 1]
-    values = values_of_magnitudes("BF16" if kind == "F32" else kind, magnitudes)
-    count, wide_count, sign_count = (chunk.number("<u4") for _ in range(3))
+    counts = [chunk.number("<u4") for _ in range(3)]
     states = chunk.array("<u4", lanes)
-    mantissas, signs = chunk.plane(wide_count, mantissa_bits), chunk.plane(sign_count, 1)
-    exceptions = chunk.array(exception_of("<u2"), count)
-    coder = Coder(states, chunk.rest())
-
-    negative_lo, negative_hi = np.signbit(known.lo), np.signbit(known.hi)
-    low, high = np.minimum(np.abs(known.lo), np.abs(known.hi)), np.maximum(np.abs(known.lo), np.abs(known.hi))
-    both_signs = negative_lo != negative_hi
-    is_wide = both_signs | (low == 0) | ~(high * np.float32(0.125) <= low)
-    # For high halves the one that is cut from it is the greatest that is not above it.
-    first = np.searchsorted(values, low, "right") - 1 if kind == "F32" else np.searchsorted(values, low, "left")
-    end = np.searchsorted(values, high, "right") - 1
-    first, end = np.minimum(first, infinity), np.minimum(end, infinity)
-    size = np.where(is_wide, 1, np.maximum(1, end - first + 1)).astype(np.float32)
-    share = SLOTS / size
+    floats = FloatsOf(kind)
+    mantissas, signs = chunk.plane(counts[1], floats.mantissa_bits), chunk.plane(counts[2], 1)
+    exceptions = chunk.array(exception_of("<u2"), counts[0])
+    coder, intervals = Coder(states, chunk.rest()), SlotsOf.of(floats, known)
     coded = np.empty(known.lo.shape, np.int64)
+    is_near = np.zeros(coded.shape, bool)
     for row in range(len(coded)):
 
-        def find(part: slice, slot: Ints, row: int = row) -> tuple[Ints, Ints, Ints]:
-            each, near = share[row, part], (slot * size[row, part].astype(np.float64) / 65536).astype(np.int64)
-            near = np.maximum(near - 2, 0)
-            start = lambda number: np.rint(number.astype(np.float32) * each)
-            for _ in range(4):
-                near = np.where(start(near + 1) <= slot, near + 1, near)
-            begin = start(near).astype(np.int64)
-            return near, begin, start(near + 1).astype(np.int64) - begin
+        def find(part: slice, slots: Ints, row: int = row) -> tuple[Ints, Ints, Ints]:
+            bits, first, end, is_near[row, part] = intervals.cut(row, part).find(slots)
+            return bits, first, end - first
 
-        coded[row] = first[row] + shares(coder, coded.shape[1], find) | negative_hi[row].astype(np.int64) << 15
-    lo, hi = known.lo[is_wide], known.hi[is_wide]
-    check(lo.size == wide_count, "another number of wide intervals")
-    symbols = coder.symbols(table, lo.size).astype(np.int64)
+        coded[row] = shares(coder, coded.shape[1], find)
+    both = intervals.both_signs[is_near]
+    check((is_near.sum(), both.sum()) == (counts[1], counts[2]), "another number of floats near zero")
+    exponent = np.maximum(0, intervals.top[is_near] - coder.symbols(table, counts[1]).astype(np.int64))
     coder.finish()
-    greatest = np.maximum(np.maximum(-lo, hi), np.float32(0))
-    top = np.minimum(np.searchsorted(values, greatest, "right") - 1, infinity) >> mantissa_bits
-    exponent = np.maximum(0, top - symbols)
-    has_sign = ~(lo >= 0) & ~(hi <= 0)
-    check(has_sign.sum() == sign_count, "another number of intervals of both signs")
-    sign = np.where(lo >= 0, 0, 1)
-    sign[has_sign] = signs
-    coded[is_wide] = sign << 15 | exponent << mantissa_bits | mantissas
+    sign = intervals.mirrored[is_near].astype(np.int64)
+    sign[both] = signs
+    coded[is_near] = sign << 15 | exponent << floats.mantissa_bits | mantissas
     return put_exceptions(coded.astype("<u2").reshape(-1), exceptions)
+
+
+class FloatsOf:
+    """The magnitudes of a kind of floats (8.8)."""
+
+    def __init__(self, kind: str) -> None:
+        self.is_cut = kind == "F32"
+        self.mantissa_bits, infinity = FLOATS[kind]
+        self.infinity = infinity >> 16 if self.is_cut else infinity
+        numbers = values_of_magnitudes("BF16" if self.is_cut else kind, MAGNITUDES[: self.infinity])
+        # One exponent more, as if it were one of numbers.
+        doubled = numbers[-(1 << self.mantissa_bits) :].astype(np.float64) * 2
+        self.values = np.concatenate([numbers.astype(np.float64), doubled])
+
+    def down(self, number: Ints) -> Ints:
+        return np.minimum(np.searchsorted(self.values, number, "right") - 1, self.infinity)
+
+    def up(self, number: Ints) -> Ints:
+        return self.down(number) if self.is_cut else np.minimum(np.searchsorted(self.values, number), self.infinity)
+
+
+class SlotsOf(NamedTuple):
+    """The floats of intervals, and their slots (8.8)."""
+
+    floats: FloatsOf
+    begin: Ints
+    density: Ints
+    last: Ints
+    near: Ints
+    mirrored: Ints
+    both_signs: Ints
+    top: Ints
+
+    @classmethod
+    @np.errstate(all="ignore")
+    def of(cls, floats: FloatsOf, known: Interval) -> SlotsOf:
+        (lo, hi), values = known, floats.values
+        from_, to = np.minimum(np.abs(lo), np.abs(hi)), np.maximum(np.abs(lo), np.abs(hi))
+        mirrored = np.signbit(hi) | (np.abs(lo) > np.abs(hi))
+        both_signs = np.signbit(lo) != np.signbit(hi)
+        wide = both_signs | (from_ < 2.0**-100) | ~(to * np.float32(0.125) <= from_)
+        begin = np.where(both_signs, -values[floats.down(from_) + 1], values[floats.up(from_)])
+        last = np.where(both_signs, floats.down(to), np.maximum(floats.down(to), floats.up(from_)))
+        bound = values[floats.up(np.ldexp(1.0, np.frexp(to)[1] - 4))]
+        near = np.where(wide & (begin < bound), bound, 0)
+        every = wide & ((to < 2.0**-100) | (values[last] < near))
+        top = np.where(every, floats.down(to), floats.up(near) - 1) >> floats.mantissa_bits
+        last = np.where(every, floats.down(np.float64(1)), last)
+        begin = np.where(every, 1, begin).astype(np.float32)
+        density = SLOTS / (values[last + 1].astype(np.float32) - begin)
+        near = np.where(every, 3, near)
+        return cls(floats, begin, density, last, near, mirrored, both_signs | every, top)
+
+    def cut(self, row: int, part: slice) -> SlotsOf:
+        """Those of a part of a row."""
+        return SlotsOf(self.floats, *(of[row, part] for of in self[1:]))
+
+    def slot(self, edge: Ints) -> Ints:
+        share = (edge.astype(np.float32) - self.begin) * self.density
+        return np.rint(np.minimum(np.maximum(share, np.float32(0)), SLOTS)).astype(np.int64)
+
+    def find(self, slot: Ints) -> tuple[Ints, Ints, Ints, Ints]:
+        """The bits of what has each slot, its first slot and the first that it has not, and whether it is near zero."""
+        values = self.floats.values
+        below, above = self.slot(-self.near), self.slot(self.near)
+        is_near, negative = (below <= slot) & (slot < above), slot < below
+        sign = np.where(negative, -1, 1)
+        # Slots descend with magnitudes of negative floats: for either sign the greatest that does not go too far.
+        least, most = self.floats.up(self.near), np.where(negative, self.floats.infinity, self.last)
+        while (least < most).any():
+            middle = (least + most + 1) // 2
+            start = self.slot(sign * values[middle])
+            is_beyond = np.where(negative, start <= slot, start > slot)
+            least = np.where(is_beyond | (least >= most), least, middle)
+            most = np.where(is_beyond, np.maximum(least, middle - 1), most)
+        edges = [self.slot(sign * values[least + beside]) for beside in (0, 1)]
+        first, end = np.where(is_near, below, np.minimum(*edges)), np.where(is_near, above, np.maximum(*edges))
+        return (negative ^ self.mirrored).astype(np.int64) << 15 | least, first, end, is_near

@@ -51,7 +51,7 @@ from chunk_decoder import (
     is_integer,
     unzstd,
 )
-from interval_decoder import Around, Known, Scaled, Told, decode_refine, decode_refine_floats
+from interval_decoder import Around, Known, Scaled, Told, decode_refine, decode_refine_floats, read_factors
 
 FORM_HEAD, FORM_CODED, FORM_RAW = 0, 1, 2
 FLOAT_RESIDUALS = ("residual", "step-residual", "refine-floats")
@@ -141,6 +141,10 @@ class Array:
     def coded_shape(self) -> list[int]:
         """The shape of the matrix that is coded, of words where codes are packed (6)."""
         shape = list(self.plan["shape"])
+        if "pitch" in self.layout:
+            count, pitch = math.prod(shape), self.layout["pitch"]
+            check(not self.transposed and is_integer(pitch, 1, 1 << 62) and count % pitch == 0, "a pitch that is none")
+            shape = [count // pitch, pitch]
         check(len(shape) == 2, f"{self.plan['key']} is no matrix")
         return shape[::-1] if self.transposed else shape
 
@@ -236,7 +240,7 @@ class Array:
         plan, encoding, kind = self.plan, self.plan["encoding"], self.kind
         check(encoding.get("transposed", True) is True, "transposed where it is not")
         if "layout" in encoding:
-            has_fields(self.layout, "", "transposed packing")
+            has_fields(self.layout, "", "transposed pitch packing")
             check(self.layout and self.layout.get("transposed", True) is True, "a layout that is none")
         coded_rows, cols = self.coded_shape
         chunk_rows, chunk_cols = self.chunk_shape
@@ -263,7 +267,8 @@ class Array:
             check(is_integer(encoding["subdivisions"], -8, 7), "a number of subdivisions")
         if "known" in encoding:
             for known in encoding["known"]:
-                has_fields(known, "matrix", "ends around")
+                has_fields(known, "matrix", "ends around factors")
+                check("factors" not in known or "around" in known, "factors of what was not moved")
             check(any(len(known) > 1 for known in encoding["known"]), "nothing is known")
             around = [known for known in encoding["known"] if "around" in known]
             check(not around or kind == "refine-floats", "codes in stretches")
@@ -670,7 +675,9 @@ class Store:
             if "ends" in matrix:
                 told.append(Known.of(values, of_all, matrix["ends"], shape))
             elif "around" in matrix:
-                told.append(Around.of(values, of_all, matrix["around"], shape))
+                head = Cursor(array.head)
+                factors = read_factors(head, matrix["factors"], shape) if "factors" in matrix else None
+                told.append(Around.of(values, of_all, matrix["around"], shape, factors))
         return told
 
     def _residual(self, variant: str, array: Array) -> Decode:
@@ -688,9 +695,12 @@ class Store:
             return self._rounded(variant, array, own)
         if "known" in encoding:
             told = self._told(variant, array, shape)
+            # What tables come behind.
+            of_factors = [known["factors"] for known in encoding["known"] if "factors" in known]
+            skipped = sum(2 * (shape[1] + (shape[0] if of == "both" else 0)) for of in of_factors)
             if own is None:
                 return lambda head, chunk, block: decode_refine_floats(
-                    head, chunk, kind, [each.cut(*block) for each in told], lanes
+                    head, chunk, kind, [each.cut(*block) for each in told], lanes, skipped
                 ).tobytes()
             scaled = Scaled.of(own)
             return lambda _, chunk, block: array.in_words(
@@ -700,7 +710,8 @@ class Store:
         given = given.fitted(*shape)
         codes = given.fitted_codes(codes)
         if array.kind == "residual":
-            may_be = given.levels.kind in ("signed", "offset") or "float" in encoding["given"]["values"]["levels"]
+            whole = given.levels.kind in ("signed", "offset") and given.levels.between is None
+            may_be = whole or "float" in encoding["given"]["values"]["levels"]
             check(may_be and given.rule and "zero" not in encoding["given"]["values"], "codes that no rule makes")
             return lambda head, chunk, block: decode_residual(
                 head, chunk, kind, codes[block], given.cut(*block), lanes

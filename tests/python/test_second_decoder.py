@@ -378,7 +378,7 @@ def test_restores_chains(binary: Path, tmp_path: Path, dtype: str) -> None:
     # Otherwise this test says less than it seems to.
     assert kinds(store) >= {"codes", "code-residual", "step-residual", "residual"}
     found = plans(store)
-    steps = [plan for plan in found if plan["encoding"]["kind"] == "step-residual"]
+    steps = [plan for plan in found if plan["encoding"]["kind"] in ("step-residual", "refine-floats")]
     assert {plan["encoding"].get("transposed", False) for plan in steps} == {False, True}
     assert any(plan.get("mantissa") == 7 for plan in steps) == short
     own = [plan["encoding"]["own"] for plan in found if plan["encoding"]["kind"] == "code-residual"]
@@ -599,7 +599,27 @@ def test_restores_floats_given_small_groups(binary: Path, tmp_path: Path, size: 
     folders = save_all(tmp_path / "folders", {"high": high, "gptq": low})
     store = pack(binary, folders, tmp_path / "store")
     assert_restores(store, folders, tmp_path / "restored")
-    assert len([plan for plan in plans(store) if plan["encoding"]["kind"] == "step-residual"]) == 2
+    given_one = ("step-residual", "refine-floats")
+    assert len([plan for plan in plans(store) if plan["encoding"]["kind"] in given_one]) == 2
+
+
+@pytest.mark.parametrize("of", ["columns", "both"])
+def test_restores_floats_that_were_multiplied_before(binary: Path, tmp_path: Path, of: str) -> None:
+    """As AWQ does it: columns, and rows, have factors that are in no file."""
+    rng = np.random.default_rng(27)
+    high = drawn(ml_dtypes.bfloat16, rng, 192, 256)
+    factors = np.exp(rng.standard_normal((1, 256)) * 0.5)
+    if of == "both":
+        factors = factors * np.exp(rng.standard_normal((192, 1)) * 0.5)
+    low = gptq(
+        (high.astype(np.float32) * factors).astype(ml_dtypes.bfloat16), Gptq(4, 64, False, True, np.float16, 1), rng
+    )
+    low = {f"x.up_proj.{part}": tensor for part, tensor in low.items()}
+    folders = save_all(tmp_path / "folders", {"high": {"x.up_proj.weight": high}, "gptq": low})
+    store = pack(binary, folders, tmp_path / "store")
+    assert_restores(store, folders, tmp_path / "restored")
+    known = [known for plan in plans(store) for known in plan["encoding"].get("known", [])]
+    assert [each.get("factors") for each in known] == [of]
 
 
 @pytest.mark.parametrize("asymmetric", [False, True])

@@ -27,6 +27,10 @@ pub struct CodeLayout {
     /// Whether what is coded are the rows of the transposed array, a matrix.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub transposed: bool,
+    /// Elements of a row of the matrix, which is not transposed, where the array is cut into rows otherwise than by its
+    /// last dimension.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pitch: Option<u64>,
     /// How codes lie in the elements; each is one of a byte if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub packing: Option<Packing>,
@@ -57,9 +61,26 @@ impl CodeLayout {
         self.packing.as_ref().map_or(8, |packing| packing.bits)
     }
 
-    /// Rows and columns of the codes of an array of this shape, a matrix.
+    /// Where the codes of a field lie, if they are all that its array has.
     #[must_use]
-    pub fn codes_of(&self, [rows, cols]: [u64; 2]) -> Option<[u64; 2]> {
+    pub fn of<A>(field: &Field<A>) -> Option<Self> {
+        let View { pitch, transposed, .. } = field.view;
+        let layout = Self { transposed, pitch, packing: field.packing.clone() };
+        (layout.is_of(field) && !(transposed && pitch.is_some())).then_some(layout)
+    }
+
+    /// The matrix that the elements of an array of this shape are, rows and columns as they lie there.
+    #[must_use]
+    pub fn words_of(&self, shape: &[u64]) -> Option<[u64; 2]> {
+        let Some(pitch) = self.pitch else { return shape.try_into().ok() };
+        let elements = shape.iter().try_fold(1u64, |product, dimension| product.checked_mul(*dimension))?;
+        (pitch > 0 && !self.transposed && elements.is_multiple_of(pitch)).then(|| [elements / pitch, pitch])
+    }
+
+    /// Rows and columns of the codes of an array of this shape.
+    #[must_use]
+    pub fn codes_of(&self, shape: &[u64]) -> Option<[u64; 2]> {
+        let [rows, cols] = self.words_of(shape)?;
         let words = if self.transposed { [cols, rows] } else { [rows, cols] };
         self.packing.as_ref().map_or(Some(words), |packing| packing.unpacked(words))
     }
@@ -68,7 +89,7 @@ impl CodeLayout {
     #[must_use]
     pub fn is_of<A>(&self, field: &Field<A>) -> bool {
         let view = View { slab: None, rows: None, ..field.view.clone() };
-        let order = if self.transposed { View::TRANSPOSED } else { View::WHOLE };
+        let order = View { transposed: self.transposed, pitch: self.pitch, ..View::WHOLE };
         view == order && field.packing == self.packing
     }
 }
@@ -87,6 +108,19 @@ pub struct KnownMatrix {
     /// them it lies. Without these and without ends its codes say nothing: those of a later matrix are given them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub around: Option<Vec<Finite>>,
+    /// What of such a matrix was multiplied with factors before it was rounded, as AWQ does it; the head has them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub factors: Option<FactorsOf>,
+}
+
+/// What has factors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FactorsOf {
+    /// Each column.
+    Columns,
+    /// Each column, and each row as well.
+    Both,
 }
 
 impl KnownMatrix {

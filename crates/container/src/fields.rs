@@ -186,6 +186,7 @@ mod tests {
         let array = || ArrayRef { variant: "int8".parse().unwrap(), array: "tensor:x".parse().unwrap() };
         let layout = |transposed| CodeLayout {
             transposed,
+            pitch: if transposed { None } else { Some(96) },
             packing: Some(Packing { bits: 3, word: 32, along: Axis::Columns, order: Vec::new() }),
         };
         let values = |zero, column_groups| Dequantization {
@@ -236,11 +237,13 @@ mod tests {
             matrix,
             ends: Some([-8.5, 7.0].map(|end| end.try_into().unwrap())),
             around: None,
+            factors: None,
         };
         let around = |matrix| KnownMatrix {
             matrix,
             ends: None,
             around: Some([-1.0, -0.5, 0.75].map(|edge: f32| edge.try_into().unwrap()).to_vec()),
+            factors: Some(crate::FactorsOf::Both),
         };
         let encodings = [
             Encoding::StepResidual { given: Box::new(full()), subdivisions: 3, transposed: true },

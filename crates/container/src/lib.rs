@@ -28,7 +28,7 @@ mod unshared;
 mod view;
 
 pub use chunks::{ChunkForm, ChunkRecord, parse_chunks, write_chunks};
-pub use encoding::{ArrayRef, CodeLayout, Encoding, KnownMatrix};
+pub use encoding::{ArrayRef, CodeLayout, Encoding, FactorsOf, KnownMatrix};
 pub use error::FormatError;
 pub use hash::{Hash128, Sha256Hex};
 pub use header::{SafetensorsHeader, TensorSpan, header_length};
@@ -37,8 +37,8 @@ pub use names::{ArrayKey, RelativePath, VariantName};
 pub use parts::Part;
 pub use plan::{FileContent, Given, OriginalFile, ShardPlan};
 pub use quant::{
-    Axis, ColumnGroups, Dequantization, Factor, Field, Finite, Inverse, Levels, MiniFloat, Number, Numbers,
-    Packing, QuantMatrix, Rounded, Rule, Scale, Zero, ZeroCodes,
+    Axis, ColumnGroups, Dequantization, Factor, Field, Finite, Inverse, Levels, MiniFloat, Nested, Number,
+    Numbers, Packing, QuantMatrix, Rounded, Rule, Scale, Zero, ZeroCodes,
 };
 pub use safetensors::Dtype;
 pub use shard::{ShardContents, ShardLayout, Tail};

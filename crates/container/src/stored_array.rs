@@ -139,13 +139,22 @@ impl StoredArray {
         self.chunk.cols.saturating_mul(self.chunk.rows).saturating_mul(self.width())
     }
 
+    /// Rows and columns of the matrix that it is, if it is one.
+    #[must_use]
+    pub fn matrix_shape(&self) -> Option<[u64; 2]> {
+        match self.encoding.layout() {
+            Some(layout) => layout.words_of(&self.shape),
+            None => self.shape[..].try_into().ok(),
+        }
+    }
+
     /// Rows and columns of what is coded: of an array of a matrix its own, or those of its transposed; of any other,
     /// rows of `cols`, of which the last may be short.
     ///
     /// # Errors
     /// As [`bytes`](Self::bytes).
     pub fn coded_shape(&self) -> Result<[u64; 2], FormatError> {
-        if let (&[first, second], true) = (&self.shape[..], self.encoding.is_of_matrix()) {
+        if let (Some([first, second]), true) = (self.matrix_shape(), self.encoding.is_of_matrix()) {
             return Ok(if self.encoding.is_transposed() { [second, first] } else { [first, second] });
         }
         let elements = self.bytes()?.div_ceil(self.width());
@@ -260,7 +269,7 @@ impl StoredArray {
     fn check_matrix(&self, bytes: u64, rows: u64) -> Result<(), FormatError> {
         let bad = |what: &str| Err(FormatError::new(format!("{}: {what}", self.key)));
         let named = |e: FormatError| FormatError::new(format!("{}: {e}", self.key));
-        let &[first, second] = &self.shape[..] else { return bad("its encoding is for a matrix") };
+        let Some([first, second]) = self.matrix_shape() else { return bad("its encoding is for a matrix") };
         let (all_rows, cols) = if self.encoding.is_transposed() { (second, first) } else { (first, second) };
         let is_float = FLOATS.contains(&self.dtype);
         let layout = self.encoding.layout();
@@ -303,7 +312,7 @@ impl StoredArray {
                 // A chunk of whole rows would hold parts of codes.
                 return bad("layout.packing: codes that lie across words from row to row");
             }
-            let Some(codes) = layout.codes_of([first, second]) else { return bad("its shape is absurd") };
+            let Some(codes) = layout.codes_of(&self.shape) else { return bad("its shape is absurd") };
             // All bits of its words are of codes, or some would be lost.
             let bits =
                 codes[0].checked_mul(codes[1]).and_then(|count| count.checked_mul(layout.bits().into()));
@@ -355,6 +364,9 @@ impl StoredArray {
         let inverted = |ends: [Finite; 2]| ends[0].get() > ends[1].get();
         if known.iter().filter_map(|known| known.ends).any(inverted) {
             return bad("ends of which the first is beyond the second");
+        }
+        if known.iter().any(|known| known.factors.is_some() && known.around.is_none()) {
+            return bad("factors without distances from the codes");
         }
         let moved: Vec<_> = known.iter().filter(|known| known.around.is_some()).collect();
         if moved.len() > 1 || !moved.is_empty() && matches!(self.encoding, Encoding::Refine { .. }) {

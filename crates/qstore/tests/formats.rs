@@ -82,12 +82,14 @@ fn published(high: &Tensors) -> Vec<(&'static str, Tensors, f64)> {
         ("nvfp4", producers::nvfp4(high, false), 6.9),
         ("nvfp4", producers::nvfp4(high, true), 6.9),
         ("mxfp4", producers::mxfp4(high), 7.1),
-        ("nf4", producers::nf4(high), 7.0),
+        ("nf4", producers::nf4(high, false), 7.0),
+        ("nf4", producers::nf4(high, true), 7.3),
         ("mlx affine", producers::mlx(high, 4), 7.1),
         ("mlx affine", producers::mlx(high, 8), 3.5),
         ("torchao", producers::torchao(high), 3.8),
+        ("torchao", producers::torchao_int4(high), 7.0),
         ("gptq", producers::gptq_like(high, false), 7.9),
-        ("awq", producers::gptq_like(high, true), 7.9),
+        ("awq", producers::gptq_like(high, true), 8.1),
     ]
 }
 
@@ -107,6 +109,34 @@ fn formats_that_people_publish() {
             assert!(bits < most, "{what}: {encoding} {bits}");
         }
     }
+}
+
+/// Six variants of one model take about what the largest and the scales of the others do.
+#[test]
+fn six_formats_refine_each_other() {
+    let high = model(44, Dtype::BF16, &[(256, 512)]);
+    let twins = [
+        ("fp8", producers::fp8_rows(&high, false)),
+        ("int8", producers::compressed_ints(&high, 8, 512, true, false)),
+        ("w4", producers::compressed_ints(&high, 4, 128, true, true)),
+        ("nvfp4", producers::nvfp4(&high, false)),
+        ("nf4", producers::nf4(&high, false)),
+    ];
+    let folders: Vec<_> =
+        std::iter::once(("bf16", &high)).chain(twins.iter().map(|(name, low)| (*name, low))).collect();
+    let inspection = packed(&folders);
+    let bits: Vec<(&str, f64)> = inspection
+        .variants
+        .iter()
+        .map(|variant| {
+            let tensors = variant.tensors.iter().flatten().filter(|tensor| tensor.name.contains("_proj"));
+            let stored: u64 = tensors.map(|tensor| tensor.stored_bytes).sum();
+            (&variant.name[..], stored as f64 * 8.0 / (256.0 * 512.0))
+        })
+        .collect();
+    let all: f64 = bits.iter().map(|(_, bits)| bits).sum();
+    // BF16 alone takes 10.5, the scales 1.0; tables and states are much of so small a matrix.
+    assert!(all < 13.0, "{bits:?}");
 }
 
 /// With a part missing, cut short or of another type they come back all the same, and it is said what is not shared.

@@ -140,7 +140,8 @@ impl Refiners {
         let mut wide = [0; 256];
         let mut given = Given::new(&this, weights, 0, true);
         let values = &weights.values[..CHUNK];
-        FloatRefiner::count_wide(FloatGrid::Bf16, values, COLS, &mut given, &mut wide).map_err(failed)?;
+        FloatRefiner::count_near_zero(FloatGrid::Bf16, values, COLS, &mut given, &mut wide)
+            .map_err(failed)?;
         this.floats = floats(&wide, backend);
         Ok(this)
     }
@@ -248,6 +249,6 @@ impl Refined {
     }
 }
 
-fn floats(wide: &[u64; 256], backend: Backend) -> FloatRefiner {
-    FloatRefiner::new(FloatGrid::Bf16, SymbolTable::from_histogram(wide), Layout::Wide).on(backend)
+fn floats(near_zero: &[u64; 256], backend: Backend) -> FloatRefiner {
+    FloatRefiner::new(FloatGrid::Bf16, SymbolTable::from_histogram(near_zero), Layout::Wide).on(backend)
 }

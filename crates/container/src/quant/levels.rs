@@ -102,6 +102,9 @@ pub enum Levels {
     Signed,
     /// The number that its bits are, less `2^(bits - 1)`.
     Offset,
+    /// The number that its bits are in two's complement, which is cut to those from the first one, 0 or less, to the
+    /// second, more than that: codes of 4 bits in bytes.
+    Between([i8; 2]),
     /// A float.
     Float(MiniFloat),
     /// A number of a table with an entry for each code.
@@ -112,6 +115,7 @@ impl Levels {
     pub(crate) fn check(&self, bits: u8) -> Result<(), FormatError> {
         let fits = match self {
             Self::Unsigned | Self::Signed | Self::Offset => true,
+            Self::Between([least, most]) => bits == 8 && *least <= 0 && 0 < *most,
             Self::Float(float) => float.bits() == bits,
             Self::Table(table) => table.len() == 1 << bits,
         };

@@ -62,6 +62,25 @@ pub enum Factor<A> {
     Constant(Finite),
     /// One for each tile of the matrix.
     Numbers(Numbers<A>),
+    /// The same, which are themselves quantised.
+    Nested(Box<Nested<A>>),
+}
+
+/// Numbers that are quantised: each is the entry of a table that its code says, times the scale of its block, plus an
+/// offset.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Nested<A> {
+    /// Their codes, of type [`Number::Unsigned`].
+    pub codes: Numbers<A>,
+    /// The table: a column of F32.
+    pub table: Field<A>,
+    /// The scales: a column of F32.
+    pub scales: Field<A>,
+    /// How many codes have a scale together, in the order of their rows.
+    pub block: u64,
+    /// What is added.
+    pub offset: Finite,
 }
 
 /// A number for each tile of a matrix.
@@ -134,10 +153,8 @@ pub struct ColumnGroups<A> {
 impl<A> Dequantization<A> {
     /// The fields that it is made of, each with what plans call it.
     pub fn fields(&self) -> impl Iterator<Item = (&'static str, &Field<A>)> {
-        let scales = self.scales.iter().filter_map(|scale| match scale.factor() {
-            Factor::Numbers(numbers) => Some(("scales", &numbers.field)),
-            Factor::Constant(_) => None,
-        });
+        let scales = self.scales.iter().flat_map(|scale| scale.factor().fields());
+        let scales = scales.map(|field| ("scales", field));
         let zero = match &self.zero {
             Zero::None | Zero::Constant(_) => None,
             Zero::Codes(codes) => Some(("zero", &codes.field)),
@@ -192,6 +209,7 @@ impl<A> Dequantization<A> {
                 }
                 Factor::Constant(_) => {}
                 Factor::Numbers(numbers) => numbers.check("scales")?,
+                Factor::Nested(nested) => nested.check()?,
             }
         }
         match &self.zero {
@@ -228,11 +246,60 @@ impl<A> Scale<A> {
         let factor = match self.factor() {
             Factor::Constant(number) => Factor::Constant(*number),
             Factor::Numbers(numbers) => Factor::Numbers(numbers.map(map)),
+            Factor::Nested(nested) => Factor::Nested(Box::new(nested.map(map))),
         };
         match self {
             Self::Times(_) => Scale::Times(factor),
             Self::Over(_) => Scale::Over(factor),
         }
+    }
+}
+
+impl<A> Factor<A> {
+    /// The fields that it is made of.
+    fn fields(&self) -> impl Iterator<Item = &Field<A>> {
+        let fields = match self {
+            Self::Constant(_) => [None; 3],
+            Self::Numbers(numbers) => [Some(&numbers.field), None, None],
+            Self::Nested(nested) => [Some(&nested.codes.field), Some(&nested.table), Some(&nested.scales)],
+        };
+        fields.into_iter().flatten()
+    }
+
+    /// The numbers of tiles that it has, be they codes.
+    pub fn numbers(&self) -> Option<&Numbers<A>> {
+        match self {
+            Self::Constant(_) => None,
+            Self::Numbers(numbers) => Some(numbers),
+            Self::Nested(nested) => Some(&nested.codes),
+        }
+    }
+}
+
+impl<A> Nested<A> {
+    fn map<B>(&self, map: &mut impl FnMut(&A) -> B) -> Nested<B> {
+        Nested {
+            codes: self.codes.map(map),
+            table: self.table.map(map),
+            scales: self.scales.map(map),
+            block: self.block,
+            offset: self.offset,
+        }
+    }
+
+    fn check(&self) -> Result<(), FormatError> {
+        self.codes.check("scales")?;
+        let named = |e: FormatError| FormatError::new(format!("scales.{e}"));
+        for field in [&self.table, &self.scales] {
+            field.check().map_err(named)?;
+            if field.packing.is_some() {
+                return Err(named(FormatError::new("packing: floats are not packed")));
+            }
+        }
+        if self.codes.number != Number::Unsigned || self.block == 0 {
+            return Err(named(FormatError::new("nested: codes that are no integers, or blocks of none")));
+        }
+        Ok(())
     }
 }
 

@@ -10,5 +10,7 @@ mod rule;
 
 pub use field::{Axis, Field, Packing};
 pub use levels::{Finite, Levels, MiniFloat, Number};
-pub use matrix::{ColumnGroups, Dequantization, Factor, Numbers, QuantMatrix, Scale, Zero, ZeroCodes};
+pub use matrix::{
+    ColumnGroups, Dequantization, Factor, Nested, Numbers, QuantMatrix, Scale, Zero, ZeroCodes,
+};
 pub use rule::{Inverse, Rounded, Rule};

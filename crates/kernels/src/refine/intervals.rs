@@ -1,6 +1,6 @@
 //! What codes say of their weights.
 
-use super::levels::{EdgeKind, Edges, Levels};
+use super::levels::{EdgeKind, Edges, Levels, RoundedFloats};
 use super::row::{Each, Scaled};
 use super::{WIDEST, greater, lesser};
 use crate::backend::{Backend, Kind};
@@ -105,6 +105,12 @@ pub(super) fn portable<const FIRST: bool>(bins: Bins, lo: &mut [f32], hi: &mut [
     match &bins.edges.kind {
         EdgeKind::Integers => by_kind::<FIRST>(bins.edges.as_integers(), bins, lo, hi),
         EdgeKind::Floats(floats) => by_kind::<FIRST>(*floats, bins, lo, hi),
+        EdgeKind::RoundedIntegers(rounded) => {
+            by_kind::<FIRST>(bins.edges.as_rounded(*rounded), bins, lo, hi);
+        }
+        EdgeKind::RoundedFloats(floats, rounded) => {
+            by_kind::<FIRST>(RoundedFloats(*floats, *rounded), bins, lo, hi);
+        }
         EdgeKind::Table(table) => by_kind::<FIRST>(bins.edges.as_table(table), bins, lo, hi),
     }
 }

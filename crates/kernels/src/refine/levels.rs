@@ -16,6 +16,9 @@ pub(super) enum EdgeKind {
     Integers,
     /// Of floats of few bits.
     Floats(FewBits),
+    /// Of integers and of floats, where weights were rounded before.
+    RoundedIntegers(Rounded),
+    RoundedFloats(FewBits, Rounded),
     /// The edge below each rank but the first; infinity where there are no more.
     Table(Box<[f32; 15]>),
 }
@@ -67,6 +70,28 @@ impl Edges {
         Some(Self { kind: EdgeKind::Table(edges), count })
     }
 
+    /// The same for weights that were rounded to floats before they were rounded to levels: what lies between a middle
+    /// and the float beside it becomes the middle, and that the even one of the two levels. Of these floats `half_ulp`
+    /// is half of the distance between two, as a part of the power of two at or below them; integer levels are less by
+    /// `base` than their ranks. `None` of tables and stretches, or for a base that is no integer below 2^16.
+    #[must_use]
+    pub fn of_rounded(&self, half_ulp: f32, base: f32) -> Option<Self> {
+        let (whole, odd) = (integer(base.clamp(0.0, 65_535.0)), number(base.clamp(0.0, 65_535.0)) & 1);
+        let rounded = Rounded { half_ulp, base, odd };
+        let made = |kind| Self { kind, count: self.count };
+        let made = match &self.kind {
+            EdgeKind::Integers if whole == base => made(EdgeKind::RoundedIntegers(rounded)),
+            EdgeKind::Floats(floats) => made(EdgeKind::RoundedFloats(*floats, rounded)),
+            _ => return None,
+        };
+        if self.count > 16 {
+            return Some(made);
+        }
+        // Of so few a table takes less time.
+        let inner: Option<Vec<f32>> = (1..self.count).map(|rank| made.below(rank.try_into().ok()?)).collect();
+        Self::between(&inner?)
+    }
+
     /// The edge below a rank that is not the first.
     #[must_use]
     pub fn below(&self, rank: u8) -> Option<f32> {
@@ -77,6 +102,8 @@ impl Edges {
         let [below, _] = match &self.kind {
             EdgeKind::Integers => self.as_integers().around(rank),
             EdgeKind::Floats(floats) => floats.around(rank),
+            EdgeKind::RoundedIntegers(rounded) => self.as_rounded(*rounded).around(rank),
+            EdgeKind::RoundedFloats(floats, rounded) => RoundedFloats(*floats, *rounded).around(rank),
             EdgeKind::Table(table) => self.as_table(table).around(rank),
         };
         Some(below)
@@ -99,6 +126,11 @@ impl Edges {
     /// Those of integers.
     pub(super) fn as_integers(&self) -> Integers {
         Integers { last: self.last() }
+    }
+
+    /// Those of integers where weights were rounded before.
+    pub(super) fn as_rounded(&self, rounded: Rounded) -> RoundedIntegers {
+        RoundedIntegers { of: self.as_integers(), rounded }
     }
 
     /// Those of a table.
@@ -148,6 +180,61 @@ impl Levels for Integers {
     #[inline(always)]
     fn near(self, level: f32) -> f32 {
         integer(level)
+    }
+}
+
+/// What weights were rounded to before they were rounded to levels.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Rounded {
+    /// Half of the distance between such floats, as a part of the power of two at or below them.
+    pub(super) half_ulp: f32,
+    /// What is added to an integer level to make it its rank.
+    pub(super) base: f32,
+    /// The last bit of that.
+    pub(super) odd: u32,
+}
+
+impl Rounded {
+    /// A middle between two levels, moved away from the upper one, or up to where that is no longer the nearer one: `odd`
+    /// is the last bit of that level.
+    #[inline(always)]
+    fn moved(self, middle: f32, odd: u32) -> f32 {
+        let power = f32::from_bits(middle.to_bits() & 0x7f80_0000);
+        let step = power * self.half_ulp;
+        middle + f32::from_bits(step.to_bits() ^ ((odd & 1 ^ 1) << 31))
+    }
+}
+
+/// Integers of weights that were rounded before.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct RoundedIntegers {
+    of: Integers,
+    rounded: Rounded,
+}
+
+impl RoundedIntegers {
+    /// The edge below a rank.
+    #[inline(always)]
+    fn edge(self, rank: f32) -> f32 {
+        let Rounded { base, odd, .. } = self.rounded;
+        self.rounded.moved(rank - 0.5 - base, number(rank) ^ odd) + base
+    }
+}
+
+impl Levels for RoundedIntegers {
+    #[inline(always)]
+    fn last(self) -> f32 {
+        self.of.last()
+    }
+
+    #[inline(always)]
+    fn around(self, rank: f32) -> [f32; 2] {
+        [self.edge(rank), self.edge(rank + 1.0)]
+    }
+
+    #[inline(always)]
+    fn near(self, level: f32) -> f32 {
+        self.of.near(level)
     }
 }
 
@@ -205,6 +292,37 @@ impl Levels for FewBits {
         let small = integer(magnitude * (1.0 / self.float(1, self.mantissa)));
         let from_zero = if magnitude < least { small } else { normal };
         if level < 0.0 { self.half - 1.0 - from_zero } else { self.half + from_zero }
+    }
+}
+
+/// Floats of few bits of weights that were rounded before.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct RoundedFloats(pub(super) FewBits, pub(super) Rounded);
+
+impl RoundedFloats {
+    /// The edge below a rank.
+    #[inline(always)]
+    fn edge(self, rank: f32) -> f32 {
+        let Self(floats, rounded) = self;
+        let edge = rounded.moved(floats.edge(rank).abs(), number((rank - floats.half).abs()));
+        if rank < floats.half { -edge } else { edge }
+    }
+}
+
+impl Levels for RoundedFloats {
+    #[inline(always)]
+    fn last(self) -> f32 {
+        self.0.last()
+    }
+
+    #[inline(always)]
+    fn around(self, rank: f32) -> [f32; 2] {
+        [self.edge(rank), self.edge(rank + 1.0)]
+    }
+
+    #[inline(always)]
+    fn near(self, level: f32) -> f32 {
+        self.0.near(level)
     }
 }
 

@@ -4,7 +4,7 @@
 #![allow(clippy::needless_range_loop, reason = "a lane is a place in several arrays")]
 
 use super::lanes::{Slots, slot_of};
-use super::levels::{EdgeKind, Edges, Levels};
+use super::levels::{EdgeKind, Edges, Levels, RoundedFloats};
 use super::row::{Block, Each, PaddedBlock, Row, SIXTEENS, of_quarter};
 use super::weight::Weight;
 use super::{SLOTS, greater, lesser, number};
@@ -31,6 +31,12 @@ pub(super) fn decode_row(
     match &edges.kind {
         EdgeKind::Integers => decode_by(edges.as_integers(), states, words, row, out, advance),
         EdgeKind::Floats(floats) => decode_by(*floats, states, words, row, out, advance),
+        EdgeKind::RoundedIntegers(rounded) => {
+            decode_by(edges.as_rounded(*rounded), states, words, row, out, advance)
+        }
+        EdgeKind::RoundedFloats(floats, rounded) => {
+            decode_by(RoundedFloats(*floats, *rounded), states, words, row, out, advance)
+        }
         EdgeKind::Table(table) => decode_by(edges.as_table(table), states, words, row, out, advance),
     }
 }
@@ -149,6 +155,12 @@ pub(super) fn encode_row(
     match &edges.kind {
         EdgeKind::Integers => encode_by(edges.as_integers(), states, words, row, ranks, outside, put),
         EdgeKind::Floats(floats) => encode_by(*floats, states, words, row, ranks, outside, put),
+        EdgeKind::RoundedIntegers(rounded) => {
+            encode_by(edges.as_rounded(*rounded), states, words, row, ranks, outside, put);
+        }
+        EdgeKind::RoundedFloats(floats, rounded) => {
+            encode_by(RoundedFloats(*floats, *rounded), states, words, row, ranks, outside, put);
+        }
         EdgeKind::Table(table) => encode_by(edges.as_table(table), states, words, row, ranks, outside, put),
     }
 }

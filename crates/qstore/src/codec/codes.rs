@@ -150,7 +150,7 @@ mod tests {
         ) {
             // Whole codes along either axis.
             let (rows, cols) = (rows * usize::from(bits), cols * usize::from(bits));
-            let layout = CodeLayout { transposed: false, packing: Some(Packing { bits, word, along, order: Vec::new() }) };
+            let layout = CodeLayout { transposed: false, pitch: None, packing: Some(Packing { bits, word, along, order: Vec::new() }) };
             let symbols = Symbols::of(&layout);
             let raw: Vec<u8> = (1..=(rows * cols * usize::from(word / 8)) as u64).map(|i| (seed.wrapping_mul(i) >> 30) as u8).collect();
             let read = symbols.read(&raw, cols).into_owned();
@@ -168,7 +168,7 @@ mod tests {
     #[test]
     fn codes_of_three_bits_come_in_pairs() {
         let packing = Some(Packing { bits: 3, word: 8, along: Axis::Columns, order: Vec::new() });
-        let symbols = Symbols::of(&CodeLayout { transposed: false, packing });
+        let symbols = Symbols::of(&CodeLayout { packing, ..CodeLayout::default() });
         // 1 2 3 4 5 6 7 0, low bits first.
         let word = (0..8u32).fold(0u32, |word, at| word | ((at + 1) & 7) << (3 * at)).to_le_bytes();
         assert_eq!(symbols.read(&word[..3], 3)[..], [0o21, 0o43, 0o65, 0o07]);

@@ -27,7 +27,8 @@ pub(crate) use near::{GivenNear, Near};
 pub(crate) use not_symbols::not_symbols;
 pub(crate) use planes::Planes;
 pub(crate) use refine::{
-    GivenWeights, KnownBins, KnownCodes, KnownWeights, OwnBins, Refine, RefineFloats, count_wide, stretches,
+    Factors, GivenWeights, KnownBins, KnownCodes, KnownWeights, OwnBins, Refine, RefineFloats,
+    count_near_zero, stretches,
 };
 pub(crate) use residual::{Bins, GivenBins, Residual, count_zeros};
 pub(crate) use rounded::GivenFloats;
@@ -200,7 +201,13 @@ impl Codec {
             Encoding::Refine { layout: codes, .. } => Self::Refine(Refine::new(codes, layout)),
             Encoding::RefineFloats { known, .. } => {
                 let has_stretches = known.iter().any(|known| known.around.is_some());
-                Self::RefineFloats(RefineFloats::open(float()?, has_stretches, layout, &mut head)?)
+                let of = known.iter().find_map(|known| known.factors);
+                let shape = array.coded_shape().map_err(|_| DecodeError::Corrupt("no matrix"))?;
+                let factors = of
+                    .map(|of| Factors::read(of, shape.map(qstore_checkpoint::size), &mut head))
+                    .transpose()?;
+                let refine = RefineFloats::open(float()?, has_stretches, layout, &mut head)?;
+                Self::RefineFloats(refine.with_factors(factors))
             }
             Encoding::Rounded { layout: codes, .. } => {
                 Self::Rounded(Shifted::open(codes, layout, &mut head)?)

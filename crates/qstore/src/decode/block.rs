@@ -30,14 +30,8 @@ impl ArrayReader {
     /// Rows that are best asked for at a time, from a multiple of them on: those that a chunk has some of.
     pub(crate) fn rows_at_once(&self) -> u64 {
         let array = self.stored();
-        match self.coded_matrix() {
-            Some(_) if array.encoding.is_transposed() => array.chunk.cols,
-            Some(_) => array.chunk.rows,
-            None => {
-                let line = array.shape.last().copied().unwrap_or(1).saturating_mul(array.width());
-                (array.chunk_bytes() / line.max(1)).max(1)
-            }
-        }
+        let line = array.shape.last().copied().unwrap_or(1).saturating_mul(array.width());
+        (self.piece_bytes() / line.max(1)).max(1)
     }
 
     /// Whether the chunks of each piece lie in turn with those of others.
@@ -50,8 +44,11 @@ impl ArrayReader {
     pub(super) fn piece_bytes(&self) -> u64 {
         let array = self.stored();
         let Some([rows, cols]) = self.coded_matrix() else { return array.chunk_bytes().max(1) };
-        let cols = if array.encoding.is_transposed() { rows } else { cols };
-        self.rows_at_once().saturating_mul(cols).saturating_mul(array.width()).max(1)
+        let [at_once, cols] = match array.encoding.is_transposed() {
+            true => [array.chunk.cols, rows],
+            false => [array.chunk.rows, cols],
+        };
+        at_once.saturating_mul(cols).saturating_mul(array.width()).max(1)
     }
 
     /// The chunks that hold a stretch of what is coded.
@@ -120,7 +117,8 @@ impl ArrayReader {
     /// is coded: what a reference leads to may have another shape and type.
     fn is_matrix_of(&self, [cols, width]: [u64; 2]) -> bool {
         let array = self.stored();
-        array.shape.last() == Some(&cols) && array.width() == width && self.coded_matrix().is_some()
+        let is_row = array.matrix_shape().is_some_and(|shape| shape[1] == cols);
+        is_row && array.width() == width && self.coded_matrix().is_some()
     }
 
     /// Rows of so many bytes that are decoded at a time for some of their columns; `None` if each is rather read by

@@ -197,7 +197,13 @@ impl GivenReader {
                 let columns = (columns.start, columns.end);
                 let read = codes.chunks(of_each.max(1)).map(KnownCodes::Read);
                 let codes: Vec<_> = read.zip(stored).map(|(read, stored)| stored.unwrap_or(read)).collect();
-                work(GivenOfChunk::Weights(GivenWeights { codes: &codes, first_row, columns, known }))
+                work(GivenOfChunk::Weights(GivenWeights {
+                    codes: &codes,
+                    first_row,
+                    columns,
+                    known,
+                    factors: None,
+                }))
             }
             Meaning::Floats(..) | Meaning::Near(..) => {
                 return Err(Error::internal("floats in place of codes"));

@@ -12,7 +12,7 @@ use qstore_container::{
     View, Zero, ZeroCodes,
 };
 
-use super::scales::{number, packed, tiled, times};
+use super::scales::{number, packed, rounded_as, tiled, times};
 use super::{ArrayInfo, Format, Malformed, QuantGroup, Tensors};
 
 /// The format's entry in [`super::ALL`].
@@ -125,7 +125,7 @@ impl Parts<'_> {
                 scales: vec![times(scales.clone())],
                 zero: zero.clone(),
                 column_groups: groups.clone(),
-                rule: Some(rule),
+                rule: Some(rounded_as(rule, number)),
             },
         };
         Ok(RULES.map(candidate).into())

@@ -11,28 +11,27 @@ use qstore_container::{
     Dequantization, Dtype, Field, Inverse, Levels, MiniFloat, Number, QuantMatrix, Rounded, Rule, View, Zero,
 };
 
-use super::scales::{number, tiled, times};
+use super::scales::{number, rounded_as, tiled, times};
 use super::{ArrayInfo, Format, Malformed, QuantGroup, Tensors};
 use crate::names::{Expert, experts};
 
 /// The format's entry in [`super::ALL`].
 pub(super) struct Fp8;
 
-/// What scales are called, and the codes that they belong to; the weight is `X.weight` throughout.
-const NAMES: [(&str, &str); 5] = [
-    (".weight_scale_inv", ".weight"),
-    (".weight_scale", ".weight"),
-    (".scale", ".weight"),
-    (".qscale_weight", ".weight"),
-    ("._weight_scale", "._weight_qdata"),
+/// What scales are called, the codes that they belong to, and what their producers most likely do; the weight is
+/// `X.weight` throughout.
+const NAMES: [(&str, &str, [Rule; 3]); 5] = [
+    (".weight_scale_inv", ".weight", [RECIPROCAL, DIVISION, SHORT_DIVISION]),
+    (".weight_scale", ".weight", [SHORT_DIVISION, RECIPROCAL, DIVISION]),
+    (".scale", ".weight", [RECIPROCAL, DIVISION, SHORT_DIVISION]),
+    (".qscale_weight", ".weight", [RECIPROCAL, DIVISION, SHORT_DIVISION]),
+    ("._weight_scale", "._weight_qdata", [DIVISION, RECIPROCAL, SHORT_DIVISION]),
 ];
 
-/// What producers do, the likeliest first.
-const RULES: [Rule; 3] = [
-    Rule { weights: Rounded::F32, inverse: Inverse::Reciprocal, result: Rounded::F32 },
-    Rule { weights: Rounded::F32, inverse: Inverse::Division, result: Rounded::F32 },
-    Rule { weights: Rounded::F32, inverse: Inverse::Division, result: Rounded::Bf16 },
-];
+const RECIPROCAL: Rule = Rule { weights: Rounded::F32, inverse: Inverse::Reciprocal, result: Rounded::F32 };
+const DIVISION: Rule = Rule { inverse: Inverse::Division, ..RECIPROCAL };
+/// With weights of 16 bits, as scales are.
+const SHORT_DIVISION: Rule = Rule { result: Rounded::Bf16, ..DIVISION };
 
 impl Format for Fp8 {
     fn methods(&self) -> &'static [&'static str] {
@@ -54,7 +53,7 @@ fn block_size(tensors: &Tensors<'_>) -> [u64; 2] {
 
 /// The matrices that have their scales in `scale`, or why there are none.
 fn look(scale: &ArrayInfo, block: [u64; 2], tensors: &Tensors<'_>) -> Vec<Result<QuantGroup, Malformed>> {
-    let group = |codes: &str, weight: &str, part: Option<View>, shape: &[u64]| {
+    let group = |codes: &str, weight: &str, part: Option<View>, (shape, rules): (&[u64], [Rule; 3])| {
         let codes = tensors.beside(scale, codes)?;
         let &[rows, cols] = &codes.shape[..] else { return None };
         // Beside floats it means nothing: of a matrix that is no whole number of blocks transformers quantises no
@@ -81,11 +80,11 @@ fn look(scale: &ArrayInfo, block: [u64; 2], tensors: &Tensors<'_>) -> Vec<Result
                 scales: vec![times(scales.clone())],
                 zero: Zero::None,
                 column_groups: None,
-                rule: Some(rule),
+                rule: Some(rounded_as(rule, number)),
             },
         };
         let (weight, folder) = (weight.to_owned(), codes.folder().to_owned());
-        Some(Ok(QuantGroup { weight, folder, format: "fp8", candidates: RULES.map(candidate).into() }))
+        Some(Ok(QuantGroup { weight, folder, format: "fp8", candidates: rules.map(candidate).into() }))
     };
     // Of all experts of a layer, a matrix after another.
     if let (&[count, rows, cols], Some(fused)) = (&scale.shape[..], scale.name.strip_suffix("_scale_inv")) {
@@ -94,13 +93,13 @@ fn look(scale: &ArrayInfo, block: [u64; 2], tensors: &Tensors<'_>) -> Vec<Result
             let own = rows / projections;
             let first = expert.number.checked_mul(rows)?.checked_add(index * own)?;
             let view = View { slab: Some([first, first.checked_add(own)?].into()), ..View::WHOLE };
-            group(&expert.name, &expert.name, Some(view), &[own, cols])
+            group(&expert.name, &expert.name, Some(view), (&[own, cols], NAMES[0].2))
         };
         return experts(fused, count).into_iter().filter_map(of_expert).collect();
     }
-    let of_name = |(end, codes): &(&str, &str)| {
+    let of_name = |(end, codes, rules): &(&str, &str, [Rule; 3])| {
         let base = scale.name.strip_suffix(end)?;
-        group(&format!("{base}{codes}"), &format!("{base}.weight"), None, &scale.shape)
+        group(&format!("{base}{codes}"), &format!("{base}.weight"), None, (&scale.shape, *rules))
     };
     NAMES.iter().find_map(of_name).into_iter().collect()
 }

@@ -1,14 +1,16 @@
 //! NF4 and FP4 of bitsandbytes.
 //!
 //! `X.weight` is U8 of shape [n / 2, 1]: two codes share a byte, the first one in its high bits, and those of a row
-//! follow those of the one before. `X.weight.absmax` F32 has the scale of each block of 64 codes, and
-//! `X.weight.quant_state.bitsandbytes__nf4` or `__fp4` is JSON that tells the matrix's shape and the size of a block.
+//! follow those of the one before. `X.weight.absmax` F32 has the scale of each block of 64 codes; or it is U8, entries of
+//! `X.weight.nested_quant_map` that have scales in `X.weight.nested_absmax` and an offset (double quantisation).
+//! `X.weight.quant_state.bitsandbytes__nf4` or `__fp4` is JSON that tells the matrix's shape, the sizes of blocks, and that
+//! offset.
 //! What codes stand for is fixed. A weight is multiplied with the reciprocal of its scale, and becomes the nearest
 //! level.
 
 use qstore_container::{
-    ArrayKey, Axis, Dequantization, Dtype, Field, Finite, Inverse, Levels, Number, Numbers, Packing,
-    QuantMatrix, Rounded, Rule, View, Zero,
+    ArrayKey, Axis, Dequantization, Dtype, Factor, Field, Finite, Inverse, Levels, Nested, Number, Numbers,
+    Packing, QuantMatrix, Rounded, Rule, Scale, View, Zero,
 };
 use serde::Deserialize;
 
@@ -84,6 +86,9 @@ const RULES: [Rule; 2] = [
 struct State {
     shape: Vec<u64>,
     blocksize: u64,
+    /// Of scales that are quantised as well.
+    nested_blocksize: Option<u64>,
+    nested_offset: Option<f32>,
 }
 
 impl Format for Nf4 {
@@ -101,7 +106,9 @@ impl Format for Nf4 {
             let (weight, kind) = KINDS.iter().find_map(of)?;
             let codes = tensors.beside(state, &weight)?;
             let scale = tensors.beside(state, &format!("{weight}.absmax"))?;
-            let found = describe(tensors.fact(state), codes, scale, kind.levels);
+            let beside = |end: &str| tensors.beside(state, &format!("{weight}.{end}"));
+            let nested = beside("nested_quant_map").zip(beside("nested_absmax"));
+            let found = describe(tensors.fact(state), codes, (scale, nested), kind.levels);
             let group = |candidates| QuantGroup {
                 weight,
                 folder: codes.folder().to_owned(),
@@ -117,11 +124,12 @@ impl Format for Nf4 {
 fn describe(
     state: Option<&[u8]>,
     codes: &ArrayInfo,
-    scale: &ArrayInfo,
+    (scale, nested): (&ArrayInfo, Option<(&ArrayInfo, &ArrayInfo)>),
     levels: [f32; 16],
 ) -> Result<Vec<QuantMatrix<ArrayKey>>, &'static str> {
     let state = state.and_then(|json| serde_json::from_slice::<State>(json).ok());
-    let State { shape, blocksize } = state.ok_or("its quant_state is no JSON that tells its shape")?;
+    let State { shape, blocksize, nested_blocksize, nested_offset } =
+        state.ok_or("its quant_state is no JSON that tells its shape")?;
     let &[rows, cols] = &shape[..] else { return Err("it is no matrix") };
     let all =
         rows.checked_mul(cols).filter(|all| codes.dtype == Dtype::U8 && codes.elements() == all.div_ceil(2));
@@ -129,8 +137,9 @@ fn describe(
     if blocksize == 0 || !cols.is_multiple_of(blocksize) || cols == 0 || cols % 2 == 1 {
         return Err("its blocks lie across rows");
     }
-    if scale.dtype != Dtype::F32 || scale.elements() != all / blocksize {
-        return Err("its absmax is not F32, one for each block");
+    let dtype = if nested.is_some() { Dtype::U8 } else { Dtype::F32 };
+    if scale.dtype != dtype || scale.elements() != all / blocksize {
+        return Err("its absmax is not F32, or U8 beside a nested one, one for each block");
     }
     let pitched = |array: &ArrayInfo, pitch| Field {
         view: View { pitch: Some(pitch), ..View::WHOLE },
@@ -139,8 +148,29 @@ fn describe(
     let table: Result<Vec<Finite>, _> = levels.into_iter().map(Finite::try_from).collect();
     let table = table.map_err(|_| "its levels are no numbers")?;
     let packing = Packing { bits: 4, word: 8, along: Axis::Columns, order: vec![1, 0] };
-    let scales =
-        times(Numbers { field: pitched(scale, cols / blocksize), number: Number::F32, tile: [1, blocksize] });
+    let numbers = |number| Numbers { field: pitched(scale, cols / blocksize), number, tile: [1, blocksize] };
+    let scales = match nested {
+        None => times(numbers(Number::F32)),
+        Some((table, scales)) => {
+            let column = |array: &ArrayInfo| Field { view: View::COLUMN, ..Field::of(array.key.clone()) };
+            let block = nested_blocksize.filter(|block| *block > 0);
+            let block = block.ok_or("its quant_state tells of no nested blocks")?;
+            let is_whole = table.elements() == 256 && scales.elements() == scale.elements().div_ceil(block);
+            if !is_whole || [table, scales].iter().any(|array| array.dtype != Dtype::F32) {
+                return Err("its nested scales are not F32, one for each block of 256 levels");
+            }
+            Scale::Times(Factor::Nested(Box::new(Nested {
+                codes: numbers(Number::Unsigned),
+                table: column(table),
+                scales: column(scales),
+                block,
+                offset: nested_offset
+                    .unwrap_or(0.0)
+                    .try_into()
+                    .map_err(|_| "its nested offset is no number")?,
+            })))
+        }
+    };
     let candidate = |rule| QuantMatrix {
         shape: [rows, cols],
         codes: Field { packing: Some(packing.clone()), ..pitched(codes, cols / 2) },

@@ -1,6 +1,8 @@
 //! What formats have in common: scales that lie in a tensor of their own, and how its shape says which are whose.
 
-use qstore_container::{ArrayKey, Axis, Dtype, Factor, Field, Number, Numbers, Packing, Scale, View};
+use qstore_container::{
+    ArrayKey, Axis, Dtype, Factor, Field, Number, Numbers, Packing, Rounded, Rule, Scale, View,
+};
 
 use super::ArrayInfo;
 
@@ -41,6 +43,14 @@ pub(super) fn tiled(
         [rows / tile_rows, cols / tile_cols]
     };
     Some(Numbers { field: Field { view, ..Field::of(scale.key.clone()) }, number, tile })
+}
+
+/// A rule as producers follow it with scales of this type: quotients of FP16 are FP16 where those of BF16 are BF16.
+pub(super) fn rounded_as(rule: Rule, scale: Number) -> Rule {
+    match (rule.result, scale) {
+        (Rounded::Bf16, Number::F16) => Rule { result: Rounded::F16, ..rule },
+        _ => rule,
+    }
 }
 
 /// A factor of a scale.

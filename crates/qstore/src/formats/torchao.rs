@@ -1,6 +1,6 @@
 //! Integers of torchao.
 //!
-//! `X._weight_qdata` I8 of shape [out, in] holds codes, of 4 bits as well; `X._weight_scale` has a scale for each row
+//! `X._weight_qdata` I8 of shape [out, in] holds codes, those of 4 bits from -8 to 7; `X._weight_scale` has a scale for each row
 //! or group of a row, and `X._weight_zero_point` the level that stands for 0, where that is not 0. A weight is
 //! multiplied with the reciprocal of its scale, and rounded.
 
@@ -64,20 +64,21 @@ fn describe(
         }
         Some(_) => return Err("its zero-points are not I8, one for each scale"),
     };
-    let candidate = |rule| QuantMatrix {
+    let candidate = |levels: &Levels, rule| QuantMatrix {
         shape,
         codes: Field::of(codes.key.clone()),
         values: Dequantization {
-            levels: Levels::Signed,
+            levels: levels.clone(),
             scales: vec![times(scales.clone())],
             zero: zero.clone(),
             column_groups: None,
             rule: Some(rule),
         },
     };
-    let mut candidates: Vec<_> = RULES.map(candidate).into();
+    let mut rules = RULES;
     if scale.dtype == Dtype::BF16 {
-        candidates.reverse();
+        rules.reverse();
     }
-    Ok(candidates)
+    let of_levels = |levels: &Levels| rules.map(|rule| candidate(levels, rule));
+    Ok([Levels::Between([-8, 7]), Levels::Signed].iter().flat_map(of_levels).collect())
 }

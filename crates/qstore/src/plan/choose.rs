@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use qstore_checkpoint::{FloatKind, Result, Source, SourceArray};
-use qstore_container::{ArrayKey, ChunkShape, CodeLayout, VariantName, View, Why};
+use qstore_container::{ArrayKey, ChunkShape, CodeLayout, VariantName, Why};
 
 use super::fit::{self, Fit};
 use super::given::GivenGroup;
@@ -166,13 +166,9 @@ impl Chooser<'_> {
     /// The best of `best` and the ways to code the codes of one of the source's own quantised matrices.
     fn codes(&self, array: &SourceArray, group: &QuantGroup, offers: &Offers, best: Fit) -> Result<Fit> {
         let field = &group.matrix().codes;
-        let layout =
-            CodeLayout { transposed: field.view == View::TRANSPOSED, packing: field.packing.clone() };
-        let is_all = layout.is_of(field);
+        let Some(layout) = CodeLayout::of(field) else { return Ok(best) };
         let matrix = CodedMatrix::codes(self.source, array, layout.clone());
-        let Some(matrix) = matrix.filter(|matrix| is_all && matrix.shape() == group.shape()) else {
-            return Ok(best);
-        };
+        let Some(matrix) = matrix.filter(|matrix| matrix.shape() == group.shape()) else { return Ok(best) };
         let mut fits = Vec::new();
         if layout.packing.is_some() {
             fits.extend(codes::fit_packed(&matrix, &layout)?);

@@ -132,14 +132,18 @@ fn of_no_format() -> Unusable {
     Unusable::because("it is of no format")
 }
 
-/// Whether candidates differ in what level stands for 0.
+/// Whether candidates differ in what levels there are, or which of them stands for 0.
 fn is_ambiguous(candidates: &[QuantMatrix<ArrayKey>]) -> bool {
-    candidates.windows(2).any(|two| two[0].values.zero != two[1].values.zero)
+    let differ = |one: &Dequantization<_>, other: &Dequantization<_>| {
+        one.zero != other.zero || one.levels != other.levels
+    };
+    candidates.windows(2).any(|two| differ(&two[0].values, &two[1].values))
 }
 
-/// Of things that the codes `sample` of the first rows may stand for the index of the likeliest: weights are 0 on
-/// average, so the levels that stand for 0 are near the mean of all.
+/// Of things that the codes `sample` of the first rows may stand for the index of the likeliest, which has levels for
+/// all of them: weights are 0 on average, so the levels that stand for 0 are near the mean of all.
 fn likeliest<'a>(values: impl Iterator<Item = &'a Dequantizer>, sample: &[u8]) -> usize {
-    let off = values.map(|values| values.mean_off(sample).abs()).enumerate();
+    let off = values.enumerate().filter(|(_, values)| values.levels().has_all(sample));
+    let off = off.map(|(index, values)| (index, values.mean_off(sample).abs()));
     off.min_by(|(_, a), (_, b)| a.total_cmp(b)).map_or(0, |(index, _)| index)
 }

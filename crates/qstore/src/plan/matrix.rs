@@ -73,21 +73,18 @@ impl Part {
     }
 }
 
-/// A matrix as if it were stored the other way round.
-fn transposed_array(array: &SourceArray) -> SourceArray {
-    SourceArray { shape: array.shape.iter().rev().copied().collect(), ..array.clone() }
-}
-
 impl<'a> CodedMatrix<'a> {
     /// Weights, in rows of the array, or of its transposed. `None` if it has other than two dimensions or is too large.
     pub(super) fn weights(source: &'a Source, array: &'a SourceArray, transposed: bool) -> Option<Self> {
-        Self::codes(source, array, CodeLayout { transposed, packing: None })
+        Self::codes(source, array, CodeLayout { transposed, ..CodeLayout::default() })
     }
 
     /// Codes that lie so.
     pub(super) fn codes(source: &'a Source, array: &'a SourceArray, layout: CodeLayout) -> Option<Self> {
         let transposed = layout.transposed;
-        let coded = if transposed { transposed_array(array) } else { array.clone() };
+        let words = layout.words_of(&array.shape)?;
+        let words = if transposed { [words[1], words[0]] } else { words };
+        let coded = SourceArray { shape: words.to_vec(), ..array.clone() };
         let chunk = chunk_of_codes(&coded, &layout)?;
         Self { source, array, coded, transposed, chunk, layout, all: OnceLock::new() }.checked()
     }
@@ -169,6 +166,32 @@ impl<'a> CodedMatrix<'a> {
         &self,
         codes: impl Fn(usize, usize) -> Result<Vec<u8>> + Sync,
     ) -> Result<Vec<Part>> {
+        self.map_chunks(spread_chunks(&self.coded, self.chunk), codes, |part| part)
+    }
+
+    /// What `work` makes of each chunk, with its codes in a matrix.
+    pub(super) fn each_given<T: Send>(
+        &self,
+        codes: &MatrixReader,
+        fill: u8,
+        work: impl Fn(Part) -> T + Sync,
+    ) -> Result<Vec<T>> {
+        let cols = self.shape()[1];
+        let read = |first: usize, rows: usize| {
+            let mut given = vec![0; rows.saturating_mul(size(cols))];
+            codes.read(first as u64, 0..cols, fill, &mut given)?;
+            Ok(given)
+        };
+        let chunks = self.array.bytes.div_ceil(chunk_bytes(&self.coded, self.chunk));
+        self.map_chunks((0..chunks).collect(), read, work)
+    }
+
+    fn map_chunks<T: Send>(
+        &self,
+        chunks: Vec<u64>,
+        codes: impl Fn(usize, usize) -> Result<Vec<u8>> + Sync,
+        work: impl Fn(Part) -> T + Sync,
+    ) -> Result<Vec<T>> {
         let all = if self.transposed { Some(self.all()?) } else { None };
         let full = chunk_bytes(&self.coded, self.chunk);
         let row_bytes = self.chunk.cols * element_bytes(self.array);
@@ -181,9 +204,9 @@ impl<'a> CodedMatrix<'a> {
             let first = usize::try_from(start / row_bytes).unwrap_or(usize::MAX);
             let rows = raw.len() / usize::try_from(row_bytes).unwrap_or(usize::MAX);
             let (first, rows) = (self.code_rows(first), self.code_rows(rows));
-            Ok(Part { codes: codes(first, rows)?, rows: first..first + rows, raw })
+            Ok(work(Part { codes: codes(first, rows)?, rows: first..first + rows, raw }))
         };
-        spread_chunks(&self.coded, self.chunk).into_par_iter().map(take).collect()
+        chunks.into_par_iter().map(take).collect()
     }
 
     /// The whole array, which is of bounded size, read once.

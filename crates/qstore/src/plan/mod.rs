@@ -52,7 +52,8 @@ use sample::Sample;
 pub(crate) use sample::{chunk_bytes, element_bytes};
 pub(crate) use unusable::Unusable;
 
-/// Matrices that an array is given at most, unless a user says otherwise: docs/benchmarks.md has size against time.
+/// Matrices that an array is given at most, beside what these are themselves given, unless a user says otherwise:
+/// docs/benchmarks.md has size against time.
 pub(crate) const USUAL_LEVELS: u8 = 3;
 
 /// How one array will be stored.

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use qstore_checkpoint::{FloatKind, Progress, Result, Source};
-use qstore_container::{ArrayKey, Dtype, Factor, Scale, Unshared, Why};
+use qstore_container::{ArrayKey, Dtype, Unshared, Why};
 
 use super::by_values::match_values;
 use super::cut::PairedCut;
@@ -395,12 +395,8 @@ fn paired_cuts(checkpoint: &Checkpoint) -> HashMap<ArrayKey, Vec<PairedCut>> {
 
 /// The array of the first scales of a matrix that are numbers of one.
 fn scale_array(group: &QuantGroup) -> Option<&ArrayKey> {
-    let mut factors = group.matrix().values.scales.iter().map(Scale::factor);
-    let numbers = factors.find_map(|factor| match factor {
-        Factor::Numbers(numbers) => Some(numbers),
-        Factor::Constant(_) => None,
-    })?;
-    Some(&numbers.field.array)
+    let numbers = group.matrix().values.scales.iter().find_map(|scale| scale.factor().numbers());
+    Some(&numbers?.field.array)
 }
 
 /// Whether a tensor of floats has several dimensions.

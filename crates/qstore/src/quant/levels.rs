@@ -12,6 +12,8 @@ use qstore_kernels::{CodeRange, LevelOf, nearest_byte};
 pub(crate) struct LevelTable {
     bits: u8,
     kind: LevelKind,
+    /// The integers that a quantiser has, if not all that codes could stand for.
+    between: Option<[i8; 2]>,
     /// The level of each code.
     values: Box<[f32; 256]>,
     rank_of_code: Box<[u8; 256]>,
@@ -38,7 +40,7 @@ impl LevelTable {
     pub(crate) fn new(levels: &Levels, bits: u8) -> Self {
         let (kind, table) = match levels {
             Levels::Unsigned => (LevelKind::Unsigned, &[][..]),
-            Levels::Signed => (LevelKind::Signed { plain: true }, &[][..]),
+            Levels::Signed | Levels::Between(_) => (LevelKind::Signed { plain: true }, &[][..]),
             Levels::Offset => (LevelKind::Signed { plain: false }, &[][..]),
             Levels::Float(float) => (LevelKind::Float(*float), &[][..]),
             Levels::Table(table) => (LevelKind::Table, &table[..]),
@@ -46,6 +48,10 @@ impl LevelTable {
         let mut opened = Self {
             bits,
             kind,
+            between: match levels {
+                Levels::Between(between) => Some(*between),
+                _ => None,
+            },
             values: Box::new([0.0; 256]),
             rank_of_code: Box::new([0; 256]),
             code_of_rank: Box::new([0; 256]),
@@ -91,6 +97,11 @@ impl LevelTable {
         self.kind
     }
 
+    /// The integers that a quantiser has, if not all that codes could stand for.
+    pub(crate) fn between(&self) -> Option<[i8; 2]> {
+        self.between
+    }
+
     /// The level of a code.
     pub(crate) fn value(&self, code: u8) -> f32 {
         self.values[usize::from(code)]
@@ -120,9 +131,19 @@ impl LevelTable {
         }
     }
 
+    /// Whether a quantiser has a level for each of these codes.
+    pub(crate) fn has_all(&self, codes: &[u8]) -> bool {
+        let is_within =
+            |[least, most]: [i8; 2]| codes.iter().all(|code| (least..=most).contains(&code.cast_signed()));
+        self.between.is_none_or(is_within)
+    }
+
     /// The integers that levels are, cut to those that a symmetric quantiser of a whole byte has.
     pub(crate) fn range(&self) -> CodeRange {
         let half = f32::from(1u8 << (self.bits - 1));
+        if let Some([least, most]) = self.between {
+            return CodeRange { least: least.into(), most: most.into() };
+        }
         match self.kind {
             LevelKind::Unsigned => CodeRange { least: 0.0, most: 2.0 * half - 1.0 },
             LevelKind::Signed { plain: true } => CodeRange { least: 1.0 - half, most: half - 1.0 },
@@ -186,6 +207,9 @@ impl LevelTable {
     /// For each code the number of its bin among those of either sign, as a signed byte; `None` where bins are not
     /// symmetric.
     pub(crate) fn bins(&self) -> Option<[u8; 256]> {
+        if self.between.is_some() {
+            return None;
+        }
         let mut bins = [0; 256];
         for (bin, rank) in bins.iter_mut().zip(self.rank_of_code.iter()) {
             *bin = match self.kind {

@@ -6,7 +6,7 @@ use half::slice::{HalfBitsSliceExt as _, HalfFloatSliceExt as _};
 use half::{bf16, f16};
 use qstore_checkpoint::{Error, gather, size, transpose};
 use qstore_container::limits::MAX_VALUES_BYTES;
-use qstore_container::{Axis, Dtype, Field, FormatError, MiniFloat, Number};
+use qstore_container::{Axis, Dtype, Field, FormatError, MiniFloat, Nested, Number};
 
 use super::OpenError;
 use super::levels::mini_value;
@@ -157,6 +157,28 @@ pub(super) fn numbers<A>(
         Number::E8m0 | Number::Unsigned | Number::Signed => bytes.iter().map(|byte| power(*byte)).collect(),
     };
     Ok(NumberMatrix { cols, all })
+}
+
+/// Numbers that are themselves quantised, of which so many rows and columns are needed.
+pub(super) fn nested<A>(
+    arrays: &impl Arrays<A>,
+    nested: &Nested<A>,
+    needed: [u64; 2],
+) -> Result<NumberMatrix<f32>, OpenError> {
+    let found = codes(arrays, &nested.codes.field, needed)?;
+    let bits = nested.codes.field.packing.as_ref().map_or(8, |packing| packing.bits);
+    let table = numbers(arrays, &nested.table, Number::F32, [1 << bits, 1])?;
+    let scales =
+        numbers(arrays, &nested.scales, Number::F32, [(found.all.len() as u64).div_ceil(nested.block), 1])?;
+    if table.cols != 1 || scales.cols != 1 {
+        return Err(FormatError::new("view: more than one column").into());
+    }
+    let blocks = found.all.chunks(size(nested.block)).zip(&scales.all);
+    let of_block = |(codes, scale): (&[u8], &f32)| {
+        let number = |code: &u8| table.all[usize::from(*code)] * scale + nested.offset.get();
+        codes.iter().map(number).collect::<Vec<_>>()
+    };
+    Ok(NumberMatrix { cols: found.cols, all: blocks.flat_map(of_block).collect() })
 }
 
 /// I32 numbers of a field, none below 0, of which `needed` are wanted.

@@ -49,9 +49,16 @@ impl Ranking {
     /// Of codes whose weights were rounded to `result` before they were rounded to levels. `None` for tables of more
     /// levels than coders take.
     pub(crate) fn new(levels: &LevelTable, result: Rounded) -> Option<Self> {
-        let codes = 1usize << levels.bits();
+        let last = match levels.between() {
+            Some([least, most]) => most.wrapping_sub(least).cast_unsigned(),
+            None => u8::MAX >> (8 - levels.bits()),
+        };
+        let codes = usize::from(last) + 1;
         let half = f32::from(1u16 << (levels.bits() - 1));
         let (edges, offset) = match levels.kind() {
+            LevelKind::Signed { .. } if let Some([least, _]) = levels.between() => {
+                (Edges::integers(codes)?, -f32::from(least))
+            }
             LevelKind::Unsigned => (Edges::integers(codes)?, 0.0),
             LevelKind::Signed { .. } => (Edges::integers(codes)?, half),
             LevelKind::Float(float) => {
@@ -59,9 +66,17 @@ impl Ranking {
             }
             LevelKind::Table => (Edges::table(&levels.ascending())?, 0.0),
         };
-        let last = u8::MAX >> (8 - levels.bits());
         let half = 1u8 << (levels.bits() - 1);
         let order = match levels.kind() {
+            // Codes of other levels have the ranks behind the last.
+            LevelKind::Signed { .. } if let Some([least, _]) = levels.between() => {
+                let (mut ranks, mut codes) = (Box::new([0; 256]), Box::new([0; 256]));
+                for code in 0..=u8::MAX {
+                    let rank = code.wrapping_sub(least.cast_unsigned());
+                    (ranks[usize::from(code)], codes[usize::from(rank)]) = (rank, code);
+                }
+                Order::Table { ranks, codes }
+            }
             LevelKind::Unsigned | LevelKind::Signed { plain: false } => {
                 Order::Flips { half, with: 0, without: 0 }
             }
@@ -84,8 +99,15 @@ impl Ranking {
             LevelKind::Float(_) => Some(0.0),
             LevelKind::Table => None,
         };
-        let edges = moved(&edges, levels, offset, result).unwrap_or(edges);
-        let mirror = mirror.filter(|_| edges.inner().is_none());
+        // Half of the distance between two numbers of such a type, as a part of their power of two.
+        let half_ulp = match result {
+            Rounded::F32 => None,
+            Rounded::F16 => Some(1.0 / 2048.0),
+            Rounded::Bf16 => Some(1.0 / 256.0),
+        };
+        let moved = half_ulp.and_then(|half_ulp| edges.of_rounded(half_ulp, offset));
+        let mirror = mirror.filter(|_| moved.is_none());
+        let edges = moved.unwrap_or(edges);
         let outer = match levels.kind() {
             LevelKind::Unsigned | LevelKind::Signed { .. } => {
                 let [least, most] = [-offset, f32::from(last) - offset];
@@ -178,33 +200,6 @@ impl Ranking {
     }
 }
 
-/// The edges between levels for weights that were rounded to `result` first: at most sixteen integers, each more by
-/// `offset` than its rank, or floats. What lies between a middle and the number beside it is rounded to the middle, and
-/// that to the even level. `None` where edges are not moved.
-fn moved(edges: &Edges, levels: &LevelTable, offset: f32, result: Rounded) -> Option<Edges> {
-    let half_of_ulp = match result {
-        Rounded::F32 => return None,
-        Rounded::F16 => 1.0 / 2048.0,
-        Rounded::Bf16 => 1.0 / 256.0,
-    };
-    let last = u8::MAX >> (8 - levels.bits());
-    let is_even = |rank: u8| match levels.kind() {
-        LevelKind::Float(_) if rank <= last / 2 => !rank.is_multiple_of(2),
-        // What is added to integers is even, or there are two of them.
-        _ => rank.is_multiple_of(2) == (levels.bits() > 1 || offset == 0.0),
-    };
-    let inner: Option<Vec<f32>> = (1..=last)
-        .map(|rank| {
-            let middle = edges.below(rank)? - offset;
-            // The power of two at or below.
-            let binade = f32::from_bits(middle.abs().to_bits() & 0x7f80_0000);
-            let half = binade * half_of_ulp;
-            Some(if is_even(rank) { middle - half } else { middle + half } + offset)
-        })
-        .collect();
-    Edges::between(&inner?)
-}
-
 /// All bits, or none.
 fn all_if(condition: bool) -> u8 {
     if condition { u8::MAX } else { 0 }
@@ -253,8 +248,9 @@ mod tests {
     /// Weights belong to the rank that rounding them first leads to.
     #[test]
     fn edges_are_where_rounding_first_has_them() {
-        let floats = [(Levels::Float(MiniFloat::E2m1), 4)];
-        let integers = [1, 2, 3, 4]
+        let floats = [(MiniFloat::E2m1, 4), (MiniFloat::E4m3, 8), (MiniFloat::E5m2, 8)]
+            .map(|(float, bits)| (Levels::Float(float), bits));
+        let integers = [1, 2, 3, 4, 5, 8]
             .into_iter()
             .flat_map(|bits| [Levels::Unsigned, Levels::Signed, Levels::Offset].map(|levels| (levels, bits)));
         for (levels, bits) in integers.chain(floats) {
@@ -263,8 +259,9 @@ mod tests {
                 let ranking = Ranking::new(&table, result).unwrap();
                 let code = |level: f32| match table.kind() {
                     LevelKind::Float(float) => {
-                        let magnitude = mini_magnitude(float, level.abs()).min(7.0) as u8;
-                        if level < 0.0 { magnitude | 8 } else { magnitude }
+                        let magnitude = mini_magnitude(float, level.abs()) as u8;
+                        let magnitude = magnitude.min(ranking.last >> 1);
+                        if level < 0.0 { magnitude | (ranking.last ^ ranking.last >> 1) } else { magnitude }
                     }
                     _ => {
                         let distance = |code: &u8| (table.value(*code) - level.round_ties_even()).abs();
@@ -273,7 +270,11 @@ mod tests {
                 };
                 let mut rank = [0];
                 for step in -40_000..40_000 {
-                    let weight = step as f32 / 4000.0;
+                    // Beyond 128 integers are all numbers of BF16 that there are.
+                    let weight = step as f32 / if step % 3 == 0 { 320.0 } else { 4000.0 };
+                    if levels == Levels::Unsigned && bits == 8 && weight > 127.0 {
+                        continue;
+                    }
                     ranking.ranks(&[code(cast(result, weight))], &mut rank);
                     let below = ranking.edges.below(rank[0]).unwrap_or(f32::NEG_INFINITY);
                     let above = ranking.edges.below(rank[0].wrapping_add(1)).unwrap_or(f32::INFINITY);
@@ -283,9 +284,27 @@ mod tests {
                         "{levels:?} {bits} {result:?} {weight}: {below} {above}"
                     );
                 }
-                assert_ne!(ranking.edges.inner(), Ranking::new(&table, Rounded::F32).unwrap().edges.inner());
+                assert_ne!(ranking.edges, Ranking::new(&table, Rounded::F32).unwrap().edges);
             }
         }
+    }
+
+    /// Codes of fewer levels than they have bits for keep ranks of their own, beyond the last.
+    #[test]
+    fn levels_between_two_have_edges_of_their_own() {
+        let table = LevelTable::new(&Levels::Between([-8, 7]), 8);
+        let ranking = Ranking::new(&table, Rounded::Bf16).unwrap();
+        let codes: Vec<u8> = (0..=u8::MAX).collect();
+        let mut ranks = vec![0; 256];
+        ranking.ranks(&codes, &mut ranks);
+        let rank = |level: i8| ranks[usize::from(level.cast_unsigned())];
+        assert_eq!([-8, 0, 7, 8, -9].map(rank), [0, 8, 15, 16, 255]);
+        assert_eq!(ranking.beyond(0.5), [-8.5, 7.5]);
+        let four_bits = Ranking::new(&LevelTable::new(&Levels::Offset, 4), Rounded::Bf16).unwrap();
+        assert_eq!(ranking.edges, four_bits.edges);
+        assert!(table.has_all(&[7, 0, 0xf8]) && !table.has_all(&[8]));
+        ranking.to_codes(&mut ranks);
+        assert_eq!(ranks, codes);
     }
 
     #[test]

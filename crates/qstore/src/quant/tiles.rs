@@ -93,6 +93,11 @@ impl Tiles {
                     let found = self.numbers(numbers, arrays, "scales")?;
                     scales.iter_mut().zip(found).for_each(|(all, factor)| apply(scale, all, factor));
                 }
+                (_, Factor::Nested(nested)) => {
+                    let found = numbers::nested(arrays, nested, self.shape_of(nested.codes.tile));
+                    let found = self.spread(found.map_err(|e| e.named("scales"))?, nested.codes.tile);
+                    scales.iter_mut().zip(found).for_each(|(all, factor)| apply(scale, all, factor));
+                }
             }
         }
         Ok((scales, over))
@@ -177,10 +182,7 @@ fn apply<A>(scale: &Scale<A>, all: &mut f32, factor: f32) {
 
 /// The tiles that all numbers of a matrix have in common: rows of each, and the first column of each.
 fn tiling<A>(values: &Dequantization<A>, [rows, cols]: [u64; 2]) -> Result<(u64, Vec<u64>), FormatError> {
-    let of_scales = values.scales.iter().filter_map(|scale| match scale.factor() {
-        Factor::Numbers(numbers) => Some(numbers.tile),
-        Factor::Constant(_) => None,
-    });
+    let of_scales = values.scales.iter().filter_map(|scale| Some(scale.factor().numbers()?.tile));
     let of_zero = match &values.zero {
         Zero::None | Zero::Constant(_) => None,
         Zero::Codes(codes) => Some(codes.tile),

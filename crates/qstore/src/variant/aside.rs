@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use qstore_checkpoint::{Error, Result};
 use qstore_container::limits::{ASIDE_SLACK_BYTES, MAX_ASIDE};
-use qstore_container::{ArrayRef, Dequantization, Encoding, Factor, Part, Placed, StoredArray, View, Zero};
+use qstore_container::{ArrayRef, Dequantization, Encoding, Part, Placed, StoredArray, View, Zero};
 
 use super::shape::coded_shape;
 use super::{Variant, about_array};
@@ -167,13 +167,8 @@ impl Aside {
             }
             vectors += 1;
         }
-        let factors = values.scales.iter().map(|scale| scale.factor());
-        let mut tiles: Vec<[u64; 2]> = factors
-            .filter_map(|factor| match factor {
-                Factor::Numbers(numbers) => Some(numbers.tile),
-                Factor::Constant(_) => None,
-            })
-            .collect();
+        let numbers = values.scales.iter().filter_map(|scale| scale.factor().numbers());
+        let mut tiles: Vec<[u64; 2]> = numbers.map(|numbers| numbers.tile).collect();
         match &values.zero {
             Zero::None | Zero::Constant(_) => {}
             Zero::Codes(codes) => tiles.push(codes.tile),

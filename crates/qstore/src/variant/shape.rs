@@ -4,10 +4,9 @@ use qstore_container::StoredArray;
 
 /// Rows and columns of what is coded of a matrix: of its weights, or of its codes.
 pub(crate) fn coded_shape(array: &StoredArray) -> Option<[u64; 2]> {
-    let &[first, second] = &array.shape[..] else { return None };
-    match array.encoding.layout() {
-        Some(layout) => layout.codes_of([first, second]),
-        None if array.encoding.is_transposed() => Some([second, first]),
-        None => Some([first, second]),
+    if let Some(layout) = array.encoding.layout() {
+        return layout.codes_of(&array.shape);
     }
+    let [first, second] = array.matrix_shape()?;
+    Some(if array.encoding.is_transposed() { [second, first] } else { [first, second] })
 }

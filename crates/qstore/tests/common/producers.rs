@@ -170,8 +170,8 @@ pub fn mxfp4(tensors: &Tensors) -> Tensors {
     })
 }
 
-/// NF4 of bitsandbytes, in blocks of 64.
-pub fn nf4(tensors: &Tensors) -> Tensors {
+/// NF4 of bitsandbytes, in blocks of 64; with `nested`, scales are quantised as well, in blocks of 256.
+pub fn nf4(tensors: &Tensors, nested: bool) -> Tensors {
     const LEVELS: [f32; 16] = [
         -1.0,
         -0.696_192_8,
@@ -201,20 +201,44 @@ pub fn nf4(tensors: &Tensors) -> Tensors {
         // The first of two in the high bits.
         let bytes: Vec<u8> = codes.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect();
         let shape = &tensor.shape;
+        let offset = scales.iter().sum::<f32>() / scales.len() as f32;
+        let of_nested = if nested {
+            format!(r#", "nested_blocksize": 256, "nested_dtype": "float32", "nested_offset": {offset}"#)
+        } else {
+            String::new()
+        };
         let state = format!(
-            r#"{{"quant_type": "nf4", "blocksize": 64, "dtype": "bfloat16", "shape": [{}, {}]}}"#,
+            r#"{{"quant_type": "nf4", "blocksize": 64, "dtype": "bfloat16", "shape": [{}, {}]{of_nested}}}"#,
             shape[0], shape[1]
         );
         let weight = format!("{base}.weight");
-        Tensors::from([
-            (weight.clone(), Tensor::new(Dtype::U8, &[bytes.len(), 1], bytes)),
-            (format!("{weight}.absmax"), Tensor::float(Dtype::F32, &[scales.len()], &scales)),
-            (format!("{weight}.quant_map"), Tensor::float(Dtype::F32, &[16], &LEVELS)),
-            (
-                format!("{weight}.quant_state.bitsandbytes__nf4"),
-                Tensor::new(Dtype::U8, &[state.len()], state.into_bytes()),
-            ),
-        ])
+        let of_scales = if nested {
+            let table: Vec<f32> = (0..256u16).map(|code| f32::from(code) / 127.5 - 1.0).collect();
+            let off: Vec<f32> = scales.iter().map(|scale| scale - offset).collect();
+            let greatest: Vec<f32> = off.chunks(256).map(greatest).collect();
+            let code = |(index, off): (usize, &f32)| {
+                ((off / greatest[index / 256] + 1.0) * 127.5).round_ties_even() as u8
+            };
+            let codes: Vec<u8> = off.iter().enumerate().map(code).collect();
+            vec![
+                ("absmax", Tensor::new(Dtype::U8, &[codes.len()], codes)),
+                ("nested_absmax", Tensor::float(Dtype::F32, &[greatest.len()], &greatest)),
+                ("nested_quant_map", Tensor::float(Dtype::F32, &[256], &table)),
+            ]
+        } else {
+            vec![("absmax", Tensor::float(Dtype::F32, &[scales.len()], &scales))]
+        };
+        let of_scales = of_scales.into_iter().map(|(end, tensor)| (format!("{weight}.{end}"), tensor));
+        of_scales
+            .chain([
+                (weight.clone(), Tensor::new(Dtype::U8, &[bytes.len(), 1], bytes)),
+                (format!("{weight}.quant_map"), Tensor::float(Dtype::F32, &[16], &LEVELS)),
+                (
+                    format!("{weight}.quant_state.bitsandbytes__nf4"),
+                    Tensor::new(Dtype::U8, &[state.len()], state.into_bytes()),
+                ),
+            ])
+            .collect()
     })
 }
 
@@ -264,11 +288,38 @@ pub fn torchao(tensors: &Tensors) -> Tensors {
     })
 }
 
-/// 4 bits in groups of 128 as AutoRound exports them, without `g_idx` and with scales of either sign; or as AWQ does,
-/// where `is_awq`, of columns that were scaled before.
-pub fn gptq_like(tensors: &Tensors, is_awq: bool) -> Tensors {
+/// Integers of torchao, of 4 bits in bytes in groups of 32.
+pub fn torchao_int4(tensors: &Tensors) -> Tensors {
     twin(tensors, |base, tensor| {
         let (rows, cols, values) = (tensor.shape[0], tensor.shape[1], tensor.values());
+        let scales: Vec<f32> =
+            values.chunks(32).map(|group| in_bf16(in_bf16(greatest(group)) / 7.5)).collect();
+        let code = |(index, value): (usize, &f32)| {
+            let quotient = in_bf16(value * in_bf16(1.0 / scales[index / 32]));
+            quotient.round_ties_even().clamp(-8.0, 7.0) as i8 as u8
+        };
+        let codes = values.iter().enumerate().map(code).collect();
+        let groups = [rows, cols / 32];
+        Tensors::from([
+            (format!("{base}._weight_qdata"), Tensor::new(Dtype::I8, &tensor.shape, codes)),
+            (format!("{base}._weight_scale"), Tensor::float(Dtype::BF16, &groups, &scales)),
+            (format!("{base}._weight_zero_point"), Tensor::new(Dtype::I8, &groups, vec![0; scales.len()])),
+        ])
+    })
+}
+
+/// 4 bits in groups of 128 as AutoRound exports them, without `g_idx` and with scales of either sign; or as AWQ does,
+/// where `is_awq`, of columns that were multiplied with factors before, and in some matrices rows.
+pub fn gptq_like(tensors: &Tensors, is_awq: bool) -> Tensors {
+    twin(tensors, |base, tensor| {
+        let (rows, cols, mut values) = (tensor.shape[0], tensor.shape[1], tensor.values());
+        if is_awq {
+            let factor = |at: usize| 0.5 + (at * 37 % 64) as f32 / 40.0;
+            for (index, value) in values.iter_mut().enumerate() {
+                let of_row = if base.contains("layers.1.") { factor(index / cols + 5) } else { 1.0 };
+                *value = in_bf16(*value * factor(index % cols) * of_row);
+            }
+        }
         let groups = cols / 128;
         let sign = |row: usize, group: usize| if !is_awq && (row + group) % 2 == 1 { -1.0 } else { 1.0 };
         let scale = |row: usize, group: usize| {

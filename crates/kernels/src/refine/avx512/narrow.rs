@@ -10,7 +10,7 @@ use std::arch::x86_64::{
 use super::super::intervals::{self, Bins};
 use super::super::levels::EdgeKind;
 use super::super::{ABOVE, WIDEST};
-use super::edges::{EdgeRegisters, FLOATS, INTEGERS, TABLE};
+use super::edges::{EdgeRegisters, FLOATS, INTEGERS, ROUNDED_FLOATS, ROUNDED_INTEGERS, TABLE};
 use super::{is_sixteen, load, of_sixteen, store};
 use crate::stream::LANES;
 use crate::x86::load_16;
@@ -24,6 +24,10 @@ pub(in super::super) fn narrow<const FIRST: bool>(bins: Bins, lo: &mut [f32], hi
         (EdgeKind::Integers, false) => by_kind::<INTEGERS, false, FIRST>(bins, lo, hi),
         (EdgeKind::Floats(_), true) => by_kind::<FLOATS, true, FIRST>(bins, lo, hi),
         (EdgeKind::Floats(_), false) => by_kind::<FLOATS, false, FIRST>(bins, lo, hi),
+        (EdgeKind::RoundedIntegers(_), true) => by_kind::<ROUNDED_INTEGERS, true, FIRST>(bins, lo, hi),
+        (EdgeKind::RoundedIntegers(_), false) => by_kind::<ROUNDED_INTEGERS, false, FIRST>(bins, lo, hi),
+        (EdgeKind::RoundedFloats(..), true) => by_kind::<ROUNDED_FLOATS, true, FIRST>(bins, lo, hi),
+        (EdgeKind::RoundedFloats(..), false) => by_kind::<ROUNDED_FLOATS, false, FIRST>(bins, lo, hi),
         (EdgeKind::Table(_), true) => by_kind::<TABLE, true, FIRST>(bins, lo, hi),
         (EdgeKind::Table(_), false) => by_kind::<TABLE, false, FIRST>(bins, lo, hi),
     }

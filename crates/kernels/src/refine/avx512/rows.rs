@@ -10,10 +10,10 @@ use std::arch::x86_64::{
 };
 use std::array::from_mut;
 
-use super::super::levels::{EdgeKind, Edges, Levels};
+use super::super::levels::{EdgeKind, Edges, Levels, RoundedFloats};
 use super::super::row::{Block, PaddedBlock, Row, SIXTEENS};
 use super::super::{ABOVE, INTEGER, NARROWEST, SLOT_BITS, SLOTS, number};
-use super::edges::{EdgeRegisters, FLOATS, INTEGERS, TABLE};
+use super::edges::{EdgeRegisters, FLOATS, INTEGERS, ROUNDED_FLOATS, ROUNDED_INTEGERS, TABLE};
 use super::{BELOW_MIDDLE, END_SLOT, FIRST_SLOT, SHARES, advance, is_sixteen, load, slots_of, store};
 use crate::error::DecodeError;
 use crate::stream::{LANES, States, WINDOW, WordReader, WordWriter};
@@ -35,6 +35,14 @@ pub(in super::super) fn decode_row(
     match &edges.kind {
         EdgeKind::Integers => decode_by::<INTEGERS>((edges, edges.as_integers()), states, words, row, out),
         EdgeKind::Floats(floats) => decode_by::<FLOATS>((edges, *floats), states, words, row, out),
+        EdgeKind::RoundedIntegers(rounded) => {
+            let ranks = (edges, edges.as_rounded(*rounded));
+            decode_by::<ROUNDED_INTEGERS>(ranks, states, words, row, out)
+        }
+        EdgeKind::RoundedFloats(floats, rounded) => {
+            let ranks = (edges, RoundedFloats(*floats, *rounded));
+            decode_by::<ROUNDED_FLOATS>(ranks, states, words, row, out)
+        }
         EdgeKind::Table(table) => decode_by::<TABLE>((edges, edges.as_table(table)), states, words, row, out),
     }
 }
@@ -247,6 +255,14 @@ pub(in super::super) fn encode_row(
         }
         EdgeKind::Floats(floats) => {
             encode_by::<FLOATS>((edges, *floats), states, words, row, ranks, outside);
+        }
+        EdgeKind::RoundedIntegers(rounded) => {
+            let ranks_by = (edges, edges.as_rounded(*rounded));
+            encode_by::<ROUNDED_INTEGERS>(ranks_by, states, words, row, ranks, outside);
+        }
+        EdgeKind::RoundedFloats(floats, rounded) => {
+            let ranks_by = (edges, RoundedFloats(*floats, *rounded));
+            encode_by::<ROUNDED_FLOATS>(ranks_by, states, words, row, ranks, outside);
         }
         EdgeKind::Table(table) => {
             encode_by::<TABLE>((edges, edges.as_table(table)), states, words, row, ranks, outside);

@@ -30,6 +30,8 @@ pub(super) trait Grid: Copy {
     fn from(self, least: f32) -> u32;
     /// The greatest magnitude up to this number, which is not negative.
     fn to(self, most: f32) -> u32;
+    /// The number that a magnitude is; of those beyond infinity what they would be, if it were one.
+    fn value(self, magnitude: u32) -> f32;
 }
 
 /// Those that are cut from the bits of binary32, after this is added.
@@ -61,6 +63,11 @@ impl Grid for Cut {
     #[inline(always)]
     fn to(self, most: f32) -> u32 {
         most.to_bits() >> 16
+    }
+
+    #[inline(always)]
+    fn value(self, magnitude: u32) -> f32 {
+        f32::from_bits(magnitude << 16)
     }
 }
 
@@ -98,6 +105,15 @@ impl<const SHORT: bool> Grid for F16<SHORT> {
         let magnitude = if magnitude < INFINITY { magnitude } else { INFINITY };
         if SHORT { magnitude >> 3 } else { magnitude }
     }
+
+    #[inline(always)]
+    fn value(self, magnitude: u32) -> f32 {
+        // What has more bits is beyond all.
+        let short = if magnitude < 1 << 12 { magnitude << 3 } else { 1 << 15 };
+        let magnitude = if SHORT { short } else { magnitude };
+        let normal = f32::from_bits((magnitude << 13).wrapping_add(REBIAS));
+        if magnitude < 1 << 10 { small_float(magnitude) * (1.0 / SUBNORMALS) } else { normal }
+    }
 }
 
 /// An integer below 2^24 as a float.
@@ -131,6 +147,7 @@ mod tests {
             let from = if rounds_down { below } else { above };
             assert_eq!([grid.from(end) as usize, grid.to(end) as usize], [from, below], "{end:e}");
         }
+        assert!((0..infinity).all(|magnitude| grid.value(magnitude.into()) == value(magnitude)));
     }
 
     #[test]

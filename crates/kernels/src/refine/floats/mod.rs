@@ -1,16 +1,18 @@
 //! Chunks of floats of 16 bits given intervals.
 //!
-//! Of an interval that reaches over at most three binades, all floats are taken for equally likely. Near zero there are
-//! too many binades for that: what lies in *wide* intervals forms a list of its own in the order of the chunk, coded
-//! behind the others in the same lanes, as one long row: symbol `top - (magnitude >> mantissa)`, the number of binades
-//! below the interval's largest, with the mantissa kept raw, and the sign where the interval has both.
+//! Within an interval weights are taken for equally likely: a float has a share as wide as how far it is to the next.
+//! Near zero there are too many for that. An interval is *wide* if it has zero or reaches over more than three binades;
+//! what lies three binades below its greatest magnitude, or more, is near zero, and has one share. Such floats form a
+//! list of their own in the order of the chunk, coded behind the others in the same lanes, as one long row: symbol
+//! `top - (magnitude >> mantissa)`, the number of binades below the greatest that is near zero, with the mantissa kept
+//! raw, and the sign where the interval has both.
 //!
 //! ```text
 //! exceptions  u32
-//! wide        u32
+//! near zero   u32
 //! signs       u32
 //! states      a u32 for each lane
-//! mantissas   of the wide ones, as a bit plane
+//! mantissas   of those near zero, as a bit plane
 //! signs       of those whose interval has both, as a bit plane
 //! exceptions  x (index in the chunk u32, value u16)
 //! words       u16 ...
@@ -19,8 +21,8 @@
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod grid;
+mod near_zero;
 mod rows;
-mod wide;
 
 use std::ops::Range;
 use std::sync::OnceLock;
@@ -44,7 +46,7 @@ use crate::table::SymbolTable;
 
 pub use grid::FloatGrid;
 use grid::{Cut, F16};
-use wide::{Listed, Wide};
+use near_zero::{Listed, NearZero};
 
 /// The sign bit of a float.
 const SIGN: u16 = 0x8000;
@@ -65,47 +67,54 @@ pub struct FloatRefiner {
     backend: Backend,
     layout: Layout,
     grid: FloatGrid,
-    wide: Box<SymbolTable>,
-    decode_wide: DecodeTable,
+    near_zero: Box<SymbolTable>,
+    decode_near_zero: DecodeTable,
     /// Made when the first chunk is encoded; readers need none.
-    encode_wide: OnceLock<EncodeTable>,
+    encode_near_zero: OnceLock<EncodeTable>,
 }
 
 impl FloatRefiner {
-    /// A coder for floats of this type, `wide` being the table of those in wide intervals.
+    /// A coder for floats of this type, `near_zero` being the table of those near zero.
     #[must_use]
-    pub fn new(grid: FloatGrid, wide: SymbolTable, layout: Layout) -> Self {
+    pub fn new(grid: FloatGrid, near_zero: SymbolTable, layout: Layout) -> Self {
         let backend = Backend::best();
-        let decode_wide = DecodeTable::new(&wide, layout, backend);
-        Self { backend, layout, grid, wide: Box::new(wide), decode_wide, encode_wide: OnceLock::new() }
+        let decode_near_zero = DecodeTable::new(&near_zero, layout, backend);
+        Self {
+            backend,
+            layout,
+            grid,
+            near_zero: Box::new(near_zero),
+            decode_near_zero,
+            encode_near_zero: OnceLock::new(),
+        }
     }
 
     /// The same coder on another backend, for tests and measurements. What it writes is the same.
     #[must_use]
     pub fn on(self, backend: Backend) -> Self {
-        let decode_wide = DecodeTable::new(&self.wide, self.layout, backend);
-        Self { backend, decode_wide, ..self }
+        let decode_near_zero = DecodeTable::new(&self.near_zero, self.layout, backend);
+        Self { backend, decode_near_zero, ..self }
     }
 
-    /// The table of floats in wide intervals.
+    /// The table of floats near zero.
     #[must_use]
-    pub fn wide_table(&self) -> &SymbolTable {
-        &self.wide
+    pub fn near_zero_table(&self) -> &SymbolTable {
+        &self.near_zero
     }
 
-    /// Counts the symbols that the floats of a chunk in wide intervals take, for the table.
+    /// Counts the symbols that the floats of a chunk take that are near zero, for the table.
     ///
     /// # Errors
     /// Inputs of other numbers of weights.
-    pub fn count_wide(
+    pub fn count_near_zero(
         grid: FloatGrid,
         values: &[Half],
         cols: usize,
         inputs: &mut impl FloatInputs,
         into: &mut [u64; 256],
     ) -> Result<(), EncodeError> {
-        let listed = wide::list(grid, values.len(), cols, inputs).ok_or(EncodeError::Shape)?;
-        let symbols = listed.iter().filter_map(|listed| listed.wide.symbol(grid, values[listed.index]));
+        let listed = near_zero::list(grid, values, cols, inputs).ok_or(EncodeError::Shape)?;
+        let symbols = listed.iter().filter_map(|listed| listed.known.symbol(grid, values[listed.index]));
         symbols.for_each(|symbol| into[usize::from(symbol)] += 1);
         Ok(())
     }
@@ -122,22 +131,23 @@ impl FloatRefiner {
         scratch: &mut Scratch,
     ) -> Result<Vec<u8>, EncodeError> {
         let mut exceptions = Exceptions::new(values.len())?;
-        let listed = wide::list(self.grid, values.len(), cols, inputs).ok_or(EncodeError::Shape)?;
+        let listed = near_zero::list(self.grid, values, cols, inputs).ok_or(EncodeError::Shape)?;
         let mut symbols = Vec::with_capacity(listed.len());
-        for Listed { index, wide } in &listed {
-            let symbol = wide.symbol(self.grid, values[*index]);
-            let symbol = symbol.filter(|symbol| self.wide.frequency(*symbol) > 0);
+        for Listed { index, known } in &listed {
+            let symbol = known.symbol(self.grid, values[*index]);
+            let symbol = symbol.filter(|symbol| self.near_zero.frequency(*symbol) > 0);
             if symbol.is_none() {
                 exceptions.push(*index);
             }
-            symbols.push(symbol.unwrap_or_else(|| self.wide.likeliest()));
+            symbols.push(symbol.unwrap_or_else(|| self.near_zero.likeliest()));
         }
         let words = &mut scratch.words;
         words.begin(values.len());
         let mut states = States::first(self.layout);
-        let encode_wide = self.encode_wide.get_or_init(|| EncodeTable::new(&self.wide, self.layout));
+        let encode_near_zero =
+            self.encode_near_zero.get_or_init(|| EncodeTable::new(&self.near_zero, self.layout));
         // Those that the table lacks have been replaced.
-        symbols::encode_row(self.backend, &mut states, words, encode_wide, &symbols, &mut |_| {});
+        symbols::encode_row(self.backend, &mut states, words, encode_near_zero, &symbols, &mut |_| {});
         let rows = Rows::new(values.len(), cols);
         for number in (0..rows.count()).rev() {
             let elements = rows.range(number);
@@ -153,7 +163,7 @@ impl FloatRefiner {
             }
         }
         let value = |listed: &Listed| u16::from_le_bytes(values[listed.index]);
-        let with_sign = listed.iter().filter(|listed| listed.wide.has_both_signs());
+        let with_sign = listed.iter().filter(|listed| listed.known.has_both_signs());
         let mantissa = self.grid.mantissa_bits();
         let words = words.words();
         let mut out = Vec::with_capacity(2048 + listed.len() * 2 + words.len());
@@ -186,17 +196,17 @@ impl FloatRefiner {
     ) -> Result<(), DecodeError> {
         let mut input = Input(chunk);
         let exceptions = input.u32()? as usize;
-        let (wide, signs) = (input.u32()? as usize, input.u32()? as usize);
-        if wide > out.len() || signs > wide {
-            return Err(DecodeError::Corrupt("more wide intervals than weights"));
+        let (near_zero, signs) = (input.u32()? as usize, input.u32()? as usize);
+        if near_zero > out.len() || signs > near_zero {
+            return Err(DecodeError::Corrupt("more floats near zero than there are"));
         }
         let mut states = input.states(self.layout)?;
         let mantissa = self.grid.mantissa_bits();
-        let mantissas = input.take(plane_bytes(wide, mantissa))?;
+        let mantissas = input.take(plane_bytes(near_zero, mantissa))?;
         let sign_plane = input.take(plane_bytes(signs, 1))?;
         let exceptions = input.items::<6>(exceptions)?;
         let mut words = WordReader::new(input.0)?;
-        let mut listed = Vec::with_capacity(wide);
+        let mut listed = Vec::with_capacity(near_zero);
         for (number, elements) in Rows::new(out.len(), cols).iter().enumerate() {
             for part in parts(elements.len()) {
                 let start = elements.start + part.start;
@@ -206,35 +216,35 @@ impl FloatRefiner {
                     return Err(DecodeError::Corrupt("intervals of another number than the floats"));
                 }
                 self.decode_row(&mut states, &mut words, intervals, out, &mut |column| {
-                    let wide = Wide::of(self.grid, intervals.lo[column], intervals.hi[column]);
-                    listed.push(Listed { index: start + column, wide });
+                    let known = NearZero::of(self.grid, intervals.lo[column], intervals.hi[column]);
+                    listed.push(Listed { index: start + column, known });
                 })?;
-                if listed.len() > wide {
-                    return Err(DecodeError::Corrupt("another number of wide intervals"));
+                if listed.len() > near_zero {
+                    return Err(DecodeError::Corrupt("another number of floats near zero"));
                 }
             }
         }
         let with_sign: Vec<usize> =
-            listed.iter().filter(|listed| listed.wide.has_both_signs()).map(|listed| listed.index).collect();
-        if listed.len() != wide || with_sign.len() != signs {
-            return Err(DecodeError::Corrupt("another number of wide intervals"));
+            listed.iter().filter(|listed| listed.known.has_both_signs()).map(|listed| listed.index).collect();
+        if listed.len() != near_zero || with_sign.len() != signs {
+            return Err(DecodeError::Corrupt("another number of floats near zero"));
         }
-        let mut symbols = vec![0; wide];
-        symbols::decode_row(self.backend, &mut states, &mut words, &self.decode_wide, &mut symbols)?;
+        let mut symbols = vec![0; near_zero];
+        symbols::decode_row(self.backend, &mut states, &mut words, &self.decode_near_zero, &mut symbols)?;
         words.finish()?;
         states.finish()?;
-        for (Listed { index, wide }, symbol) in listed.iter().zip(&symbols) {
-            out[*index] = wide.float(self.grid, *symbol).to_le_bytes();
+        for (Listed { index, known }, symbol) in listed.iter().zip(&symbols) {
+            out[*index] = known.float(self.grid, *symbol).to_le_bytes();
         }
-        unpack_plane(mantissas, wide, mantissa, |number, bits| {
+        unpack_plane(mantissas, near_zero, mantissa, |number, bits| {
             add_bits(&mut out[listed[number].index], bits)
         })?;
         unpack_plane(sign_plane, signs, 1, |number, sign| add_bits(&mut out[with_sign[number]], sign << 15))?;
         patch(exceptions, out)
     }
 
-    /// Decodes the floats of a part of a row that begins at a column that 128 divides; `wide` gets the columns of those
-    /// whose intervals are wide, of which it decodes nothing.
+    /// Decodes the floats of a part of a row that begins at a column that 128 divides; `near_zero` gets the columns of
+    /// those near zero, of which it decodes no more.
     #[allow(unsafe_code, reason = "calls functions that need instructions")]
     fn decode_row(
         &self,
@@ -242,25 +252,27 @@ impl FloatRefiner {
         words: &mut WordReader,
         intervals: Intervals,
         out: &mut [Half],
-        wide: &mut dyn FnMut(usize),
+        near_zero: &mut dyn FnMut(usize),
     ) -> Result<(), DecodeError> {
         match (self.backend.kind(), Cut::of(self.grid)) {
-            (Kind::Scalar, _) => decode_row(states, words, self.grid, intervals, out, wide, lanes::advance),
+            (Kind::Scalar, _) => {
+                decode_row(states, words, self.grid, intervals, out, near_zero, lanes::advance)
+            }
             // SAFETY: a backend of this kind exists only where the processor has its instructions.
             #[cfg(target_arch = "x86_64")]
             (Kind::Avx512, Some(cut)) => unsafe {
-                avx512::decode_row(states, words, cut, intervals, out, wide)
+                avx512::decode_row(states, words, cut, intervals, out, near_zero)
             },
             // SAFETY: as above; a processor with AVX-512 has AVX2.
             #[cfg(target_arch = "x86_64")]
             (Kind::Avx2 | Kind::Avx512, _) => unsafe {
-                decode_row_avx2(states, words, self.grid, intervals, out, wide)
+                decode_row_avx2(states, words, self.grid, intervals, out, near_zero)
             },
         }
     }
 
-    /// Codes the floats of a part of a row that begins at a column that 128 divides, its last one first, but those
-    /// whose intervals are wide. `outside` gets the columns of those that are not in their intervals.
+    /// Codes the floats of a part of a row that begins at a column that 128 divides, its last one first, of those near
+    /// zero no more than that. `outside` gets the columns of those that are not in their intervals.
     #[allow(unsafe_code, reason = "calls functions that need instructions")]
     fn encode_row(
         &self,
@@ -299,14 +311,18 @@ fn decode_row(
     grid: FloatGrid,
     intervals: Intervals,
     out: &mut [Half],
-    wide: &mut dyn FnMut(usize),
+    near_zero: &mut dyn FnMut(usize),
     advance: impl Advance,
 ) -> Result<(), DecodeError> {
     match grid {
-        FloatGrid::Bf16 => rows::decode_row(states, words, Cut::BF16, intervals, out, wide, advance),
-        FloatGrid::HighHalf => rows::decode_row(states, words, Cut::HIGH_HALF, intervals, out, wide, advance),
-        FloatGrid::F16 => rows::decode_row(states, words, F16::<false>, intervals, out, wide, advance),
-        FloatGrid::ShortF16 => rows::decode_row(states, words, F16::<true>, intervals, out, wide, advance),
+        FloatGrid::Bf16 => rows::decode_row(states, words, Cut::BF16, intervals, out, near_zero, advance),
+        FloatGrid::HighHalf => {
+            rows::decode_row(states, words, Cut::HIGH_HALF, intervals, out, near_zero, advance)
+        }
+        FloatGrid::F16 => rows::decode_row(states, words, F16::<false>, intervals, out, near_zero, advance),
+        FloatGrid::ShortF16 => {
+            rows::decode_row(states, words, F16::<true>, intervals, out, near_zero, advance)
+        }
     }
 }
 
@@ -338,10 +354,10 @@ fn decode_row_avx2(
     grid: FloatGrid,
     intervals: Intervals,
     out: &mut [Half],
-    wide: &mut dyn FnMut(usize),
+    near_zero: &mut dyn FnMut(usize),
 ) -> Result<(), DecodeError> {
     let advance = |set: &mut _, slots: &_, window: &_| avx2::advance(set, slots, window);
-    decode_row(states, words, grid, intervals, out, wide, advance)
+    decode_row(states, words, grid, intervals, out, near_zero, advance)
 }
 
 #[cfg(target_arch = "x86_64")]

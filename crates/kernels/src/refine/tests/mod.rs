@@ -27,6 +27,9 @@ enum Kind {
     Even(usize),
     Float(u32, u32, u32),
     Table,
+    /// Of weights that were rounded to BF16 first.
+    RoundedEven(usize),
+    RoundedFloat(u32, u32, u32),
 }
 
 const NF4: [f32; 16] = [
@@ -37,10 +40,10 @@ const NF4: [f32; 16] = [
 impl Quantiser {
     fn new(kind: Kind, weights: &[f32], cols: usize, group: usize, shift: f32) -> Self {
         let (levels, values) = match kind {
-            Kind::Even(count) => {
+            Kind::Even(count) | Kind::RoundedEven(count) => {
                 (Edges::integers(count).unwrap(), (0..count).map(|rank| rank as f32).collect::<Vec<_>>())
             }
-            Kind::Float(bits, mantissa, bias) => {
+            Kind::Float(bits, mantissa, bias) | Kind::RoundedFloat(bits, mantissa, bias) => {
                 let half = 1u32 << (bits - 1);
                 let value = |m: u32| {
                     let (e, f) = ((m >> mantissa).cast_signed(), (m & ((1 << mantissa) - 1)) as f32);
@@ -57,7 +60,12 @@ impl Quantiser {
             }
             Kind::Table => (Edges::table(&NF4).unwrap(), NF4.to_vec()),
         };
-        let even = matches!(kind, Kind::Even(_));
+        let even = matches!(kind, Kind::Even(_) | Kind::RoundedEven(_));
+        let levels = match kind {
+            Kind::RoundedEven(count) => levels.of_rounded(1.0 / 256.0, (count / 2) as f32).unwrap(),
+            Kind::RoundedFloat(..) => levels.of_rounded(1.0 / 256.0, 0.0).unwrap(),
+            _ => levels,
+        };
         let reach = values.iter().fold(0f32, |most, value| most.max(value.abs()));
         let (mut scales, mut zeros) = (Vec::new(), Vec::new());
         for row in weights.chunks(cols) {
@@ -194,7 +202,7 @@ fn round_trip(
         }
         let mut histogram = [0; 256];
         let mut inputs = Given::new(given.clone(), None, cols);
-        FloatRefiner::count_wide(grid, values, cols, &mut inputs, &mut histogram).unwrap();
+        FloatRefiner::count_near_zero(grid, values, cols, &mut inputs, &mut histogram).unwrap();
         let table = SymbolTable::from_histogram(&histogram);
         let mut chunks = Vec::new();
         for backend in Backend::available() {
@@ -235,7 +243,7 @@ fn llm_like(count: usize, cols: usize) -> Vec<f32> {
     (0..count).map(bell).collect()
 }
 
-const ALL_KINDS: [Kind; 9] = [
+const ALL_KINDS: [Kind; 14] = [
     Kind::Even(4),
     Kind::Even(8),
     Kind::Even(16),
@@ -245,6 +253,11 @@ const ALL_KINDS: [Kind; 9] = [
     Kind::Float(8, 3, 7),
     Kind::Float(8, 2, 15),
     Kind::Even(256),
+    Kind::RoundedEven(16),
+    Kind::RoundedEven(30),
+    Kind::RoundedEven(256),
+    Kind::RoundedFloat(8, 3, 7),
+    Kind::RoundedFloat(8, 2, 15),
 ];
 
 #[test]

@@ -5,6 +5,7 @@ use qstore_kernels::{
     Backend, Classifier, CodesCoder, DecodeError, EncodeError, FloatGrid, FloatRefiner, Layout, SymbolTable,
 };
 
+use super::factors::Factors;
 use super::known::GivenWeights;
 use crate::codec::float::{Parts, high_halves, values, with_rest};
 use crate::codec::head::{read_tables, write_tables};
@@ -17,19 +18,21 @@ pub(crate) struct RefineFloats {
     coder: FloatRefiner,
     /// Of the stretches about codes that were moved, if there are such.
     stretches: Option<CodesCoder>,
+    /// Of the matrix that has them.
+    factors: Option<Factors>,
 }
 
 impl RefineFloats {
-    /// With a table that fits this histogram, which [`count_wide`] has filled, and tables of stretches.
+    /// With a table that fits this histogram, which [`count_near_zero`] has filled, and tables of stretches.
     pub(crate) fn fit(
         float: FloatKind,
-        wide: &[u64; 256],
+        near_zero: &[u64; 256],
         stretches: Option<Vec<SymbolTable>>,
         layout: Layout,
     ) -> Result<Self, DecodeError> {
-        let coder = FloatRefiner::new(grid(float), SymbolTable::from_histogram(wide), layout);
+        let coder = FloatRefiner::new(grid(float), SymbolTable::from_histogram(near_zero), layout);
         let stretches = stretches.map(|tables| CodesCoder::new(tables, layout)).transpose()?;
-        Ok(Self { float, coder, stretches })
+        Ok(Self { float, coder, stretches, factors: None })
     }
 
     pub(crate) fn open(
@@ -41,12 +44,19 @@ impl RefineFloats {
         let tables = has_stretches.then(|| read_tables(head)).transpose()?;
         let stretches = tables.map(|tables| CodesCoder::new(tables, layout)).transpose()?;
         let coder = FloatRefiner::new(grid(float), SymbolTable::read(head)?, layout);
-        Ok(Self { float, coder, stretches })
+        Ok(Self { float, coder, stretches, factors: None })
+    }
+
+    /// The same for a matrix that has factors, which come before all else of its head.
+    pub(crate) fn with_factors(self, factors: Option<Factors>) -> Self {
+        Self { factors, ..self }
     }
 
     pub(crate) fn head(&self) -> Vec<u8> {
-        let mut head = self.stretches.as_ref().map_or_else(Vec::new, |coder| write_tables(coder.tables()));
-        self.coder.wide_table().write(&mut head);
+        let mut head = Vec::new();
+        self.factors.iter().for_each(|factors| factors.write(&mut head));
+        head.extend(self.stretches.as_ref().map_or_else(Vec::new, |coder| write_tables(coder.tables())));
+        self.coder.near_zero_table().write(&mut head);
         head
     }
 
@@ -64,6 +74,7 @@ impl RefineFloats {
         workspace: &mut Workspace,
     ) -> Option<Vec<u8>> {
         let values = high_halves(self.float, raw);
+        let given = GivenWeights { factors: self.factors.as_ref(), ..given };
         if !given.is_for(values.len()) || given.known.has_moved() != self.stretches.is_some() {
             return None;
         }
@@ -88,6 +99,7 @@ impl RefineFloats {
         workspace: &mut Workspace,
         out: &mut [u8],
     ) -> Result<(), DecodeError> {
+        let given = GivenWeights { factors: self.factors.as_ref(), ..given };
         let weights = out.len() / self.float.width();
         if !given.is_for(weights) || given.known.has_moved() != self.stretches.is_some() {
             return Err(DecodeError::Corrupt("floats of another number than the codes that they are given"));
@@ -118,11 +130,11 @@ pub(crate) fn stretches(float: FloatKind, raw: &[u8], given: GivenWeights) -> Op
     given.is_for(weights.len()).then(|| given.stretches(|index| weights[index]))?
 }
 
-/// Counts the symbols that the floats of a chunk in wide intervals take; `symbols` say in which stretches they lie.
+/// Counts the symbols that the floats of a chunk near zero take; `symbols` say in which stretches they lie.
 ///
 /// # Errors
 /// What is given is for another number of weights.
-pub(crate) fn count_wide(
+pub(crate) fn count_near_zero(
     float: FloatKind,
     raw: &[u8],
     given: GivenWeights,
@@ -134,7 +146,7 @@ pub(crate) fn count_wide(
         return Err(EncodeError::Shape);
     }
     let mut inputs = given.inputs(Backend::best(), symbols).map_err(|_| EncodeError::Shape)?;
-    FloatRefiner::count_wide(grid(float), &values, given.cols(), &mut inputs, into)
+    FloatRefiner::count_near_zero(grid(float), &values, given.cols(), &mut inputs, into)
 }
 
 fn grid(float: FloatKind) -> FloatGrid {

@@ -8,6 +8,7 @@ use qstore_kernels::{
     PART, Scaled,
 };
 
+use super::factors::Factors;
 use super::scaled::{Moved, RowScales, Scalings};
 use crate::quant::Dequantizer;
 
@@ -47,6 +48,8 @@ pub(crate) struct GivenWeights<'a> {
     /// The columns that they are of.
     pub(crate) columns: (usize, usize),
     pub(crate) known: &'a KnownWeights,
+    /// Those of the matrix whose codes were moved, if it has any.
+    pub(crate) factors: Option<&'a Factors>,
 }
 
 impl KnownBins {
@@ -163,7 +166,7 @@ impl<'a> GivenWeights<'a> {
         let mut symbols = vec![0; codes.len()];
         let lines = codes.chunks(columns.len().max(1)).zip(symbols.chunks_mut(columns.len().max(1)));
         for (row, (codes, symbols)) in lines.enumerate() {
-            moved.fill(&bins.scalings, self.first_row + row, &columns);
+            moved.fill(&bins.scalings, self.first_row + row, &columns, self.factors);
             let each = moved.of_row(&bins.scalings, codes).zip(symbols).enumerate();
             for (column, ((scale, zero), symbol)) in each {
                 let weight = weight(row * columns.len() + column);
@@ -222,7 +225,8 @@ impl Inputs<'_> {
                 let range = at..at + cols.len();
                 let (codes, symbols) = (codes.get(range.clone()), self.symbols.get(range));
                 let (codes, symbols) = codes.zip(symbols).ok_or(DecodeError::Truncated)?;
-                self.moved.fill(&bins.scalings, self.given.first_row + row, &self.columns);
+                let number = self.given.first_row + row;
+                self.moved.fill(&bins.scalings, number, &self.columns, self.given.factors);
                 let scaled = self.moved.part(&bins.scalings, cols, codes)?;
                 let bins = Bins { edges, ends: bins.ends, ranks: symbols, scaled };
                 if index == 0 {

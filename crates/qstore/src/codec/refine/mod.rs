@@ -4,10 +4,12 @@
 //! that has fewer rows or columns, and where a scale or zero-point is no number, codes tell nothing.
 
 mod codes;
+mod factors;
 mod floats;
 mod known;
 mod scaled;
 
 pub(crate) use codes::Refine;
-pub(crate) use floats::{RefineFloats, count_wide, stretches};
+pub(crate) use factors::Factors;
+pub(crate) use floats::{RefineFloats, count_near_zero, stretches};
 pub(crate) use known::{GivenWeights, KnownBins, KnownCodes, KnownWeights, OwnBins};

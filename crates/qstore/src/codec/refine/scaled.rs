@@ -5,6 +5,7 @@ use std::ops::Range;
 use qstore_container::Rounded;
 use qstore_kernels::{DecodeError, Each, LEAST_SCALE, Scaled, WIDEST};
 
+use super::factors::Factors;
 use crate::quant::{ColumnRun, Dequantizer, Ranking, Scaling};
 
 /// What the codes of a matrix stand for, row by row.
@@ -157,8 +158,14 @@ impl Moved {
         Self { scales, zeros, signs, row: None, part: Vec::new(), ranks: Vec::new() }
     }
 
-    /// Makes it that of row `number`.
-    pub(super) fn fill(&mut self, of: &Scalings, number: usize, columns: &Range<usize>) {
+    /// Makes it that of row `number`, whose scales are multiplied with these factors.
+    pub(super) fn fill(
+        &mut self,
+        of: &Scalings,
+        number: usize,
+        columns: &Range<usize>,
+        factors: Option<&Factors>,
+    ) {
         if self.row == Some(number) {
             return;
         }
@@ -169,7 +176,16 @@ impl Moved {
             let scaled = group.map(|group| (values.scale(group), values.zero(group)));
             let usable = scaled.filter(|(scale, _)| scale.is_finite());
             let (scale, zero) = usable.unwrap_or((Scaling::NOTHING.scale, Scaling::NOTHING.zero));
-            self.scales[run.clone()].fill(scale.abs().max(LEAST_SCALE));
+            let scales = &mut self.scales[run.clone()];
+            scales.fill(scale.abs());
+            if let Some(factors) = factors.filter(|_| usable.is_some()) {
+                let (of_columns, of_row) = factors.of_row(number, columns.start + run.start);
+                scales
+                    .iter_mut()
+                    .zip(of_columns)
+                    .for_each(|(scale, factor)| *scale = *scale * factor * of_row);
+            }
+            scales.iter_mut().for_each(|scale| *scale = scale.clamp(LEAST_SCALE, f32::MAX));
             self.zeros[run.clone()].fill(zero);
             self.signs[run].fill(if scale < 0.0 { -1.0 } else { 1.0 });
         }

@@ -119,7 +119,7 @@ proptest! {
         codes.iter_mut().enumerate().filter(|(at, _)| at % 4 != 0).for_each(|(_, code)| *code = 1);
         let mut raw = vec![0; rows * cols * usize::from(word / 8)];
         words_of_codes(&packing, &codes, cols * usize::from(word / 8), &mut raw);
-        let layout_of_codes = CodeLayout { transposed: true, packing: Some(packing) };
+        let layout_of_codes = CodeLayout { transposed: true, pitch: None, packing: Some(packing) };
         let symbols = Symbols::of(&layout_of_codes);
         let fit = fit(&symbols.read(&raw, cols), symbols.cols(cols));
         let codec = Codec::Codes(Codes::new(&layout_of_codes, fit.tables, layout(wide)).unwrap());

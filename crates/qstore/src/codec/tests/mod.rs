@@ -107,7 +107,7 @@ impl AnyValues {
     fn layout(&self) -> CodeLayout {
         let (bits, along) = (self.bits, Axis::Columns);
         let packing = (bits < 8).then(|| Packing { bits, word: 8, along, order: Vec::new() });
-        CodeLayout { transposed: false, packing }
+        CodeLayout { packing, ..CodeLayout::default() }
     }
 
     fn pack(&self, codes: &[u8], cols: usize) -> Vec<u8> {
@@ -217,7 +217,7 @@ impl Case<'_> {
         let array = StoredArray {
             key: "tensor:x".parse().unwrap(),
             dtype,
-            shape: Vec::new(),
+            shape: vec![(self.raw.len() / (self.cols * dtype.bitsize() / 8)) as u64, self.cols as u64],
             hash: None,
             mantissa: self.codec.mantissa(),
             chunk: ChunkShape {

@@ -46,6 +46,7 @@ fn known_in_plan(matrices: usize) -> Vec<KnownMatrix> {
         matrix: *any_given(),
         ends: Some([0.0, 1.0].map(|end: f32| end.try_into().unwrap())),
         around: None,
+        factors: None,
     };
     vec![known; matrices]
 }
@@ -58,7 +59,7 @@ proptest! {
     fn chains_of_any_quantisers(
         chain in prop::collection::vec((any_values(), prop_oneof![Just(0u8), 0u8..12], prop::sample::select(vec![0.0f32, 0.5, 8.0]), 0u64..3), 1..5),
         rows in 1usize..9, cols in 1usize..90, first_row in 0usize..3, kind in 0usize..4, seed in any::<u64>(),
-        (noise, wide, moved) in (0u8..4, any::<bool>(), 0usize..8),
+        (noise, wide, moved, factored) in (0u8..4, any::<bool>(), 0usize..8, 0u8..3),
         around in prop::collection::vec(prop_oneof![-3f32..3.0, Just(0.0), Just(1e30), Just(-2.0)], 3..18),
     ) {
         let cols = cols * 8;
@@ -80,7 +81,7 @@ proptest! {
                 let (layout_of_codes, words) = (quantiser.layout(), quantiser.elements(cols));
                 let packed = quantiser.pack(&own_codes, cols);
                 let read: Vec<_> = given.iter().map(|codes| KnownCodes::Read(codes)).collect();
-                let weights = GivenWeights { codes: &read, first_row, columns: (0, cols), known: &known };
+                let weights = GivenWeights { codes: &read, first_row, columns: (0, cols), known: &known, factors: None };
                 let codec = Codec::Refine(Refine::new(&layout_of_codes, layout(wide)));
                 let case = Case { codec, wide, classifier: Classifier::single(), raw: &packed, cols: words, given: GivenOfChunk::Weights(weights) };
                 let encoding = Encoding::Refine { known: known_in_plan(index), own: Box::new(any_given().values), layout: layout_of_codes };
@@ -109,16 +110,24 @@ proptest! {
         }
         let known = KnownWeights::new(bins, None);
         let read: Vec<_> = given.iter().map(|codes| KnownCodes::Read(codes)).collect();
-        let weights = GivenWeights { codes: &read, first_row, columns: (0, cols), known: &known };
+        let factor = |at: usize| 0.5 + (at as u64 ^ (seed % 97)) as f32 % 7.0 * 0.25;
+        let of_rows: Vec<f32> = (0..rows).map(|row| factor(row + 3)).collect();
+        let factors = moved.filter(|_| factored > 0).map(|_| {
+            let of_columns: Vec<f32> = (0..cols).map(factor).collect();
+            Factors::new(&of_columns, (factored > 1).then_some(&of_rows[..])).unwrap()
+        });
+        prop_assert!(Factors::new(&[1.0, f32::NAN], None).is_none() && Factors::new(&[1.0], Some(&[1e-9])).is_none());
+        let weights = GivenWeights { codes: &read, first_row, columns: (0, cols), known: &known, factors: factors.as_ref() };
         let symbols = moved.map(|_| stretches(float, &raw, weights).unwrap());
-        let mut wide_symbols = [0; 256];
-        count_wide(float, &raw, weights, symbols.as_deref().unwrap_or_default(), &mut wide_symbols).unwrap();
+        let mut near_zero = [0; 256];
+        count_near_zero(float, &raw, weights, symbols.as_deref().unwrap_or_default(), &mut near_zero).unwrap();
         let fitted = symbols.map(|symbols| fit(&symbols, cols));
         let (tables, classifier) = fitted.map_or((None, Classifier::single()), |fit| (Some(fit.tables), fit.classifier));
-        let codec = Codec::RefineFloats(RefineFloats::fit(float, &wide_symbols, tables, layout(wide)).unwrap());
+        let codec = Codec::RefineFloats(RefineFloats::fit(float, &near_zero, tables, layout(wide)).unwrap().with_factors(factors.clone()));
         let case = Case { codec, wide, classifier, raw: &raw, cols, given: GivenOfChunk::Weights(weights) };
         let mut known = known_in_plan(chain.len());
         if let Some(moved) = moved {
+            known[moved].factors = factors.as_ref().map(Factors::of);
             known[moved].around = Some(around.iter().map(|edge| (*edge).try_into().unwrap()).collect());
         }
         let encoding = Encoding::RefineFloats { known, transposed: false };
@@ -168,7 +177,7 @@ fn columns_of_a_matrix_have_their_own_scales() {
         };
         let (low, high) = (of(&low_codes), of(&high_codes));
         let read = [KnownCodes::Read(&low)];
-        let given = GivenWeights { codes: &read, first_row: 0, columns, known: &known };
+        let given = GivenWeights { codes: &read, first_row: 0, columns, known: &known, factors: None };
         let workspace = &mut Workspace::default();
         let width = columns.1 - columns.0;
         let coded = codec.encode(&high, width, given, workspace).unwrap();

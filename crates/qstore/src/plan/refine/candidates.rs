@@ -1,13 +1,14 @@
 //! The matrices below that an array may be given, and in what ways their codes tell something of its weights.
 
 use qstore_checkpoint::FloatKind;
+use qstore_container::limits::MAX_GIVEN;
 use qstore_container::{ArrayRef, Finite, KnownMatrix};
 
 use super::super::given::GivenGroup;
 use super::super::matrix::{CodedMatrix, Part};
 use super::super::unusable::Unusable;
 use super::{Refined, stretches};
-use crate::codec::{KnownBins, values};
+use crate::codec::{Factors, KnownBins, values};
 
 /// How many steps beyond the outermost levels their bins may end: where another level would begin, or a little farther,
 /// as the greatest weight was to lie there and scales are rounded, or at the levels themselves, as it became the
@@ -32,6 +33,8 @@ pub(super) struct Candidate<'a> {
     ways: Vec<Told>,
     /// The candidates that its codes are given, which come before it.
     needs: Vec<usize>,
+    /// What weights were multiplied with before they were rounded to codes that were moved.
+    pub(super) factors: Option<Factors>,
 }
 
 /// What codes tell of weights.
@@ -79,14 +82,14 @@ impl<'a> Candidate<'a> {
             let Some(bins) = bins else { continue };
             let rounds = group.values.rule().is_some();
             let beyond = STEPS_BEYOND.iter().filter(|_| rounds).map(|steps| Told::Bins(bins.beyond(*steps)));
-            found.push((source, Self { ways: beyond.collect(), group, bins, needs }));
+            found.push((source, Self { ways: beyond.collect(), group, bins, needs, factors: None }));
         }
         Ok(found.into_iter().map(|(_, candidate)| candidate).collect())
     }
 
     /// Finds the ways in which its codes, the `index`th of `of` matrices', tell something of floats: if they were
-    /// moved, or if their outermost bins end elsewhere.
-    pub(super) fn look_at(&mut self, parts: &[Part], float: FloatKind, (index, of): (usize, usize)) {
+    /// moved, or if their outermost bins end elsewhere. Returns whether integers were moved.
+    pub(super) fn look_at(&mut self, parts: &[Part], float: FloatKind, (index, of): (usize, usize)) -> bool {
         let given = &self.group.values;
         let (mut off, mut ends) = (Vec::new(), [f32::INFINITY, f32::NEG_INFINITY]);
         for part in parts {
@@ -115,9 +118,38 @@ impl<'a> Candidate<'a> {
             let most = (ends[1] + (beyond[1] - outer[1])).clamp(outer[1], far[1]);
             self.ways.push(Told::Bins([least, most]));
         }
-        if given.rule().is_none() || given.is_integer() && moved > off.len() / MOVED_SHARE {
+        let is_moved = given.is_integer() && moved > off.len() / MOVED_SHARE;
+        if given.rule().is_none() || is_moved {
             self.ways.extend(stretches::edges(&off).into_iter().map(Told::Around));
         }
+        is_moved
+    }
+
+    /// Gives it factors that weights were multiplied with.
+    pub(super) fn multiply(
+        &mut self,
+        factors: Factors,
+        parts: &[Part],
+        float: FloatKind,
+        (index, of): (usize, usize),
+    ) {
+        let given = &self.group.values;
+        let mut off = Vec::new();
+        for part in parts {
+            let codes = part.codes_of(&[index], of);
+            let mut weights = vec![0.0; codes.len()];
+            values(float, &part.raw, &mut weights);
+            let cols = given.cols().max(1);
+            let lines = codes.chunks(cols).zip(weights.chunks_mut(cols));
+            for (row, (codes, weights)) in (part.rows.start..).zip(lines) {
+                let (of_columns, of_row) = factors.of_row(row, 0);
+                weights.iter_mut().zip(of_columns).for_each(|(weight, factor)| *weight /= factor * of_row);
+                off.extend(given.off_levels(row, codes, weights));
+            }
+        }
+        self.ways.retain(|told| !told.is_around());
+        self.ways.extend(stretches::edges(&off).into_iter().map(Told::Around));
+        self.factors = Some(factors);
     }
 
     /// Whether its codes may tell something.
@@ -146,12 +178,13 @@ impl<'a> Candidate<'a> {
                 Some(Told::Around(around)) => around.iter().map(finite).collect(),
                 _ => None,
             },
+            factors: self.factors.as_ref().filter(|_| told.is_some_and(Told::is_around)).map(Factors::of),
         }
     }
 }
 
-/// Every way to choose candidate `index` beside those that are `chosen`, and at most `most` in all, together with what
-/// its codes need.
+/// Every way to choose candidate `index` beside those that are `chosen`, together with what its codes need: at most
+/// `most` in all, beside what others need.
 pub(super) fn extended(
     candidates: &[Candidate],
     chosen: Option<&Chosen>,
@@ -174,7 +207,11 @@ pub(super) fn extended(
             left.extend(&candidates[needed].needs);
         }
     }
-    if with.len() >= most {
+    // What others need is read anyway.
+    let is_needed = |one: usize| with.iter().any(|(other, _)| candidates[*other].needs.contains(&one));
+    let needs = &candidates[index].needs;
+    let beside = with.iter().filter(|(one, _)| !needs.contains(one) && !is_needed(*one)).count();
+    if beside >= most || with.len() >= MAX_GIVEN {
         return Vec::new();
     }
     let ways = candidates[index].ways.iter().filter(|told| !(has_around && told.is_around()));

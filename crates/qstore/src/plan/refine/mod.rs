@@ -5,6 +5,7 @@
 //! them, so that a reader decodes no others.
 
 mod candidates;
+mod factors;
 mod stretches;
 
 use qstore_checkpoint::FloatKind;
@@ -19,8 +20,8 @@ use super::given::GivenGroup;
 use super::matrix::{CodedMatrix, Part};
 use super::unusable::Unusable;
 use crate::codec::{
-    self, Codec, GivenOfChunk, GivenWeights, KnownCodes, KnownWeights, OwnBins, Refine, RefineFloats,
-    count_wide, layout_of, with_workspace,
+    self, Codec, Factors, GivenOfChunk, GivenWeights, KnownCodes, KnownWeights, OwnBins, Refine,
+    RefineFloats, count_near_zero, layout_of, with_workspace,
 };
 use crate::decode::{GivenReader, Meaning};
 use candidates::{Candidate, Chosen, Told, extended};
@@ -72,7 +73,11 @@ pub(super) fn fit(
     let trial: Vec<Part> = parts.iter().map(|part| part.beginning(matrix, TRIAL_WEIGHTS, of)).collect();
     if let Refined::Floats(float) = refined {
         for (index, candidate) in candidates.iter_mut().enumerate() {
-            candidate.look_at(&trial, *float, (index, of));
+            if candidate.look_at(&trial, *float, (index, of))
+                && let Some(factors) = factors::find(matrix, *float, candidate.group, &parts, (index, of))?
+            {
+                candidate.multiply(factors, &trial, *float, (index, of));
+            }
         }
     }
     let candidates = candidates;
@@ -125,8 +130,9 @@ struct Set {
     /// Those whose codes are read.
     read: Vec<usize>,
     of: usize,
-    /// Whether it is stored between which distances from a code's level weights lie.
+    /// Whether it is stored between which distances from a code's level weights lie, and the factors of that matrix.
     is_around: bool,
+    factors: Option<Factors>,
 }
 
 /// What a few chunks become.
@@ -149,6 +155,10 @@ impl Set {
             read: telling.clone().map(|(index, _)| index).collect(),
             of: candidates.len(),
             is_around: telling.clone().any(|(_, told)| Told::is_around(told)),
+            factors: telling
+                .clone()
+                .find(|(_, told)| told.is_around())
+                .and_then(|(index, _)| candidates[index].factors.clone()),
         }
     }
 
@@ -164,6 +174,7 @@ impl Set {
             first_row: parts[index].rows.start,
             columns,
             known: &self.known,
+            factors: self.factors.as_ref(),
         };
         let mut classifier = Classifier::single();
         let codec = match refined {
@@ -171,14 +182,14 @@ impl Set {
                 Codec::Refine(Refine::new(layout, layout_of(refined.chunk(matrix))))
             }
             Refined::Floats(float) => {
-                let (mut wide, mut histograms) = ([0; 256], Histograms::default());
+                let (mut near_zero, mut histograms) = ([0; 256], Histograms::default());
                 for (index, part) in parts.iter().enumerate() {
                     let mut symbols = Vec::new();
                     if self.is_around {
                         symbols = codec::stretches(*float, &part.raw, weights(index))?;
                         add_rows(&mut histograms, &symbols, matrix.cols());
                     }
-                    count_wide(*float, &part.raw, weights(index), &symbols, &mut wide).ok()?;
+                    count_near_zero(*float, &part.raw, weights(index), &symbols, &mut near_zero).ok()?;
                 }
                 let classes =
                     self.is_around.then(|| ClassFit::new(&histograms, matrix.rows_per_sampled(parts)));
@@ -186,7 +197,8 @@ impl Set {
                     classifier = classes.classifier;
                     classes.tables
                 });
-                Codec::RefineFloats(RefineFloats::fit(*float, &wide, tables, layout_of(matrix.chunk)).ok()?)
+                let fitted = RefineFloats::fit(*float, &near_zero, tables, layout_of(matrix.chunk)).ok()?;
+                Codec::RefineFloats(fitted.with_factors(self.factors.clone()))
             }
         };
         let encode = |(index, part): (usize, &Part)| {
