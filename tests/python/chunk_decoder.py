@@ -830,9 +830,25 @@ def decode_rounded(head: Cursor, chunk: Cursor, floats: Ints, own: Values, lanes
 def decode_near(chunk: Cursor, dtype: str, floats: Ints, times: np.float32) -> bytes:
     """The floats of a chunk of `near` (8.10), which is given `floats` as binary32."""
     kind = {"BF16": np.uint16, "F16": np.uint16, "F32": np.uint32}[dtype]
-    one, half = kind(1), kind(1) << kind(np.iinfo(kind).bits - 1)
     numbers = np.frombuffer(decode_zstd(chunk, floats.size, np.dtype(kind).itemsize), kind).reshape(floats.shape)
-    near = floats * times
+    return of_distances(numbers, floats * times, dtype)
+
+
+@np.errstate(all="ignore")
+def decode_dequantized(chunk: Cursor, dtype: str, codes: Ints, given: Values) -> bytes:
+    """The floats of a chunk of `dequantized` (8.11)."""
+    scale, zero = given.of_elements()
+    numbers = given.levels.of_codes(codes).astype(np.float32) - zero.astype(np.float32)
+    kind = np.dtype(np.uint32 if dtype == "F32" else np.uint16)
+    distances = np.frombuffer(decode_zstd(chunk, codes.size, kind.itemsize), kind).reshape(codes.shape)
+    return of_distances(distances, scale * numbers, dtype)
+
+
+@np.errstate(all="ignore")
+def of_distances(numbers: Ints, near: Ints, dtype: str) -> bytes:
+    """Floats that lie so far off expected ones (8.10)."""
+    kind = numbers.dtype.type
+    one, half = kind(1), kind(1) << kind(np.iinfo(kind).bits - 1)
     if dtype == "F16":
         bits: Ints = near.astype(np.float16).view(np.uint16)
     else:
@@ -940,7 +956,7 @@ def expected_multiples(codes: Ints, given: Values, subdivisions: int) -> Ints:
 
 
 def decode_zstd(chunk: Cursor, elements: int, width: int) -> bytes:
-    """A chunk of `zstd` (8.11)."""
+    """A chunk of `zstd` (8.12)."""
     planes = unzstd(chunk.rest(), elements * width)
     check(len(planes) == elements * width, "a Zstandard frame holds less than it should")
     by_byte = np.frombuffer(planes, np.uint8).reshape(width, elements)

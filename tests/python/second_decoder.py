@@ -39,6 +39,7 @@ from chunk_decoder import (
     check,
     decode_code_residual,
     decode_codes,
+    decode_dequantized,
     decode_float_split,
     decode_floats,
     decode_near,
@@ -56,7 +57,10 @@ from interval_decoder import Around, Known, Scaled, Told, decode_refine, decode_
 FORM_HEAD, FORM_CODED, FORM_RAW = 0, 1, 2
 FLOAT_RESIDUALS = ("residual", "step-residual", "refine-floats")
 RESIDUALS = (*FLOAT_RESIDUALS, "code-residual", "refine", "rounded")
-GIVEN_KINDS = (*RESIDUALS, "near")
+GIVEN_KINDS = (*RESIDUALS, "near", "dequantized")
+#: Those whose elements are floats, of codes and of other floats.
+FLOATS_OF_CODES = (*FLOAT_RESIDUALS, "dequantized")
+OF_FLOATS = (*FLOATS_OF_CODES, "near")
 KINDS_WITH_HEAD = (*FLOAT_RESIDUALS, "code-residual", "rounded", "float-split", "codes")
 KINDS_ELSEWHERE = ("reference", "slice", "parts")
 KINDS_WITHOUT_STREAM = (*KINDS_ELSEWHERE, "verbatim")
@@ -69,6 +73,7 @@ FIELDS = {
     "slice": ("of offset", ""),
     "verbatim": ("file offset", ""),
     "residual": ("given", "transposed"),
+    "dequantized": ("given", "transposed"),
     "step-residual": ("given subdivisions", "transposed"),
     "code-residual": ("given own", "layout"),
     "refine": ("known own", "layout"),
@@ -251,7 +256,7 @@ class Array:
             check(self.packing and self.packing.fills([1, chunk_cols]), "chunks of broken codes")
         check(rows <= 1 << 22 and min(rows, of_chunk) <= 1 << 14, "too many rows")
         check(not self.transposed or self.size <= 256 * MIB, "a transposed matrix that is too large")
-        if kind in FLOAT_RESIDUALS or kind == "near":
+        if kind in OF_FLOATS:
             check(plan["dtype"] in FLOATS, f"{plan['key']} has no floats")
         elif self.packing:
             packing = self.packing
@@ -639,7 +644,7 @@ class Store:
         has_fields(given, "shape codes values")
         rows, cols = given["shape"]
         check(is_integer(rows, 1, 1 << 22) and is_integer(cols, 1, 1 << 24), f"a matrix of {rows} x {cols}")
-        field = Field.of(given["codes"], self._fetch(variant, array, (*FLOAT_RESIDUALS, "rounded")))
+        field = Field.of(given["codes"], self._fetch(variant, array, (*FLOATS_OF_CODES, "rounded")))
         check(not field.packing or field.packing.fills(list(field.words.shape)), "codes of broken words")
         codes = field.codes()
         check(codes.shape[0] >= rows and codes.shape[1] >= cols, "codes that do not fit")
@@ -652,7 +657,7 @@ class Store:
         for given in array.matrices:
             name, key = self._find(variant, array, given["codes"]["array"])
             source = self._source(name, key)
-            if array.kind not in FLOAT_RESIDUALS and source.kind in RESIDUALS:
+            if array.kind not in FLOATS_OF_CODES and source.kind in RESIDUALS:
                 check(array.meets(source), "chunks of codes that do not meet")
             if "known" in array.plan["encoding"]:
                 of_source = self._source_id(name, key)[0]
@@ -709,6 +714,10 @@ class Store:
         codes, given = self._given(variant, array, encoding["given"])
         given = given.fitted(*shape)
         codes = given.fitted_codes(codes)
+        if array.kind == "dequantized":
+            return lambda _, chunk, block: decode_dequantized(
+                chunk, array.plan["dtype"], codes[block], given.cut(*block)
+            )
         if array.kind == "residual":
             whole = given.levels.kind in ("signed", "offset") and given.levels.between is None
             may_be = whole or "float" in encoding["given"]["values"]["levels"]

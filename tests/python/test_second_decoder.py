@@ -603,6 +603,19 @@ def test_restores_floats_given_small_groups(binary: Path, tmp_path: Path, size: 
     assert len([plan for plan in plans(store) if plan["encoding"]["kind"] in given_one]) == 2
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_restores_floats_that_were_made_of_codes(binary: Path, tmp_path: Path, dtype: str) -> None:
+    rng = np.random.default_rng(28)
+    codes, scale = quantize(drawn(ml_dtypes.bfloat16, rng, 96, 256))
+    made = ((scale / np.float32(127))[:, None] * codes.astype(np.float32)).astype(DTYPES[dtype])
+    made[3, 4:7] = 1
+    low = {"x.up_proj.weight": codes, "x.up_proj.SCB": scale}
+    folders = save_all(tmp_path / "folders", {"made": {"x.up_proj.weight": made}, "int8": low})
+    store = pack(binary, folders, tmp_path / "store")
+    assert_restores(store, folders, tmp_path / "restored")
+    assert "dequantized" in kinds(store)
+
+
 @pytest.mark.parametrize("of", ["columns", "both"])
 def test_restores_floats_that_were_multiplied_before(binary: Path, tmp_path: Path, of: str) -> None:
     """As AWQ does it: columns, and rows, have factors that are in no file."""

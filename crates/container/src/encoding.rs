@@ -170,6 +170,14 @@ pub enum Encoding {
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         transposed: bool,
     },
+    /// As how far floats lie off what codes stand for, of which they were made.
+    Dequantized {
+        /// The quantised matrix.
+        given: Box<QuantMatrix<ArrayRef>>,
+        /// Whether it is that of the transposed array, which is then what is coded.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        transposed: bool,
+    },
     /// As what floats add to codes that a quantiser has moved: by how many subdivisions of its scale each weight lies
     /// off its code, then its place in the subdivision.
     StepResidual {
@@ -250,6 +258,7 @@ impl Encoding {
             Self::Verbatim { .. } => "verbatim",
             Self::Slice { .. } => "slice",
             Self::Residual { .. } => "residual",
+            Self::Dequantized { .. } => "dequantized",
             Self::StepResidual { .. } => "step-residual",
             Self::CodeResidual { .. } => "code-residual",
             Self::Refine { .. } => "refine",
@@ -273,6 +282,7 @@ impl Encoding {
     pub fn given(&self) -> impl Iterator<Item = &QuantMatrix<ArrayRef>> {
         let one = match self {
             Self::Residual { given, .. }
+            | Self::Dequantized { given, .. }
             | Self::StepResidual { given, .. }
             | Self::CodeResidual { given, .. } => Some(&**given),
             _ => None,
@@ -342,6 +352,7 @@ impl Encoding {
     pub fn is_transposed(&self) -> bool {
         match self {
             Self::Residual { transposed, .. }
+            | Self::Dequantized { transposed, .. }
             | Self::StepResidual { transposed, .. }
             | Self::RefineFloats { transposed, .. } => *transposed,
             _ => self.layout().is_some_and(|layout| layout.transposed),
@@ -368,7 +379,8 @@ impl Encoding {
     /// Whether it is what floats add to codes.
     #[must_use]
     pub fn is_of_floats(&self) -> bool {
-        matches!(self, Self::Residual { .. } | Self::StepResidual { .. } | Self::RefineFloats { .. })
+        let is_residual = matches!(self, Self::Residual { .. } | Self::StepResidual { .. });
+        is_residual || matches!(self, Self::RefineFloats { .. } | Self::Dequantized { .. })
     }
 
     /// Whether it is floats that are near others.
@@ -403,7 +415,7 @@ impl Encoding {
     }
 
     pub(crate) fn has_head(&self) -> bool {
-        let is_without = matches!(self, Self::Refine { .. } | Self::Near { .. });
+        let is_without = matches!(self, Self::Refine { .. } | Self::Near { .. } | Self::Dequantized { .. });
         self.is_given() && !is_without || matches!(self, Self::FloatSplit | Self::Codes { .. })
     }
 

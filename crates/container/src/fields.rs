@@ -40,6 +40,7 @@ enum EncodingKind {
     Verbatim,
     Slice,
     Residual,
+    Dequantized,
     StepResidual,
     CodeResidual,
     Refine,
@@ -65,6 +66,10 @@ impl EncodingFields {
             }
             EncodingKind::Slice => Encoding::Slice { of: self.of.take()?, offset: self.offset.take()? },
             EncodingKind::Residual => Encoding::Residual {
+                given: self.given.take()?,
+                transposed: self.transposed.take().unwrap_or(false),
+            },
+            EncodingKind::Dequantized => Encoding::Dequantized {
                 given: self.given.take()?,
                 transposed: self.transposed.take().unwrap_or(false),
             },

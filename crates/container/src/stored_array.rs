@@ -234,7 +234,9 @@ impl StoredArray {
         if self.hash.is_none() != self.encoding.is_slice() || self.chunk.is_none() == has_chunks {
             return bad("a hash or a chunk's shape is missing, or is that of a slice");
         }
-        let split = matches!(self.encoding, Encoding::FloatSplit) || self.encoding.is_of_floats();
+        let is_whole = matches!(self.encoding, Encoding::Dequantized { .. });
+        let split =
+            matches!(self.encoding, Encoding::FloatSplit) || self.encoding.is_of_floats() && !is_whole;
         if self.mantissa.is_some_and(|bits| bits != 7 || self.dtype != Dtype::F16 || !split) {
             return bad("mantissas that are shorter than any that are made use of");
         }

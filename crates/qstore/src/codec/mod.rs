@@ -23,7 +23,7 @@ use qstore_kernels::{Classifier, DecodeError, Layout};
 pub(crate) use code_residual::{GivenCodes, Predictor};
 pub(crate) use codes::{Codes, Symbols};
 pub(crate) use float::{FloatSplit, high_halves, low_width, values};
-pub(crate) use near::{GivenNear, Near};
+pub(crate) use near::{Expected, GivenNear, GivenValues, Near};
 pub(crate) use not_symbols::not_symbols;
 pub(crate) use planes::Planes;
 pub(crate) use refine::{
@@ -68,8 +68,8 @@ pub(crate) enum GivenOfChunk<'a> {
     Weights(GivenWeights<'a>),
     /// For what is rounded.
     Floats(GivenFloats<'a>),
-    /// For floats that are near others.
-    Near(GivenNear<'a>),
+    /// For floats that are nearly known.
+    Expected(Expected<'a>),
 }
 
 /// How streams of chunks of this shape are laid out.
@@ -111,7 +111,7 @@ impl Codec {
             (Self::Rounded(rounded), GivenOfChunk::Floats(given)) => {
                 rounded.encode(raw, cols, given, classifier, workspace)
             }
-            (Self::Near(near), GivenOfChunk::Near(given)) => near.encode(raw, given),
+            (Self::Near(near), GivenOfChunk::Expected(given)) => near.encode(raw, given),
             _ => None,
         };
         coded.filter(|coded| coded.len() < raw.len())
@@ -149,7 +149,7 @@ impl Codec {
             (Self::Rounded(rounded), GivenOfChunk::Floats(given)) => {
                 rounded.decode(stored, cols, given, workspace, out)
             }
-            (Self::Near(near), GivenOfChunk::Near(given)) => near.decode(stored, given, workspace, out),
+            (Self::Near(near), GivenOfChunk::Expected(given)) => near.decode(stored, given, workspace, out),
             _ => Err(DecodeError::Corrupt("a chunk without what it is given")),
         }
     }
@@ -212,7 +212,7 @@ impl Codec {
             Encoding::Rounded { layout: codes, .. } => {
                 Self::Rounded(Shifted::open(codes, layout, &mut head)?)
             }
-            Encoding::Near { .. } => Self::Near(Near::new(float()?)),
+            Encoding::Near { .. } | Encoding::Dequantized { .. } => Self::Near(Near::new(float()?)),
             Encoding::Reference { .. } | Encoding::Parts { .. } => {
                 return Err(DecodeError::Corrupt("a reference to a reference"));
             }

@@ -1,5 +1,5 @@
-//! Floats given others that are nearly proportional to them, such as the scales of one quantiser given those of
-//! another: by how many floats each lies off the other one times a constant.
+//! Floats that are nearly known: scales of one quantiser given those of another, to which they are nearly proportional,
+//! and floats that were made of codes. Stored is by how many floats each lies off the one that is expected.
 
 use qstore_checkpoint::FloatKind;
 use qstore_kernels::DecodeError;
@@ -7,6 +7,7 @@ use qstore_kernels::DecodeError;
 use super::float::values;
 use super::planes::Planes;
 use super::workspace::{Workspace, at_least};
+use crate::quant::Dequantizer;
 
 /// What a chunk of floats is given.
 #[derive(Debug, Clone, Copy)]
@@ -16,6 +17,24 @@ pub(crate) struct GivenNear<'a> {
     pub(crate) float: FloatKind,
     /// What each is multiplied with.
     pub(crate) times: f32,
+}
+
+/// What a chunk of floats is given that was made of codes, of rows from `first_row` on.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct GivenValues<'a> {
+    pub(crate) codes: &'a [u8],
+    pub(crate) first_row: usize,
+    /// What they stand for.
+    pub(crate) values: &'a Dequantizer,
+}
+
+/// What floats are nearly.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Expected<'a> {
+    /// Others, times a constant.
+    Floats(GivenNear<'a>),
+    /// What codes stand for.
+    Values(GivenValues<'a>),
 }
 
 /// Codes the floats of one array.
@@ -30,7 +49,7 @@ impl Near {
         Self { float, planes: Planes::writer(float.width() as u64, false) }
     }
 
-    pub(crate) fn encode(self, raw: &[u8], given: GivenNear) -> Option<Vec<u8>> {
+    pub(crate) fn encode(self, raw: &[u8], given: Expected) -> Option<Vec<u8>> {
         let expected = self.expected(raw.len(), given)?;
         let mut distances = vec![0; raw.len()];
         let each = distances.chunks_exact_mut(self.float.width()).zip(raw.chunks_exact(self.float.width()));
@@ -44,7 +63,7 @@ impl Near {
     pub(crate) fn decode(
         self,
         stored: &[u8],
-        given: GivenNear,
+        given: Expected,
         workspace: &mut Workspace,
         out: &mut [u8],
     ) -> Result<(), DecodeError> {
@@ -62,12 +81,24 @@ impl Near {
     }
 
     /// The bits of the floats that are expected for so many bytes; `None` if there are not as many.
-    fn expected(self, bytes: usize, given: GivenNear) -> Option<impl Iterator<Item = u32>> {
-        let count = given.raw.len() / given.float.width();
-        let fits = count * given.float.width() == given.raw.len() && count * self.float.width() == bytes;
-        let mut others = vec![0.0; if fits { count } else { 0 }];
-        values(given.float, given.raw, &mut others);
-        fits.then(|| others.into_iter().map(move |other| self.nearest(other * given.times)))
+    fn expected(self, bytes: usize, given: Expected) -> Option<impl Iterator<Item = u32>> {
+        let numbers = match given {
+            Expected::Floats(GivenNear { raw, float, times }) => {
+                let count = raw.len() / float.width();
+                let mut others = vec![0.0; count];
+                if count * float.width() == raw.len() {
+                    values(float, raw, &mut others);
+                    others.iter_mut().for_each(|other| *other *= times);
+                }
+                others
+            }
+            Expected::Values(GivenValues { codes, first_row, values }) => {
+                let lines = (first_row..).zip(codes.chunks(values.cols().max(1)));
+                lines.flat_map(|(row, codes)| values.values_of(row, codes)).collect()
+            }
+        };
+        let fits = numbers.len() * self.float.width() == bytes;
+        fits.then(|| numbers.into_iter().map(move |number| self.nearest(number)))
     }
 
     /// The bits of the float that is nearest to a number, and 0 for what is none.

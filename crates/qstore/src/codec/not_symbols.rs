@@ -49,6 +49,7 @@ pub(crate) fn not_symbols(array: &StoredArray, chunk: &[u8]) -> Result<NotSymbol
         Encoding::Raw
         | Encoding::Zstd
         | Encoding::Near { .. }
+        | Encoding::Dequantized { .. }
         | Encoding::Verbatim { .. }
         | Encoding::Reference { .. }
         | Encoding::Slice { .. }

@@ -11,8 +11,9 @@ use super::bytes::ArrayBytes;
 use super::kept;
 use super::matrix::MatrixReader;
 use crate::codec::{
-    Bins, GivenBins, GivenCodes, GivenFloats, GivenNear, GivenOfChunk, GivenSubdivisions, GivenWeights,
-    KnownBins, KnownCodes, KnownWeights, OwnBins, Predictor, Subdivisions, at_least,
+    Bins, Expected, GivenBins, GivenCodes, GivenFloats, GivenNear, GivenOfChunk, GivenSubdivisions,
+    GivenValues, GivenWeights, KnownBins, KnownCodes, KnownWeights, OwnBins, Predictor, Subdivisions,
+    at_least,
 };
 use crate::fetch::{Fetched, Group, Needs};
 use crate::quant::{Arrays, Dequantizer, Rounder};
@@ -42,6 +43,8 @@ struct Opened {
 pub(crate) enum Meaning {
     /// The bins of floats.
     Bins(Bins),
+    /// Floats that were made of them.
+    Values(Box<Dequantizer>),
     /// Multiples of subdivisions of scales.
     Subdivisions(Box<Subdivisions>),
     /// Other codes.
@@ -77,6 +80,8 @@ pub(super) struct Described {
 pub(super) enum Kind {
     /// Floats that follow from them.
     Bins(FloatKind),
+    /// Floats that were made of them.
+    Values,
     /// Floats, with scales in so many subdivisions, by their base-2 logarithm.
     Subdivisions(i8, FloatKind),
     /// Codes of so many bits, which stand for this.
@@ -160,7 +165,8 @@ impl GivenReader {
             }
             Meaning::Near(float, times) => {
                 let raw = self.floats(from, [rows, columns], *float, buffer)?;
-                return Ok(work(GivenOfChunk::Near(GivenNear { raw, float: *float, times: *times })));
+                let given = GivenNear { raw, float: *float, times: *times };
+                return Ok(work(GivenOfChunk::Expected(Expected::Floats(given))));
             }
             _ => {}
         }
@@ -186,6 +192,10 @@ impl GivenReader {
         let codes = &*codes;
         Ok(match meaning {
             Meaning::Bins(bins) => work(GivenOfChunk::Bins(GivenBins { codes, first_row, bins })),
+            Meaning::Values(values) => {
+                let given = GivenValues { codes, first_row, values };
+                work(GivenOfChunk::Expected(Expected::Values(given)))
+            }
             Meaning::Subdivisions(subdivisions) => {
                 work(GivenOfChunk::Subdivisions(GivenSubdivisions { codes, first_row, subdivisions }))
             }
@@ -278,6 +288,7 @@ impl Described {
         };
         let meaning = match &self.kind {
             Kind::Bins(float) => Meaning::Bins(Bins::new(&only(values)?, *float).ok_or_else(no_bins)?),
+            Kind::Values => Meaning::Values(Box::new(only(values)?)),
             Kind::Subdivisions(subdivisions, float) => {
                 Meaning::Subdivisions(Box::new(Subdivisions::new(only(values)?, *subdivisions, *float)))
             }

@@ -159,6 +159,7 @@ impl Readers {
         };
         let kind = match &array.encoding {
             Encoding::Residual { .. } => Kind::Bins(float()?),
+            Encoding::Dequantized { .. } => Kind::Values,
             Encoding::StepResidual { subdivisions, .. } => Kind::Subdivisions(*subdivisions, float()?),
             Encoding::CodeResidual { own, layout, .. } => Kind::Codes(own.clone(), layout.bits()),
             Encoding::RefineFloats { known, .. } => Kind::Floats(told(known)),

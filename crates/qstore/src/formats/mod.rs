@@ -11,6 +11,7 @@ mod fp8;
 mod gptq;
 mod llm_int8;
 mod mlx;
+mod mxfp4_experts;
 mod nf4;
 mod scales;
 mod torchao;
@@ -88,6 +89,7 @@ const ALL: &[&dyn Format] = &[
     &fp8::Fp8,
     &compressed_ints::CompressedInts,
     &fp4::Fp4,
+    &mxfp4_experts::Mxfp4Experts,
     &nf4::Nf4,
     &awq::Awq,
     &mlx::Mlx,

@@ -155,6 +155,9 @@ impl Chooser<'_> {
     ) -> Result<Option<Fit>, Unusable> {
         let likeliest = pair.open(matrix.shape())?;
         let parts = matrix.given_parts(&[(likeliest.codes()?, likeliest.values.zero_code())])?;
+        if let Some(fit) = residual::fit_values(matrix, float, &likeliest, &parts)? {
+            return Ok(Some(fit));
+        }
         let fit = residual::fit_bins(matrix, float, &pair.open_all(matrix.shape())?, &parts)?;
         if fit.as_ref().is_some_and(Fit::helps) {
             return Ok(fit);

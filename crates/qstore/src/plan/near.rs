@@ -8,7 +8,7 @@ use super::fit::Fit;
 use super::matrix::CodedMatrix;
 use super::rounded::FloatPair;
 use super::{Coding, Pairs};
-use crate::codec::{Codec, GivenNear, Near, values};
+use crate::codec::{Codec, Expected, GivenNear, Near, values};
 use crate::decode::{GivenReader, Meaning};
 
 /// Fewer floats save less than an array of their own costs.
@@ -66,7 +66,7 @@ fn fit(matrix: &CodedMatrix, float: FloatKind, pair: &FloatPair) -> Result<Optio
     let near = Near::new(float);
     let (mut stored, mut of) = (0, 0);
     for part in &parts {
-        let given = GivenNear { raw: &part.codes, float: of_others, times };
+        let given = Expected::Floats(GivenNear { raw: &part.codes, float: of_others, times });
         stored += near.encode(&part.raw, given).map_or(part.raw.len(), |coded| coded.len()) as u64;
         of += part.raw.len() as u64;
     }

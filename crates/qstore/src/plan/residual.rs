@@ -11,8 +11,8 @@ use super::given::GivenGroup;
 use super::matrix::{CodedMatrix, Part};
 use super::unusable::Unusable;
 use crate::codec::{
-    Bins, Codec, GivenBins, GivenOfChunk, GivenSubdivisions, Residual, StepResidual, Subdivisions,
-    count_zeros, layout_of, split, with_workspace,
+    Bins, Codec, Expected, GivenBins, GivenOfChunk, GivenSubdivisions, GivenValues, Near, Residual,
+    StepResidual, Subdivisions, count_zeros, layout_of, split, with_workspace,
 };
 use crate::decode::{GivenReader, MatrixReader, Meaning};
 use crate::quant::{Dequantizer, LevelKind};
@@ -54,6 +54,41 @@ pub(super) fn fit_bins(
         chunk: Some(matrix.chunk),
     };
     Ok(Some(Fit { coding, stored: tried.stored, of: tried.of }))
+}
+
+/// Weights that tell whether floats were made of codes.
+const WEIGHTS_THAT_TELL: usize = 1 << 12;
+/// How many times smaller they become then.
+const TELLING: u64 = 8;
+
+/// The floats of `matrix` as what codes stand for. `None` unless they were made of them.
+pub(super) fn fit_values(
+    matrix: &CodedMatrix,
+    float: FloatKind,
+    given: &GivenGroup,
+    parts: &[Part],
+) -> Result<Option<Fit>> {
+    let near = Near::new(float);
+    let stored = |part: &Part| {
+        let of_part = GivenValues { codes: &part.codes, first_row: part.rows.start, values: &given.values };
+        near.encode(&part.raw, Expected::Values(of_part)).map_or(part.raw.len(), |coded| coded.len()) as u64
+    };
+    let size = |part: &Part| part.raw.len() as u64;
+    let likely = parts.first().map(|part| part.beginning(matrix, WEIGHTS_THAT_TELL, 1));
+    if likely.is_none_or(|part| stored(&part) * TELLING > size(&part)) {
+        return Ok(None);
+    }
+    let Some(codes) = Unusable::skip(given.codes())? else { return Ok(None) };
+    let meaning = Meaning::Values(Box::new(given.values.clone()));
+    let coding = Coding {
+        encoding: Encoding::Dequantized { given: Box::new(given.in_plan()), transposed: matrix.transposed },
+        codec: Codec::Near(near),
+        classifier: Classifier::single(),
+        given: Some(GivenReader::new(vec![codes], meaning, vec![given.values.zero_code()])),
+        chunk: Some(matrix.chunk),
+    };
+    let fit = Fit { coding, stored: parts.iter().map(stored).sum(), of: parts.iter().map(size).sum() };
+    Ok((fit.stored * TELLING <= fit.of).then_some(fit))
 }
 
 fn of_part<'a>(part: &'a Part, bins: &'a Bins) -> GivenBins<'a> {

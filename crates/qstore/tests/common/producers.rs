@@ -308,6 +308,53 @@ pub fn torchao_int4(tensors: &Tensors) -> Tensors {
     })
 }
 
+/// FP8 of compressed-tensors, and the floats that its codes stand for.
+pub fn dequantised_fp8(tensors: &Tensors) -> (Tensors, Tensors) {
+    let low = fp8_rows(tensors, false);
+    let made = twin(tensors, |base, tensor| {
+        let (cols, codes) = (tensor.shape[1], &low[&format!("{base}.weight")].data);
+        let scales = low[&format!("{base}.weight_scale")].values();
+        let value = |(index, code): (usize, &u8)| {
+            let magnitude = f32::from(code & 7) / 8.0;
+            let exponent = i32::from(code >> 3 & 15);
+            let magnitude =
+                if exponent == 0 { magnitude / 64.0 } else { (1.0 + magnitude) * 2f32.powi(exponent - 7) };
+            let level = if code & 0x80 == 0 { magnitude } else { -magnitude };
+            scales[index / cols] * level
+        };
+        let values: Vec<f32> = codes.iter().enumerate().map(value).collect();
+        Tensors::from([(format!("{base}.weight"), Tensor::float(Dtype::F32, &tensor.shape, &values))])
+    });
+    (low, made)
+}
+
+/// Experts of gpt-oss in MXFP4, and the floats that their codes stand for, which lie the other way round.
+pub fn gpt_oss(seed: u64) -> (Tensors, Tensors) {
+    const LEVELS: [f32; 8] = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0];
+    let (mut low, mut made) = (Tensors::new(), Tensors::new());
+    for (name, rows) in [("gate_up_proj", 512), ("down_proj", 192)] {
+        let (experts, cols) = (2, 256);
+        let base = format!("model.layers.0.mlp.experts.{name}");
+        let byte = |at: usize| (at as u64 + seed).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes()[0];
+        let blocks: Vec<u8> = (0..experts * rows * cols / 2).map(byte).collect();
+        let scales: Vec<u8> = (0..experts * rows * cols / 32).map(|at| 115 + byte(at) % 5).collect();
+        let value = |expert: usize, row: usize, column: usize| {
+            let at = (expert * rows + row) * cols + column;
+            let code = blocks[at / 2] >> (4 * (at % 2)) & 15;
+            let level = LEVELS[usize::from(code & 7)] * if code & 8 == 0 { 1.0 } else { -1.0 };
+            level * 2f32.powi(i32::from(scales[at / 32]) - 127)
+        };
+        let places =
+            (0..experts).flat_map(|e| (0..cols).flat_map(move |c| (0..rows).map(move |r| (e, r, c))));
+        let values: Vec<f32> = places.map(|(expert, row, column)| value(expert, row, column)).collect();
+        made.insert(base.clone(), Tensor::float(Dtype::F32, &[experts, cols, rows], &values));
+        let groups = cols / 32;
+        low.insert(format!("{base}_blocks"), Tensor::new(Dtype::U8, &[experts, rows, groups, 16], blocks));
+        low.insert(format!("{base}_scales"), Tensor::new(Dtype::U8, &[experts, rows, groups], scales));
+    }
+    (low, made)
+}
+
 /// 4 bits in groups of 128 as AutoRound exports them, without `g_idx` and with scales of either sign; or as AWQ does,
 /// where `is_awq`, of columns that were multiplied with factors before, and in some matrices rows.
 pub fn gptq_like(tensors: &Tensors, is_awq: bool) -> Tensors {

@@ -37,13 +37,13 @@ proptest! {
         });
         let raw: Vec<u8> = own.collect();
         let codec = Codec::Near(Near::new(float));
-        let case = Case { codec, wide: false, classifier: Classifier::single(), raw: &raw, cols, given: GivenOfChunk::Near(given) };
+        let case = Case { codec, wide: false, classifier: Classifier::single(), raw: &raw, cols, given: GivenOfChunk::Expected(Expected::Floats(given)) };
         let floats = Field::of(any_given().codes.array);
         let encoding = Encoding::Near { floats, times: Finite::try_from(times).unwrap() };
         let shrank = case.check(encoding, dtype, seed)?;
         let are_numbers = others.iter().all(|other| !(other * times).is_nan());
         prop_assert!(shrank || noise > 1 || off > 3 || !are_numbers || raw.len() < 300, "{} bytes", raw.len());
-        let fewer = GivenOfChunk::Near(GivenNear { raw: &given_raw[other.width()..], ..given });
+        let fewer = GivenOfChunk::Expected(Expected::Floats(GivenNear { raw: &given_raw[other.width()..], ..given }));
         let mut out = vec![0; raw.len()];
         prop_assert!(case.codec.decode(&[0; 90], cols, fewer, &mut Workspace::default(), &mut out).is_err());
     }
@@ -58,9 +58,9 @@ fn all_floats_of_16_bits() {
             let others = expected.to_le_bytes().repeat(1 << 16);
             let given = GivenNear { raw: &others, float: FloatKind::Bf16, times };
             let near = Near::new(kind);
-            let coded = near.encode(&raw, given).unwrap();
+            let coded = near.encode(&raw, Expected::Floats(given)).unwrap();
             let mut back = vec![1; raw.len()];
-            near.decode(&coded, given, &mut Workspace::default(), &mut back).unwrap();
+            near.decode(&coded, Expected::Floats(given), &mut Workspace::default(), &mut back).unwrap();
             assert!(back == raw, "{kind:?} {expected} {times}");
         }
     }

@@ -92,21 +92,13 @@ impl<'a> Candidate<'a> {
     pub(super) fn look_at(&mut self, parts: &[Part], float: FloatKind, (index, of): (usize, usize)) -> bool {
         let given = &self.group.values;
         let (mut off, mut ends) = (Vec::new(), [f32::INFINITY, f32::NEG_INFINITY]);
-        for part in parts {
-            let codes = part.codes_of(&[index], of);
-            let mut weights = vec![0.0; codes.len()];
-            values(float, &part.raw, &mut weights);
-            let cols = given.cols().max(1);
-            let lines = codes.chunks(cols).zip(weights.chunks(cols));
-            for (row, (codes, weights)) in (part.rows.start..).zip(lines) {
-                let of_row = given.off_levels(row, codes, weights);
-                for (code, off) in codes.iter().zip(&of_row).filter(|(_, off)| off.is_finite()) {
-                    let level = given.levels().value(*code) + off;
-                    ends = [ends[0].min(level), ends[1].max(level)];
-                }
-                off.extend(of_row);
+        self.each_off(parts, float, (index, of), None, |code, of_code| {
+            off.push(of_code);
+            if of_code.is_finite() {
+                let level = given.levels().value(code) + of_code;
+                ends = [ends[0].min(level), ends[1].max(level)];
             }
-        }
+        });
         let moved = off.iter().filter(|off| off.abs() > BESIDE).count();
         if given.rule().is_none() {
             self.ways.clear();
@@ -133,8 +125,23 @@ impl<'a> Candidate<'a> {
         float: FloatKind,
         (index, of): (usize, usize),
     ) {
-        let given = &self.group.values;
         let mut off = Vec::new();
+        self.each_off(parts, float, (index, of), Some(&factors), |_, of_code| off.push(of_code));
+        self.ways.retain(|told| !told.is_around());
+        self.ways.extend(stretches::edges(&off).into_iter().map(Told::Around));
+        self.factors = Some(factors);
+    }
+
+    /// Calls `each` with the code of each weight and how far that lies off its level, multiplied with factors before.
+    fn each_off(
+        &self,
+        parts: &[Part],
+        float: FloatKind,
+        (index, of): (usize, usize),
+        factors: Option<&Factors>,
+        mut each: impl FnMut(u8, f32),
+    ) {
+        let given = &self.group.values;
         for part in parts {
             let codes = part.codes_of(&[index], of);
             let mut weights = vec![0.0; codes.len()];
@@ -142,14 +149,16 @@ impl<'a> Candidate<'a> {
             let cols = given.cols().max(1);
             let lines = codes.chunks(cols).zip(weights.chunks_mut(cols));
             for (row, (codes, weights)) in (part.rows.start..).zip(lines) {
-                let (of_columns, of_row) = factors.of_row(row, 0);
-                weights.iter_mut().zip(of_columns).for_each(|(weight, factor)| *weight /= factor * of_row);
-                off.extend(given.off_levels(row, codes, weights));
+                if let Some((of_columns, of_row)) = factors.map(|factors| factors.of_row(row, 0)) {
+                    weights
+                        .iter_mut()
+                        .zip(of_columns)
+                        .for_each(|(weight, factor)| *weight /= factor * of_row);
+                }
+                let off = given.off_levels(row, codes, weights);
+                codes.iter().zip(off).for_each(|(code, off)| each(*code, off));
             }
         }
-        self.ways.retain(|told| !told.is_around());
-        self.ways.extend(stretches::edges(&off).into_iter().map(Told::Around));
-        self.factors = Some(factors);
     }
 
     /// Whether its codes may tell something.
