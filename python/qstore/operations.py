@@ -42,8 +42,8 @@ def pack(
             of all. Variants that are not named may be given any lower one.
         archive: Variants that are stored given higher ones, such as INT8 given BF16, so that they take little but their
             scales; reading one reads what it is given.
-        levels: The most other variants whose matrices one may be given, each of which must be read for it, 1 to 16; 3
-            if not said.
+        levels: The most other variants whose matrices one may be given, each of which must be read for it, beside what
+            these are themselves given, 1 to 16; 3 if not said.
         exclude: Patterns of files that are left out, which the store remembers: of a name anywhere (`.git`, `*.bin`) or
             of a path (`original/*`).
         strict: Refuse folders that are not whole (shards missing, downloads under way, Git LFS pointers), where else a

@@ -56,10 +56,10 @@ from interval_decoder import Around, Known, Scaled, Told, decode_refine, decode_
 
 FORM_HEAD, FORM_CODED, FORM_RAW = 0, 1, 2
 FLOAT_RESIDUALS = ("residual", "step-residual", "refine-floats")
-RESIDUALS = (*FLOAT_RESIDUALS, "code-residual", "refine", "rounded")
-GIVEN_KINDS = (*RESIDUALS, "near", "dequantized")
-#: Those whose elements are floats, of codes and of other floats.
 FLOATS_OF_CODES = (*FLOAT_RESIDUALS, "dequantized")
+RESIDUALS = (*FLOATS_OF_CODES, "code-residual", "refine", "rounded")
+GIVEN_KINDS = (*RESIDUALS, "near")
+#: Those whose elements are floats.
 OF_FLOATS = (*FLOATS_OF_CODES, "near")
 KINDS_WITH_HEAD = (*FLOAT_RESIDUALS, "code-residual", "rounded", "float-split", "codes")
 KINDS_ELSEWHERE = ("reference", "slice", "parts")

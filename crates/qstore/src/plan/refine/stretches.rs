@@ -11,8 +11,7 @@ const FINE: [f32; 2] = [16.0, 8.0];
 const SIDES: [usize; 4] = [2, 3, 4, 6];
 /// Middles that are wider than what suits weights alone, as other matrices tell what lies within.
 const WIDER: [f32; 2] = [1.0, 1.25];
-/// Cuts of a middle that reaches over several binades: it is by values that weights are equally likely in it, not by
-/// floats.
+/// Cuts of a middle, which is wide: weights nearer to the level may be likelier.
 const MIDDLE: [f32; 3] = [-0.25, 0.0, 0.25];
 
 /// Edges that may suit, for weights that lie so far off the levels of their codes, in distances between levels.
